@@ -1,0 +1,149 @@
+//! Settings of a client.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use super::BackfillClient;
+use crate::error::{Error, Result};
+use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::storage::Storage;
+use crate::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage};
+
+/// The most bytes that a payload's cap may be raised to: PostgreSQL holds values up to 1 GiB, and conversions need room.
+const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
+
+/// Builds a [`BackfillClient`].
+#[derive(Clone)]
+#[must_use]
+pub struct BackfillClientBuilder {
+    database_url: Option<String>,
+    pool: Option<PgPool>,
+    schema: Option<String>,
+    migrate: bool,
+    max_connections: u32,
+    max_payload_bytes: usize,
+    prepared_statements: bool,
+}
+
+impl Default for BackfillClientBuilder {
+    fn default() -> Self {
+        Self {
+            database_url: None,
+            pool: None,
+            schema: None,
+            migrate: true,
+            max_connections: 10,
+            max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
+            prepared_statements: true,
+        }
+    }
+}
+
+impl BackfillClientBuilder {
+    /// The database, as `postgres://user:password@host:port/database?options`.
+    pub fn database_url(mut self, url: impl Into<String>) -> Self {
+        self.database_url = Some(url.into());
+        self
+    }
+
+    /// A pool that is there already, instead of a URL.
+    pub fn pool(mut self, pool: PgPool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// The schema. Default: `graphile_worker`.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
+    /// Whether to bring the schema up to date now. Default: yes. If not, building fails with a clear error when the
+    /// schema is missing or too old.
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// The size of the pool that is made for a URL. Default: 10. A worker takes one more connection, to listen.
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// The cap on one payload's JSON text, in bytes. Default: 8 MiB; at most 256 MiB.
+    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
+        self.max_payload_bytes = bytes;
+        self
+    }
+
+    /// Whether statements are prepared once per connection. Default: yes. Switch it off behind a pooler that hands out
+    /// connections by the transaction and does not track prepared statements.
+    pub fn prepared_statements(mut self, prepared: bool) -> Self {
+        self.prepared_statements = prepared;
+        self
+    }
+
+    /// Connects, and migrates unless told not to.
+    ///
+    /// # Errors
+    /// When settings do not go together, the database cannot be reached, or the schema cannot be used.
+    pub async fn build(self) -> Result<BackfillClient> {
+        if self.max_payload_bytes == 0 || self.max_payload_bytes > LARGEST_PAYLOAD_CAP {
+            return Err(Error::InvalidClient(format!(
+                "max_payload_bytes is {}, and must be from 1 to {LARGEST_PAYLOAD_CAP}",
+                self.max_payload_bytes
+            )));
+        }
+        let pool = match (self.pool, self.database_url) {
+            (Some(pool), None) => pool,
+            (None, Some(url)) => connect(&url, self.max_connections)?,
+            (Some(_), Some(_)) => {
+                return Err(Error::InvalidClient("both a pool and a database URL were given; give one".to_owned()));
+            }
+            (None, None) => {
+                return Err(Error::InvalidClient(
+                    "neither a pool nor a database URL was given; call database_url or pool".to_owned(),
+                ));
+            }
+        };
+        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
+        let storage = PostgresStorage::with_prepared_statements(pool, schema, self.prepared_statements)?;
+        if self.migrate {
+            storage.migrate().await?;
+        } else {
+            storage.check().await?;
+        }
+        Ok(BackfillClient { storage: Arc::new(storage), max_payload_bytes: self.max_payload_bytes })
+    }
+}
+
+fn connect(url: &str, max_connections: u32) -> Result<PgPool> {
+    // The driver's message may repeat parts of the URL, which may hold a password.
+    let options: PgConnectOptions = url.parse().map_err(|_| {
+        Error::InvalidClient(
+            "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
+             characters in the password percent-encoded"
+                .to_owned(),
+        )
+    })?;
+    if max_connections == 0 {
+        return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
+    }
+    Ok(PgPoolOptions::new().max_connections(max_connections).connect_lazy_with(options))
+}
+
+/// The URL may hold a password, so it is not shown.
+impl fmt::Debug for BackfillClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackfillClientBuilder")
+            .field("database_url", &self.database_url.as_ref().map(|_| "…"))
+            .field("schema", &self.schema)
+            .field("migrate", &self.migrate)
+            .field("max_payload_bytes", &self.max_payload_bytes)
+            .finish_non_exhaustive()
+    }
+}

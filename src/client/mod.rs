@@ -1,0 +1,269 @@
+//! Adding jobs, and managing them.
+
+mod builder;
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sqlx::{Acquire, PgPool, Postgres};
+
+pub use builder::BackfillClientBuilder;
+
+use crate::error::{Error, Result};
+use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::job::{Job, JobId, JobSpec, NewJob};
+use crate::storage::memory::MemoryStorage;
+use crate::storage::postgres::PostgresStorage;
+use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, Storage};
+
+/// The door for everybody who adds jobs or manages them. Cheap to clone.
+///
+/// ```no_run
+/// use backfill::{BackfillClient, JobSpec};
+///
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let client = BackfillClient::new("postgres://localhost/app").await?;
+///
+/// // On the client's own pool …
+/// client.add(JobSpec::new("send_invoice", serde_json::json!({ "order": 17 }))).await?;
+///
+/// // … or in the transaction that creates the order: both happen, or neither.
+/// let mut tx = pool.begin().await?;
+/// sqlx::query("insert into orders (id) values (18)").execute(&mut *tx).await?;
+/// client.add_with(&mut *tx, JobSpec::new("send_invoice", serde_json::json!({ "order": 18 }))).await?;
+/// tx.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct BackfillClient {
+    storage: Arc<dyn Storage>,
+    max_payload_bytes: usize,
+}
+
+impl BackfillClient {
+    /// Connects to this database and brings the schema `graphile_worker` up to date.
+    ///
+    /// # Errors
+    /// When the URL is wrong, the database cannot be reached, or the schema cannot be brought up to date.
+    pub async fn new(database_url: &str) -> Result<Self> {
+        Self::builder().database_url(database_url).build().await
+    }
+
+    /// The same with another schema. Any name PostgreSQL accepts works.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and for a name that PostgreSQL cannot have.
+    pub async fn new_with_schema(database_url: &str, schema: &str) -> Result<Self> {
+        Self::builder().database_url(database_url).schema(schema).build().await
+    }
+
+    /// Uses a pool that is there already, and brings the schema `graphile_worker` up to date.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn with_pool(pool: PgPool) -> Result<Self> {
+        Self::builder().pool(pool).build().await
+    }
+
+    /// The same with another schema.
+    ///
+    /// # Errors
+    /// As [`new_with_schema`](Self::new_with_schema).
+    pub async fn with_pool_and_schema(pool: PgPool, schema: &str) -> Result<Self> {
+        Self::builder().pool(pool).schema(schema).build().await
+    }
+
+    /// Keeps jobs in this process's memory: for tests and demonstrations.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::with_storage(Arc::new(MemoryStorage::new()))
+    }
+
+    /// Keeps jobs in any storage. It is used as it is, without migrating.
+    #[must_use]
+    pub fn with_storage(storage: Arc<dyn Storage>) -> Self {
+        Self { storage, max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES }
+    }
+
+    /// Everything that can be set.
+    #[must_use]
+    pub fn builder() -> BackfillClientBuilder {
+        BackfillClientBuilder::default()
+    }
+
+    /// The storage behind this client.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Brings the storage up to date. Safe to call from many processes at once.
+    ///
+    /// # Errors
+    /// Each reason has its own error: see [`Error`].
+    pub async fn migrate(&self) -> Result<Migrated> {
+        self.storage.migrate().await
+    }
+
+    /// Adds one job and answers it as stored.
+    ///
+    /// # Errors
+    /// For a job outside the limits, before anything is sent; or when the storage fails.
+    pub async fn add(&self, spec: JobSpec) -> Result<Job> {
+        let jobs = self.check(vec![spec])?;
+        one(self.storage.add(&jobs).await?)
+    }
+
+    /// Adds many jobs, all or none, and answers them in the order of the input.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add), and when two of them have the same key.
+    pub async fn add_many(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<Job>> {
+        let jobs = self.check(specs)?;
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.storage.add(&jobs).await
+    }
+
+    /// Adds one job through the caller's own pool, connection (`&mut *conn`) or transaction (`&mut *tx`).
+    ///
+    /// In a transaction, the job exists when and if it commits, and a worker is woken then. The connection must lead
+    /// to the database that the client's schema is in.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add). After an error from the database the caller's transaction is aborted, as PostgreSQL
+    /// does it; input that is refused before it is sent leaves it as it was.
+    pub async fn add_with<'c, A>(&self, executor: A, spec: JobSpec) -> Result<Job>
+    where
+        A: Acquire<'c, Database = Postgres> + Send,
+    {
+        let jobs = self.check(vec![spec])?;
+        one(self.postgres()?.add_with(executor, &jobs).await?)
+    }
+
+    /// Adds many jobs, all or none, through the caller's own pool, connection or transaction.
+    ///
+    /// # Errors
+    /// As [`add_many`](Self::add_many) and [`add_with`](Self::add_with).
+    pub async fn add_many_with<'c, A>(
+        &self,
+        executor: A,
+        specs: impl IntoIterator<Item = JobSpec> + Send,
+    ) -> Result<Vec<Job>>
+    where
+        A: Acquire<'c, Database = Postgres> + Send,
+    {
+        let jobs = self.check(specs)?;
+        self.postgres()?.add_with(executor, &jobs).await
+    }
+
+    /// Removes the job with this key: a waiting or dead one is deleted; a running one keeps running, without its key
+    /// and without further attempts. Answers the job, or `None` if no job has the key.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        self.storage.remove(key).await
+    }
+
+    /// Deletes jobs as if they were done; answers the deleted ones. Running jobs are left alone (a lock older than
+    /// four hours counts as none).
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        self.storage.complete(ids).await
+    }
+
+    /// Makes jobs dead, with this text as `last_error`; answers the changed ones. Running jobs are left alone.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.storage.fail(ids, reason).await
+    }
+
+    /// Changes time, priority or attempts of jobs; answers the changed ones. Running jobs are left alone. Attempts
+    /// set to 0 revive a dead job.
+    ///
+    /// # Errors
+    /// When a value is outside the schema's limits, or the storage fails.
+    pub async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        if let Some(attempts) = change.get_max_attempts().filter(|attempts| *attempts < 1) {
+            return Err(Error::InvalidJob {
+                what: "max_attempts",
+                value: attempts.to_string(),
+                problem: "must be at least 1".to_owned(),
+            });
+        }
+        self.storage.reschedule(ids, change).await
+    }
+
+    /// Releases everything that these worker pools hold, at once; answers how many jobs. Only for pools that are
+    /// known to be dead: a live one would find its claims gone and its jobs started by others.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn unlock<S: Into<String>>(&self, pools: impl IntoIterator<Item = S>) -> Result<u64> {
+        let pools: Vec<String> = pools.into_iter().map(Into::into).collect();
+        self.storage.unlock(&pools).await
+    }
+
+    /// Deletes what is no longer needed. Safe beside enqueuers and workers.
+    ///
+    /// # Errors
+    /// When the storage fails, or is too busy to be cleaned at this moment.
+    pub async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
+        self.storage.cleanup(what).await
+    }
+
+    /// Reads one job. Done jobs are deleted, so `None` may mean that it is done.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.storage.job(id).await
+    }
+
+    /// Lists jobs, by id.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        self.storage.jobs(filter).await
+    }
+
+    /// Counts jobs by state.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn counts(&self) -> Result<Counts> {
+        self.storage.counts().await
+    }
+
+    fn check(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<NewJob>> {
+        let jobs = specs.into_iter().map(|spec| spec.check(self.max_payload_bytes)).collect::<Result<Vec<NewJob>>>()?;
+        let mut keys = HashSet::new();
+        for key in jobs.iter().filter_map(|job| job.key.as_ref()) {
+            if !keys.insert(key) {
+                return Err(Error::DuplicateKey { key: key.clone() });
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn postgres(&self) -> Result<&PostgresStorage> {
+        let storage: &dyn Any = &*self.storage;
+        storage.downcast_ref::<PostgresStorage>().ok_or_else(|| Error::Unsupported {
+            what: "adding jobs through a connection of one's own",
+            storage: self.storage.name(),
+        })
+    }
+}
+
+fn one(mut jobs: Vec<Job>) -> Result<Job> {
+    jobs.pop().ok_or_else(|| Error::Internal("the storage did not answer the stored job".to_owned()))
+}

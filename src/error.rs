@@ -1,0 +1,228 @@
+//! The crate's one error type.
+
+use crate::job::JobId;
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in this crate's own calls.
+///
+/// Messages say what was wrong, with the value, and what to do. No message holds a password or a payload.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Something about a job is outside what the schema allows. Nothing was sent.
+    #[error("{what} {value:?} {problem}")]
+    InvalidJob {
+        /// Which part of the job.
+        what: &'static str,
+        /// Its value, shortened when long.
+        value: String,
+        /// What is wrong with it, with the limit.
+        problem: String,
+    },
+
+    /// A payload is larger than the client's cap. Nothing was sent.
+    #[error(
+        "the payload for task {task:?} has {bytes} bytes, more than the cap of {limit}; store the data elsewhere \
+         and enqueue a reference, or raise the cap with BackfillClientBuilder::max_payload_bytes"
+    )]
+    PayloadTooLarge {
+        /// The task's name.
+        task: String,
+        /// The payload's size.
+        bytes: usize,
+        /// The cap in force.
+        limit: usize,
+    },
+
+    /// A payload could not be written as JSON. Nothing was sent.
+    #[error("the payload for task {task:?} could not be serialised to JSON: {source}")]
+    PayloadNotSerializable {
+        /// The task's name.
+        task: String,
+        /// What the serialiser said.
+        source: serde_json::Error,
+    },
+
+    /// Two jobs of one batch have the same key, so which one should win is unclear. Nothing was sent.
+    #[error("two jobs of one batch have the key {key:?}; keep one of them, or add them in separate calls")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+
+    /// A schema name that PostgreSQL cannot have.
+    #[error("the schema name {name:?} {problem}")]
+    InvalidSchemaName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The client was given settings that do not go together.
+    #[error("the client cannot be built: {0}")]
+    InvalidClient(String),
+
+    /// The worker was given settings that do not go together.
+    #[error("the worker cannot be built: {0}")]
+    InvalidWorker(String),
+
+    /// The schema is not there, and migrating is switched off.
+    #[error(
+        "the schema {schema:?} has no job queue in it, and migrating at start is switched off; run \
+         client.migrate() in a deployment step, or switch migrating on"
+    )]
+    SchemaMissing {
+        /// The schema.
+        schema: String,
+    },
+
+    /// The schema is older than this version needs, and migrating is switched off.
+    #[error(
+        "the schema {schema:?} is at revision {revision}, this version needs {needed}, and migrating at start is \
+         switched off; run client.migrate() in a deployment step, or switch migrating on"
+    )]
+    SchemaOutdated {
+        /// The schema.
+        schema: String,
+        /// The revision found.
+        revision: i32,
+        /// The revision needed.
+        needed: i32,
+    },
+
+    /// The schema is from before revision 10, which this version cannot migrate.
+    #[error(
+        "the schema {schema:?} is at revision {revision}, and only revision 10 or later can be migrated; run \
+         `npx graphile-worker@0.13.0 --schema-only` against it once (that brings it to revision 10), then try again"
+    )]
+    SchemaTooOld {
+        /// The schema.
+        schema: String,
+        /// The revision found.
+        revision: i32,
+    },
+
+    /// The schema has a breaking revision that this version does not know.
+    #[error(
+        "the schema {schema:?} is at revision {revision}, which includes the breaking revision {breaking}, but this \
+         version knows revisions up to {supported} only; it is unsafe to go on: upgrade backfill in this program"
+    )]
+    SchemaTooNew {
+        /// The schema.
+        schema: String,
+        /// The revision found.
+        revision: i32,
+        /// The highest breaking one.
+        breaking: i32,
+        /// The highest revision this version knows.
+        supported: i32,
+    },
+
+    /// The ledger of revisions says that an object exists which does not.
+    #[error(
+        "the schema {schema:?} says that it is at revision {revision}, but {missing} is missing; restore it from a \
+         backup or, if no job in it matters, drop the schema and let it be created anew"
+    )]
+    SchemaIncomplete {
+        /// The schema.
+        schema: String,
+        /// The revision its ledger names.
+        revision: i32,
+        /// What is missing.
+        missing: String,
+    },
+
+    /// A migration rewrites the jobs table, and jobs are running.
+    #[error(
+        "{jobs} jobs or queues of the schema {schema:?} are locked, and revision 11 rewrites their tables; stop all \
+         workers, wait for their jobs to end (or unlock them), then migrate again"
+    )]
+    LockedJobs {
+        /// The schema.
+        schema: String,
+        /// How many.
+        jobs: i64,
+    },
+
+    /// The server is older than PostgreSQL 12.
+    #[error("PostgreSQL 12 or later is needed, and the server says {version}; upgrade the server")]
+    PostgresTooOld {
+        /// What the server calls itself.
+        version: String,
+    },
+
+    /// The role may not do what is needed.
+    #[error("the database role lacks a privilege ({source}); as the schema's owner or a superuser run: {grant}")]
+    MissingPrivilege {
+        /// The statement that gives it.
+        grant: String,
+        /// What PostgreSQL said.
+        source: sqlx::Error,
+    },
+
+    /// While the worker ran, somebody migrated its schema to a breaking revision. The worker has stopped
+    /// cleanly.
+    #[error(
+        "the schema {schema:?} was migrated to the breaking revision {revision} while this worker ran, which knows \
+         revisions up to {supported} only; the worker stopped cleanly: upgrade backfill in this program"
+    )]
+    BreakingMigration {
+        /// The schema.
+        schema: String,
+        /// The breaking revision.
+        revision: i32,
+        /// The highest revision this version knows.
+        supported: i32,
+    },
+
+    /// A database call failed.
+    #[error("could not {action}: {source}")]
+    Database {
+        /// What was being done.
+        action: &'static str,
+        /// What the driver said.
+        source: sqlx::Error,
+    },
+
+    /// The storage behind this client cannot do that.
+    #[error("{what} needs PostgreSQL, and this client stores its jobs in {storage}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// The storage.
+        storage: String,
+    },
+
+    /// A row in the jobs table could not be read.
+    #[error("job {id} cannot be read: {problem}")]
+    UnreadableJob {
+        /// The job.
+        id: JobId,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// A custom storage failed.
+    #[error("the storage failed: {0}")]
+    Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// A promise that this crate gives itself was broken; please report it.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// Whether the same call may succeed later, as after a lost connection. `false` means that the data itself, or
+    /// the settings, have to change first.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => crate::storage::postgres::is_transient(source),
+            Self::Storage(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A job's payload: JSON text, kept byte for byte.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// The JSON text of a job.
+///
+/// It is kept as text, because any producer may have written it: numbers beyond 2^53, repeated keys, `\u0000`
+/// and odd white space all survive until a task decodes them into a type of its own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Payload(Box<str>);
+
+impl Payload {
+    /// The payload of a job that has none: an empty object, as Graphile stores it.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self("{}".into())
+    }
+
+    /// Serialises a value. JSON `null` (which `()` and `None` become) is stored as `{}`, as Node does.
+    ///
+    /// # Errors
+    /// [`Error::PayloadNotSerializable`] when `serde_json` cannot write the value.
+    pub fn new<T: Serialize + ?Sized>(task: &str, value: &T) -> Result<Self> {
+        let text = serde_json::to_string(value).map_err(|source| Error::PayloadNotSerializable {
+            task: task.to_owned(),
+            source,
+        })?;
+        Ok(if text == "null" { Self::empty() } else { Self(text.into()) })
+    }
+
+    /// Takes JSON text as it is, after checking that it is JSON.
+    ///
+    /// # Errors
+    /// The parser's message when it is not.
+    pub fn from_json(text: impl Into<String>) -> Result<Self, serde_json::Error> {
+        let text = text.into();
+        serde_json::from_str::<&serde_json::value::RawValue>(&text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// For text that a `json` column returned or `serde_json` wrote.
+    #[must_use]
+    pub fn from_trusted(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Decodes into a type.
+    ///
+    /// A job without data may have been written as `{}` (by us, and by Node) or as `null` (by SQL): a type
+    /// that accepts either accepts both.
+    ///
+    /// # Errors
+    /// The decoder's message, with line and column.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0).or_else(|error| match self.0.trim() {
+            "{}" => serde_json::from_str("null").map_err(|_| error),
+            "null" => serde_json::from_str("{}").map_err(|_| error),
+            _ => Err(error),
+        })
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Payloads may hold personal data, so `Debug` tells their size only.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_option_and_defaulted_struct_decode_from_both_forms_of_nothing() {
+        #[derive(serde::Deserialize, PartialEq, Debug, Default)]
+        #[serde(default)]
+        struct Options {
+            n: u8,
+        }
+        for text in ["{}", "null"] {
+            let payload = Payload::from_json(text).unwrap();
+            payload.decode::<()>().unwrap();
+            assert_eq!(payload.decode::<Options>().unwrap(), Options::default());
+        }
+        assert_eq!(Payload::empty().decode::<Option<String>>().unwrap(), None);
+    }
+
+    #[test]
+    fn text_is_kept_byte_for_byte() {
+        let odd = "{ \"b\":1,\"a\" : 9007199254740993, \"b\":\"\\u0000\" }";
+        assert_eq!(Payload::from_json(odd).unwrap().as_str(), odd);
+    }
+
+    #[test]
+    fn debug_does_not_show_the_data() {
+        let payload = Payload::new("t", &"secret").unwrap();
+        assert!(!format!("{payload:?}").contains("secret"));
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_not_a_crash() {
+        let deep = "[".repeat(10_000) + &"]".repeat(10_000);
+        let payload = Payload::from_trusted(deep);
+        assert!(payload.decode::<serde_json::Value>().is_err());
+    }
+}

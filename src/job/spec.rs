@@ -1,0 +1,151 @@
+//! What a caller says about a job to be added.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::limits::{self, DEFAULT_MAX_ATTEMPTS};
+use super::{JobKeyMode, NewJob, Payload, Priority, Queue};
+use crate::error::Result;
+
+/// A job to be added: a task name, a payload, and how it should run.
+///
+/// Building never fails; whatever is wrong is told by the call that adds it, before anything is sent.
+///
+/// ```
+/// use backfill::{JobSpec, Priority};
+/// use std::time::Duration;
+///
+/// let spec = JobSpec::new("send_invoice", serde_json::json!({ "order": 17 }))
+///     .serial_queue("billing")
+///     .priority(Priority::FAST)
+///     .run_in(Duration::from_secs(60))
+///     .key("invoice-17");
+/// ```
+#[derive(Debug)]
+#[must_use = "a spec does nothing until a client adds it"]
+pub struct JobSpec {
+    pub(crate) task: String,
+    pub(crate) payload: Result<Payload>,
+    pub(crate) queue: Queue,
+    pub(crate) run_at: Option<RunAt>,
+    pub(crate) max_attempts: u32,
+    pub(crate) key: Option<String>,
+    pub(crate) key_mode: JobKeyMode,
+    pub(crate) priority: Priority,
+    pub(crate) flags: Vec<String>,
+}
+
+/// When something should happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunAt {
+    /// At this time.
+    Time(DateTime<Utc>),
+    /// This long after the storage's present, so that a caller's wrong clock does not matter.
+    In(Duration),
+}
+
+impl From<DateTime<Utc>> for RunAt {
+    fn from(time: DateTime<Utc>) -> Self {
+        Self::Time(time)
+    }
+}
+
+impl From<Duration> for RunAt {
+    fn from(delay: Duration) -> Self {
+        Self::In(delay)
+    }
+}
+
+impl JobSpec {
+    /// A job for the task of this name, with any payload that serialises.
+    pub fn new(task: impl Into<String>, payload: impl Serialize) -> Self {
+        let task = task.into();
+        let payload = Payload::new(&task, &payload);
+        Self::build(task, payload)
+    }
+
+    /// A job whose payload is JSON text already, stored byte for byte.
+    pub fn with_payload(task: impl Into<String>, payload: Payload) -> Self {
+        Self::build(task.into(), Ok(payload))
+    }
+
+    fn build(task: String, payload: Result<Payload>) -> Self {
+        Self {
+            task,
+            payload,
+            queue: Queue::Parallel,
+            run_at: None,
+            max_attempts: DEFAULT_MAX_ATTEMPTS,
+            key: None,
+            key_mode: JobKeyMode::default(),
+            priority: Priority::default(),
+            flags: Vec::new(),
+        }
+    }
+
+    /// Where it waits. Default: [`Queue::Parallel`].
+    pub fn queue(mut self, queue: Queue) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Puts it into the serial queue of this name: one job at a time, across all workers.
+    pub fn serial_queue(self, name: impl Into<String>) -> Self {
+        self.queue(Queue::serial(name))
+    }
+
+    /// Not before this time. Default: now.
+    pub fn run_at(mut self, time: DateTime<Utc>) -> Self {
+        self.run_at = Some(RunAt::Time(time));
+        self
+    }
+
+    /// Not before this long after it is added, by the storage's clock.
+    pub fn run_in(mut self, delay: Duration) -> Self {
+        self.run_at = Some(RunAt::In(delay));
+        self
+    }
+
+    /// How often it may be started, at the most. Default: 25. From 1 to 32 767.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// A key: at most one waiting job has it. See [`JobKeyMode`].
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// What to do when the key is taken. Default: [`JobKeyMode::Replace`].
+    pub fn key_mode(mut self, mode: JobKeyMode) -> Self {
+        self.key_mode = mode;
+        self
+    }
+
+    /// Smaller runs sooner. Default: 0.
+    pub fn priority(mut self, priority: impl Into<Priority>) -> Self {
+        self.priority = priority.into();
+        self
+    }
+
+    /// Adds a flag; workers can be told to leave jobs with certain flags alone.
+    pub fn flag(mut self, flag: impl Into<String>) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub fn task(&self) -> &str {
+        &self.task
+    }
+
+    /// Checks everything against the schema's limits and the payload cap.
+    pub(crate) fn check(self, max_payload_bytes: usize) -> Result<NewJob> {
+        limits::check(self, max_payload_bytes)
+    }
+}

@@ -1,0 +1,77 @@
+//! Asking for jobs.
+
+use std::fmt;
+
+/// The name under which one worker pool holds jobs: `locked_by` in the schema.
+///
+/// The shape is Graphile's: `pool-` (or `otpool-` for a run that ends by itself) and 18 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolId(String);
+
+impl PoolId {
+    /// A new random id for a worker that runs until it is shut down.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::with_prefix("pool")
+    }
+
+    /// A new random id for a worker that ends when nothing is ready.
+    #[must_use]
+    pub fn random_one_time() -> Self {
+        Self::with_prefix("otpool")
+    }
+
+    fn with_prefix(prefix: &str) -> Self {
+        // 72 random bits. The generator is seeded from the operating system's entropy in each process; the id
+        // has to be unique, not secret.
+        let mut rng = fastrand::Rng::new();
+        Self(format!("{prefix}-{:016x}{:02x}", rng.u64(..), rng.u8(..)))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a worker asks for.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ClaimRequest<'a> {
+    /// Who will hold the jobs.
+    pub pool: &'a PoolId,
+    /// The task names it can run.
+    pub tasks: &'a [String],
+    /// How many, at the most.
+    pub limit: usize,
+}
+
+impl<'a> ClaimRequest<'a> {
+    /// A request for up to `limit` jobs of these tasks.
+    #[must_use]
+    pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
+        Self { pool, tasks, limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pool_ids_have_graphiles_shape() {
+        for (id, prefix) in [(PoolId::random(), "pool-"), (PoolId::random_one_time(), "otpool-")] {
+            let digits = id.as_str().strip_prefix(prefix).unwrap();
+            assert_eq!(digits.len(), 18);
+            assert!(digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+        }
+        assert_ne!(PoolId::random(), PoolId::random());
+    }
+}

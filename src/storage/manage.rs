@@ -1,0 +1,248 @@
+//! Arguments and answers of the administrative verbs.
+
+use chrono::{DateTime, Utc};
+
+use crate::job::{JobId, JobState, Priority};
+
+/// What a migration did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Migrated {
+    /// The revision found, if there was one.
+    pub from: Option<i32>,
+    /// The revision now.
+    pub to: i32,
+}
+
+impl Migrated {
+    /// A report.
+    #[must_use]
+    pub fn new(from: Option<i32>, to: i32) -> Self {
+        Self { from, to }
+    }
+}
+
+/// What to change about jobs; what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[must_use]
+pub struct Reschedule {
+    pub(crate) run_at: Option<DateTime<Utc>>,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) attempts: Option<i16>,
+    pub(crate) max_attempts: Option<i16>,
+}
+
+impl Reschedule {
+    /// Nothing changes yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A new time.
+    pub fn run_at(mut self, time: DateTime<Utc>) -> Self {
+        self.run_at = Some(time);
+        self
+    }
+
+    /// A new priority; 0 is a priority like any other (Node's helper cannot set it).
+    pub fn priority(mut self, priority: impl Into<Priority>) -> Self {
+        self.priority = Some(priority.into());
+        self
+    }
+
+    /// A new count of attempts. 0 revives a dead job.
+    pub fn attempts(mut self, attempts: i16) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// A new maximum. Raising it revives a dead job.
+    pub fn max_attempts(mut self, attempts: i16) -> Self {
+        self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The new time, if any.
+    #[must_use]
+    pub fn get_run_at(&self) -> Option<DateTime<Utc>> {
+        self.run_at
+    }
+
+    /// The new priority, if any.
+    #[must_use]
+    pub fn get_priority(&self) -> Option<Priority> {
+        self.priority
+    }
+
+    /// The new count of attempts, if any.
+    #[must_use]
+    pub fn get_attempts(&self) -> Option<i16> {
+        self.attempts
+    }
+
+    /// The new maximum, if any.
+    #[must_use]
+    pub fn get_max_attempts(&self) -> Option<i16> {
+        self.max_attempts
+    }
+}
+
+/// What to delete. Each part is off until it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Cleanup {
+    /// Delete dead jobs that nobody holds (`DELETE_PERMAFAILED_JOBS` of Node).
+    pub dead_jobs: bool,
+    /// Forget task names that no job has, except those in `keep_tasks` (`GC_TASK_IDENTIFIERS`).
+    pub tasks: bool,
+    /// Forget serial queues that no job is in (`GC_JOB_QUEUES`).
+    pub queues: bool,
+    /// Task names to keep although no job has them. Node workers remember ids, not names: keep every name that
+    /// a running Node worker serves, or it will not see new jobs of that name until it restarts.
+    pub keep_tasks: Vec<String>,
+}
+
+impl Cleanup {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Also dead jobs.
+    pub fn dead_jobs(mut self) -> Self {
+        self.dead_jobs = true;
+        self
+    }
+
+    /// Also unused task names, except these.
+    pub fn tasks<S: Into<String>>(mut self, keep: impl IntoIterator<Item = S>) -> Self {
+        self.tasks = true;
+        self.keep_tasks.extend(keep.into_iter().map(Into::into));
+        self
+    }
+
+    /// Also unused queues.
+    pub fn queues(mut self) -> Self {
+        self.queues = true;
+        self
+    }
+}
+
+/// What was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Dead jobs.
+    pub dead_jobs: u64,
+    /// Task names.
+    pub tasks: u64,
+    /// Queues.
+    pub queues: u64,
+}
+
+/// Which jobs to list. What is left out does not matter.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct JobFilter {
+    /// Only jobs in this state.
+    pub state: Option<JobState>,
+    /// Only jobs of this task.
+    pub task: Option<String>,
+    /// Only jobs of this queue.
+    pub queue: Option<String>,
+    /// Only the job with this key.
+    pub key: Option<String>,
+    /// Only jobs with a greater id: the last one of the page before.
+    pub after: Option<JobId>,
+    /// How many, at the most. Default: 100.
+    pub limit: u32,
+}
+
+impl Default for JobFilter {
+    fn default() -> Self {
+        Self { state: None, task: None, queue: None, key: None, after: None, limit: 100 }
+    }
+}
+
+impl JobFilter {
+    /// All jobs, a hundred of them.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only jobs in this state.
+    pub fn state(mut self, state: JobState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Only jobs of this task.
+    pub fn task(mut self, task: impl Into<String>) -> Self {
+        self.task = Some(task.into());
+        self
+    }
+
+    /// Only jobs of this queue.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// Only the job with this key.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Only jobs with a greater id.
+    pub fn after(mut self, id: JobId) -> Self {
+        self.after = Some(id);
+        self
+    }
+
+    /// How many, at the most.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// How many jobs are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// See [`JobState::Ready`].
+    pub ready: u64,
+    /// See [`JobState::Scheduled`].
+    pub scheduled: u64,
+    /// See [`JobState::Running`].
+    pub running: u64,
+    /// See [`JobState::Failed`].
+    pub failed: u64,
+    /// See [`JobState::Dead`].
+    pub dead: u64,
+}
+
+impl Counts {
+    /// All jobs.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.ready + self.scheduled + self.running + self.failed + self.dead
+    }
+
+    /// Jobs that will still run by themselves.
+    #[must_use]
+    pub fn alive(&self) -> u64 {
+        self.total() - self.dead
+    }
+
+    /// Counts `count` more jobs in this state.
+    pub fn add(&mut self, state: JobState, count: u64) {
+        match state {
+            JobState::Ready => self.ready += count,
+            JobState::Scheduled => self.scheduled += count,
+            JobState::Running => self.running += count,
+            JobState::Failed => self.failed += count,
+            JobState::Dead => self.dead += count,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Jobs in this process's memory: for tests, demonstrations and examples.
+//!
+//! The smallest correct implementation of [`Storage`]: one lock, one map. It keeps the seam honest, and it follows the
+//! same rules as PostgreSQL, case for case (see the contract suite). Nothing survives the process.
+
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch;
+
+use super::{
+    Cleaned, Cleanup, ClaimRequest, Counts, JobFilter, Migrated, PoolId, Reschedule, Settlement, Storage, Wakeup,
+};
+use crate::error::Result;
+use crate::job::{Job, JobId, NewJob};
+use state::State;
+
+/// Jobs in memory. Clones share them.
+#[derive(Clone, Debug)]
+pub struct MemoryStorage {
+    state: Arc<Mutex<State>>,
+    /// How many jobs have been added or made ready so far.
+    added: Arc<watch::Sender<u64>>,
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self { state: Arc::default(), added: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl MemoryStorage {
+    /// An empty storage.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held can only come from running out of memory; the state is a plain map.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self, count: usize) {
+        if count > 0 {
+            self.added.send_modify(|added| *added = added.wrapping_add(count as u64));
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        Ok(Migrated::new(None, super::postgres::REVISION))
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
+        let stored = self.state().add(jobs);
+        self.notify(stored.len());
+        Ok(stored)
+    }
+
+    async fn register_tasks(&self, names: &[String]) -> Result<()> {
+        self.state().register(names);
+        Ok(())
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>> {
+        Ok(self.state().claim(request))
+    }
+
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+        Ok(self.state().settle(pool, settled))
+    }
+
+    async fn release_stale(&self) -> Result<u64> {
+        let released = self.state().release_stale();
+        self.notify(released);
+        Ok(released as u64)
+    }
+
+    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
+        Ok(self.state().show_presence(pool, first))
+    }
+
+    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
+        self.state().withdraw_presence(pool);
+        Ok(())
+    }
+
+    async fn rescue(&self, silence: std::time::Duration) -> Result<Vec<super::Rescued>> {
+        let rescued = self.state().rescue(silence);
+        self.notify(rescued.iter().map(|pool| usize::try_from(pool.jobs).unwrap_or_default()).sum());
+        Ok(rescued)
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        let changes = self.added.subscribe();
+        // The sender is kept alive by the state's owner; when every storage handle is gone, nothing can be added.
+        let added = stream::unfold((changes, 0), |(mut changes, seen)| async move {
+            if changes.wait_for(|added| *added != seen).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let now = *changes.borrow_and_update();
+            Some((Wakeup::JobsAdded(now.wrapping_sub(seen)), (changes, now)))
+        });
+        stream::once(std::future::ready(Wakeup::Listening)).chain(added).boxed()
+    }
+
+    async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        Ok(self.state().remove(key))
+    }
+
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        Ok(self.state().complete(ids))
+    }
+
+    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        Ok(self.state().fail(ids, reason))
+    }
+
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        let changed = self.state().reschedule(ids, change);
+        self.notify(changed.len());
+        Ok(changed)
+    }
+
+    async fn unlock(&self, pools: &[String]) -> Result<u64> {
+        let released = self.state().unlock(pools);
+        self.notify(released);
+        Ok(released as u64)
+    }
+
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
+        Ok(self.state().clean(what))
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        Ok(self.state().job(id))
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        Ok(self.state().list(filter))
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        Ok(self.state().counts())
+    }
+}

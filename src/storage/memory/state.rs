@@ -1,0 +1,454 @@
+//! The rules of the queue over plain maps.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::value::RawValue;
+
+use crate::job::{Job, JobId, JobKeyMode, NewJob, Payload, Priority, RunAt};
+use crate::storage::settle::clean_error;
+use crate::storage::{
+    ClaimRef, ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Outcome, PoolId, Rescued, Reschedule, Settlement,
+};
+
+/// Graphile's rule: a lock this old is no lock.
+const STALE: TimeDelta = TimeDelta::hours(4);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    jobs: BTreeMap<JobId, Job>,
+    last_id: JobId,
+    /// Jobs that may be claimed, in the order in which they are.
+    available: BTreeSet<(Priority, DateTime<Utc>, JobId)>,
+    by_key: HashMap<String, JobId>,
+    /// Serial queues, and the claim that holds each.
+    queues: HashMap<String, Option<Lock>>,
+    tasks: HashSet<String>,
+    /// Worker pools that show a sign of life, and when they last did.
+    pools: HashMap<String, DateTime<Utc>>,
+    last_now: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Lock {
+    by: String,
+    at: DateTime<Utc>,
+}
+
+impl State {
+    /// The present, never the same twice: the moment of a claim names it.
+    fn now(&mut self) -> DateTime<Utc> {
+        let mut now = Utc::now();
+        if let Some(last) = self.last_now.filter(|last| now <= *last) {
+            now = last + TimeDelta::microseconds(1);
+        }
+        self.last_now = Some(now);
+        now
+    }
+
+    /// Changes one job and keeps the indexes true.
+    fn change(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Option<Job> {
+        let job = self.jobs.get_mut(&id)?;
+        self.available.remove(&(job.priority, job.run_at, id));
+        if let Some(key) = &job.key {
+            self.by_key.remove(key);
+        }
+        change(job);
+        let job = job.clone();
+        self.index(&job);
+        Some(job)
+    }
+
+    fn delete(&mut self, id: JobId) -> Option<Job> {
+        let job = self.jobs.remove(&id)?;
+        self.available.remove(&(job.priority, job.run_at, id));
+        if let Some(key) = &job.key {
+            self.by_key.remove(key);
+        }
+        Some(job)
+    }
+
+    fn index(&mut self, job: &Job) {
+        if is_available(job) {
+            self.available.insert((job.priority, job.run_at, job.id));
+        }
+        if let Some(key) = &job.key {
+            self.by_key.insert(key.clone(), job.id);
+        }
+    }
+
+    pub(super) fn register(&mut self, names: &[String]) {
+        self.tasks.extend(names.iter().cloned());
+    }
+
+    pub(super) fn add(&mut self, jobs: &[NewJob]) -> Vec<Job> {
+        let now = self.now();
+        jobs.iter().map(|new| self.add_one(new, now)).collect()
+    }
+
+    fn add_one(&mut self, new: &NewJob, now: DateTime<Utc>) -> Job {
+        self.tasks.insert(new.task.clone());
+        if let Some(queue) = &new.queue {
+            self.queues.entry(queue.clone()).or_default();
+        }
+        let holder = new.key.as_ref().and_then(|key| self.by_key.get(key)).copied();
+        if let Some(id) = holder {
+            if new.key_mode == JobKeyMode::UnsafeDedupe {
+                let kept = self.change(id, |job| {
+                    job.revision += 1;
+                    job.updated_at = now;
+                });
+                if let Some(job) = kept {
+                    return job;
+                }
+            } else if self.jobs.get(&id).is_some_and(is_available) {
+                let updated = self.change(id, |job| replace(job, new, now));
+                if let Some(job) = updated {
+                    return job;
+                }
+            } else {
+                self.take_key(id, now);
+            }
+        }
+        self.last_id += 1;
+        let mut job = Job::new(self.last_id, new.task.clone(), new.payload.clone(), now);
+        job.queue.clone_from(&new.queue);
+        job.run_at = time_of(new.run_at, now);
+        job.max_attempts = new.max_attempts;
+        job.key.clone_from(&new.key);
+        job.priority = new.priority;
+        job.flags.clone_from(&new.flags);
+        self.jobs.insert(job.id, job.clone());
+        self.index(&job);
+        job
+    }
+
+    /// A running or dead job gives its key up and will not run again.
+    fn take_key(&mut self, id: JobId, now: DateTime<Utc>) -> Option<Job> {
+        self.change(id, |job| {
+            job.key = None;
+            job.attempts = job.max_attempts;
+            job.updated_at = now;
+        })
+    }
+
+    pub(super) fn claim(&mut self, request: &ClaimRequest<'_>) -> Vec<Job> {
+        let now = self.now();
+        let mut taken_queues = HashSet::new();
+        let mut chosen = Vec::new();
+        for (_, run_at, id) in &self.available {
+            if chosen.len() >= request.limit {
+                break;
+            }
+            let Some(job) = self.jobs.get(id).filter(|job| *run_at <= now && request.tasks.contains(&job.task)) else {
+                continue;
+            };
+            if let Some(queue) = &job.queue {
+                let free = self.queues.get(queue).is_none_or(Option::is_none);
+                if !free || !taken_queues.insert(queue.clone()) {
+                    continue;
+                }
+            }
+            chosen.push(*id);
+        }
+        let lock = Lock { by: request.pool.to_string(), at: now };
+        for queue in taken_queues {
+            self.queues.insert(queue, Some(lock.clone()));
+        }
+        chosen
+            .into_iter()
+            .filter_map(|id| {
+                self.change(id, |job| {
+                    job.attempts = job.attempts.saturating_add(1);
+                    job.locked_by = Some(lock.by.clone());
+                    job.locked_at = Some(now);
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn settle(&mut self, pool: &PoolId, settled: &[Settlement]) -> Vec<JobId> {
+        let now = self.now();
+        settled.iter().filter(|settlement| self.settle_one(pool, settlement, now)).map(|s| s.claim.id).collect()
+    }
+
+    fn settle_one(&mut self, pool: &PoolId, settlement: &Settlement, now: DateTime<Utc>) -> bool {
+        let claim = &settlement.claim;
+        let lock = Lock { by: pool.to_string(), at: claim.locked_at };
+        if let Some(held) = claim.queue.as_ref().and_then(|queue| self.queues.get_mut(queue)) {
+            if held.as_ref() == Some(&lock) {
+                *held = None;
+            }
+        }
+        let stands = self
+            .jobs
+            .get(&claim.id)
+            .is_some_and(|job| job.locked_by.as_ref() == Some(&lock.by) && job.locked_at == Some(lock.at));
+        if !stands {
+            return false;
+        }
+        if settlement.outcome == Outcome::Completed {
+            self.delete(claim.id);
+        } else {
+            self.change(claim.id, |job| {
+                write_outcome(job, claim, &settlement.outcome, now);
+                job.locked_by = None;
+                job.locked_at = None;
+            });
+        }
+        true
+    }
+
+    pub(super) fn release_stale(&mut self) -> usize {
+        let now = self.now();
+        self.release(now, |lock| lock.at < now - STALE, None)
+    }
+
+    pub(super) fn unlock(&mut self, pools: &[String]) -> usize {
+        // Unlocking leaves run_at alone.
+        self.release(DateTime::<Utc>::MIN_UTC, |lock| pools.contains(&lock.by), None)
+    }
+
+    /// Releases jobs and queues whose lock matches; jobs then run at `earliest` or later.
+    fn release(&mut self, earliest: DateTime<Utc>, matches: impl Fn(&Lock) -> bool, error: Option<&str>) -> usize {
+        for held in self.queues.values_mut() {
+            if held.as_ref().is_some_and(&matches) {
+                *held = None;
+            }
+        }
+        let ids: Vec<JobId> = self
+            .jobs
+            .values()
+            .filter(|job| lock_of(job).is_some_and(|lock| matches(&lock)))
+            .map(|job| job.id)
+            .collect();
+        for id in &ids {
+            self.change(*id, |job| {
+                job.locked_by = None;
+                job.locked_at = None;
+                job.run_at = job.run_at.max(earliest);
+                if let Some(error) = error {
+                    job.last_error = Some(error.to_owned());
+                }
+            });
+        }
+        ids.len()
+    }
+
+    pub(super) fn show_presence(&mut self, pool: &PoolId, first: bool) -> bool {
+        let now = self.now();
+        if !first && !self.pools.contains_key(pool.as_str()) {
+            return false;
+        }
+        self.pools.insert(pool.to_string(), now);
+        true
+    }
+
+    pub(super) fn withdraw_presence(&mut self, pool: &PoolId) {
+        self.pools.remove(pool.as_str());
+    }
+
+    pub(super) fn rescue(&mut self, silence: Duration) -> Vec<Rescued> {
+        let now = self.now();
+        let limit = now - TimeDelta::from_std(silence).unwrap_or(STALE);
+        let dead: Vec<String> =
+            self.pools.iter().filter(|(_, seen)| **seen < limit).map(|(pool, _)| pool.clone()).collect();
+        dead.into_iter()
+            .map(|pool| {
+                self.pools.remove(&pool);
+                let error = Rescued::last_error(&pool);
+                let jobs = self.release(now, |lock| lock.by == pool, Some(&error));
+                Rescued { pool, jobs: jobs as u64 }
+            })
+            .collect()
+    }
+
+    pub(super) fn remove(&mut self, key: &str) -> Option<Job> {
+        let now = self.now();
+        let id = *self.by_key.get(key)?;
+        if self.is_free(id, now) { self.delete(id) } else { self.take_key(id, now) }
+    }
+
+    pub(super) fn complete(&mut self, ids: &[JobId]) -> Vec<Job> {
+        let now = self.now();
+        self.free_ones(ids, now).into_iter().filter_map(|id| self.delete(id)).collect()
+    }
+
+    pub(super) fn fail(&mut self, ids: &[JobId], reason: &str) -> Vec<Job> {
+        let now = self.now();
+        let reason = clean_error(reason);
+        self.free_ones(ids, now)
+            .into_iter()
+            .filter_map(|id| {
+                self.change(id, |job| {
+                    job.last_error = Some(reason.clone());
+                    job.attempts = job.max_attempts;
+                    job.updated_at = now;
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn reschedule(&mut self, ids: &[JobId], change: &Reschedule) -> Vec<Job> {
+        let now = self.now();
+        self.free_ones(ids, now)
+            .into_iter()
+            .filter_map(|id| {
+                self.change(id, |job| {
+                    job.run_at = change.run_at.unwrap_or(job.run_at);
+                    job.priority = change.priority.unwrap_or(job.priority);
+                    job.attempts = change.attempts.unwrap_or(job.attempts);
+                    job.max_attempts = change.max_attempts.unwrap_or(job.max_attempts);
+                    job.updated_at = now;
+                })
+            })
+            .collect()
+    }
+
+    /// Which of these jobs nobody holds, each once, in the order of their ids.
+    fn free_ones(&self, ids: &[JobId], now: DateTime<Utc>) -> BTreeSet<JobId> {
+        ids.iter().copied().filter(|id| self.is_free(*id, now)).collect()
+    }
+
+    fn is_free(&self, id: JobId, now: DateTime<Utc>) -> bool {
+        self.jobs.get(&id).is_some_and(|job| job.locked_at.is_none_or(|at| at < now - STALE))
+    }
+
+    pub(super) fn clean(&mut self, what: &Cleanup) -> Cleaned {
+        let mut cleaned = Cleaned::default();
+        if what.dead_jobs {
+            let dead: Vec<JobId> = self
+                .jobs
+                .values()
+                .filter(|job| job.locked_at.is_none() && job.attempts >= job.max_attempts)
+                .map(|job| job.id)
+                .collect();
+            cleaned.dead_jobs = dead.into_iter().filter_map(|id| self.delete(id)).count() as u64;
+        }
+        if what.tasks {
+            let used: HashSet<&String> = self.jobs.values().map(|job| &job.task).chain(&what.keep_tasks).collect();
+            let before = self.tasks.len();
+            self.tasks.retain(|task| used.contains(task));
+            cleaned.tasks = (before - self.tasks.len()) as u64;
+        }
+        if what.queues {
+            let used: HashSet<&String> = self.jobs.values().filter_map(|job| job.queue.as_ref()).collect();
+            let before = self.queues.len();
+            self.queues.retain(|queue, held| held.is_some() || used.contains(queue));
+            cleaned.queues = (before - self.queues.len()) as u64;
+        }
+        cleaned
+    }
+
+    pub(super) fn job(&self, id: JobId) -> Option<Job> {
+        self.jobs.get(&id).cloned()
+    }
+
+    pub(super) fn list(&mut self, filter: &JobFilter) -> Vec<Job> {
+        let now = self.now();
+        self.jobs
+            .values()
+            .filter(|job| {
+                filter.state.is_none_or(|state| job.state(now) == state)
+                    && filter.task.as_ref().is_none_or(|task| job.task == *task)
+                    && filter.queue.as_ref().is_none_or(|queue| job.queue.as_ref() == Some(queue))
+                    && filter.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
+                    && filter.after.is_none_or(|id| job.id > id)
+            })
+            .take(filter.limit as usize)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn counts(&mut self) -> Counts {
+        let now = self.now();
+        let mut counts = Counts::default();
+        for job in self.jobs.values() {
+            counts.add(job.state(now), 1);
+        }
+        counts
+    }
+}
+
+fn is_available(job: &Job) -> bool {
+    job.locked_at.is_none() && job.attempts < job.max_attempts
+}
+
+fn lock_of(job: &Job) -> Option<Lock> {
+    Some(Lock { by: job.locked_by.clone()?, at: job.locked_at? })
+}
+
+fn time_of(when: Option<RunAt>, now: DateTime<Utc>) -> DateTime<Utc> {
+    match when {
+        None => now,
+        Some(RunAt::Time(time)) => time,
+        Some(RunAt::In(delay)) => later(now, delay),
+    }
+}
+
+fn later(base: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(delay)
+        .ok()
+        .and_then(|delay| base.checked_add_signed(delay))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// A waiting job takes over everything from the new one.
+fn replace(job: &mut Job, new: &NewJob, now: DateTime<Utc>) {
+    let keep_time = new.key_mode == JobKeyMode::PreserveRunAt && job.attempts == 0;
+    if !keep_time {
+        job.run_at = time_of(new.run_at, now);
+    }
+    job.task.clone_from(&new.task);
+    job.queue.clone_from(&new.queue);
+    job.payload = joined(&job.payload, &new.payload).unwrap_or_else(|| new.payload.clone());
+    job.max_attempts = new.max_attempts;
+    job.priority = new.priority;
+    job.flags.clone_from(&new.flags);
+    job.revision += 1;
+    job.attempts = 0;
+    job.last_error = None;
+    job.updated_at = now;
+}
+
+/// Two arrays become one.
+fn joined(old: &Payload, new: &Payload) -> Option<Payload> {
+    let mut items: Vec<&RawValue> = serde_json::from_str(old.as_str()).ok()?;
+    let more: Vec<&RawValue> = serde_json::from_str(new.as_str()).ok()?;
+    items.extend(more);
+    serde_json::to_string(&items).ok().map(Payload::from_trusted)
+}
+
+fn write_outcome(job: &mut Job, claim: &ClaimRef, outcome: &Outcome, now: DateTime<Utc>) {
+    // Its key was taken while it ran: it was replaced or removed, and must stay unavailable.
+    let taken_over = claim.had_key && job.key.is_none();
+    match outcome {
+        Outcome::Completed => {}
+        Outcome::Failed { error, retry, payload } => {
+            job.last_error = Some(clean_error(error));
+            job.run_at = match retry {
+                RunAt::Time(time) => *time,
+                RunAt::In(delay) => later(job.run_at.max(now), *delay),
+            };
+            if let Some(payload) = payload {
+                job.payload = payload.clone();
+            }
+        }
+        Outcome::Dead { error } => {
+            job.last_error = Some(clean_error(error));
+            job.attempts = job.max_attempts;
+        }
+        Outcome::Snoozed { until } => {
+            job.run_at = time_of(Some(*until), now);
+            if !taken_over {
+                job.attempts = (job.attempts - 1).max(0);
+            }
+        }
+        Outcome::Returned => {
+            if !taken_over {
+                job.attempts = (job.attempts - 1).max(0);
+            }
+        }
+    }
+}

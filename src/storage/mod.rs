@@ -1,0 +1,114 @@
+//! The seam between jobs and where they are kept.
+//!
+//! Client, worker and the rest speak to [`Storage`]; [`postgres`] is the reference, [`memory`] the smallest
+//! correct implementation. `contract` (feature `contract`) is the suite of cases that each must pass.
+//!
+//! The verbs take and give lists: a single job is a list of one, and no second path exists.
+//!
+//! - To **claim** is to take ready jobs for one worker pool: each is locked by the pool's id and its attempt is
+//!   counted.
+//! - To **settle** is to say how claimed jobs ended. A settlement names its claim ([`ClaimRef`]); one whose
+//!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
+//! - A **wakeup** tells a worker that a claim may find something.
+
+mod claim;
+#[cfg(feature = "contract")]
+pub mod contract;
+mod manage;
+pub mod memory;
+pub mod postgres;
+mod presence;
+mod settle;
+mod wakeup;
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+pub use claim::{ClaimRequest, PoolId};
+pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
+pub use presence::Rescued;
+pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement};
+pub use wakeup::Wakeup;
+
+use crate::error::Result;
+use crate::job::{Job, JobId, NewJob};
+
+/// A place where jobs are kept.
+///
+/// Every call happens as a whole or not at all, but for `settle`, which may be cut off half-way and is safe to repeat,
+/// and `cleanup`, whose parts are separate. Dropping a call's future before it ends leaves
+/// open which of the two; only the worker's own loops call [`claim`](Self::claim) and
+/// [`settle`](Self::settle), and they never drop one.
+#[async_trait]
+pub trait Storage: Any + Debug + Send + Sync {
+    /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.
+    fn name(&self) -> String;
+
+    /// Brings the storage to the version this crate works with. Safe to call from many processes at once.
+    async fn migrate(&self) -> Result<Migrated>;
+
+    /// Fails with a clear error when the storage is not ready to be used; changes nothing.
+    async fn check(&self) -> Result<()>;
+
+    /// Stores jobs, all or none, and answers the stored ones in the order of the input.
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>>;
+
+    /// Makes task names known, so that jobs of these names can be claimed.
+    async fn register_tasks(&self, names: &[String]) -> Result<()>;
+
+    /// Takes up to `limit` ready jobs, smallest priority and then oldest `run_at` first; of one serial queue at
+    /// the most one, and only while no other of it is held by anybody.
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>>;
+
+    /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
+    /// as settling once.
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>>;
+
+    /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs.
+    async fn release_stale(&self) -> Result<u64>;
+
+    /// Shows that a pool is alive. The `first` sign registers it; any later one answers whether it is still
+    /// registered: `false` means that somebody took it for dead and released what it held.
+    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool>;
+
+    /// Unregisters a pool that has stopped in an orderly way.
+    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()>;
+
+    /// Releases what registered pools hold that have been silent for longer than this, and unregisters them. Their
+    /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
+    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>>;
+
+    /// A stream of wakeups that reconnects by itself and never ends by itself.
+    fn wakeups(&self) -> BoxStream<'static, Wakeup>;
+
+    /// Removes the job with this key: deletes it, or, if it is running, takes its key and further attempts away.
+    async fn remove(&self, key: &str) -> Result<Option<Job>>;
+
+    /// Deletes jobs that nobody holds; answers the deleted ones.
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>>;
+
+    /// Makes jobs that nobody holds dead; answers the changed ones.
+    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
+
+    /// Changes jobs that nobody holds; answers the changed ones.
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
+
+    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold; answers how many jobs.
+    async fn unlock(&self, pools: &[String]) -> Result<u64>;
+
+    /// Deletes what is no longer needed. Safe beside enqueuers and workers.
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
+
+    /// Reads one job.
+    async fn job(&self, id: JobId) -> Result<Option<Job>>;
+
+    /// Reads jobs, by id, oldest first.
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>>;
+
+    /// Counts jobs by state.
+    async fn counts(&self) -> Result<Counts>;
+}

@@ -1,0 +1,321 @@
+//! Storing jobs.
+//!
+//! One statement stores a chunk of a batch. It does what the schema's own `add_jobs` function does, step for
+//! step (names, freeing taken keys, notification, insert or update), with three differences: it carries each
+//! job's values in plain arrays, it serves all three key modes, and its answers can be paired with its inputs:
+//!
+//! - a job with a key is paired by its key, which is unique within a batch;
+//! - the jobs without one are inserted in the order of the input, so their ids grow in that order.
+//!
+//! A row can be missing from the answer when another transaction gets in between the statement's snapshot and its
+//! insert: it claims the job that has the key, or it is the first to use the same new name. Nothing was stored
+//! for such an input, and the next round sees what happened, so the statement is simply run again for what is
+//! missing.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection};
+
+use super::row::jobs;
+use super::{PostgresStorage, micros};
+use crate::error::{Error, Result};
+use crate::job::{Job, JobKeyMode, NewJob, RunAt};
+
+/// Most jobs in one statement.
+const CHUNK_JOBS: usize = 5_000;
+/// Most payload bytes in one statement (a single larger job goes alone).
+const CHUNK_BYTES: usize = 16 * 1024 * 1024;
+/// How often missing rows are tried again. Each round loses to another transaction that has *finished*, so in
+/// practice it takes one.
+const ROUNDS: usize = 50;
+
+impl PostgresStorage {
+    /// Stores jobs on this connection, all or none: in a transaction of its own, or, where the caller has one
+    /// open, in a savepoint of it.
+    pub(super) async fn add_on(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
+        match batch {
+            [] => Ok(Vec::new()),
+            // One job is one row: a statement on its own is all or nothing already.
+            [_] => self.add_chunks(conn, batch).await,
+            _ => {
+                let mut tx = conn.begin().await.map_err(|e| self.error("begin storing jobs", e))?;
+                let stored = self.add_chunks(&mut tx, batch).await?;
+                tx.commit().await.map_err(|e| self.error("commit stored jobs", e))?;
+                Ok(stored)
+            }
+        }
+    }
+
+    async fn add_chunks(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
+        let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
+        for mode in [JobKeyMode::Replace, JobKeyMode::PreserveRunAt, JobKeyMode::UnsafeDedupe] {
+            let mut chunk = Vec::new();
+            let mut bytes = 0;
+            for (place, job) in batch.iter().enumerate().filter(|(_, job)| job.key_mode == mode) {
+                let size = job.payload.as_str().len();
+                if chunk.len() == CHUNK_JOBS || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
+                    self.add_chunk(conn, batch, mode, std::mem::take(&mut chunk), &mut stored).await?;
+                    bytes = 0;
+                }
+                chunk.push(place);
+                bytes += size;
+            }
+            self.add_chunk(conn, batch, mode, chunk, &mut stored).await?;
+        }
+        stored
+            .into_iter()
+            .collect::<Option<Vec<Job>>>()
+            .ok_or_else(|| Error::Internal("a stored job was not paired with its input".to_owned()))
+    }
+
+    /// Stores the jobs at these places of the batch, and puts the stored ones at the same places.
+    async fn add_chunk(
+        &self,
+        conn: &mut PgConnection,
+        batch: &[NewJob],
+        mode: JobKeyMode,
+        mut places: Vec<usize>,
+        stored: &mut [Option<Job>],
+    ) -> Result<()> {
+        for _ in 0..ROUNDS {
+            if places.is_empty() {
+                return Ok(());
+            }
+            let rows = self.add_statement(conn, places.iter().map(|place| &batch[*place]), mode).await?;
+            pair(batch, &places, rows, stored)?;
+            places.retain(|place| stored[*place].is_none());
+        }
+        Err(Error::Internal(format!(
+            "{} jobs could not be stored in {ROUNDS} rounds because of other transactions",
+            places.len()
+        )))
+    }
+
+    async fn add_statement(
+        &self,
+        conn: &mut PgConnection,
+        chunk: impl ExactSizeIterator<Item = &NewJob>,
+        mode: JobKeyMode,
+    ) -> Result<Vec<Job>> {
+        let input = Columns::of(chunk);
+        // Locking: rows of the jobs table only where a key is taken; names that are new are locked against
+        // other first users of them until the transaction ends. Table locks are the ordinary ones of an insert,
+        // and they are taken before the snapshot, which is what makes `cleanup` safe.
+        let rows = jobs!(
+            r#"
+with input as materialized (
+  select *
+  from unnest(
+    $1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[],
+    $6::smallint[], $7::text[], $8::smallint[], $9::text[]
+  ) with ordinality as input (
+    task, payload, queue, run_at, delay_micros, max_attempts, key, priority, flags, place
+  )
+),
+-- Only names that are missing are inserted: a conflicting insert would burn an id of a 32-bit sequence.
+new_task as (
+  insert into graphile_worker._private_tasks (identifier)
+  select distinct input.task
+  from input
+  where not exists (select from graphile_worker._private_tasks known where known.identifier = input.task)
+  on conflict do nothing
+  returning id, identifier
+),
+new_queue as (
+  insert into graphile_worker._private_job_queues (queue_name)
+  select distinct input.queue
+  from input
+  where input.queue is not null
+    and not exists (select from graphile_worker._private_job_queues known where known.queue_name = input.queue)
+  on conflict do nothing
+  returning id, queue_name
+),
+task as materialized (
+  select id, identifier from new_task
+  union all
+  select known.id, known.identifier
+  from graphile_worker._private_tasks known
+  where known.identifier = any (array(select input.task from input))
+),
+queue as materialized (
+  select id, queue_name from new_queue
+  union all
+  select known.id, known.queue_name
+  from graphile_worker._private_job_queues known
+  where known.queue_name = any (array(select input.queue from input where input.queue is not null))
+),
+-- A job under this key that runs, or is dead, gives its key up and will not run again.
+freed as (
+  update graphile_worker._private_jobs taken
+  set key = null, attempts = taken.max_attempts, updated_at = now()
+  where $10 <> 'unsafe_dedupe'
+    and taken.key = any (array(select input.key from input where input.key is not null))
+    and taken.is_available is not true
+  returning taken.id
+),
+job as (
+  insert into graphile_worker._private_jobs as job (
+    job_queue_id, task_id, payload, run_at, max_attempts, key, priority, flags
+  )
+  select
+    queue.id,
+    task.id,
+    input.payload::json,
+    coalesce(input.run_at, now() + input.delay_micros * interval '1 microsecond', now()),
+    input.max_attempts,
+    input.key,
+    input.priority,
+    (select jsonb_object_agg(flag, true) from jsonb_array_elements_text(input.flags::jsonb) as flag)
+  from input
+  join task on task.identifier = input.task
+  left join queue on queue.queue_name = input.queue
+  -- Reading `freed` makes the insert wait until the keys are free.
+  where (select count(*) from freed) >= 0
+    and (input.queue is null or queue.id is not null)
+  order by input.place
+  on conflict (key) do update set
+    job_queue_id = case when $10 = 'unsafe_dedupe' then job.job_queue_id else excluded.job_queue_id end,
+    task_id = case when $10 = 'unsafe_dedupe' then job.task_id else excluded.task_id end,
+    payload = case
+      when $10 = 'unsafe_dedupe' then job.payload
+      when json_typeof(job.payload) = 'array' and json_typeof(excluded.payload) = 'array'
+        then (job.payload::jsonb || excluded.payload::jsonb)::json
+      else excluded.payload
+    end,
+    run_at = case
+      when $10 = 'unsafe_dedupe' or ($10 = 'preserve_run_at' and job.attempts = 0) then job.run_at
+      else excluded.run_at
+    end,
+    max_attempts = case when $10 = 'unsafe_dedupe' then job.max_attempts else excluded.max_attempts end,
+    priority = case when $10 = 'unsafe_dedupe' then job.priority else excluded.priority end,
+    flags = case when $10 = 'unsafe_dedupe' then job.flags else excluded.flags end,
+    attempts = case when $10 = 'unsafe_dedupe' then job.attempts else 0 end,
+    last_error = case when $10 = 'unsafe_dedupe' then job.last_error end,
+    revision = job.revision + 1,
+    updated_at = now()
+  where $10 = 'unsafe_dedupe' or job.locked_at is null
+  returning job.*
+),
+-- The text is Graphile's; it differs each time, because equal notifications of one transaction are merged.
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || (select count(*) from input)::text || '}')
+  where $10 <> 'unsafe_dedupe' or exists (select from job where job.revision = 0)
+)
+"#,
+            r#"
+from job
+-- A job that was left as it is (unsafe_dedupe) may belong to a task and queue that the input does not name.
+join (
+  select id, identifier from task
+  union
+  select known.id, known.identifier from graphile_worker._private_tasks known
+  where $10 = 'unsafe_dedupe' and known.id = any (array(select job.task_id from job))
+) task on task.id = job.task_id
+left join (
+  select id, queue_name from queue
+  union
+  select known.id, known.queue_name from graphile_worker._private_job_queues known
+  where $10 = 'unsafe_dedupe' and known.id = any (array(select job.job_queue_id from job))
+) queue on queue.id = job.job_queue_id
+left join notified on true
+order by job.id
+"#,
+            &input.task as &[&str],
+            &input.payload as &[&str],
+            &input.queue as &[Option<&str>],
+            &input.run_at as &[Option<DateTime<Utc>>],
+            &input.delay as &[Option<i64>],
+            &input.max_attempts as &[i16],
+            &input.key as &[Option<&str>],
+            &input.priority as &[i16],
+            &input.flags as &[Option<String>],
+            mode.as_str(),
+        )
+        .fetch_all(self.schema.on(conn))
+        .await
+        .map_err(|e| self.error("store jobs", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+}
+
+/// A chunk of jobs, turned into one array per value.
+struct Columns<'a> {
+    task: Vec<&'a str>,
+    payload: Vec<&'a str>,
+    queue: Vec<Option<&'a str>>,
+    run_at: Vec<Option<DateTime<Utc>>>,
+    delay: Vec<Option<i64>>,
+    max_attempts: Vec<i16>,
+    key: Vec<Option<&'a str>>,
+    priority: Vec<i16>,
+    flags: Vec<Option<String>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(chunk: impl ExactSizeIterator<Item = &'a NewJob>) -> Self {
+        let size = chunk.len();
+        let mut columns = Self {
+            task: Vec::with_capacity(size),
+            payload: Vec::with_capacity(size),
+            queue: Vec::with_capacity(size),
+            run_at: Vec::with_capacity(size),
+            delay: Vec::with_capacity(size),
+            max_attempts: Vec::with_capacity(size),
+            key: Vec::with_capacity(size),
+            priority: Vec::with_capacity(size),
+            flags: Vec::with_capacity(size),
+        };
+        for job in chunk {
+            let (run_at, delay) = match job.run_at {
+                None => (None, None),
+                Some(RunAt::Time(time)) => (Some(time), None),
+                Some(RunAt::In(delay)) => (None, Some(micros(delay))),
+            };
+            columns.task.push(&job.task);
+            columns.payload.push(job.payload.as_str());
+            columns.queue.push(job.queue.as_deref());
+            columns.run_at.push(run_at);
+            columns.delay.push(delay);
+            columns.max_attempts.push(job.max_attempts);
+            columns.key.push(job.key.as_deref());
+            columns.priority.push(job.priority.0);
+            columns.flags.push((!job.flags.is_empty()).then(|| serde_json::Value::from(job.flags.clone()).to_string()));
+        }
+        columns
+    }
+}
+
+/// Puts each stored job at the place of its input. `rows` are in the order of their ids.
+fn pair(batch: &[NewJob], places: &[usize], rows: Vec<Job>, stored: &mut [Option<Job>]) -> Result<()> {
+    let mut place_of_key: HashMap<&str, usize> = HashMap::new();
+    let mut keyless = Vec::new();
+    for place in places {
+        match &batch[*place].key {
+            Some(key) => {
+                place_of_key.insert(key, *place);
+            }
+            None => keyless.push(*place),
+        }
+    }
+    let (keyed_rows, keyless_rows): (Vec<Job>, Vec<Job>) = rows.into_iter().partition(|job| job.key.is_some());
+    for job in keyed_rows {
+        let place = job.key.as_deref().and_then(|key| place_of_key.get(key)).copied();
+        let Some(place) = place else {
+            return Err(Error::Internal(format!("job {} was stored under a key nobody gave", job.id)));
+        };
+        stored[place] = Some(job);
+    }
+    // A name that lost a race leaves out every job of that name, so what came back is matched by name and order.
+    let mut rows = keyless_rows.into_iter().peekable();
+    for place in keyless {
+        let wanted = &batch[place];
+        if let Some(job) = rows.next_if(|job| job.task == wanted.task && job.queue == wanted.queue) {
+            stored[place] = Some(job);
+        }
+    }
+    match rows.next() {
+        None => Ok(()),
+        Some(job) => Err(Error::Internal(format!("job {} was stored out of order", job.id))),
+    }
+}

@@ -1,0 +1,100 @@
+//! Taking jobs.
+//!
+//! One statement chooses, locks and marks jobs. What makes it safe beside any number of other claimers, ours or
+//! Node's:
+//!
+//! - Candidate jobs are locked with `for update skip locked`: two claimers never consider the same row.
+//! - A serial queue is guarded by its *queue row*: it is locked the same way, must still be free when the lock is
+//!   held, and is marked in the same statement as the job. Whoever does not get the row leaves the queue's jobs
+//!   alone. At most one job per queue is kept, whatever the batch size.
+//! - Nobody waits: every lock is taken or skipped, so claimers cannot deadlock.
+//!
+//! Only the queue rows of the candidates are locked. (Node's fetch locks every free queue's row, so that two
+//! fetches at once see no queues at all and one goes away empty.)
+
+use super::PostgresStorage;
+use super::row::jobs;
+use crate::error::Result;
+use crate::job::Job;
+use crate::storage::ClaimRequest;
+
+impl PostgresStorage {
+    pub(super) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>> {
+        let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+        let rows = jobs!(
+            r#"
+with served as materialized (
+  select task.id, task.identifier
+  from graphile_worker._private_tasks task
+  where task.identifier = any ($2)
+),
+-- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
+-- a hash of all queues), so the cost does not grow with the number of queues.
+candidate as materialized (
+  select job.id, job.job_queue_id, job.priority, job.run_at
+  from graphile_worker._private_jobs job
+  where job.is_available = true
+    and job.run_at <= now()
+    and job.task_id = any (array(select served.id from served))
+    and (
+      job.job_queue_id is null
+      or (
+        select queue.is_available
+        from graphile_worker._private_job_queues queue
+        where queue.id = job.job_queue_id
+      )
+    )
+  order by job.priority, job.run_at
+  limit $3
+  for update of job skip locked
+),
+-- Reading is_available under the lock: a queue that was taken since the snapshot drops out here.
+free_queue as materialized (
+  select queue.id
+  from graphile_worker._private_job_queues queue
+  where queue.id = any (array(select candidate.job_queue_id from candidate))
+    and queue.is_available = true
+  for update of queue skip locked
+),
+first_of_queue as materialized (
+  select distinct on (candidate.job_queue_id) candidate.id
+  from candidate
+  join free_queue on free_queue.id = candidate.job_queue_id
+  order by candidate.job_queue_id, candidate.priority, candidate.run_at, candidate.id
+),
+chosen as materialized (
+  select candidate.id from candidate where candidate.job_queue_id is null
+  union all
+  select first_of_queue.id from first_of_queue
+),
+locked_queue as (
+  update graphile_worker._private_job_queues queue
+  set locked_by = $1, locked_at = now()
+  where queue.id = any (array(select free_queue.id from free_queue))
+  returning queue.id, queue.queue_name
+),
+-- `= any (array(…))` rather than a join: the planner expects ten elements and always uses the primary key, with
+-- or without statistics.
+job as (
+  update graphile_worker._private_jobs job
+  set attempts = job.attempts + 1, locked_by = $1, locked_at = now()
+  where job.id = any (array(select chosen.id from chosen))
+  returning job.*
+)
+"#,
+            r#"
+from job
+join served task on task.id = job.task_id
+left join locked_queue queue on queue.id = job.job_queue_id
+order by job.priority, job.run_at, job.id
+"#,
+            request.pool.as_str(),
+            request.tasks,
+            limit,
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("claim jobs", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+}

@@ -1,0 +1,69 @@
+//! Which database errors mean what.
+
+use super::PostgresStorage;
+use crate::error::Error;
+
+/// SQLSTATE: the role may not do that.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// SQLSTATE: a table does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
+/// SQLSTATE: a schema does not exist.
+const INVALID_SCHEMA_NAME: &str = "3F000";
+
+impl PostgresStorage {
+    /// Names what was being done, and recognises what has a remedy of its own.
+    pub(super) fn error(&self, action: &'static str, source: sqlx::Error) -> Error {
+        match code(&source).as_deref() {
+            Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source),
+            Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => Error::SchemaMissing { schema: self.schema.name().to_owned() },
+            _ => Error::Database { action, source },
+        }
+    }
+
+    /// The statement that gives what PostgreSQL said is missing.
+    pub(super) fn missing_privilege(&self, source: sqlx::Error) -> Error {
+        let schema = self.schema.quoted();
+        let message = source.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
+        let options = self.pool.connect_options();
+        let role = quote(options.get_username());
+        let grant = if message.contains("for database") {
+            let database = quote(options.get_database().unwrap_or(options.get_username()));
+            format!("grant create on database {database} to {role};")
+        } else if message.contains("must be owner") {
+            format!(
+                "grant \"OWNER\" to {role}; -- OWNER: the role that owns the schema {schema}; or migrate as that role"
+            )
+        } else if message.contains("row-level security") {
+            format!(
+                "alter role {role} bypassrls; -- or make it a member of the role that owns the schema {schema}"
+            )
+        } else if message.contains("for schema") {
+            format!("grant usage, create on schema {schema} to {role};")
+        } else {
+            format!(
+                "grant usage on schema {schema} to {role}; \
+                 grant select, insert, update, delete on all tables in schema {schema} to {role}; \
+                 grant execute on all functions in schema {schema} to {role};"
+            )
+        };
+        Error::MissingPrivilege { grant, source }
+    }
+}
+
+/// The SQLSTATE of a database's error.
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+}
+
+/// Whether the same call may succeed later. Everything may, but what the data itself makes impossible: class 22
+/// (data exception), class 23 (constraint), class 54 (limit exceeded), and values that cannot be encoded.
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => false,
+        other => !matches!(code(other).as_deref().and_then(|code| code.get(..2)), Some("22" | "23" | "54")),
+    }
+}
+
+fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}

@@ -1,0 +1,354 @@
+//! The administrative verbs.
+//!
+//! Those that Graphile has as SQL functions go through these functions, so that a later revision that changes
+//! their meaning changes ours too.
+
+use sqlx::Connection;
+
+use super::PostgresStorage;
+use super::row::jobs;
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId, JobState};
+use crate::storage::settle::clean_error;
+use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule};
+
+impl PostgresStorage {
+    pub(super) async fn release_stale_locks(&self) -> Result<u64> {
+        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. The job's turn is now at the
+        // earliest. Rows are locked in id order, so that two sweeps at once do not deadlock; held ones are skipped,
+        // the next sweep finds them.
+        let released = sqlx::query_scalar!(
+            r#"
+with stale_job as (
+  select job.id
+  from graphile_worker._private_jobs job
+  where job.locked_at < now() - interval '4 hours'
+  order by job.id
+  for update skip locked
+),
+stale_queue as (
+  select queue.id
+  from graphile_worker._private_job_queues queue
+  where queue.locked_at < now() - interval '4 hours'
+  order by queue.id
+  for update skip locked
+),
+released_queue as (
+  update graphile_worker._private_job_queues queue
+  set locked_at = null, locked_by = null
+  where queue.id = any (array(select stale_queue.id from stale_queue))
+),
+released_job as (
+  update graphile_worker._private_jobs job
+  set locked_at = null, locked_by = null, run_at = greatest(job.run_at, now())
+  where job.id = any (array(select stale_job.id from stale_job))
+  returning job.id
+)
+select count(*) as "released!" from released_job
+"#
+        )
+        .fetch_one(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("release stale locks", e))?;
+        Ok(u64::try_from(released).unwrap_or_default())
+    }
+
+    pub(super) async fn remove_job(&self, key: &str) -> Result<Option<Job>> {
+        // The function answers a row of nulls when there is no such job; the joins drop it.
+        let row = jobs!(
+            "",
+            r#"
+from graphile_worker.remove_job($1) as job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+"#,
+            key,
+        )
+        .fetch_optional(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("remove a job", e))?;
+        Ok(row.map(Job::from))
+    }
+
+    pub(super) async fn complete_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        let rows = jobs!(
+            "",
+            r#"
+from graphile_worker.complete_jobs($1) as job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+order by job.id
+"#,
+            ids,
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("complete jobs", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+
+    pub(super) async fn fail_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        let rows = jobs!(
+            "",
+            r#"
+from graphile_worker.permanently_fail_jobs($1, $2) as job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+order by job.id
+"#,
+            ids,
+            clean_error(reason),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("fail jobs", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+
+    pub(super) async fn reschedule_jobs(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        // The function itself notifies nobody; without the notification a job moved to now would wait for a poll.
+        let rows = jobs!(
+            r#"
+with job as materialized (
+  select *
+  from graphile_worker.reschedule_jobs(
+    $1, run_at => $2, priority => $3, attempts => $4, max_attempts => $5
+  )
+),
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  from job
+  where job.is_available and job.run_at <= now()
+  having count(*) > 0
+)
+"#,
+            r#"
+from job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+left join notified on true
+order by job.id
+"#,
+            ids,
+            change.run_at,
+            change.priority.map(|priority| i32::from(priority.0)),
+            change.attempts.map(i32::from),
+            change.max_attempts.map(i32::from),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("reschedule jobs", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+
+    pub(super) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
+        let mut tx = self.pool.begin().await.map_err(|e| self.error("begin unlocking", e))?;
+        let held = sqlx::query_scalar!(
+            r#"
+select count(*) as "held!"
+from graphile_worker._private_jobs job
+where job.locked_by = any ($1)
+"#,
+            pools,
+        )
+        .fetch_one(self.schema.on(&mut *tx))
+        .await
+        .map_err(|e| self.error("unlock pools", e))?;
+        // The function notifies nobody, so do it here: the jobs are ready again.
+        sqlx::query!(
+            r#"
+select
+  graphile_worker.force_unlock_workers($1),
+  pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || $2::bigint::text || '}')
+"#,
+            pools,
+            held,
+        )
+        .execute(self.schema.on(&mut *tx))
+        .await
+        .map_err(|e| self.error("unlock pools", e))?;
+        tx.commit().await.map_err(|e| self.error("commit unlocking", e))?;
+        Ok(u64::try_from(held).unwrap_or_default())
+    }
+
+    pub(super) async fn clean(&self, what: &Cleanup) -> Result<Cleaned> {
+        let mut cleaned = Cleaned::default();
+        if what.dead_jobs {
+            cleaned.dead_jobs = self.delete_dead_jobs().await?;
+        }
+        if what.tasks {
+            cleaned.tasks = self.forget_tasks(&what.keep_tasks).await?;
+        }
+        if what.queues {
+            cleaned.queues = self.forget_queues().await?;
+        }
+        Ok(cleaned)
+    }
+
+    async fn delete_dead_jobs(&self) -> Result<u64> {
+        // In portions, so that no transaction holds locks on millions of rows. `>=`, because a job's attempts may have
+        // been moved past its maximum by hand.
+        let mut total = 0;
+        loop {
+            let deleted = sqlx::query!(
+                r#"
+delete from graphile_worker._private_jobs
+where id = any (array(
+  select job.id
+  from graphile_worker._private_jobs job
+  where job.locked_at is null and job.attempts >= job.max_attempts
+  limit 10000
+  for update skip locked
+))
+"#
+            )
+            .execute(self.schema.on(&self.pool))
+            .await
+            .map_err(|e| self.error("delete dead jobs", e))?
+            .rows_affected();
+            if deleted == 0 {
+                return Ok(total);
+            }
+            total += deleted;
+        }
+    }
+
+    // Forgetting names. An enqueuer first makes sure that the name exists and then inserts the job, both Node's
+    // functions and our statement; a name deleted in between would leave a job that nobody ever fetches. Every
+    // enqueuer takes the ordinary lock of an insert on the *names' table*, even if it inserts no name, and keeps it
+    // to the end of its transaction. A `share row exclusive` lock on that table conflicts with that: once it is
+    // granted, no enqueuer is in between, and those that follow look names up after the deletion. It is held for one
+    // statement. `lock_timeout` keeps a long transaction that holds us up from holding up everybody who queues
+    // behind us.
+
+    async fn forget_tasks(&self, keep: &[String]) -> Result<u64> {
+        let mut conn = self.pool.acquire().await.map_err(|e| self.error("forget task names", e))?;
+        let mut tx = conn.begin().await.map_err(|e| self.error("forget task names", e))?;
+        sqlx::query!("set local lock_timeout = '2s'")
+            .execute(&mut *tx)
+            .await
+            .map_err(|e| self.error("forget task names", e))?;
+        sqlx::query!("lock table graphile_worker._private_tasks in share row exclusive mode")
+            .execute(self.schema.on(&mut *tx))
+            .await
+            .map_err(|e| self.error("lock the task names (another transaction is using them; try again later)", e))?;
+        let deleted = sqlx::query!(
+            r#"
+delete from graphile_worker._private_tasks task
+where task.identifier <> all ($1)
+  and not exists (select from graphile_worker._private_jobs job where job.task_id = task.id)
+"#,
+            keep,
+        )
+        .execute(self.schema.on(&mut *tx))
+        .await
+        .map_err(|e| self.error("forget task names", e))?
+        .rows_affected();
+        tx.commit().await.map_err(|e| self.error("forget task names", e))?;
+        Ok(deleted)
+    }
+
+    async fn forget_queues(&self) -> Result<u64> {
+        let mut conn = self.pool.acquire().await.map_err(|e| self.error("forget queues", e))?;
+        let mut tx = conn.begin().await.map_err(|e| self.error("forget queues", e))?;
+        sqlx::query!("set local lock_timeout = '2s'")
+            .execute(&mut *tx)
+            .await
+            .map_err(|e| self.error("forget queues", e))?;
+        sqlx::query!("lock table graphile_worker._private_job_queues in share row exclusive mode")
+            .execute(self.schema.on(&mut *tx))
+            .await
+            .map_err(|e| self.error("lock the queues (another transaction is using them; try again later)", e))?;
+        let deleted = sqlx::query!(
+            r#"
+delete from graphile_worker._private_job_queues queue
+where queue.locked_at is null
+  and not exists (select from graphile_worker._private_jobs job where job.job_queue_id = queue.id)
+"#
+        )
+        .execute(self.schema.on(&mut *tx))
+        .await
+        .map_err(|e| self.error("forget queues", e))?
+        .rows_affected();
+        tx.commit().await.map_err(|e| self.error("forget queues", e))?;
+        Ok(deleted)
+    }
+
+    pub(super) async fn read_job(&self, id: JobId) -> Result<Option<Job>> {
+        let row = jobs!(
+            "",
+            r#"
+from graphile_worker._private_jobs job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+where job.id = $1
+"#,
+            id,
+        )
+        .fetch_optional(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("read a job", e))?;
+        Ok(row.map(Job::from))
+    }
+
+    pub(super) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        let rows = jobs!(
+            "",
+            r#"
+from graphile_worker._private_jobs job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+where ($1::text is null or task.identifier = $1)
+  and ($2::text is null or queue.queue_name = $2)
+  and ($3::text is null or job.key = $3)
+  and ($4::bigint is null or job.id > $4)
+  and ($5::text is null or $5 = case
+    when job.locked_at is not null then 'running'
+    when job.attempts >= job.max_attempts then 'dead'
+    when job.attempts > 0 and job.last_error is not null then 'failed'
+    when job.run_at > now() then 'scheduled'
+    else 'ready'
+  end)
+order by job.id
+limit $6
+"#,
+            filter.task,
+            filter.queue,
+            filter.key,
+            filter.after,
+            filter.state.map(JobState::as_str),
+            i64::from(filter.limit),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("list jobs", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+
+    pub(super) async fn count_jobs(&self) -> Result<Counts> {
+        let rows = sqlx::query!(
+            r#"
+select
+  case
+    when job.locked_at is not null then 'running'
+    when job.attempts >= job.max_attempts then 'dead'
+    when job.attempts > 0 and job.last_error is not null then 'failed'
+    when job.run_at > now() then 'scheduled'
+    else 'ready'
+  end as "state!",
+  count(*) as "count!"
+from graphile_worker._private_jobs job
+group by 1
+"#
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("count jobs", e))?;
+        let mut counts = Counts::default();
+        for row in rows {
+            let state: JobState = row.state.parse().map_err(|_| Error::Internal(format!("job state {}", row.state)))?;
+            counts.add(state, u64::try_from(row.count).unwrap_or_default());
+        }
+        Ok(counts)
+    }
+}

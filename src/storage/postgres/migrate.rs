@@ -1,0 +1,371 @@
+//! From nothing, or from any revision since 10, to revision 20.
+//!
+//! The shared ledger is the table `migrations`: one row per revision that Node's graphile-worker has published, with
+//! Node's mark on the breaking ones. Node takes one transaction per revision; we take one for all that is missing
+//! (`docs/adr/0002-one-transaction-to-revision-20.md`). Both insert the ledger's rows *before* they change anything,
+//! and that insert is what serialises migrators: the second one waits for the first, gets a duplicate key, and
+//! looks again.
+//!
+//! A new schema is created without a `worker:migrate` notice: nobody can be working on it, and the notice would stop
+//! Node's workers on every other schema of the database.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use super::PostgresStorage;
+use super::errors::code;
+use crate::error::{Error, Result};
+use crate::storage::Migrated;
+
+/// The revision this crate works with: the last one that Node has published.
+pub const REVISION: i32 = 20;
+/// Where upgrading starts.
+const OLDEST: i32 = 10;
+/// Revisions after which an older worker must not go on. Node's marks, exactly.
+const BREAKING: [i32; 7] = [1, 3, 11, 13, 14, 16, 19];
+
+/// How often a migration is tried again because somebody else is migrating.
+const TRIES: u32 = 60;
+/// How long somebody else's installation (Node's, one transaction per revision) may stand still below revision 10
+/// before it is taken for an old schema.
+const STANDSTILL_TRIES: u32 = 10;
+
+macro_rules! script {
+    ($file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/schema/", $file))
+    };
+}
+
+/// Our own objects: number, name, script. Numbers are never reused.
+const OWN: [(i32, &str, &str); 1] = [(1, "pools", script!("own/001_pools.sql"))];
+
+/// What is there.
+struct Found {
+    server_version: i32,
+    server_version_text: String,
+    schema: bool,
+    ledger: bool,
+    breaking_column: bool,
+    own_ledger: bool,
+    /// The highest revision in the ledger.
+    revision: Option<i32>,
+    /// The highest breaking revision in the ledger.
+    breaking: Option<i32>,
+    /// How many of our own migrations have been applied.
+    own: i32,
+}
+
+pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
+    let mut conn = storage.pool.acquire().await.map_err(|e| storage.error("connect", e))?;
+    let mut standstill = (None, 0);
+    let mut first_found = None;
+    for _ in 0..TRIES {
+        let found = look(storage, &mut conn).await?;
+        let from = *first_found.get_or_insert(found.revision);
+        check_server(&found)?;
+        match found.revision {
+            Some(revision) if revision < OLDEST => {
+                // Either very old, or Node is installing at this moment.
+                standstill = if standstill.0 == Some(revision) { (standstill.0, standstill.1 + 1) } else { (Some(revision), 0) };
+                if standstill.1 >= STANDSTILL_TRIES {
+                    return Err(Error::SchemaTooOld { schema: storage.schema.name().to_owned(), revision });
+                }
+            }
+            Some(revision) if revision >= REVISION && found.own >= last_own() => {
+                check_found(storage, &mut conn, &found).await?;
+                return Ok(Migrated::new(from, revision));
+            }
+            _ => match apply(storage, &mut conn, &found).await {
+                Ok(()) => continue,
+                Err(error) if is_race(&error) => {}
+                Err(error) => return Err(explain(storage, &found, error)),
+            },
+        }
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+    }
+    Err(Error::Internal("another process has been migrating the schema for too long".to_owned()))
+}
+
+/// Fails unless the schema can be worked with as it is.
+pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
+    let mut conn = storage.pool.acquire().await.map_err(|e| storage.error("connect", e))?;
+    let found = look(storage, &mut conn).await?;
+    check_server(&found)?;
+    let schema = || storage.schema.name().to_owned();
+    match found.revision {
+        None => Err(Error::SchemaMissing { schema: schema() }),
+        Some(revision) if revision < OLDEST => Err(Error::SchemaTooOld { schema: schema(), revision }),
+        Some(revision) if revision < REVISION || found.own < last_own() => {
+            Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
+        }
+        Some(_) => check_found(storage, &mut conn, &found).await,
+    }
+}
+
+fn last_own() -> i32 {
+    OWN.iter().map(|(id, ..)| *id).max().unwrap_or_default()
+}
+
+fn check_server(found: &Found) -> Result<()> {
+    if found.server_version < 120_000 {
+        return Err(Error::PostgresTooOld { version: found.server_version_text.clone() });
+    }
+    Ok(())
+}
+
+async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Found> {
+    let fail = |e| storage.error("look at the schema", e);
+    let catalog = sqlx::query!(
+        r#"
+select
+  current_setting('server_version_num')::integer as "server_version!",
+  current_setting('server_version') as "server_version_text!",
+  exists (select from pg_catalog.pg_namespace where nspname = $1) as "schema!",
+  exists (
+    select from pg_catalog.pg_class rel
+    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
+      and rel.relname = 'migrations'
+  ) as "ledger!",
+  exists (
+    select from pg_catalog.pg_class rel
+    join pg_catalog.pg_attribute col on col.attrelid = rel.oid
+    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
+      and rel.relname = 'migrations' and col.attname = 'breaking' and not col.attisdropped
+  ) as "breaking_column!",
+  exists (
+    select from pg_catalog.pg_class rel
+    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
+      and rel.relname = 'backfill_migrations'
+  ) as "own_ledger!"
+"#,
+        storage.schema.name(),
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(fail)?;
+    let mut found = Found {
+        server_version: catalog.server_version,
+        server_version_text: catalog.server_version_text,
+        schema: catalog.schema,
+        ledger: catalog.ledger,
+        breaking_column: catalog.breaking_column,
+        own_ledger: catalog.own_ledger,
+        revision: None,
+        breaking: None,
+        own: 0,
+    };
+    if found.ledger {
+        found.revision = sqlx::query_scalar!("select max(id) from graphile_worker.migrations")
+            .fetch_one(storage.schema.on(&mut *conn))
+            .await
+            .map_err(fail)?;
+    }
+    if found.breaking_column {
+        found.breaking = sqlx::query_scalar!("select max(id) filter (where breaking) from graphile_worker.migrations")
+            .fetch_one(storage.schema.on(&mut *conn))
+            .await
+            .map_err(fail)?;
+    }
+    if found.own_ledger {
+        found.own = sqlx::query_scalar!(
+            r#"select coalesce(max(id), 0) as "own!" from graphile_worker.backfill_migrations"#
+        )
+        .fetch_one(storage.schema.on(&mut *conn))
+        .await
+        .map_err(fail)?;
+    }
+    Ok(found)
+}
+
+/// One transaction for everything that is missing.
+async fn apply(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found) -> Result<(), sqlx::Error> {
+    let from = found.revision.unwrap_or(0);
+    let mut tx = conn.begin().await?;
+    let run = |script: &str| sqlx::raw_sql(storage.schema.script(script));
+
+    if !found.schema {
+        // Only when it is missing: a role without the right to create schemas may work in one made for it.
+        // Dynamic because a schema's name cannot be a parameter; it is quoted.
+        let create = format!("create schema if not exists {}", storage.schema.quoted());
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *tx).await?;
+    }
+    if !found.ledger || !found.breaking_column {
+        run(script!("ledger.sql")).execute(&mut *tx).await?;
+        sqlx::query!("update graphile_worker.migrations set breaking = true where id = any ($1)", &BREAKING)
+            .execute(storage.schema.on(&mut *tx))
+            .await?;
+    }
+
+    if from < REVISION {
+        // First of all, as Node does it: this waits for, or fails because of, anybody else who migrates.
+        sqlx::query!(
+            r#"
+insert into graphile_worker.migrations (id, breaking)
+select id, id = any ($2)
+from generate_series($1::integer + 1, $3::integer) as id
+"#,
+            from,
+            &BREAKING,
+            REVISION,
+        )
+        .execute(storage.schema.on(&mut *tx))
+        .await?;
+        for script in steps(from) {
+            run(script).execute(&mut *tx).await?;
+        }
+        if from > 0 {
+            sqlx::query!(
+                r#"
+select pg_notify('worker:migrate', json_build_object('migrationNumber', id, 'breaking', id = any ($2))::text)
+from generate_series($1::integer + 1, $3::integer) as id
+"#,
+                from,
+                &BREAKING,
+                REVISION,
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+    }
+
+    if !found.own_ledger {
+        run(script!("own/ledger.sql")).execute(&mut *tx).await?;
+    }
+    for (id, name, script) in OWN.into_iter().filter(|(id, ..)| *id > found.own) {
+        sqlx::query!("insert into graphile_worker.backfill_migrations (id, name) values ($1, $2)", id, name)
+            .execute(storage.schema.on(&mut *tx))
+            .await?;
+        run(script).execute(&mut *tx).await?;
+    }
+    tx.commit().await
+}
+
+/// The scripts that lead from a revision to [`REVISION`], in order.
+fn steps(from: i32) -> Vec<&'static str> {
+    let mut steps = Vec::new();
+    match from {
+        0 => steps.push(script!("tables.sql")),
+        10 => steps.extend([
+            script!("refuse_locked_jobs.sql"),
+            script!("from_revision_10.sql"),
+            script!("tables.sql"),
+            script!("copy_from_revision_10.sql"),
+        ]),
+        11..=15 => steps.push(script!("from_revision_11.sql")),
+        _ => {}
+    }
+    if (OLDEST..18).contains(&from) {
+        steps.push(script!("drop_triggers.sql"));
+    }
+    if (OLDEST..14).contains(&from) {
+        steps.push(script!("drop_functions.sql"));
+    }
+    match from {
+        0 => steps.push(script!("job_spec.sql")),
+        10 => steps.extend([script!("drop_revision_10.sql"), script!("job_spec.sql")]),
+        11..=12 => steps.extend([script!("drop_job_spec.sql"), script!("job_spec.sql")]),
+        _ => {}
+    }
+    steps.push(script!("functions.sql"));
+    if from < 17 {
+        steps.push(script!("view.sql"));
+    }
+    steps
+}
+
+/// What everybody relies on, at a revision we can work with.
+async fn check_found(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found) -> Result<()> {
+    let revision = found.revision.unwrap_or_default();
+    let schema = || storage.schema.name().to_owned();
+    if let Some(breaking) = found.breaking.filter(|breaking| *breaking > REVISION) {
+        return Err(Error::SchemaTooNew { schema: schema(), revision, breaking, supported: REVISION });
+    }
+    let missing = sqlx::query_scalar!(
+        r#"
+with schema as (select oid from pg_catalog.pg_namespace where nspname = $1)
+select wanted.kind || ' ' || wanted.name as "missing!"
+from (values
+  ('table', '_private_jobs'), ('table', '_private_job_queues'), ('table', '_private_tasks'),
+  ('table', '_private_known_crontabs'), ('table', 'backfill_pools'), ('view', 'jobs'),
+  ('function', 'add_job'), ('function', 'add_jobs'), ('function', 'complete_jobs'),
+  ('function', 'permanently_fail_jobs'), ('function', 'reschedule_jobs'), ('function', 'remove_job'),
+  ('function', 'force_unlock_workers')
+) as wanted (kind, name)
+where not exists (
+    select from pg_catalog.pg_class rel
+    where rel.relnamespace = (select oid from schema) and rel.relname = wanted.name and wanted.kind <> 'function'
+  )
+  and not exists (
+    select from pg_catalog.pg_proc fn
+    where fn.pronamespace = (select oid from schema) and fn.proname = wanted.name and wanted.kind = 'function'
+  )
+"#,
+        storage.schema.name(),
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(|e| storage.error("look at the schema", e))?;
+    if !missing.is_empty() {
+        return Err(Error::SchemaIncomplete { schema: schema(), revision, missing: missing.join(", ") });
+    }
+    if revision > REVISION {
+        tracing::warn!(
+            schema = storage.schema.name(),
+            revision,
+            known = REVISION,
+            "the schema is newer than this version knows; nothing in it is marked as breaking, so going on"
+        );
+    }
+    Ok(())
+}
+
+/// Errors that mean that somebody else was at it: look again.
+fn is_race(error: &sqlx::Error) -> bool {
+    matches!(
+        code(error).as_deref(),
+        // unique_violation, duplicate_schema, duplicate_table, duplicate_object, serialization_failure,
+        // deadlock_detected
+        Some("23505" | "42P06" | "42P07" | "42710" | "40001" | "40P01")
+    ) || error.as_database_error().is_some_and(|error| error.message().contains("tuple concurrently updated"))
+}
+
+/// The SQLSTATE that `refuse_locked_jobs.sql` raises, with the number of jobs as its message.
+const LOCKED_JOBS: &str = "BFLCK";
+
+fn explain(storage: &PostgresStorage, found: &Found, error: sqlx::Error) -> Error {
+    let schema = storage.schema.name().to_owned();
+    match code(&error).as_deref() {
+        Some(LOCKED_JOBS) => {
+            let jobs = error.as_database_error().and_then(|error| error.message().parse().ok()).unwrap_or(1);
+            Error::LockedJobs { schema, jobs }
+        }
+        Some("42P01" | "42883" | "42703" | "42704") if found.revision.is_some() => Error::SchemaIncomplete {
+            schema,
+            revision: found.revision.unwrap_or_default(),
+            missing: error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default(),
+        },
+        _ => match storage.error("migrate the schema", error) {
+            // A migration creates what is missing, so "missing" is not what went wrong.
+            Error::SchemaMissing { .. } => Error::SchemaIncomplete {
+                schema,
+                revision: found.revision.unwrap_or_default(),
+                missing: "a table".to_owned(),
+            },
+            other => other,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_revision_since_the_oldest_has_a_way_up_and_ends_with_the_functions() {
+        for from in std::iter::once(0).chain(OLDEST..REVISION) {
+            assert!(steps(from).contains(&script!("functions.sql")), "revision {from}");
+        }
+        assert_eq!(steps(19).len(), 1, "revision 20 only changed functions");
+    }
+}

@@ -1,0 +1,198 @@
+//! Jobs in PostgreSQL, in the schema shared with Node's graphile-worker.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `schema` | the configurable schema name, and the executor that puts it into each statement |
+//! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
+//! | `add` | storing jobs |
+//! | `claim` | taking jobs |
+//! | `settle` | writing how jobs ended |
+//! | `listen` | wakeups through `LISTEN` |
+//! | `manage` | the administrative verbs |
+//! | `presence` | signs of life, and rescue from pools that fell silent |
+//! | `row` | reading rows that anybody may have written |
+//! | `errors` | which database errors mean what |
+
+mod add;
+mod claim;
+mod errors;
+mod listen;
+mod manage;
+mod migrate;
+mod presence;
+mod row;
+mod schema;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use sqlx::{Acquire, PgPool, Postgres};
+
+pub use migrate::REVISION;
+
+pub(crate) use errors::is_transient;
+use schema::Schema;
+
+use super::{Cleaned, Cleanup, ClaimRequest, Counts, JobFilter, Migrated, PoolId, Rescued, Reschedule, Settlement, Storage, Wakeup};
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId, NewJob};
+use crate::task::MAX_DELAY;
+
+/// The name of the schema when nobody names one: Graphile's.
+pub const DEFAULT_SCHEMA: &str = schema::TEMPLATE;
+
+/// Jobs in a PostgreSQL schema. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PostgresStorage {
+    pool: PgPool,
+    schema: Arc<Schema>,
+}
+
+impl PostgresStorage {
+    /// Jobs in this schema, through this pool. Sends nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSchemaName`].
+    pub fn new(pool: PgPool, schema: &str) -> Result<Self> {
+        Self::with_prepared_statements(pool, schema, true)
+    }
+
+    /// The same; `prepared` says whether statements may be prepared once and kept by the connection. A pooler that
+    /// hands out connections by the transaction and does not track prepared statements needs `false`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSchemaName`].
+    pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
+        Ok(Self { pool, schema: Arc::new(Schema::new(schema, prepared)?) })
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The schema's name, unquoted.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        self.schema.name()
+    }
+
+    /// Stores jobs through the caller's own pool, connection or transaction.
+    pub(crate) async fn add_with<'c, A>(&self, executor: A, jobs: &[NewJob]) -> Result<Vec<Job>>
+    where
+        A: Acquire<'c, Database = Postgres> + Send,
+    {
+        let mut conn = executor.acquire().await.map_err(|e| self.error("get a connection", e))?;
+        self.add_on(&mut conn, jobs).await
+    }
+}
+
+#[async_trait]
+impl Storage for PostgresStorage {
+    fn name(&self) -> String {
+        format!("PostgreSQL, schema {:?}", self.schema.name())
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        migrate::migrate(self).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        migrate::check(self).await
+    }
+
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
+        self.add_with(&self.pool, jobs).await
+    }
+
+    async fn register_tasks(&self, names: &[String]) -> Result<()> {
+        // Only missing names are inserted: a conflicting insert would burn an id of a 32-bit sequence.
+        sqlx::query!(
+            r#"
+insert into graphile_worker._private_tasks (identifier)
+select distinct wanted
+from unnest($1::text[]) as wanted
+where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
+on conflict do nothing
+"#,
+            names,
+        )
+        .execute(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("register task names", e))?;
+        Ok(())
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>> {
+        self.claim_jobs(request).await
+    }
+
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+        self.settle_jobs(pool, settled).await
+    }
+
+    async fn release_stale(&self) -> Result<u64> {
+        self.release_stale_locks().await
+    }
+
+    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
+        self.show_sign(pool, first).await
+    }
+
+    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
+        self.withdraw(pool).await
+    }
+
+    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
+        self.rescue_pools(silence).await
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        listen::wakeups(self.clone())
+    }
+
+    async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        self.remove_job(key).await
+    }
+
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        self.complete_jobs(ids).await
+    }
+
+    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.fail_jobs(ids, reason).await
+    }
+
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        self.reschedule_jobs(ids, change).await
+    }
+
+    async fn unlock(&self, pools: &[String]) -> Result<u64> {
+        self.unlock_pools(pools).await
+    }
+
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
+        self.clean(what).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.read_job(id).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        self.list_jobs(filter).await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        self.count_jobs().await
+    }
+}
+
+/// A delay in microseconds, bounded so that adding it to a time cannot overflow.
+fn micros(delay: Duration) -> i64 {
+    i64::try_from(delay.min(MAX_DELAY).as_micros()).unwrap_or(i64::MAX)
+}

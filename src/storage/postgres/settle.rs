@@ -1,0 +1,199 @@
+//! Writing how jobs ended.
+//!
+//! Two statements, each for a whole batch: one deletes what is done, one updates the rest. Both are fenced by
+//! (job id, pool, moment of the claim): a job or queue that carries another claim by now is left alone. A queue is
+//! released by the same fence even if its job row is gone, so that nobody has to wait for a sweep.
+
+use chrono::{DateTime, Utc};
+
+use super::{PostgresStorage, micros};
+use crate::error::Result;
+use crate::job::{JobId, RunAt};
+use crate::storage::settle::clean_error;
+use crate::storage::{Outcome, PoolId, Settlement};
+
+impl PostgresStorage {
+    pub(super) async fn settle_jobs(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+        let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
+            settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
+        let mut applied = self.delete_completed(pool, &done).await?;
+        applied.extend(self.write_others(pool, &rest).await?);
+        Ok(applied)
+    }
+
+    async fn delete_completed(&self, pool: &PoolId, done: &[&Settlement]) -> Result<Vec<JobId>> {
+        if done.is_empty() {
+            return Ok(Vec::new());
+        }
+        let claims = Claims::of(done);
+        // Locking: rows that this pool holds, which nobody else writes but an administrator who breaks the lock.
+        sqlx::query_scalar!(
+            r#"
+with settled as materialized (
+  select * from unnest($2::bigint[], $3::timestamptz[], $4::text[]) as settled (id, locked_at, queue)
+),
+deleted as (
+  delete from graphile_worker._private_jobs job
+  using settled
+  where job.id = any ($2)
+    and job.id = settled.id
+    and job.locked_by = $1
+    and job.locked_at = settled.locked_at
+  returning job.id
+),
+released as (
+  update graphile_worker._private_job_queues queue
+  set locked_by = null, locked_at = null
+  from settled
+  where queue.queue_name = any (array(select settled.queue from settled where settled.queue is not null))
+    and queue.queue_name = settled.queue
+    and queue.locked_by = $1
+    and queue.locked_at = settled.locked_at
+)
+select deleted.id from deleted
+"#,
+            pool.as_str(),
+            &claims.id,
+            &claims.locked_at,
+            &claims.queue as &[Option<&str>],
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("complete jobs", e))
+    }
+
+    async fn write_others(&self, pool: &PoolId, rest: &[&Settlement]) -> Result<Vec<JobId>> {
+        if rest.is_empty() {
+            return Ok(Vec::new());
+        }
+        let claims = Claims::of(rest);
+        let changes = Changes::of(rest);
+        // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key
+        // was taken while it ran (then somebody replaced or removed it, and it must stay unavailable).
+        // run_at: as Graphile counts, from the later of now and the job's own time; bounded, so that a row with an
+        // absurd time cannot make the whole statement overflow.
+        sqlx::query_scalar!(
+            r#"
+with settled as materialized (
+  select *
+  from unnest(
+    $2::bigint[], $3::timestamptz[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::timestamptz[],
+    $9::bigint[], $10::text[]
+  ) as settled (id, locked_at, queue, had_key, outcome, error, run_at, delay_micros, payload)
+),
+released as (
+  update graphile_worker._private_job_queues queue
+  set locked_by = null, locked_at = null
+  from settled
+  where queue.queue_name = any (array(select settled.queue from settled where settled.queue is not null))
+    and queue.queue_name = settled.queue
+    and queue.locked_by = $1
+    and queue.locked_at = settled.locked_at
+)
+update graphile_worker._private_jobs job
+set
+  attempts = case
+    when settled.outcome = 'dead' then job.max_attempts
+    when settled.outcome = 'failed' or (settled.had_key and job.key is null) then job.attempts
+    else greatest(job.attempts - 1, 0)
+  end,
+  last_error = coalesce(settled.error, job.last_error),
+  payload = coalesce(settled.payload::json, job.payload),
+  run_at = coalesce(
+    settled.run_at,
+    least(
+      case when settled.outcome = 'snoozed' then now() else greatest(now(), job.run_at) end,
+      timestamptz '9999-01-01 00:00:00Z'
+    ) + settled.delay_micros * interval '1 microsecond',
+    job.run_at
+  ),
+  locked_by = null,
+  locked_at = null
+from settled
+where job.id = any ($2)
+  and job.id = settled.id
+  and job.locked_by = $1
+  and job.locked_at = settled.locked_at
+returning job.id
+"#,
+            pool.as_str(),
+            &claims.id,
+            &claims.locked_at,
+            &claims.queue as &[Option<&str>],
+            &claims.had_key,
+            &changes.outcome as &[&str],
+            &changes.error as &[Option<String>],
+            &changes.run_at as &[Option<DateTime<Utc>>],
+            &changes.delay as &[Option<i64>],
+            &changes.payload as &[Option<&str>],
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("write failed jobs", e))
+    }
+}
+
+/// The fences of a batch, one array per value.
+struct Claims<'a> {
+    id: Vec<JobId>,
+    locked_at: Vec<DateTime<Utc>>,
+    queue: Vec<Option<&'a str>>,
+    had_key: Vec<bool>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(batch: &[&'a Settlement]) -> Self {
+        let claims = || batch.iter().map(|settlement| &settlement.claim);
+        Self {
+            id: claims().map(|claim| claim.id).collect(),
+            locked_at: claims().map(|claim| claim.locked_at).collect(),
+            queue: claims().map(|claim| claim.queue.as_deref()).collect(),
+            had_key: claims().map(|claim| claim.had_key).collect(),
+        }
+    }
+}
+
+/// What to write, one array per value.
+#[derive(Default)]
+struct Changes<'a> {
+    outcome: Vec<&'static str>,
+    error: Vec<Option<String>>,
+    run_at: Vec<Option<DateTime<Utc>>>,
+    delay: Vec<Option<i64>>,
+    payload: Vec<Option<&'a str>>,
+}
+
+impl<'a> Changes<'a> {
+    fn of(batch: &[&'a Settlement]) -> Self {
+        let mut changes = Self::default();
+        for settlement in batch {
+            let (outcome, error, when, payload) = match &settlement.outcome {
+                Outcome::Completed => continue,
+                Outcome::Failed { error, retry, payload } => ("failed", Some(error), Some(*retry), payload.as_ref()),
+                Outcome::Dead { error } => ("dead", Some(error), None, None),
+                Outcome::Snoozed { until } => ("snoozed", None, Some(*until), None),
+                Outcome::Returned => ("returned", None, None, None),
+            };
+            changes.outcome.push(outcome);
+            changes.error.push(error.map(|text| clean_error(text)));
+            changes.run_at.push(match when {
+                Some(RunAt::Time(time)) => Some(bounded(time)),
+                _ => None,
+            });
+            changes.delay.push(match when {
+                Some(RunAt::In(delay)) => Some(micros(delay)),
+                _ => None,
+            });
+            changes.payload.push(payload.map(crate::job::Payload::as_str));
+        }
+        changes
+    }
+}
+
+/// A task may answer any time; one that PostgreSQL cannot hold must not spoil the batch.
+fn bounded(time: DateTime<Utc>) -> DateTime<Utc> {
+    let year = |year, month, day| {
+        chrono::NaiveDate::from_ymd_opt(year, month, day).unwrap_or_default().and_time(chrono::NaiveTime::MIN).and_utc()
+    };
+    time.clamp(year(-4000, 1, 1), year(9999, 12, 31))
+}

@@ -1,0 +1,119 @@
+//! Saying how claimed jobs ended.
+
+use chrono::{DateTime, Utc};
+
+use crate::job::{Job, JobId, Payload, RunAt};
+
+/// The longest text that is kept as `last_error`, in bytes (32 KiB); more is cut, and the text says so.
+pub const MAX_ERROR_BYTES: usize = 32 * 1024;
+
+/// One claim of one job: the fence.
+///
+/// A claim is named by the job, the pool, and the moment of the claim. A settlement applies only while the
+/// stored job still carries all three, so a worker that was paused past its lease cannot settle a job that
+/// somebody else (or even itself, later) has claimed since. The moment is used rather than the attempt's number
+/// because enqueuers and administrators may change that number under a running job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClaimRef {
+    /// The job.
+    pub id: JobId,
+    /// When it was claimed, by the storage's clock.
+    pub locked_at: DateTime<Utc>,
+    /// Its serial queue, which is released with it.
+    pub queue: Option<String>,
+    /// Whether it had a key when it was claimed. If the stored job has none by now, somebody replaced or removed
+    /// it while it ran; it must then never become available again.
+    pub had_key: bool,
+}
+
+impl ClaimRef {
+    /// The claim of a job as [`claim`](super::Storage::claim) answered it.
+    #[must_use]
+    pub fn of(job: &Job) -> Self {
+        Self {
+            id: job.id,
+            locked_at: job.locked_at.unwrap_or_default(),
+            queue: job.queue.clone(),
+            had_key: job.key.is_some(),
+        }
+    }
+}
+
+/// How one claimed job ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    /// Which claim.
+    pub claim: ClaimRef,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Done: delete it.
+    Completed,
+    /// Failed: keep its attempt, and try again at this time if any are left.
+    Failed {
+        /// Becomes `last_error`.
+        error: String,
+        /// When to try again. A delay counts from now, or from the job's `run_at` if that is later.
+        retry: RunAt,
+        /// Takes the payload's place (the items of a batch that are left).
+        payload: Option<Payload>,
+    },
+    /// Failed for good: use up its attempts.
+    Dead {
+        /// Becomes `last_error`.
+        error: String,
+    },
+    /// Run again at this time; give the attempt back.
+    Snoozed {
+        /// When.
+        until: RunAt,
+    },
+    /// Never started: give the attempt back and leave the rest as it was.
+    Returned,
+}
+
+/// Makes any text fit for `last_error`: no NUL (PostgreSQL cannot store one), not empty, not too long.
+pub(crate) fn clean_error(text: &str) -> String {
+    if text.is_empty() {
+        return "Error".to_owned();
+    }
+    let whole = text.len();
+    let mut end = whole.min(MAX_ERROR_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut clean = text[..end].replace('\0', "\u{fffd}");
+    if end < whole {
+        use std::fmt::Write as _;
+        let _ = write!(clean, "… ({whole} bytes, cut to {end})");
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn error_texts_are_made_storable() {
+        assert_eq!(clean_error(""), "Error");
+        assert_eq!(clean_error("a\0b"), "a\u{fffd}b");
+        let long = clean_error(&"é".repeat(10 * 1024 * 1024));
+        assert!(long.len() < MAX_ERROR_BYTES + 60 && long.contains("20971520 bytes"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_storable(text in ".{0,300}") {
+            let clean = clean_error(&text);
+            prop_assert!(!clean.is_empty() && !clean.contains('\0'));
+        }
+    }
+}

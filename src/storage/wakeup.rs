@@ -1,0 +1,21 @@
+//! What tells a worker to look for jobs.
+
+/// A reason to claim, or to stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wakeup {
+    /// About this many jobs were added.
+    JobsAdded(u64),
+    /// Wakeups are being delivered from now on; some may have been missed before, so look once.
+    Listening,
+    /// Wakeups are not delivered at present; polling has to do. The stream tries to reconnect.
+    Deaf {
+        /// Why.
+        reason: String,
+    },
+    /// The storage was migrated to a breaking version that this crate does not know: stop.
+    BreakingMigration {
+        /// The version.
+        revision: i32,
+    },
+}

@@ -1,0 +1,57 @@
+//! What a running job can see and do.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::client::BackfillClient;
+use crate::job::Job;
+
+/// A running job's view of itself and its worker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JobContext {
+    job: Arc<Job>,
+    client: BackfillClient,
+    cancellation: CancellationToken,
+}
+
+impl JobContext {
+    pub(crate) fn new(job: Arc<Job>, client: BackfillClient, cancellation: CancellationToken) -> Self {
+        Self { job, client, cancellation }
+    }
+
+    /// The job as it was claimed; its `attempts` count this start.
+    #[must_use]
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Whether a failure now would be the last.
+    #[must_use]
+    pub fn is_last_attempt(&self) -> bool {
+        self.job.attempts >= self.job.max_attempts
+    }
+
+    /// A client for the same storage, to add further jobs.
+    #[must_use]
+    pub fn client(&self) -> &BackfillClient {
+        &self.client
+    }
+
+    /// Resolves when the job should come to an end, because its worker shuts down.
+    pub async fn cancelled(&self) {
+        self.cancellation.cancelled().await;
+    }
+
+    /// Whether the job should come to an end.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancellation.is_cancelled()
+    }
+
+    /// The token behind [`cancelled`](Self::cancelled), to hand to code that takes one.
+    #[must_use]
+    pub fn cancellation_token(&self) -> &CancellationToken {
+        &self.cancellation
+    }
+}

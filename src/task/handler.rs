@@ -1,0 +1,106 @@
+//! The form in which a worker holds a task.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
+
+use super::{IntoTaskResult, JobContext, RetryPolicy, Task, TaskError, TaskResult};
+
+type Run = dyn Fn(JobContext) -> BoxFuture<'static, TaskResult> + Send + Sync;
+
+/// A task with its name and settings, its payload type erased.
+///
+/// Every [`Task`] converts into it; [`task_fn`] makes one of a closure.
+#[derive(Clone)]
+pub struct Handler {
+    name: String,
+    retry: RetryPolicy,
+    run: Arc<Run>,
+}
+
+impl Handler {
+    /// Sets when a failed job is tried again.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// The name that jobs call it by.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn retry_policy(&self) -> &RetryPolicy {
+        &self.retry
+    }
+
+    pub(crate) fn run(&self, ctx: JobContext) -> BoxFuture<'static, TaskResult> {
+        (self.run)(ctx)
+    }
+}
+
+impl<T: Task> From<T> for Handler {
+    fn from(task: T) -> Self {
+        let task = Arc::new(task);
+        Self {
+            name: T::NAME.to_owned(),
+            retry: task.retry_policy(),
+            run: Arc::new(move |ctx| {
+                let task = Arc::clone(&task);
+                Box::pin(async move {
+                    let payload = decode(&ctx)?;
+                    task.run(payload, ctx).await.into_task_result()
+                })
+            }),
+        }
+    }
+}
+
+/// Makes a task of an async closure that takes the payload and the context.
+///
+/// ```
+/// use backfill::{JobContext, RetryPolicy, task_fn};
+/// use std::time::Duration;
+///
+/// let greet = task_fn("greet", |name: String, _ctx: JobContext| async move {
+///     println!("hello {name}");
+/// })
+/// .retry(RetryPolicy::fixed(Duration::from_secs(5)));
+/// # let _ = greet;
+/// ```
+pub fn task_fn<P, F, Fut>(name: impl Into<String>, run: F) -> Handler
+where
+    P: DeserializeOwned + Send + 'static,
+    F: Fn(P, JobContext) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: IntoTaskResult> + Send + 'static,
+{
+    Handler {
+        name: name.into(),
+        retry: RetryPolicy::default(),
+        run: Arc::new(move |ctx| match decode(&ctx) {
+            Ok(payload) => {
+                let future = run(payload, ctx);
+                Box::pin(async move { future.await.into_task_result() })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }),
+    }
+}
+
+fn decode<P: DeserializeOwned>(ctx: &JobContext) -> Result<P, TaskError> {
+    ctx.job()
+        .payload
+        .decode()
+        .map_err(|error| TaskError::new(format!("the payload could not be decoded: {error}")))
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").field("name", &self.name).field("retry", &self.retry).finish_non_exhaustive()
+    }
+}

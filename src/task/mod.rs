@@ -1,0 +1,91 @@
+//! What a user implements: tasks.
+//!
+//! A [`Task`] is a type with a name, a payload type and an async `run`; what it needs (a database pool, a mail
+//! client) are its fields. A closure becomes one with [`task_fn`]. Either is turned into a [`Handler`], which is
+//! what a worker holds.
+//!
+//! What a task may answer:
+//!
+//! | answer | what happens to the job |
+//! | --- | --- |
+//! | `Ok(())` or [`Answer::Done`] | it is deleted |
+//! | an error | its text becomes `last_error`; tried again when its [`RetryPolicy`] says, until `max_attempts` |
+//! | [`TaskError::retry_at`], [`TaskError::retry_in`] | the same, at a time of the task's own |
+//! | [`TaskError::permanent`] | it is dead: kept, not tried again |
+//! | [`Answer::snooze`] | it runs again later, and this attempt is not counted |
+//! | [`Answer::items`] | for array payloads: the items that failed stay, the others are done |
+//! | a panic | a failed attempt, with the panic's message |
+
+mod answer;
+mod batch;
+mod context;
+mod handler;
+mod retry;
+
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use answer::{Answer, IntoTaskResult, TaskError, TaskResult};
+pub(crate) use batch::settle_items;
+pub use context::JobContext;
+pub use handler::{Handler, task_fn};
+pub(crate) use retry::MAX_DELAY;
+pub use retry::RetryPolicy;
+
+use crate::job::JobSpec;
+
+/// Code that runs the jobs of one name.
+///
+/// ```
+/// use backfill::{JobContext, Task};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Invoice { order: u64 }
+///
+/// struct SendInvoice; // fields hold what the task needs
+///
+/// impl Task for SendInvoice {
+///     const NAME: &'static str = "send_invoice";
+///     type Payload = Invoice;
+///
+///     async fn run(&self, invoice: Invoice, ctx: JobContext) -> Result<(), std::io::Error> {
+///         println!("order {}, attempt {}", invoice.order, ctx.job().attempts);
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Task: Send + Sync + 'static {
+    /// The name that jobs call it by: 1 to 128 characters, the same in every language.
+    const NAME: &'static str;
+
+    /// What a job carries. A payload that does not decode is a failed attempt.
+    type Payload: DeserializeOwned + Send;
+
+    /// Runs one job. Called from many jobs at once.
+    ///
+    /// The future may be dropped at an `await` when the worker shuts down and the grace period is over; the
+    /// job is then tried again. Watch [`JobContext::cancelled`] to end in an orderly way before that.
+    #[allow(refining_impl_trait)]
+    fn run(
+        &self,
+        payload: Self::Payload,
+        ctx: JobContext,
+    ) -> impl Future<Output = impl IntoTaskResult> + Send;
+
+    /// When a failed job is tried again. Default: [`RetryPolicy::graphile`].
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy::default()
+    }
+}
+
+impl JobSpec {
+    /// A job for a [`Task`] type; the compiler checks the payload.
+    pub fn of<T: Task>(payload: &T::Payload) -> Self
+    where
+        T::Payload: Serialize,
+    {
+        Self::new(T::NAME, payload)
+    }
+}
