@@ -178,6 +178,14 @@ pub enum Error {
         supported: i32,
     },
 
+    /// A worker ended before all its results were written. The jobs stay locked until others notice that it is gone (15
+    /// seconds, unless set otherwise), and then run again.
+    #[error("{jobs} results could not be written before the worker had to end; their jobs will run again")]
+    Unsettled {
+        /// How many.
+        jobs: usize,
+    },
+
     /// A database call failed.
     #[error("could not {action}: {source}")]
     Database {

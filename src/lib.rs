@@ -1,10 +1,49 @@
-#![doc = "x"]
+//! A job queue on PostgreSQL that shares its schema with Node's graphile-worker.
+//!
+//! Web handlers add jobs in their own transaction; a worker runs them; a Node fleet and a Rust fleet can work on one
+//! schema at once.
+//!
+//! ```no_run
+//! use backfill::{BackfillClient, JobContext, JobSpec, Worker, task_fn};
+//!
+//! # async fn example() -> backfill::Result<()> {
+//! let client = BackfillClient::new("postgres://localhost/app").await?;
+//! client.add(JobSpec::new("greet", "Ada")).await?;
+//!
+//! Worker::builder(client)
+//!     .task(task_fn("greet", |name: String, _ctx: JobContext| async move { println!("hello {name}") }))
+//!     .build()?
+//!     .run()
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The map
+//!
+//! A job travels `client → storage → worker → storage`.
+//!
+//! | room | what lives there |
+//! | --- | --- |
+//! | [`job`] | the words everybody shares: [`Job`], [`JobSpec`], [`JobKeyMode`], [`Priority`], [`Queue`], limits |
+//! | [`task`] | what a user implements: [`Task`], [`JobContext`], what it may answer, [`RetryPolicy`] |
+//! | [`storage`] | the seam: the [`Storage`](storage::Storage) trait, in PostgreSQL and in memory |
+//! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
+//! | [`worker`] | running jobs: [`Worker`] |
+//! | [`error`] | the one [`Error`] type |
+//!
+//! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.
+
+pub mod client;
 pub mod error;
 pub mod job;
 pub mod storage;
 pub mod task;
-pub mod client;
 pub mod worker;
+
+pub use client::{BackfillClient, BackfillClientBuilder};
 pub use error::{Error, Result};
-pub use job::*;
-pub use task::*;
+pub use job::{Job, JobId, JobKeyMode, JobSpec, JobState, Payload, Priority, Queue, RunAt};
+pub use storage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
+pub use task::{Answer, Handler, IntoTaskResult, JobContext, RetryPolicy, Task, TaskError, TaskResult, task_fn};
+pub use worker::{ShutdownHandle, Summary, Worker, WorkerBuilder};

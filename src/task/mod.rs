@@ -27,6 +27,7 @@ use std::future::Future;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use answer::Next;
 pub use answer::{Answer, IntoTaskResult, TaskError, TaskResult};
 pub(crate) use batch::settle_items;
 pub use context::JobContext;

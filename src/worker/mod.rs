@@ -1,0 +1,100 @@
+//! Running jobs.
+//!
+//! A [`Worker`] is one *pool*: it claims jobs under one pool id and runs up to `concurrency` of them at a time. Its
+//! parts, each a file:
+//!
+//! - the **engine** is the one loop that decides: it starts claimed jobs in free slots and asks for more. There is one
+//!   claimer per worker, which asks in one statement for as many jobs as can start at once;
+//! - **pace** measures how long jobs take, and so how many more than the free slots can start within milliseconds;
+//! - **execute** runs one job and turns whatever comes of it (an answer, an error, a panic) into an outcome;
+//! - the **settler** writes outcomes by *group commit*: while one write is in flight, results gather, and the next
+//!   write takes all of them. Nothing is dropped; a write that fails is tried again;
+//! - **upkeep** shows the pool's sign of life, frees the jobs of pools that fell silent, and sweeps stale locks;
+//! - **shutdown** is the handle that asks all of it to come to an end.
+
+mod builder;
+mod engine;
+mod execute;
+mod pace;
+mod settler;
+mod shutdown;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use builder::WorkerBuilder;
+pub use settler::Summary;
+pub use shutdown::ShutdownHandle;
+
+use crate::client::BackfillClient;
+use crate::error::Result;
+use crate::storage::PoolId;
+use crate::task::Handler;
+use builder::Options;
+use engine::{Engine, Mode};
+
+/// Runs jobs.
+///
+/// ```no_run
+/// use backfill::{BackfillClient, JobContext, Worker, task_fn};
+///
+/// # async fn example() -> backfill::Result<()> {
+/// let client = BackfillClient::new("postgres://localhost/app").await?;
+/// Worker::builder(client)
+///     .task(task_fn("greet", |name: String, _ctx: JobContext| async move { println!("hello {name}") }))
+///     .concurrency(8)
+///     .build()?
+///     .run() // until SIGINT, SIGTERM or SIGHUP
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Worker {
+    client: BackfillClient,
+    handlers: Arc<HashMap<String, Handler>>,
+    options: Options,
+    shutdown: ShutdownHandle,
+}
+
+impl Worker {
+    /// A worker for the storage behind this client. Add tasks to it, then build it.
+    #[must_use]
+    pub fn builder(client: BackfillClient) -> WorkerBuilder {
+        WorkerBuilder::new(client)
+    }
+
+    /// A handle that ends the worker in an orderly way. Any number may be taken, at any time.
+    #[must_use]
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.shutdown.clone()
+    }
+
+    /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.
+    ///
+    /// **Shutdown.** No more jobs are claimed, and jobs that have not started are given back with their attempt. Running
+    /// jobs go on; after `cancel_after` (5 s) their [`JobContext`](crate::JobContext) is cancelled, and after `grace`
+    /// (25 s) they are dropped: such a job has failed, with its attempt counted, and is retried as its policy says.
+    /// Everything that ended is written before this returns. A second signal hurries: cancel now, drop after a second.
+    ///
+    /// An unreachable storage does not end a worker: it holds its results and tries again.
+    ///
+    /// Dropping the future instead drops the running jobs and leaves them locked; they are freed as if the process had
+    /// died.
+    ///
+    /// # Errors
+    /// [`Error::BreakingMigration`](crate::Error::BreakingMigration) when somebody migrated the schema beyond what this
+    /// version knows, [`Error::Unsettled`](crate::Error::Unsettled) when results could not be written before the end.
+    pub async fn run(&self) -> Result<Summary> {
+        Engine::new(self, PoolId::random(), Mode::UntilShutdown).run().await
+    }
+
+    /// Runs jobs until none is ready, then returns. Jobs of the future, and jobs that others hold, are not waited for.
+    ///
+    /// # Errors
+    /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.
+    pub async fn run_once(&self) -> Result<Summary> {
+        Engine::new(self, PoolId::random_one_time(), Mode::UntilIdle).run().await
+    }
+}

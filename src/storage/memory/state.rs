@@ -83,8 +83,13 @@ impl State {
     }
 
     pub(super) fn add(&mut self, jobs: &[NewJob]) -> Vec<Job> {
-        let now = self.now();
-        jobs.iter().map(|new| self.add_one(new, now)).collect()
+        // Each a moment later than the one before, so that a batch keeps its order.
+        jobs.iter()
+            .map(|new| {
+                let now = self.now();
+                self.add_one(new, now)
+            })
+            .collect()
     }
 
     fn add_one(&mut self, new: &NewJob, now: DateTime<Utc>) -> Job {

@@ -82,7 +82,7 @@ impl PostgresStorage {
             if places.is_empty() {
                 return Ok(());
             }
-            let rows = self.add_statement(conn, places.iter().map(|place| &batch[*place]), mode).await?;
+            let rows = self.add_statement(conn, &Columns::of(batch, &places), mode).await?;
             pair(batch, &places, rows, stored)?;
             places.retain(|place| stored[*place].is_none());
         }
@@ -95,10 +95,9 @@ impl PostgresStorage {
     async fn add_statement(
         &self,
         conn: &mut PgConnection,
-        chunk: impl ExactSizeIterator<Item = &NewJob>,
+        input: &Columns<'_>,
         mode: JobKeyMode,
     ) -> Result<Vec<Job>> {
-        let input = Columns::of(chunk);
         // Locking: rows of the jobs table only where a key is taken; names that are new are locked against
         // other first users of them until the transaction ends. Table locks are the ordinary ones of an insert,
         // and they are taken before the snapshot, which is what makes `cleanup` safe.
@@ -108,8 +107,8 @@ with input as materialized (
   select *
   from unnest(
     $1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[],
-    $6::smallint[], $7::text[], $8::smallint[], $9::text[]
-  ) with ordinality as input (
+    $6::smallint[], $7::text[], $8::smallint[], $9::text[], $11::bigint[]
+  ) as input (
     task, payload, queue, run_at, delay_micros, max_attempts, key, priority, flags, place
   )
 ),
@@ -162,7 +161,9 @@ job as (
     queue.id,
     task.id,
     input.payload::json,
-    coalesce(input.run_at, now() + input.delay_micros * interval '1 microsecond', now()),
+    -- A batch's jobs are a microsecond apart, so that they keep their order: jobs are claimed by (priority, run_at), and
+    -- ties have none. Storing a job takes longer than that, so none lies in the future when it becomes visible.
+    coalesce(input.run_at, now() + (coalesce(input.delay_micros, 0) + input.place) * interval '1 microsecond'),
     input.max_attempts,
     input.key,
     input.priority,
@@ -231,6 +232,7 @@ order by job.id
             &input.priority as &[i16],
             &input.flags as &[Option<String>],
             mode.as_str(),
+            &input.place,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -250,11 +252,13 @@ struct Columns<'a> {
     key: Vec<Option<&'a str>>,
     priority: Vec<i16>,
     flags: Vec<Option<String>>,
+    /// The place in the whole batch.
+    place: Vec<i64>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(chunk: impl ExactSizeIterator<Item = &'a NewJob>) -> Self {
-        let size = chunk.len();
+    fn of(batch: &'a [NewJob], places: &[usize]) -> Self {
+        let size = places.len();
         let mut columns = Self {
             task: Vec::with_capacity(size),
             payload: Vec::with_capacity(size),
@@ -265,8 +269,9 @@ impl<'a> Columns<'a> {
             key: Vec::with_capacity(size),
             priority: Vec::with_capacity(size),
             flags: Vec::with_capacity(size),
+            place: places.iter().map(|place| i64::try_from(*place).unwrap_or(i64::MAX)).collect(),
         };
-        for job in chunk {
+        for job in places.iter().map(|place| &batch[*place]) {
             let (run_at, delay) = match job.run_at {
                 None => (None, None),
                 Some(RunAt::Time(time)) => (Some(time), None),

@@ -37,7 +37,7 @@ pub(crate) use errors::is_transient;
 use schema::Schema;
 
 use super::{Cleaned, Cleanup, ClaimRequest, Counts, JobFilter, Migrated, PoolId, Rescued, Reschedule, Settlement, Storage, Wakeup};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::{Job, JobId, NewJob};
 use crate::task::MAX_DELAY;
 
@@ -55,7 +55,7 @@ impl PostgresStorage {
     /// Jobs in this schema, through this pool. Sends nothing.
     ///
     /// # Errors
-    /// [`Error::InvalidSchemaName`].
+    /// [`Error::InvalidSchemaName`](crate::Error::InvalidSchemaName).
     pub fn new(pool: PgPool, schema: &str) -> Result<Self> {
         Self::with_prepared_statements(pool, schema, true)
     }
@@ -64,7 +64,7 @@ impl PostgresStorage {
     /// hands out connections by the transaction and does not track prepared statements needs `false`.
     ///
     /// # Errors
-    /// [`Error::InvalidSchemaName`].
+    /// [`Error::InvalidSchemaName`](crate::Error::InvalidSchemaName).
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
         Ok(Self { pool, schema: Arc::new(Schema::new(schema, prepared)?) })
     }

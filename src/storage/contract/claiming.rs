@@ -1,0 +1,170 @@
+//! Cases about taking jobs.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use futures::StreamExt;
+use tokio::task::JoinSet;
+
+use super::{Subject, TASK, add, add_one, claim, claim_one, failed, settle, spec};
+use crate::job::{JobId, JobSpec};
+use crate::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Wakeup};
+
+/// Smallest priority first, then oldest time, within a claim and across claims.
+pub async fn order_is_priority_then_time(storage: Subject) {
+    let pool = PoolId::random();
+    let ago = |minutes| Utc::now() - TimeDelta::minutes(minutes);
+    let specs = vec![
+        JobSpec::new(TASK, 5).priority(1).run_at(ago(1)),
+        JobSpec::new(TASK, 1).priority(-1).run_at(ago(1)),
+        JobSpec::new(TASK, 4).priority(1).run_at(ago(9)),
+        JobSpec::new(TASK, 0).priority(-1).run_at(ago(5)),
+        JobSpec::new(TASK, 3).serial_queue("b").run_at(ago(2)),
+        JobSpec::new(TASK, 2).serial_queue("a").run_at(ago(3)),
+    ];
+    add(&storage, specs).await;
+    let mut order = Vec::new();
+    for limit in [1, 3, 10] {
+        for job in claim(&storage, &pool, limit).await {
+            order.push(job.payload.decode::<i32>().expect("a number"));
+        }
+    }
+    assert_eq!(order, [0, 1, 2, 3, 4, 5]);
+}
+
+/// The future, other tasks, and the limit are respected; a claim counts the attempt and carries the pool's id.
+pub async fn only_ready_jobs_of_known_tasks_up_to_the_limit(storage: Subject) {
+    let pool = PoolId::random();
+    add(&storage, vec![spec(), spec(), spec(), spec().run_in(Duration::from_secs(60)), JobSpec::new("unknown", 1)]).await;
+    assert!(claim(&storage, &pool, 0).await.is_empty());
+    let two = claim(&storage, &pool, 2).await;
+    assert_eq!(two.len(), 2);
+    for job in &two {
+        assert_eq!((job.attempts, job.locked_by.as_deref()), (1, Some(pool.as_str())));
+        assert!(job.locked_at.is_some());
+    }
+    assert_eq!(claim(&storage, &pool, 10).await.len(), 1);
+    assert!(claim(&storage, &pool, 10).await.is_empty());
+    let none: [String; 0] = [];
+    assert!(storage.claim(&ClaimRequest::new(&pool, &none, 5)).await.expect("claim").is_empty());
+    let both = [TASK.to_owned(), "unknown".to_owned()];
+    assert_eq!(storage.claim(&ClaimRequest::new(&pool, &both, 5)).await.expect("claim").len(), 1);
+}
+
+/// Eight claimers, a thousand jobs: each job goes to one of them.
+pub async fn each_job_is_claimed_by_exactly_one_of_many_claimers(storage: Subject) {
+    let ids: HashSet<JobId> = add(&storage, (0..1000).map(|_| spec()).collect()).await.iter().map(|job| job.id).collect();
+    let mut claimers = JoinSet::new();
+    for n in 0..8 {
+        let storage = storage.clone();
+        claimers.spawn(async move {
+            let pool = PoolId::random();
+            let mut mine = Vec::new();
+            loop {
+                let jobs = claim(&storage, &pool, 1 + n * 3).await;
+                if jobs.is_empty() {
+                    return mine;
+                }
+                mine.extend(jobs.into_iter().map(|job| job.id));
+            }
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(mine) = claimers.join_next().await {
+        all.extend(mine.expect("a claimer"));
+    }
+    // A claimer may see nothing because others hold the last rows' locks; what it left is still there.
+    all.extend(claim(&storage, &PoolId::random(), 1000).await.into_iter().map(|job| job.id));
+    assert_eq!(all.len(), 1000, "no job twice");
+    assert_eq!(all.into_iter().collect::<HashSet<_>>(), ids);
+}
+
+/// One job of a queue at a time, in order, also within one batch.
+pub async fn a_serial_queue_gives_one_job_at_a_time(storage: Subject) {
+    let (one, other) = (PoolId::random(), PoolId::random());
+    let job = |n| JobSpec::new(TASK, n).serial_queue("q");
+    add(&storage, vec![job(0), job(1), job(2)]).await;
+    for n in 0..3 {
+        let claimed = claim(&storage, &one, 10).await;
+        assert_eq!(claimed.len(), 1, "one of the queue, whatever the limit");
+        assert_eq!(claimed[0].payload.decode::<i32>().expect("a number"), n);
+        assert!(claim(&storage, &other, 10).await.is_empty(), "not for others either");
+        let outcome = if n == 1 { failed("no", Duration::from_secs(60)) } else { Outcome::Completed };
+        settle(&storage, &one, &claimed[0], outcome).await;
+    }
+    assert!(claim(&storage, &other, 10).await.is_empty());
+}
+
+/// Many claimers and many queues: two jobs of one queue never run at once, and all run.
+pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
+    const QUEUES: usize = 5;
+    const EACH: usize = 20;
+    let specs = (0..QUEUES * EACH).map(|n| spec().serial_queue(format!("q{}", n % QUEUES))).collect();
+    add(&storage, specs).await;
+    let in_flight: Arc<Mutex<HashMap<String, JobId>>> = Arc::default();
+    let done: Arc<Mutex<HashSet<JobId>>> = Arc::default();
+    let mut claimers = JoinSet::new();
+    for _ in 0..8 {
+        let (storage, in_flight, done) = (storage.clone(), in_flight.clone(), done.clone());
+        claimers.spawn(async move {
+            let pool = PoolId::random();
+            while done.lock().expect("lock").len() < QUEUES * EACH {
+                let jobs = claim(&storage, &pool, 4).await;
+                for job in &jobs {
+                    let queue = job.queue.clone().expect("a queue");
+                    let other = in_flight.lock().expect("lock").insert(queue, job.id);
+                    assert_eq!(other, None, "two jobs of a queue in flight");
+                }
+                tokio::task::yield_now().await;
+                for job in &jobs {
+                    in_flight.lock().expect("lock").remove(job.queue.as_ref().expect("a queue"));
+                    assert!(done.lock().expect("lock").insert(job.id), "a job ran twice");
+                }
+                let settled: Vec<Settlement> = jobs
+                    .iter()
+                    .map(|job| Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed })
+                    .collect();
+                assert_eq!(storage.settle(&pool, &settled).await.expect("settle").len(), jobs.len());
+            }
+        });
+    }
+    while let Some(result) = claimers.join_next().await {
+        result.expect("a claimer");
+    }
+    assert_eq!(storage.counts().await.expect("counts").total(), 0);
+}
+
+/// Many jobs of a held queue, with better priority, do not keep others from being claimed.
+pub async fn a_locked_queue_does_not_hide_other_jobs(storage: Subject) {
+    let (one, other) = (PoolId::random(), PoolId::random());
+    add(&storage, (0..200).map(|_| spec().serial_queue("stuck").priority(-5)).collect()).await;
+    claim_one(&storage, &one).await;
+    let free = add_one(&storage, spec()).await;
+    assert_eq!(claim_one(&storage, &other).await.id, free.id);
+}
+
+/// Attempts are counted when a job is claimed, and end.
+pub async fn jobs_without_attempts_left_are_not_claimed(storage: Subject) {
+    let pool = PoolId::random();
+    add_one(&storage, spec().max_attempts(2)).await;
+    for attempt in 1..=2 {
+        let job = claim_one(&storage, &pool).await;
+        assert_eq!(job.attempts, attempt);
+        settle(&storage, &pool, &job, failed("no", Duration::ZERO)).await;
+    }
+    assert!(claim(&storage, &pool, 1).await.is_empty());
+    assert_eq!(storage.counts().await.expect("counts").dead, 1);
+}
+
+/// Who listens hears of added jobs.
+pub async fn adding_wakes_a_listener(storage: Subject) {
+    let mut wakeups = storage.wakeups();
+    let within = Duration::from_secs(20);
+    let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
+    assert_eq!(first, Some(Wakeup::Listening));
+    add(&storage, vec![spec(), spec()]).await;
+    let heard = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
+    assert_eq!(heard, Some(Wakeup::JobsAdded(2)));
+}

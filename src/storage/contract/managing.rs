@@ -1,0 +1,132 @@
+//! Cases about the administrative verbs.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, settle, spec};
+use crate::job::{JobSpec, JobState, Priority};
+use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, PoolId, Reschedule};
+
+/// Removing by key.
+pub async fn remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones(storage: Subject) {
+    let pool = PoolId::random();
+    assert!(storage.remove("nobody").await.expect("remove").is_none());
+    let waiting = add_one(&storage, spec().key("k")).await;
+    assert_eq!(storage.remove("k").await.expect("remove"), Some(waiting.clone()));
+    assert!(read(&storage, waiting.id).await.is_none());
+
+    let running = add_one(&storage, spec().key("k")).await;
+    claim_one(&storage, &pool).await;
+    let removed = storage.remove("k").await.expect("remove").expect("a job");
+    assert_eq!((removed.id, removed.key, removed.attempts), (running.id, None, 25));
+    assert_eq!(must_read(&storage, running.id).await.locked_by.as_deref(), Some(pool.as_str()));
+    assert!(storage.remove("k").await.expect("remove").is_none());
+}
+
+/// Jobs that somebody runs are not touched.
+pub async fn complete_and_fail_leave_running_jobs_alone(storage: Subject) {
+    let pool = PoolId::random();
+    let jobs = add(&storage, vec![spec().priority(-1), spec(), spec()]).await;
+    claim_one(&storage, &pool).await;
+    let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
+    let failed = storage.fail(&ids[..2], "because").await.expect("fail");
+    assert_eq!(failed.len(), 1);
+    assert_eq!((failed[0].id, failed[0].attempts, failed[0].last_error.as_deref()), (ids[1], 25, Some("because")));
+    let completed = storage.complete(&ids).await.expect("complete");
+    assert_eq!(completed.iter().map(|job| job.id).collect::<Vec<_>>(), ids[1..]);
+    assert_eq!(must_read(&storage, ids[0]).await.attempts, 1);
+}
+
+/// Zero is a value like any other.
+pub async fn reschedule_sets_zero_and_revives(storage: Subject) {
+    let pool = PoolId::random();
+    let job = add_one(&storage, spec().priority(7).max_attempts(1)).await;
+    let running = claim_one(&storage, &pool).await;
+    assert!(storage.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule").is_empty());
+    settle(&storage, &pool, &running, failed("no", Duration::from_secs(900))).await;
+
+    let at = DateTime::from_timestamp(Utc::now().timestamp() - 5, 0).unwrap_or_default();
+    let change = Reschedule::new().priority(0).attempts(0).run_at(at);
+    let changed = storage.reschedule(&[job.id], &change).await.expect("reschedule");
+    assert_eq!((changed[0].priority, changed[0].attempts, changed[0].run_at), (Priority(0), 0, at));
+    assert_eq!(changed[0].last_error.as_deref(), Some("no"), "the error is kept");
+    let running = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &running, failed("no", Duration::ZERO)).await;
+    storage.reschedule(&[job.id], &Reschedule::new().max_attempts(2)).await.expect("reschedule");
+    claim_one(&storage, &pool).await;
+}
+
+/// Everything that a pool holds is free.
+pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
+    let (dead, alive) = (PoolId::random(), PoolId::random());
+    add(&storage, vec![spec().serial_queue("a"), spec(), spec().serial_queue("a"), spec().serial_queue("b")]).await;
+    let held = claim(&storage, &dead, 2).await;
+    let kept = claim_one(&storage, &alive).await;
+    assert_eq!(storage.unlock(&[dead.to_string()]).await.expect("unlock"), 2);
+    assert_eq!(must_read(&storage, kept.id).await, kept);
+    let mut again = claim(&storage, &alive, 10).await;
+    again.retain(|job| held.iter().any(|other| other.id == job.id));
+    assert_eq!(again.len(), 2);
+    assert!(again.iter().all(|job| job.attempts == 2), "the attempt was used");
+}
+
+/// Cleaning up takes what nothing needs.
+pub async fn cleanup_deletes_only_what_is_unused(storage: Subject) {
+    let pool = PoolId::random();
+    let names: Vec<String> = ["kept", "unused"].map(str::to_owned).to_vec();
+    storage.register_tasks(&names).await.expect("register");
+    let dead = add_one(&storage, JobSpec::new(TASK, 1).serial_queue("gone").max_attempts(1).priority(-1)).await;
+    let waiting = add_one(&storage, JobSpec::new("waiting", 1).serial_queue("used")).await;
+    let job = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &job, failed("no", Duration::ZERO)).await;
+    storage.reschedule(&[dead.id], &Reschedule::new().attempts(9)).await.expect("past the maximum");
+
+    assert_eq!(storage.cleanup(&Cleanup::new()).await.expect("cleanup"), Cleaned::default());
+    let first = storage.cleanup(&Cleanup::new().tasks(["kept"]).queues()).await.expect("cleanup");
+    assert_eq!(first, Cleaned { dead_jobs: 0, tasks: 1, queues: 0 });
+    let second = storage.cleanup(&Cleanup::new().dead_jobs().tasks(["kept"]).queues()).await.expect("cleanup");
+    assert_eq!(second, Cleaned { dead_jobs: 1, tasks: 1, queues: 1 });
+    assert!(read(&storage, dead.id).await.is_none());
+    assert_eq!(must_read(&storage, waiting.id).await, waiting);
+    // Names that were forgotten are simply new again.
+    add_one(&storage, spec().serial_queue("gone")).await;
+    assert_eq!(claim_one(&storage, &pool).await.queue.as_deref(), Some("gone"));
+}
+
+/// One job in each state, found and counted.
+pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
+    let pool = PoolId::random();
+    let dead = add_one(&storage, spec().max_attempts(1).priority(-9)).await;
+    let job = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &job, Outcome::Dead { error: "x".to_owned() }).await;
+    let failing = add_one(&storage, spec().priority(-8)).await;
+    let job = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &job, failed("x", Duration::from_secs(900))).await;
+    let running = add_one(&storage, spec()).await;
+    claim_one(&storage, &pool).await;
+    let ready = add_one(&storage, JobSpec::new("other", 1).serial_queue("q").key("k")).await;
+    let scheduled = add_one(&storage, spec().run_in(Duration::from_secs(900))).await;
+
+    let by_state = [
+        (JobState::Dead, dead.id),
+        (JobState::Failed, failing.id),
+        (JobState::Running, running.id),
+        (JobState::Ready, ready.id),
+        (JobState::Scheduled, scheduled.id),
+    ];
+    let list = |filter: JobFilter| {
+        let storage = storage.clone();
+        async move { storage.jobs(&filter).await.expect("list").iter().map(|job| job.id).collect::<Vec<_>>() }
+    };
+    for (state, id) in by_state {
+        assert_eq!(list(JobFilter::new().state(state)).await, [id], "{state}");
+    }
+    let counts = storage.counts().await.expect("counts");
+    assert_eq!((counts.dead, counts.failed, counts.running, counts.ready, counts.scheduled), (1, 1, 1, 1, 1));
+    assert_eq!(list(JobFilter::new().task("other")).await, [ready.id]);
+    assert_eq!(list(JobFilter::new().queue("q")).await, [ready.id]);
+    assert_eq!(list(JobFilter::new().key("k")).await, [ready.id]);
+    assert_eq!(list(JobFilter::new().limit(2)).await, [dead.id, failing.id]);
+    assert_eq!(list(JobFilter::new().after(failing.id).limit(1)).await, [running.id]);
+}

@@ -1,0 +1,137 @@
+//! The cases that every storage must pass.
+//!
+//! For authors of storages, behind the feature `contract`. Each case gets an empty, migrated storage of its own and
+//! panics when the contract is broken:
+//!
+//! ```ignore
+//! async fn fresh() -> std::sync::Arc<dyn backfill::storage::Storage> { … }
+//! backfill::storage_contract_tests!(fresh);
+//! ```
+//!
+//! The macro makes one `#[tokio::test]` of each case, on a runtime with several threads.
+
+pub mod adding;
+pub mod claiming;
+pub mod managing;
+pub mod presence;
+pub mod settling;
+
+use std::sync::Arc;
+
+use super::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Storage};
+use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::job::{Job, JobId, JobSpec, RunAt};
+
+/// An empty storage for one case.
+pub type Subject = Arc<dyn Storage>;
+
+/// Makes one test of each case. The argument is an async function that answers a fresh [`Subject`].
+#[macro_export]
+macro_rules! storage_contract_tests {
+    ($fresh:ident) => {
+        $crate::storage_contract_tests!(@module adding $fresh [
+            answers_are_paired_with_their_inputs
+            defaults_are_graphiles
+            replace_updates_a_waiting_job_entirely
+            preserve_run_at_keeps_the_time_of_an_untried_job_only
+            unsafe_dedupe_keeps_whatever_is_there
+            replacing_a_running_job_leaves_it_keyless_and_without_retry
+            replacing_a_dead_job_adds_a_new_one
+            array_payloads_are_joined
+            concurrent_adds_under_one_key_leave_one_job
+            hostile_strings_round_trip
+        ]);
+        $crate::storage_contract_tests!(@module claiming $fresh [
+            order_is_priority_then_time
+            only_ready_jobs_of_known_tasks_up_to_the_limit
+            each_job_is_claimed_by_exactly_one_of_many_claimers
+            a_serial_queue_gives_one_job_at_a_time
+            serial_queues_never_overlap_under_contention
+            a_locked_queue_does_not_hide_other_jobs
+            jobs_without_attempts_left_are_not_claimed
+            adding_wakes_a_listener
+        ]);
+        $crate::storage_contract_tests!(@module settling $fresh [
+            completed_jobs_are_gone
+            failed_jobs_wait_as_told
+            dead_jobs_stay_dead
+            snoozed_and_returned_jobs_get_their_attempt_back
+            a_replaced_job_is_never_revived
+            a_broken_claim_settles_nothing
+            a_second_claim_by_the_same_pool_is_another_claim
+            settling_twice_is_settling_once
+            error_texts_never_break_the_write
+            items_that_are_left_become_the_payload
+        ]);
+        $crate::storage_contract_tests!(@module managing $fresh [
+            remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones
+            complete_and_fail_leave_running_jobs_alone
+            reschedule_sets_zero_and_revives
+            unlock_releases_jobs_and_queues
+            cleanup_deletes_only_what_is_unused
+            jobs_are_listed_and_counted_by_state
+        ]);
+        $crate::storage_contract_tests!(@module presence $fresh [
+            silent_pools_are_rescued
+            pools_that_show_signs_of_life_or_never_registered_are_left_alone
+            a_rescued_pool_learns_it
+        ]);
+    };
+    (@module $module:ident $fresh:ident [$($case:ident)*]) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    $crate::storage::contract::$module::$case(super::$fresh().await).await;
+                }
+            )*
+        }
+    };
+}
+
+/// The task of most cases.
+const TASK: &str = "contract";
+
+fn spec() -> JobSpec {
+    JobSpec::new(TASK, serde_json::json!({ "n": 1 }))
+}
+
+async fn add(storage: &Subject, specs: Vec<JobSpec>) -> Vec<Job> {
+    let jobs: Vec<_> = specs
+        .into_iter()
+        .map(|spec| spec.check(DEFAULT_MAX_PAYLOAD_BYTES).expect("a case's own spec is valid"))
+        .collect();
+    storage.add(&jobs).await.expect("add")
+}
+
+async fn add_one(storage: &Subject, spec: JobSpec) -> Job {
+    add(storage, vec![spec]).await.remove(0)
+}
+
+async fn claim(storage: &Subject, pool: &PoolId, limit: usize) -> Vec<Job> {
+    storage.claim(&ClaimRequest::new(pool, &[TASK.to_owned()], limit)).await.expect("claim")
+}
+
+/// Claims exactly one job.
+async fn claim_one(storage: &Subject, pool: &PoolId) -> Job {
+    let mut jobs = claim(storage, pool, 1).await;
+    assert_eq!(jobs.len(), 1, "one job is ready");
+    jobs.remove(0)
+}
+
+async fn settle(storage: &Subject, pool: &PoolId, job: &Job, outcome: Outcome) -> Vec<JobId> {
+    storage.settle(pool, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle")
+}
+
+fn failed(error: &str, retry: impl Into<RunAt>) -> Outcome {
+    Outcome::Failed { error: error.to_owned(), retry: retry.into(), payload: None }
+}
+
+async fn read(storage: &Subject, id: JobId) -> Option<Job> {
+    storage.job(id).await.expect("read")
+}
+
+/// Reads a job that must be there.
+async fn must_read(storage: &Subject, id: JobId) -> Job {
+    read(storage, id).await.expect("the job exists")
+}

@@ -1,0 +1,159 @@
+//! Cases about how jobs end.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Subject, add, add_one, claim, claim_one, failed, must_read, read, settle, spec};
+use crate::job::{JobSpec, Payload, RunAt};
+use crate::storage::{MAX_ERROR_BYTES, Outcome, PoolId};
+
+/// A completed job is deleted, and its queue is free.
+pub async fn completed_jobs_are_gone(storage: Subject) {
+    let pool = PoolId::random();
+    add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
+    let first = claim_one(&storage, &pool).await;
+    assert_eq!(settle(&storage, &pool, &first, Outcome::Completed).await, [first.id]);
+    assert!(read(&storage, first.id).await.is_none());
+    claim_one(&storage, &pool).await;
+}
+
+/// What is written about a failure is what was said; the rest stays.
+pub async fn failed_jobs_wait_as_told(storage: Subject) {
+    let pool = PoolId::random();
+    let added = add_one(&storage, spec().serial_queue("q").key("k").flag("f")).await;
+    let job = claim_one(&storage, &pool).await;
+    let before = Utc::now();
+    assert_eq!(settle(&storage, &pool, &job, failed("why", Duration::from_secs(100))).await, [job.id]);
+    let left = must_read(&storage, job.id).await;
+    let delay = left.run_at - before;
+    assert!((delay - TimeDelta::seconds(100)).abs() < TimeDelta::seconds(5), "{delay}");
+    assert_eq!((left.attempts, left.last_error.as_deref()), (1, Some("why")));
+    assert_eq!((left.locked_at, left.locked_by), (None, None));
+    assert_eq!((left.updated_at, left.key, left.flags), (added.updated_at, added.key, added.flags));
+
+    let at = DateTime::from_timestamp(Utc::now().timestamp() - 60, 0).unwrap_or_default();
+    storage.reschedule(&[job.id], &crate::storage::Reschedule::new().run_at(at)).await.expect("reschedule");
+    let again = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &again, failed("why 2", at)).await;
+    assert_eq!(must_read(&storage, job.id).await.run_at, at, "a time of the task's own is written as it is");
+}
+
+/// A job that is given up uses up its attempts.
+pub async fn dead_jobs_stay_dead(storage: Subject) {
+    let pool = PoolId::random();
+    add_one(&storage, spec()).await;
+    let job = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &job, Outcome::Dead { error: "never".to_owned() }).await;
+    let left = must_read(&storage, job.id).await;
+    assert_eq!((left.attempts, left.last_error.as_deref(), left.locked_by), (25, Some("never"), None));
+    assert!(claim(&storage, &pool, 1).await.is_empty());
+}
+
+/// Neither snoozing nor giving back uses an attempt.
+pub async fn snoozed_and_returned_jobs_get_their_attempt_back(storage: Subject) {
+    let pool = PoolId::random();
+    let added = add_one(&storage, spec().serial_queue("q")).await;
+    let job = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &job, Outcome::Returned).await;
+    assert_eq!(must_read(&storage, job.id).await, added, "as if it had never been claimed");
+
+    let job = claim_one(&storage, &pool).await;
+    let until = RunAt::In(Duration::from_secs(3600));
+    settle(&storage, &pool, &job, Outcome::Snoozed { until }).await;
+    let left = must_read(&storage, job.id).await;
+    assert_eq!((left.attempts, &left.last_error), (0, &None));
+    assert!(left.run_at > Utc::now() + TimeDelta::minutes(50));
+}
+
+/// A job whose key was taken while it ran, by a new job or by removal, never becomes available again.
+pub async fn a_replaced_job_is_never_revived(storage: Subject) {
+    let pool = PoolId::random();
+    let outcomes = [
+        Outcome::Returned,
+        Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
+        failed("no", Duration::ZERO),
+        Outcome::Dead { error: "x".to_owned() },
+    ];
+    for outcome in outcomes {
+        // With its attempts all used, the number of attempts alone does not tell that it was replaced.
+        add_one(&storage, spec().key("k").max_attempts(1)).await;
+        let job = claim_one(&storage, &pool).await;
+        storage.remove("k").await.expect("remove");
+        settle(&storage, &pool, &job, outcome.clone()).await;
+        assert!(claim(&storage, &pool, 1).await.is_empty(), "{outcome:?}");
+    }
+}
+
+/// The fence: once a claim is broken, its settlement changes nothing, neither job nor queue.
+pub async fn a_broken_claim_settles_nothing(storage: Subject) {
+    let (one, other) = (PoolId::random(), PoolId::random());
+    add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
+    let paused = claim_one(&storage, &one).await;
+    storage.unlock(&[one.to_string()]).await.expect("unlock");
+    let held = claim_one(&storage, &other).await;
+    assert_eq!(held.id, paused.id);
+    for outcome in [
+        Outcome::Completed,
+        failed("late", Duration::ZERO),
+        Outcome::Dead { error: "late".to_owned() },
+        Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
+        Outcome::Returned,
+    ] {
+        assert!(settle(&storage, &one, &paused, outcome).await.is_empty());
+        assert_eq!(must_read(&storage, held.id).await, held);
+        assert!(claim(&storage, &one, 5).await.is_empty(), "the queue is still held");
+    }
+    assert_eq!(settle(&storage, &other, &held, Outcome::Completed).await, [held.id]);
+    claim_one(&storage, &one).await;
+}
+
+/// The fence tells two claims of one pool apart.
+pub async fn a_second_claim_by_the_same_pool_is_another_claim(storage: Subject) {
+    let pool = PoolId::random();
+    add_one(&storage, spec().serial_queue("q")).await;
+    let first = claim_one(&storage, &pool).await;
+    storage.unlock(&[pool.to_string()]).await.expect("unlock");
+    let second = claim_one(&storage, &pool).await;
+    assert_eq!(first.id, second.id);
+    assert!(settle(&storage, &pool, &first, Outcome::Completed).await.is_empty());
+    assert_eq!(settle(&storage, &pool, &second, Outcome::Completed).await, [second.id]);
+}
+
+/// A settlement whose answer was lost may be sent again.
+pub async fn settling_twice_is_settling_once(storage: Subject) {
+    let pool = PoolId::random();
+    add(&storage, vec![spec(), spec()]).await;
+    let jobs = claim(&storage, &pool, 2).await;
+    settle(&storage, &pool, &jobs[0], Outcome::Completed).await;
+    settle(&storage, &pool, &jobs[1], failed("once", Duration::from_secs(60))).await;
+    let left = must_read(&storage, jobs[1].id).await;
+    assert!(settle(&storage, &pool, &jobs[0], Outcome::Completed).await.is_empty());
+    assert!(settle(&storage, &pool, &jobs[1], failed("twice", Duration::ZERO)).await.is_empty());
+    assert_eq!(must_read(&storage, jobs[1].id).await, left);
+}
+
+/// NUL, nothing, and ten megabytes are all stored somehow.
+pub async fn error_texts_never_break_the_write(storage: Subject) {
+    let pool = PoolId::random();
+    let long = "é".repeat(5 * 1024 * 1024);
+    for text in ["nul \0 inside", "", long.as_str()] {
+        let added = add_one(&storage, spec()).await;
+        let job = claim_one(&storage, &pool).await;
+        assert_eq!(settle(&storage, &pool, &job, failed(text, Duration::from_secs(60))).await, [added.id]);
+        let stored = must_read(&storage, added.id).await.last_error.unwrap_or_default();
+        assert!(!stored.is_empty() && stored.len() < MAX_ERROR_BYTES + 100);
+    }
+}
+
+/// A batch that failed in part keeps the items that are left.
+pub async fn items_that_are_left_become_the_payload(storage: Subject) {
+    let pool = PoolId::random();
+    add_one(&storage, JobSpec::new(super::TASK, [1, 2, 3])).await;
+    let job = claim_one(&storage, &pool).await;
+    let left = Payload::from_json("[2]").expect("json");
+    let outcome =
+        Outcome::Failed { error: "x".to_owned(), retry: RunAt::In(Duration::ZERO), payload: Some(left.clone()) };
+    settle(&storage, &pool, &job, outcome).await;
+    assert_eq!(must_read(&storage, job.id).await.payload, left);
+}

@@ -1,0 +1,70 @@
+//! Running one job, whatever comes of it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::job::{Job, RunAt};
+use crate::storage::Outcome;
+use crate::task::{Answer, Handler, JobContext, Next, RetryPolicy, TaskError, TaskResult, settle_items};
+
+/// Runs a job to its outcome. A panic is a failed attempt; when `dropped` fires, the job's future is dropped and the
+/// attempt has failed.
+pub(super) async fn execute(handler: &Handler, job: Arc<Job>, ctx: JobContext, dropped: CancellationToken) -> Outcome {
+    let span = tracing::info_span!("job", id = job.id, task = %job.task, attempt = job.attempts);
+    // Built and polled inside the guard: a task may panic before its future exists.
+    let run = AssertUnwindSafe(async { handler.run(ctx).await }).catch_unwind();
+    let result = async {
+        tokio::select! {
+            biased;
+            result = run => result.unwrap_or_else(|panic| Err(TaskError::new(panic_text(&*panic)))),
+            () = dropped.cancelled() => Err(TaskError::new("the worker shut down before the job ended")),
+        }
+    }
+    .instrument(span)
+    .await;
+    outcome(&job, handler.retry_policy(), result)
+}
+
+/// What a failed attempt of this job leads to when the task itself cannot say.
+pub(super) fn failed(job: &Job, policy: &RetryPolicy, error: TaskError) -> Outcome {
+    outcome(job, policy, Err(error))
+}
+
+fn outcome(job: &Job, policy: &RetryPolicy, result: TaskResult) -> Outcome {
+    let (error, payload) = match result {
+        Ok(Answer::Done) => return Outcome::Completed,
+        Ok(Answer::Snooze(until)) => return Outcome::Snoozed { until },
+        Ok(Answer::Items(items)) => match settle_items(&job.payload, items) {
+            Ok(()) => return Outcome::Completed,
+            Err(failure) => failure,
+        },
+        Err(error) => (error, None),
+    };
+    let (error, next) = error.into_parts();
+    let retry = match next {
+        Next::Dead => return Outcome::Dead { error },
+        Next::Retry(when) => when,
+        Next::Policy => RunAt::In(delay(policy, job.attempts)),
+    };
+    Outcome::Failed { error, retry, payload }
+}
+
+/// A policy may be a user's closure, and may panic.
+fn delay(policy: &RetryPolicy, attempts: i16) -> Duration {
+    let attempt = u32::try_from(attempts).unwrap_or(1);
+    catch_unwind(AssertUnwindSafe(|| policy.delay(attempt))).unwrap_or_else(|_| RetryPolicy::default().delay(attempt))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    text.map_or_else(|| "the task panicked".to_owned(), |text| format!("the task panicked: {text}"))
+}

@@ -1,0 +1,214 @@
+//! Writing outcomes by group commit.
+//!
+//! The settler takes whatever has gathered in its channel, writes it in one call, and looks again. There is no timer:
+//! an idle worker's result is written at once, a busy worker's results go in large batches because they gather while
+//! the previous write is in flight.
+//!
+//! The channel is unbounded but never holds more than was claimed: the engine stops claiming while too much is
+//! unwritten.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::job::RunAt;
+use crate::storage::{Outcome, PoolId, Settlement, Storage};
+
+/// The most settlements in one write.
+const MAX_BATCH: usize = 2_000;
+/// The delays between tries to write.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// One result on its way to be written.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// Who claimed the job.
+    pub pool: Arc<PoolId>,
+    pub settlement: Settlement,
+}
+
+/// What the engine has to know about a write.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// So many results were written; whether one of them freed a serial queue.
+    Batch { freed_queue: bool },
+    /// A job will be ready again at this moment, which no wakeup will tell.
+    Due(Instant),
+}
+
+/// What a worker did, by what was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Jobs done and deleted.
+    pub completed: u64,
+    /// Attempts that failed and will be tried again if any are left.
+    pub failed: u64,
+    /// Jobs that a task gave up for good.
+    pub dead: u64,
+    /// Jobs put off without using an attempt.
+    pub snoozed: u64,
+    /// Jobs given back unstarted.
+    pub returned: u64,
+    /// Results that came too late: the claim had been broken, by an administrator or because the worker was taken for
+    /// dead. Whoever holds the job now decides about it.
+    pub lost: u64,
+}
+
+impl Summary {
+    fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Completed => self.completed += 1,
+            Outcome::Failed { .. } => self.failed += 1,
+            Outcome::Dead { .. } => self.dead += 1,
+            Outcome::Snoozed { .. } => self.snoozed += 1,
+            Outcome::Returned => self.returned += 1,
+        }
+    }
+}
+
+/// The part of a worker that writes outcomes.
+pub(super) struct Settler {
+    pub storage: Arc<dyn Storage>,
+    pub finished: mpsc::UnboundedReceiver<Finished>,
+    pub written: mpsc::UnboundedSender<Written>,
+    /// Jobs that were claimed and are not written yet.
+    pub outstanding: Arc<AtomicUsize>,
+    /// Fires when there is no more time: what cannot be written now is left.
+    pub give_up: CancellationToken,
+    pub summary: Summary,
+}
+
+impl Settler {
+    /// Writes until every sender is gone and everything is written.
+    pub(super) async fn run(mut self) -> Summary {
+        let mut batch = Vec::new();
+        while self.finished.recv_many(&mut batch, MAX_BATCH).await > 0 {
+            // Nearly always one pool; two after the worker was taken for dead and got a new identity.
+            while let Some(first) = batch.first() {
+                let pool = Arc::clone(&first.pool);
+                let (of_pool, others): (Vec<_>, Vec<_>) = batch.drain(..).partition(|item| item.pool == pool);
+                batch = others;
+                let settlements: Vec<Settlement> = of_pool.into_iter().map(|item| item.settlement).collect();
+                self.write_all(&pool, settlements).await;
+            }
+        }
+        self.summary
+    }
+
+    /// Writes a batch; when the storage refuses it for what is in it, its halves, so that one bad result cannot hold up
+    /// the others.
+    async fn write_all(&mut self, pool: &PoolId, batch: Vec<Settlement>) {
+        let mut stack = vec![batch];
+        while let Some(mut batch) = stack.pop() {
+            match self.write(pool, &batch).await {
+                Ok(()) => {}
+                Err(Refused) if batch.len() > 1 => {
+                    let half = batch.split_off(batch.len() / 2);
+                    stack.push(half);
+                    stack.push(batch);
+                }
+                Err(Refused) => {
+                    if let Some(plain) = batch.pop().and_then(without_details) {
+                        stack.push(vec![plain]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes a batch, trying again until it is written, refused, or there is no more time.
+    async fn write(&mut self, pool: &PoolId, batch: &[Settlement]) -> Result<(), Refused> {
+        let mut delay = FIRST_DELAY;
+        loop {
+            match self.storage.settle(pool, batch).await {
+                Ok(applied) => {
+                    self.applied(batch, &applied);
+                    return Ok(());
+                }
+                Err(error) if !error.is_transient() && can_be_simpler(batch) => {
+                    tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
+                    return Err(Refused);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
+                    if self.wait(delay).await.is_err() {
+                        // Still counted as outstanding, which is how the engine knows.
+                        return Ok(());
+                    }
+                    delay = (delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
+                }
+            }
+        }
+    }
+
+    async fn wait(&self, delay: Duration) -> Result<(), Error> {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Ok(()),
+            () = self.give_up.cancelled() => Err(Error::Internal("no more time".to_owned())),
+        }
+    }
+
+    fn applied(&mut self, batch: &[Settlement], applied: &[i64]) {
+        let applied: std::collections::HashSet<i64> = applied.iter().copied().collect();
+        let mut freed_queue = false;
+        for settlement in batch {
+            freed_queue |= settlement.claim.queue.is_some();
+            if !applied.contains(&settlement.claim.id) {
+                self.summary.lost += 1;
+                tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
+                continue;
+            }
+            self.summary.count(&settlement.outcome);
+            if let Some(due) = due(&settlement.outcome) {
+                // The engine may be gone at the very end; then nobody needs to know.
+                let _ = self.written.send(Written::Due(due));
+            }
+        }
+        // In this order: a worker that ends when idle may only see "nothing outstanding" after it can see this message.
+        let _ = self.written.send(Written::Batch { freed_queue });
+        self.outstanding.fetch_sub(batch.len(), Ordering::AcqRel);
+    }
+}
+
+/// The storage refused a batch for what is in it.
+struct Refused;
+
+/// Whether anything but the fence is in it.
+fn can_be_simpler(batch: &[Settlement]) -> bool {
+    batch.len() > 1 || batch.iter().any(|settlement| without_details(settlement.clone()).is_some())
+}
+
+/// The same outcome without what the task put into it.
+fn without_details(mut settlement: Settlement) -> Option<Settlement> {
+    const TEXT: &str = "the attempt failed, and its error could not be stored";
+    match &mut settlement.outcome {
+        Outcome::Failed { error, payload, .. } if error != TEXT || payload.is_some() => {
+            TEXT.clone_into(error);
+            *payload = None;
+            Some(settlement)
+        }
+        Outcome::Dead { error } if error != TEXT => {
+            TEXT.clone_into(error);
+            Some(settlement)
+        }
+        _ => None,
+    }
+}
+
+/// When a job that was written will be ready, if that is soon.
+fn due(outcome: &Outcome) -> Option<Instant> {
+    let (Outcome::Failed { retry: when, .. } | Outcome::Snoozed { until: when }) = outcome else {
+        return None;
+    };
+    let delay = match when {
+        RunAt::In(delay) => *delay,
+        RunAt::Time(time) => (*time - chrono::Utc::now()).to_std().unwrap_or_default(),
+    };
+    Instant::now().checked_add(delay)
+}
