@@ -230,7 +230,7 @@ from generate_series($1::integer + 1, $3::integer) as id
     }
 
     if !found.own_ledger {
-        run(script!("own/ledger.sql")).execute(&mut *tx).await?;
+        run(script!("own/000_ledger.sql")).execute(&mut *tx).await?;
     }
     for (id, name, script) in OWN.into_iter().filter(|(id, ..)| *id > found.own) {
         sqlx::query!("insert into graphile_worker.backfill_migrations (id, name) values ($1, $2)", id, name)
