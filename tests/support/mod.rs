@@ -1,6 +1,8 @@
 //! What the tests share: a schema of one's own in the test server, and waiting for things to happen.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub mod node;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,4 +91,91 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut yes: impl FnMut() -
         }
     })
     .await;
+}
+
+/// What the catalog says about a schema: tables, columns, constraints, indexes, functions' signatures, views, types,
+/// sequences, row security. Our own objects are left out, and the schema's name is replaced by `S`.
+pub async fn catalog(pool: &PgPool, schema: &str) -> Vec<String> {
+    let rows: Vec<String> = sqlx::query_scalar(
+        r#"
+with schema as (select oid from pg_namespace where nspname = $1)
+select line from (
+  select format('relation %s %s rls=%s forced=%s', relkind, relname, relrowsecurity, relforcerowsecurity) as line
+  from pg_class where relnamespace = (select oid from schema) and relname not like 'backfill\_%'
+  union all
+  select format('column %s.%s #%s %s notnull=%s default=%s identity=%s generated=%s', rel.relname, att.attname, att.attnum,
+    format_type(att.atttypid, att.atttypmod), att.attnotnull, pg_get_expr(def.adbin, def.adrelid), att.attidentity, att.attgenerated)
+  from pg_attribute att join pg_class rel on rel.oid = att.attrelid
+  left join pg_attrdef def on def.adrelid = rel.oid and def.adnum = att.attnum
+  where rel.relnamespace = (select oid from schema) and att.attnum > 0 and not att.attisdropped and rel.relname not like 'backfill\_%'
+  union all
+  select format('constraint %s %s %s', con.conrelid::regclass, con.conname, pg_get_constraintdef(con.oid))
+  from pg_constraint con where con.connamespace = (select oid from schema) and con.conname not like 'backfill\_%'
+  union all
+  select format('index %s', pg_get_indexdef(ind.indexrelid)) from pg_index ind join pg_class rel on rel.oid = ind.indexrelid
+  where rel.relnamespace = (select oid from schema) and rel.relname not like 'backfill\_%'
+  union all
+  select format('function %s(%s) returns %s lang=%s volatile=%s strict=%s secdef=%s rows=%s', fn.proname,
+    pg_get_function_arguments(fn.oid), pg_get_function_result(fn.oid), lang.lanname, fn.provolatile, fn.proisstrict, fn.prosecdef, fn.prorows)
+  from pg_proc fn join pg_language lang on lang.oid = fn.prolang
+  where fn.pronamespace = (select oid from schema) and fn.proname not like 'backfill\_%'
+  union all
+  select format('view %s', pg_get_viewdef(oid)) from pg_class where relnamespace = (select oid from schema) and relkind = 'v'
+  union all
+  select format('trigger %s', tgname) from pg_trigger tg join pg_class rel on rel.oid = tg.tgrelid
+  where rel.relnamespace = (select oid from schema) and not tgisinternal
+) as lines
+order by line
+"#,
+    )
+    .bind(schema)
+    .fetch_all(pool)
+    .await
+    .expect("catalog");
+    let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
+    rows.into_iter().map(|line| line.replace(&quoted, "S").replace(schema, "S")).collect()
+}
+
+/// `pg_dump -s` of a schema without function bodies and without our own objects, or `None` when the `pg_dump` at hand is
+/// older than the server and refuses.
+pub async fn dump(url: &str, schema: &str) -> Option<String> {
+    let pattern = format!("\"{}\"", schema.replace('"', "\"\""));
+    let output = tokio::process::Command::new(std::env::var("BACKFILL_TEST_PG_DUMP").unwrap_or("pg_dump".to_owned()))
+        .args(["--schema-only", "--schema", &pattern, "--exclude-table", &format!("{pattern}.\"backfill_\"*"), url])
+        .output()
+        .await
+        .expect("pg_dump runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains("server version mismatch") {
+        return None;
+    }
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).expect("utf-8");
+    let mut kept = String::new();
+    let mut body = false;
+    for line in text.lines() {
+        let noise = line.is_empty()
+            || line.starts_with("--")
+            || line.starts_with("\\restrict")
+            || line.starts_with("\\unrestrict");
+        if body {
+            body = !line.starts_with("$");
+        } else if line.starts_with("    AS $") {
+            body = true;
+        } else if !noise {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    Some(kept.replace(schema, "S"))
+}
+
+/// Compares texts line by line and shows only what differs.
+pub fn assert_same_lines(ours: &str, theirs: &str) {
+    let (ours, theirs): (Vec<&str>, Vec<&str>) = (ours.lines().collect(), theirs.lines().collect());
+    let only = |these: &[&str], those: &[&str]| -> Vec<String> {
+        these.iter().filter(|line| !those.contains(line)).map(|line| (*line).to_owned()).collect()
+    };
+    let (more, less) = (only(&ours, &theirs), only(&theirs, &ours));
+    assert!(ours == theirs, "only in ours: {more:#?}\nonly in theirs: {less:#?}\n(lines: {} and {})", ours.len(), theirs.len());
 }
