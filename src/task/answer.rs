@@ -154,10 +154,10 @@ fn with_sources(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-/// What a task's `run` may return: `()`, [`Answer`], or a `Result` of either with any error.
+/// What the closure of [`task_fn`](crate::task_fn) may return: `()`, [`Answer`], or a `Result` of either with any error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not something a task can answer",
-    label = "a task returns `()`, `Answer`, or `Result<() or Answer, E>`",
+    label = "a task's closure returns `()`, `Answer`, or `Result<() or Answer, E>`",
     note = "E may be `TaskError`, any `std::error::Error + Send + Sync + 'static`, `String`, `&str` or `anyhow::Error`"
 )]
 pub trait IntoTaskResult: Send {

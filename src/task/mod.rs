@@ -8,7 +8,7 @@
 //!
 //! | answer | what happens to the job |
 //! | --- | --- |
-//! | `Ok(())` or [`Answer::Done`] | it is deleted |
+//! | [`Answer::Done`] (a closure may also return `()` or `Ok(())`) | it is deleted |
 //! | an error | its text becomes `last_error`; tried again when its [`RetryPolicy`] says, until `max_attempts` |
 //! | [`TaskError::retry_at`], [`TaskError::retry_in`] | the same, at a time of the task's own |
 //! | [`TaskError::permanent`] | it is dead: kept, not tried again |
@@ -40,7 +40,7 @@ use crate::job::JobSpec;
 /// Code that runs the jobs of one name.
 ///
 /// ```
-/// use backfill::{JobContext, Task};
+/// use backfill::{Answer, JobContext, Task, TaskResult};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
 /// struct Invoice { order: u64 }
@@ -51,9 +51,10 @@ use crate::job::JobSpec;
 ///     const NAME: &'static str = "send_invoice";
 ///     type Payload = Invoice;
 ///
-///     async fn run(&self, invoice: Invoice, ctx: JobContext) -> Result<(), std::io::Error> {
-///         println!("order {}, attempt {}", invoice.order, ctx.job().attempts);
-///         Ok(())
+///     async fn run(&self, invoice: Invoice, ctx: JobContext) -> TaskResult {
+///         let footer = std::fs::read_to_string("footer.txt")?; // any error fails the attempt
+///         println!("order {}, attempt {}: {footer}", invoice.order, ctx.job().attempts);
+///         Ok(Answer::Done)
 ///     }
 /// }
 /// ```
@@ -68,12 +69,10 @@ pub trait Task: Send + Sync + 'static {
     ///
     /// The future may be dropped at an `await` when the worker shuts down and the grace period is over; the
     /// job is then tried again. Watch [`JobContext::cancelled`] to end in an orderly way before that.
-    #[allow(refining_impl_trait)]
-    fn run(
-        &self,
-        payload: Self::Payload,
-        ctx: JobContext,
-    ) -> impl Future<Output = impl IntoTaskResult> + Send;
+    ///
+    /// # Errors
+    /// When the attempt failed; see [`TaskError`] for what may follow.
+    fn run(&self, payload: Self::Payload, ctx: JobContext) -> impl Future<Output = TaskResult> + Send;
 
     /// When a failed job is tried again. Default: [`RetryPolicy::graphile`].
     fn retry_policy(&self) -> RetryPolicy {

@@ -1,0 +1,312 @@
+//! Adding jobs to PostgreSQL.
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use backfill::{Answer, BackfillClient, Error, JobContext, JobKeyMode, JobSpec, Payload, Priority, Task, TaskResult, Worker, task_fn};
+use futures::StreamExt;
+use sqlx::{AssertSqlSafe, PgPool};
+use support::{ask, client, database, pool, soon, sql, until};
+
+#[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+struct Invoice {
+    order: u64,
+}
+
+struct SendInvoice;
+
+impl Task for SendInvoice {
+    const NAME: &'static str = "send_invoice";
+    type Payload = Invoice;
+
+    async fn run(&self, invoice: Invoice, _: JobContext) -> TaskResult {
+        if invoice.order == 18 { Ok(Answer::Done) } else { Err(format!("order {}", invoice.order).into()) }
+    }
+}
+
+#[tokio::test]
+async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_rolls_back() {
+    let (client, pool, _) = client().await;
+    let mut wakeups = client.storage().wakeups();
+    soon("listening", wakeups.next()).await;
+
+    let mut tx = pool.begin().await.expect("begin");
+    let lost = client.add_with(&mut *tx, JobSpec::of::<SendInvoice>(&Invoice { order: 17 })).await.expect("add");
+    let also = client.add_many_with(&mut tx, [JobSpec::new("a", 1), JobSpec::new("b", 2)]).await.expect("add");
+    assert_eq!(also.len(), 2);
+    assert!(client.job(lost.id).await.expect("read").is_none(), "others do not see it yet");
+    tx.rollback().await.expect("rollback");
+    assert_eq!(client.counts().await.expect("counts").total(), 0);
+
+    let mut tx = pool.begin().await.expect("begin");
+    let kept = client.add_with(&mut *tx, JobSpec::of::<SendInvoice>(&Invoice { order: 18 })).await.expect("add");
+    assert!(futures::poll!(wakeups.next()).is_pending(), "nobody is woken before the commit");
+    tx.commit().await.expect("commit");
+    assert_eq!(soon("a wakeup", wakeups.next()).await, Some(backfill::storage::Wakeup::JobsAdded(1)));
+    assert_eq!(client.job(kept.id).await.expect("read"), Some(kept));
+    let worker = Worker::builder(client).task(SendInvoice).build().expect("worker");
+    assert_eq!(worker.run_once().await.expect("run").completed, 1);
+}
+
+#[tokio::test]
+async fn jobs_are_added_through_any_pool_connection_or_transaction() {
+    let (client, pool, _) = client().await;
+    let two = || [JobSpec::new("a", 1).key("x"), JobSpec::new("b", 2).key_mode(JobKeyMode::UnsafeDedupe)];
+    client.add_with(&pool, JobSpec::new("t", 1)).await.expect("a pool");
+    client.add_many_with(&pool, two()).await.expect("a pool");
+    let mut conn = pool.acquire().await.expect("acquire");
+    client.add_with(&mut *conn, JobSpec::new("t", 1)).await.expect("a connection");
+    client.add_many_with(&mut *conn, two()).await.expect("a connection");
+    client.add_many_with(&mut conn, two()).await.expect("a pool's connection");
+    for isolation in ["read committed", "repeatable read", "serializable"] {
+        let mut tx = pool.begin().await.expect("begin");
+        sqlx::query(AssertSqlSafe(format!("set transaction isolation level {isolation}"))).execute(&mut *tx).await.expect("set");
+        client.add_many_with(&mut tx, two()).await.expect(isolation);
+        client.add_with(&mut tx, JobSpec::new("new task", 1).serial_queue("new queue")).await.expect(isolation);
+        tx.commit().await.expect("commit");
+    }
+    // Each batch stores "b" anew and updates "a".
+    assert_eq!(client.counts().await.expect("counts").total(), 2 + 3 + 1 + 6);
+}
+
+#[tokio::test]
+async fn memory_has_no_transactions_and_says_so() {
+    let error = BackfillClient::in_memory().add_with(&pool().await, JobSpec::new("t", 1)).await.expect_err("memory");
+    assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("memory"), "{error}");
+}
+
+#[tokio::test]
+async fn a_batch_of_100_000_is_paired_with_its_inputs_and_stored_whole() {
+    let (client, pool, schema) = client().await;
+    let spec = |n: usize| {
+        let spec = JobSpec::new(format!("task{}", n % 13), n).priority(Priority((n % 5) as i16));
+        match n % 10 {
+            0 => spec.key(format!("key{n}")),
+            1 => spec.serial_queue(format!("queue{}", n % 97)),
+            _ => spec,
+        }
+    };
+    let stored = client.add_many((0..100_000).map(spec)).await.expect("add");
+    assert_eq!(stored.len(), 100_000);
+    for (n, job) in stored.iter().enumerate() {
+        assert_eq!((job.payload.as_str(), job.task.as_str()), (n.to_string().as_str(), format!("task{}", n % 13).as_str()));
+        assert_eq!(job.key, (n % 10 == 0).then(|| format!("key{n}")));
+    }
+    assert_eq!(stored.iter().map(|job| job.id).collect::<HashSet<_>>().len(), 100_000);
+    // One transaction: one moment of creation, and the order of the input is the order of the times.
+    assert_eq!(ask(&pool, &schema, "select count(distinct created_at) from S._private_jobs").await, "1");
+    assert!(stored.windows(2).all(|pair| pair[0].run_at < pair[1].run_at));
+    assert_eq!(ask(&pool, &schema, "select count(*) from S._private_jobs where run_at > now()").await, "0");
+    // Names were not tried again and again, which would burn ids of a 32-bit sequence.
+    assert_eq!(ask(&pool, &schema, "select max(id) from S._private_tasks").await, "13");
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_stores_nothing() {
+    let (client, ..) = client().await;
+    let nul = |key: &str| JobSpec::with_payload("t", Payload::from_json(r#"["\u0000"]"#).expect("json")).key(key);
+    client.add(nul("k")).await.expect("as text it is fine");
+    let batch = (0..7_000).map(|n| JobSpec::new("t", n)).chain([nul("k")]);
+    let error = client.add_many(batch).await.expect_err("joining arrays goes through jsonb, which cannot hold a NUL");
+    assert!(!error.is_transient(), "{error}");
+    assert_eq!(client.counts().await.expect("counts").total(), 1);
+}
+
+/// Lets another transaction claim the keyed job while `add` waits for its row.
+async fn claim_meanwhile(pool: &PgPool, schema: &str) {
+    let mut claim = pool.begin().await.expect("begin");
+    let update = format!("update \"{schema}\"._private_jobs set locked_at = now(), locked_by = 'w', attempts = 1 where key = 'k'");
+    sqlx::query(AssertSqlSafe(update)).execute(&mut *claim).await.expect("claim");
+    let pattern = format!("with input%{schema}%");
+    until("the add waits for the row", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
+        sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
+    })
+    .await;
+    claim.commit().await.expect("commit");
+}
+
+#[tokio::test]
+async fn a_key_whose_job_is_claimed_at_this_moment_never_loses_the_new_job() {
+    for mode in [JobKeyMode::Replace, JobKeyMode::PreserveRunAt] {
+        for batch in [1, 3] {
+            let (client, pool, schema) = client().await;
+            let old = client.add(JobSpec::new("t", "old").key("k")).await.expect("add");
+            let specs: Vec<JobSpec> = (0..batch)
+                .map(|n| if n == 0 { JobSpec::new("t", "new").key("k").key_mode(mode) } else { JobSpec::new("t", n) })
+                .collect();
+            let adder = client.clone();
+            let adding = tokio::spawn(async move { adder.add_many(specs).await });
+            claim_meanwhile(&pool, &schema).await;
+            let stored = soon("the add ends", adding).await.expect("no panic").expect("add");
+            assert_eq!(stored.len(), batch);
+            assert_ne!(stored[0].id, old.id);
+            assert_eq!((stored[0].payload.as_str(), stored[0].key.as_deref()), ("\"new\"", Some("k")));
+            let left = client.job(old.id).await.expect("read").expect("the running job");
+            assert_eq!((left.key, left.attempts), (None, 25));
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_that_somebody_else_is_just_introducing_do_not_lose_jobs() {
+    let (client, pool, schema) = client().await;
+    let mut other = pool.begin().await.expect("begin");
+    client.add_with(&mut *other, JobSpec::new("new task", 1).serial_queue("new queue")).await.expect("add");
+    let adder = client.clone();
+    let specs = || {
+        [
+            JobSpec::new("old", 0),
+            JobSpec::new("new task", 1).serial_queue("new queue"),
+            JobSpec::new("old", 2),
+            JobSpec::new("old", 3).serial_queue("new queue"),
+        ]
+    };
+    let adding = tokio::spawn(async move { adder.add_many(specs()).await });
+    let pattern = format!("with input%{schema}%");
+    until("the add waits for the name", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
+        sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(&pool).await.expect("activity") == 1
+    })
+    .await;
+    other.commit().await.expect("commit");
+    let stored = soon("the add ends", adding).await.expect("no panic").expect("add");
+    let payloads: Vec<&str> = stored.iter().map(|job| job.payload.as_str()).collect();
+    assert_eq!(payloads, ["0", "1", "2", "3"]);
+    assert_eq!(stored[3].queue.as_deref(), Some("new queue"));
+    assert_eq!(client.counts().await.expect("counts").total(), 5);
+}
+
+#[tokio::test]
+async fn many_first_users_of_the_same_names_all_succeed() {
+    let (client, ..) = client().await;
+    let adds = (0..16).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            client.add_many((0..20).map(|m| JobSpec::new(format!("t{}", (n + m) % 20), m).serial_queue(format!("q{m}")))).await
+        })
+    });
+    for added in futures::future::join_all(adds).await {
+        assert_eq!(added.expect("no panic").expect("add").len(), 20);
+    }
+    assert_eq!(client.counts().await.expect("counts").total(), 320);
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_before_anything_is_sent() {
+    let (client, pool, schema) = client().await;
+    let mut tx = pool.begin().await.expect("begin");
+    let mut unserialisable = std::collections::HashMap::new();
+    unserialisable.insert((1, 2), 3);
+    let year_60000 = chrono::DateTime::from_timestamp(1_831_000_000_000, 0).expect("a time");
+    let cases = [
+        (JobSpec::new("", 1), "task name"),
+        (JobSpec::new("x".repeat(129), 1), "129 characters; at most 128"),
+        (JobSpec::new("t", 1).serial_queue("q".repeat(200)), "200 characters; at most 128"),
+        (JobSpec::new("t", 1).serial_queue(""), "must not be empty"),
+        (JobSpec::new("t", 1).key(""), "job key"),
+        (JobSpec::new("t", 1).key("k".repeat(600)), "600 characters; at most 512"),
+        (JobSpec::new("t", 1).max_attempts(0), "max_attempts \"0\" must be from 1 to 32767"),
+        (JobSpec::new("t", 1).max_attempts(40_000), "40000"),
+        (JobSpec::new("t", 1).run_at(year_60000), "9999"),
+        (JobSpec::new("t", unserialisable), "could not be serialised"),
+        (JobSpec::new("t", "x".repeat(9 * 1024 * 1024)), "8388608"),
+    ];
+    for (spec, says) in cases {
+        let error = client.add_many_with(&mut tx, [JobSpec::new("fine", 1), spec]).await.expect_err(says);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    let error = client
+        .add_many_with(&mut tx, [JobSpec::new("t", 1).key("same"), JobSpec::new("u", 2).key("same")])
+        .await
+        .expect_err("one key twice");
+    assert!(matches!(error, Error::DuplicateKey { key } if key == "same"));
+    assert!(Priority::try_from(40_000_i64).expect_err("no i16").to_string().contains("40000"));
+    // The caller's transaction is unharmed, and nothing was written, not even a name.
+    assert_eq!(sqlx::query_scalar::<_, i32>("select 1").fetch_one(&mut *tx).await.expect("alive"), 1);
+    tx.commit().await.expect("commit");
+    assert_eq!(ask(&pool, &schema, "select count(*) from S._private_jobs").await, "0");
+    assert_eq!(ask(&pool, &schema, "select count(*) from S._private_tasks").await, "0");
+}
+
+#[tokio::test]
+async fn the_payload_cap_is_configurable() {
+    let (_, pool, schema) = client().await;
+    let build = |bytes| BackfillClient::builder().pool(pool.clone()).schema(&schema).max_payload_bytes(bytes).build();
+    let small = build(10).await.expect("build");
+    assert!(matches!(small.add(JobSpec::new("t", "123456789")).await, Err(Error::PayloadTooLarge { bytes: 11, limit: 10, .. })));
+    let large = build(64 * 1024 * 1024).await.expect("build");
+    let job = large.add(JobSpec::new("t", "x".repeat(50 * 1024 * 1024))).await.expect("50 MB");
+    assert_eq!(large.job(job.id).await.expect("read").expect("the job").payload.as_str().len(), 50 * 1024 * 1024 + 2);
+    assert!(matches!(build(1 << 40).await, Err(Error::InvalidClient(_))));
+}
+
+#[tokio::test]
+async fn whatever_another_producer_wrote_is_read() {
+    let (client, pool, schema) = client().await;
+    sql(
+        &pool,
+        &schema,
+        r#"
+alter table S._private_jobs alter column id restart with 9007199254740995;
+select S.add_job('odd', '{ "b":1, "a" : 9007199254740993.000, "b":"\u0000" }');
+select S.add_job('null', 'null'::json);
+select S.add_job('flags', flags := array['b','a']);
+select S.add_job('deep', (repeat('[', 5000) || repeat(']', 5000))::json);
+select S.add_job('huge', '1e400');
+update S._private_jobs set flags = '[1]', run_at = '-infinity', attempts = -5 where id = 9007199254740997;
+insert into S._private_jobs (task_id, run_at, priority, max_attempts) select id, 'infinity', -32768, 32767 from S._private_tasks where identifier = 'null';
+insert into S._private_jobs (task_id, run_at) select id, '294276-12-31' from S._private_tasks where identifier = 'null';
+"#,
+    )
+    .await;
+    let jobs = client.jobs(&backfill::JobFilter::new()).await.expect("read all");
+    assert_eq!(jobs[0].id, 9_007_199_254_740_995);
+    assert_eq!(jobs[0].payload.as_str(), r#"{ "b":1, "a" : 9007199254740993.000, "b":"\u0000" }"#);
+    assert_eq!(jobs[1].payload.as_str(), "null");
+    assert_eq!(jobs.len(), 7);
+
+    // A worker fails what its handlers cannot decode, and runs the rest.
+    let odd = task_fn("odd", |payload: serde_json::Map<String, serde_json::Value>, _: JobContext| async move {
+        assert_eq!(payload["b"], "\0");
+    });
+    let plain = |name: &str| task_fn(name, |(): (), _: JobContext| async {});
+    let worker = Worker::builder(client.clone())
+        .task(odd)
+        .task(plain("null"))
+        .task(plain("flags"))
+        .task(task_fn("deep", |_: serde_json::Value, _: JobContext| async {}))
+        .task(task_fn("huge", |_: f64, _: JobContext| async {}))
+        .build()
+        .expect("worker");
+    let summary = soon("the run ends", worker.run_once()).await.expect("run");
+    assert_eq!((summary.completed, summary.failed), (3, 2));
+    let failed = client.jobs(&backfill::JobFilter::new().task("deep")).await.expect("read");
+    assert!(failed[0].last_error.as_deref().is_some_and(|text| text.contains("recursion limit")), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_schema_behind_a_serializable_default_works() {
+    let (pool, url) = database().await;
+    let name = url.rsplit('/').next().expect("a name");
+    sql(&pool, "", &format!("alter database {name} set default_transaction_isolation = 'serializable'")).await;
+    let client = BackfillClient::new(&url).await.expect("migrate");
+    let adds = (0..20).map(|n| client.add(JobSpec::new("t", n)));
+    // Serializable transactions may fail and be tried again by their owner: that is the contract of the level.
+    let added = futures::future::join_all(adds).await;
+    let failures: Vec<_> = added.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(failures.iter().all(|error| error.is_transient()), "{failures:?}");
+    let worker = Worker::builder(client.clone())
+        .task(task_fn("t", |_: i32, _: JobContext| async {}))
+        .poll_interval(Duration::from_millis(20))
+        .handle_signals(false)
+        .build()
+        .expect("worker");
+    let handle = worker.shutdown_handle();
+    let running = tokio::spawn(async move { worker.run().await });
+    until("all jobs are done", || async { client.counts().await.expect("counts").total() == 0 }).await;
+    handle.shutdown();
+    soon("the worker ends", running).await.expect("no panic").expect("run");
+}
