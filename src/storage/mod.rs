@@ -62,6 +62,8 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// Takes up to `limit` ready jobs, smallest priority and then oldest `run_at` first; of one serial queue at
     /// the most one, and only while no other of it is held by anybody.
+    ///
+    /// A pool that is not registered (see [`show_presence`](Self::show_presence)) gets nothing.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same

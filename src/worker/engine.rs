@@ -373,9 +373,13 @@ impl Engine {
 
     fn written(&mut self, written: &Written) {
         match written {
-            // Somebody's next job of the queue is ready now, and nobody is notified of that.
-            Written::Batch { freed_queue: true } => self.look(),
-            Written::Batch { freed_queue: false } => {}
+            // The queue's next job is ready now, and nobody is notified of that. And a run that ends when idle has nobody
+            // to tell it what its jobs have added.
+            Written::Batch { freed_queue } => {
+                if *freed_queue || self.mode == Mode::UntilIdle {
+                    self.look();
+                }
+            }
             Written::Due(due) => {
                 let due = Instant::from_std(*due);
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));

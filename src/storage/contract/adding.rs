@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, settle, spec};
+use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, register, settle, spec};
 use crate::job::{JobKeyMode, JobSpec, Payload, Priority};
-use crate::storage::{Outcome, PoolId};
+use crate::storage::{Outcome};
 
 fn in_an_hour() -> DateTime<Utc> {
     // Whole microseconds, which is what PostgreSQL keeps.
@@ -59,7 +59,7 @@ pub async fn defaults_are_graphiles(storage: Subject) {
 
 /// Replacing is not patching: what the new job leaves out goes back to its default.
 pub async fn replace_updates_a_waiting_job_entirely(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let first = add_one(
         &storage,
         spec().key("k").serial_queue("q").priority(-3).max_attempts(3).flag("f").run_at(in_an_hour()),
@@ -81,7 +81,7 @@ pub async fn replace_updates_a_waiting_job_entirely(storage: Subject) {
 
 /// `PreserveRunAt` keeps the time of a job that was never tried.
 pub async fn preserve_run_at_keeps_the_time_of_an_untried_job_only(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let at = in_an_hour();
     let again = || spec().key("k").key_mode(JobKeyMode::PreserveRunAt).priority(2);
     add_one(&storage, spec().key("k").run_at(at)).await;
@@ -97,7 +97,7 @@ pub async fn preserve_run_at_keeps_the_time_of_an_untried_job_only(storage: Subj
 
 /// `UnsafeDedupe` changes nothing but the revision, whatever the job is doing.
 pub async fn unsafe_dedupe_keeps_whatever_is_there(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let dedupe = || JobSpec::new("other", "new").key("k").key_mode(JobKeyMode::UnsafeDedupe).serial_queue("q").priority(9);
     let first = add_one(&storage, spec().key("k").key_mode(JobKeyMode::UnsafeDedupe)).await;
     assert_eq!(first.revision, 0);
@@ -122,7 +122,7 @@ pub async fn unsafe_dedupe_keeps_whatever_is_there(storage: Subject) {
 
 /// A running job cannot be changed any more: it goes on, but its failure is final, and a new job does the new work.
 pub async fn replacing_a_running_job_leaves_it_keyless_and_without_retry(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let old = add_one(&storage, spec().key("k")).await;
     let running = claim_one(&storage, &pool).await;
     let new = add_one(&storage, JobSpec::new(TASK, "new").key("k")).await;
@@ -136,7 +136,7 @@ pub async fn replacing_a_running_job_leaves_it_keyless_and_without_retry(storage
 
 /// A dead job loses its key to a new one, and stays.
 pub async fn replacing_a_dead_job_adds_a_new_one(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let old = add_one(&storage, spec().key("k").max_attempts(1)).await;
     let running = claim_one(&storage, &pool).await;
     settle(&storage, &pool, &running, failed("no", Duration::ZERO)).await;
@@ -163,7 +163,7 @@ pub async fn concurrent_adds_under_one_key_leave_one_job(storage: Subject) {
     for n in 0..40 {
         let storage = storage.clone();
         adds.spawn(async move {
-            let pool = PoolId::random();
+            let pool = register(&storage).await;
             let job = add_one(&storage, JobSpec::new(TASK, n).key("k")).await;
             assert_eq!(job.key.as_deref(), Some("k"));
             if n % 4 == 0 {
@@ -193,7 +193,7 @@ pub async fn hostile_strings_round_trip(storage: Subject) {
         "line\nbreak\ttab\r",
         " ",
     ];
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     for text in hostile {
         let spec = JobSpec::new(text, text).serial_queue(text).key(text).flag(text);
         let job = add_one(&storage, spec).await;

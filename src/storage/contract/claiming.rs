@@ -8,13 +8,13 @@ use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
-use super::{Subject, TASK, add, add_one, claim, claim_one, failed, settle, spec};
+use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Wakeup};
+use crate::storage::{ClaimRef, ClaimRequest, Outcome, Settlement, Wakeup};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let ago = |minutes| Utc::now() - TimeDelta::minutes(minutes);
     let specs = vec![
         JobSpec::new(TASK, 5).priority(1).run_at(ago(1)),
@@ -36,7 +36,7 @@ pub async fn order_is_priority_then_time(storage: Subject) {
 
 /// The future, other tasks, and the limit are respected; a claim counts the attempt and carries the pool's id.
 pub async fn only_ready_jobs_of_known_tasks_up_to_the_limit(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add(&storage, vec![spec(), spec(), spec(), spec().run_in(Duration::from_secs(60)), JobSpec::new("unknown", 1)]).await;
     assert!(claim(&storage, &pool, 0).await.is_empty());
     let two = claim(&storage, &pool, 2).await;
@@ -60,7 +60,7 @@ pub async fn each_job_is_claimed_by_exactly_one_of_many_claimers(storage: Subjec
     for n in 0..8 {
         let storage = storage.clone();
         claimers.spawn(async move {
-            let pool = PoolId::random();
+            let pool = register(&storage).await;
             let mut mine = Vec::new();
             loop {
                 let jobs = claim(&storage, &pool, 1 + n * 3).await;
@@ -76,14 +76,14 @@ pub async fn each_job_is_claimed_by_exactly_one_of_many_claimers(storage: Subjec
         all.extend(mine.expect("a claimer"));
     }
     // A claimer may see nothing because others hold the last rows' locks; what it left is still there.
-    all.extend(claim(&storage, &PoolId::random(), 1000).await.into_iter().map(|job| job.id));
+    all.extend(claim(&storage, &register(&storage).await, 1000).await.into_iter().map(|job| job.id));
     assert_eq!(all.len(), 1000, "no job twice");
     assert_eq!(all.into_iter().collect::<HashSet<_>>(), ids);
 }
 
 /// One job of a queue at a time, in order, also within one batch.
 pub async fn a_serial_queue_gives_one_job_at_a_time(storage: Subject) {
-    let (one, other) = (PoolId::random(), PoolId::random());
+    let (one, other) = (register(&storage).await, register(&storage).await);
     let job = |n| JobSpec::new(TASK, n).serial_queue("q");
     add(&storage, vec![job(0), job(1), job(2)]).await;
     for n in 0..3 {
@@ -109,7 +109,7 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
     for _ in 0..8 {
         let (storage, in_flight, done) = (storage.clone(), in_flight.clone(), done.clone());
         claimers.spawn(async move {
-            let pool = PoolId::random();
+            let pool = register(&storage).await;
             while done.lock().expect("lock").len() < QUEUES * EACH {
                 let jobs = claim(&storage, &pool, 4).await;
                 for job in &jobs {
@@ -138,7 +138,7 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
 
 /// Many jobs of a held queue, with better priority, do not keep others from being claimed.
 pub async fn a_locked_queue_does_not_hide_other_jobs(storage: Subject) {
-    let (one, other) = (PoolId::random(), PoolId::random());
+    let (one, other) = (register(&storage).await, register(&storage).await);
     add(&storage, (0..200).map(|_| spec().serial_queue("stuck").priority(-5)).collect()).await;
     claim_one(&storage, &one).await;
     let free = add_one(&storage, spec()).await;
@@ -147,7 +147,7 @@ pub async fn a_locked_queue_does_not_hide_other_jobs(storage: Subject) {
 
 /// Attempts are counted when a job is claimed, and end.
 pub async fn jobs_without_attempts_left_are_not_claimed(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add_one(&storage, spec().max_attempts(2)).await;
     for attempt in 1..=2 {
         let job = claim_one(&storage, &pool).await;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, settle, spec};
+use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, JobState, Priority};
-use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, PoolId, Reschedule};
+use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, Reschedule};
 
 /// Removing by key.
 pub async fn remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     assert!(storage.remove("nobody").await.expect("remove").is_none());
     let waiting = add_one(&storage, spec().key("k")).await;
     assert_eq!(storage.remove("k").await.expect("remove"), Some(waiting.clone()));
@@ -26,7 +26,7 @@ pub async fn remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones(stora
 
 /// Jobs that somebody runs are not touched.
 pub async fn complete_and_fail_leave_running_jobs_alone(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let jobs = add(&storage, vec![spec().priority(-1), spec(), spec()]).await;
     claim_one(&storage, &pool).await;
     let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
@@ -40,7 +40,7 @@ pub async fn complete_and_fail_leave_running_jobs_alone(storage: Subject) {
 
 /// Zero is a value like any other.
 pub async fn reschedule_sets_zero_and_revives(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let job = add_one(&storage, spec().priority(7).max_attempts(1)).await;
     let running = claim_one(&storage, &pool).await;
     assert!(storage.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule").is_empty());
@@ -59,7 +59,7 @@ pub async fn reschedule_sets_zero_and_revives(storage: Subject) {
 
 /// Everything that a pool holds is free.
 pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
-    let (dead, alive) = (PoolId::random(), PoolId::random());
+    let (dead, alive) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec().serial_queue("a"), spec(), spec().serial_queue("a"), spec().serial_queue("b")]).await;
     let held = claim(&storage, &dead, 2).await;
     let kept = claim_one(&storage, &alive).await;
@@ -73,7 +73,7 @@ pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
 
 /// Cleaning up takes what nothing needs.
 pub async fn cleanup_deletes_only_what_is_unused(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let names: Vec<String> = ["kept", "unused"].map(str::to_owned).to_vec();
     storage.register_tasks(&names).await.expect("register");
     let dead = add_one(&storage, JobSpec::new(TASK, 1).serial_queue("gone").max_attempts(1).priority(-1)).await;
@@ -96,7 +96,7 @@ pub async fn cleanup_deletes_only_what_is_unused(storage: Subject) {
 
 /// One job in each state, found and counted.
 pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let dead = add_one(&storage, spec().max_attempts(1).priority(-9)).await;
     let job = claim_one(&storage, &pool).await;
     settle(&storage, &pool, &job, Outcome::Dead { error: "x".to_owned() }).await;

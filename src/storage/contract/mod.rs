@@ -73,7 +73,7 @@ macro_rules! storage_contract_tests {
         ]);
         $crate::storage_contract_tests!(@module presence $fresh [
             silent_pools_are_rescued
-            pools_that_show_signs_of_life_or_never_registered_are_left_alone
+            pools_that_show_signs_of_life_or_withdrew_are_left_alone
             a_rescued_pool_learns_it
         ]);
     };
@@ -106,6 +106,13 @@ async fn add(storage: &Subject, specs: Vec<JobSpec>) -> Vec<Job> {
 
 async fn add_one(storage: &Subject, spec: JobSpec) -> Job {
     add(storage, vec![spec]).await.remove(0)
+}
+
+/// A registered pool.
+async fn register(storage: &Subject) -> PoolId {
+    let pool = PoolId::random();
+    assert!(storage.show_presence(&pool, true).await.expect("register"));
+    pool
 }
 
 async fn claim(storage: &Subject, pool: &PoolId, limit: usize) -> Vec<Job> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Subject, add, claim, must_read, spec};
+use super::{Subject, add, add_one, claim, must_read, register, spec};
 use crate::storage::PoolId;
 
 /// Nobody is silent for as little as no time at all, unless time has passed since the sign.
@@ -12,8 +12,7 @@ async fn let_time_pass() {
 
 /// What a silent pool held is free, with its attempt used and the reason told; its queue too.
 pub async fn silent_pools_are_rescued(storage: Subject) {
-    let (dead, alive) = (PoolId::random(), PoolId::random());
-    assert!(storage.show_presence(&dead, true).await.expect("presence"));
+    let dead = register(&storage).await;
     add(&storage, vec![spec().serial_queue("q"), spec(), spec().serial_queue("q")]).await;
     let held = claim(&storage, &dead, 2).await;
     assert_eq!(held.len(), 2);
@@ -26,33 +25,34 @@ pub async fn silent_pools_are_rescued(storage: Subject) {
         assert_eq!((job.attempts, job.locked_by), (1, None));
         assert!(job.last_error.is_some_and(|text| text.contains(dead.as_str())));
     }
-    assert_eq!(claim(&storage, &alive, 10).await.len(), 2);
     assert!(storage.rescue(Duration::from_millis(1)).await.expect("rescue").is_empty(), "once is enough");
+    let alive = register(&storage).await;
+    assert_eq!(claim(&storage, &alive, 10).await.len(), 2);
 }
 
-/// Only registered pools can be silent.
-pub async fn pools_that_show_signs_of_life_or_never_registered_are_left_alone(storage: Subject) {
-    let (alive, foreign, stopped) = (PoolId::random(), PoolId::random(), PoolId::random());
-    storage.show_presence(&alive, true).await.expect("presence");
-    storage.show_presence(&stopped, true).await.expect("presence");
-    storage.withdraw_presence(&stopped).await.expect("withdraw");
-    add(&storage, vec![spec(), spec(), spec()]).await;
-    for pool in [&alive, &foreign, &stopped] {
+/// Pools that show signs of life, and those that withdrew theirs, are none of the rescuer's business.
+pub async fn pools_that_show_signs_of_life_or_withdrew_are_left_alone(storage: Subject) {
+    let (alive, stopped) = (register(&storage).await, register(&storage).await);
+    add(&storage, vec![spec(), spec()]).await;
+    for pool in [&alive, &stopped] {
         assert_eq!(claim(&storage, pool, 1).await.len(), 1);
     }
+    storage.withdraw_presence(&stopped).await.expect("withdraw");
     let_time_pass().await;
     assert!(storage.rescue(Duration::from_secs(60)).await.expect("rescue").is_empty());
     assert!(storage.show_presence(&alive, false).await.expect("presence"));
-    assert_eq!(storage.counts().await.expect("counts").running, 3);
+    assert_eq!(storage.counts().await.expect("counts").running, 2);
 }
 
-/// A pool that was taken for dead finds out at its next sign.
+/// A pool that was taken for dead finds out at its next sign, and claims nothing until it has a new identity.
 pub async fn a_rescued_pool_learns_it(storage: Subject) {
-    let pool = PoolId::random();
-    storage.show_presence(&pool, true).await.expect("presence");
+    let pool = register(&storage).await;
     assert!(storage.show_presence(&pool, false).await.expect("presence"));
     let_time_pass().await;
     storage.rescue(Duration::from_millis(1)).await.expect("rescue");
     assert!(!storage.show_presence(&pool, false).await.expect("presence"));
-    assert!(storage.show_presence(&PoolId::random(), true).await.expect("a new identity"));
+    add_one(&storage, spec()).await;
+    assert!(claim(&storage, &pool, 1).await.is_empty());
+    assert!(claim(&storage, &PoolId::random(), 1).await.is_empty(), "nor does one that never registered");
+    assert_eq!(claim(&storage, &register(&storage).await, 1).await.len(), 1);
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Subject, add, add_one, claim, claim_one, failed, must_read, read, settle, spec};
+use super::{Subject, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, Payload, RunAt};
-use crate::storage::{MAX_ERROR_BYTES, Outcome, PoolId};
+use crate::storage::{MAX_ERROR_BYTES, Outcome};
 
 /// A completed job is deleted, and its queue is free.
 pub async fn completed_jobs_are_gone(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
     let first = claim_one(&storage, &pool).await;
     assert_eq!(settle(&storage, &pool, &first, Outcome::Completed).await, [first.id]);
@@ -20,7 +20,7 @@ pub async fn completed_jobs_are_gone(storage: Subject) {
 
 /// What is written about a failure is what was said; the rest stays.
 pub async fn failed_jobs_wait_as_told(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let added = add_one(&storage, spec().serial_queue("q").key("k").flag("f")).await;
     let job = claim_one(&storage, &pool).await;
     let before = Utc::now();
@@ -41,7 +41,7 @@ pub async fn failed_jobs_wait_as_told(storage: Subject) {
 
 /// A job that is given up uses up its attempts.
 pub async fn dead_jobs_stay_dead(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add_one(&storage, spec()).await;
     let job = claim_one(&storage, &pool).await;
     settle(&storage, &pool, &job, Outcome::Dead { error: "never".to_owned() }).await;
@@ -52,7 +52,7 @@ pub async fn dead_jobs_stay_dead(storage: Subject) {
 
 /// Neither snoozing nor giving back uses an attempt.
 pub async fn snoozed_and_returned_jobs_get_their_attempt_back(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let added = add_one(&storage, spec().serial_queue("q")).await;
     let job = claim_one(&storage, &pool).await;
     settle(&storage, &pool, &job, Outcome::Returned).await;
@@ -68,7 +68,7 @@ pub async fn snoozed_and_returned_jobs_get_their_attempt_back(storage: Subject) 
 
 /// A job whose key was taken while it ran, by a new job or by removal, never becomes available again.
 pub async fn a_replaced_job_is_never_revived(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let outcomes = [
         Outcome::Returned,
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
@@ -87,7 +87,7 @@ pub async fn a_replaced_job_is_never_revived(storage: Subject) {
 
 /// The fence: once a claim is broken, its settlement changes nothing, neither job nor queue.
 pub async fn a_broken_claim_settles_nothing(storage: Subject) {
-    let (one, other) = (PoolId::random(), PoolId::random());
+    let (one, other) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
     let paused = claim_one(&storage, &one).await;
     storage.unlock(&[one.to_string()]).await.expect("unlock");
@@ -110,7 +110,7 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
 
 /// The fence tells two claims of one pool apart.
 pub async fn a_second_claim_by_the_same_pool_is_another_claim(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add_one(&storage, spec().serial_queue("q")).await;
     let first = claim_one(&storage, &pool).await;
     storage.unlock(&[pool.to_string()]).await.expect("unlock");
@@ -122,7 +122,7 @@ pub async fn a_second_claim_by_the_same_pool_is_another_claim(storage: Subject) 
 
 /// A settlement whose answer was lost may be sent again.
 pub async fn settling_twice_is_settling_once(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add(&storage, vec![spec(), spec()]).await;
     let jobs = claim(&storage, &pool, 2).await;
     settle(&storage, &pool, &jobs[0], Outcome::Completed).await;
@@ -135,7 +135,7 @@ pub async fn settling_twice_is_settling_once(storage: Subject) {
 
 /// NUL, nothing, and ten megabytes are all stored somehow.
 pub async fn error_texts_never_break_the_write(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     let long = "é".repeat(5 * 1024 * 1024);
     for text in ["nul \0 inside", "", long.as_str()] {
         let added = add_one(&storage, spec()).await;
@@ -148,7 +148,7 @@ pub async fn error_texts_never_break_the_write(storage: Subject) {
 
 /// A batch that failed in part keeps the items that are left.
 pub async fn items_that_are_left_become_the_payload(storage: Subject) {
-    let pool = PoolId::random();
+    let pool = register(&storage).await;
     add_one(&storage, JobSpec::new(super::TASK, [1, 2, 3])).await;
     let job = claim_one(&storage, &pool).await;
     let left = Payload::from_json("[2]").expect("json");

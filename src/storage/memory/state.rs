@@ -139,6 +139,9 @@ impl State {
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest<'_>) -> Vec<Job> {
+        if !self.pools.contains_key(request.pool.as_str()) {
+            return Vec::new();
+        }
         let now = self.now();
         let mut taken_queues = HashSet::new();
         let mut chosen = Vec::new();

@@ -23,10 +23,20 @@ impl PostgresStorage {
         let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
         let rows = jobs!(
             r#"
-with served as materialized (
+-- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue. The
+-- lock keeps a rescuer (who deletes the row) out until we commit, and does not disturb the sign of life (which does not
+-- touch the key).
+with registered as materialized (
+  select pool.id
+  from graphile_worker.backfill_pools pool
+  where pool.id = $1
+  for key share
+),
+served as materialized (
   select task.id, task.identifier
   from graphile_worker._private_tasks task
   where task.identifier = any ($2)
+    and exists (select from registered)
 ),
 -- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
 -- a hash of all queues), so the cost does not grow with the number of queues.
