@@ -28,7 +28,9 @@ impl Task for SendInvoice {
 
 #[tokio::test]
 async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_rolls_back() {
-    let (client, pool, _) = client().await;
+    // A database of its own, in which nobody else notifies.
+    let (pool, url) = database().await;
+    let client = BackfillClient::new(&url).await.expect("migrate");
     let mut wakeups = client.storage().wakeups();
     soon("listening", wakeups.next()).await;
 

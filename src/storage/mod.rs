@@ -70,6 +70,10 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// as settling once.
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>>;
 
+    /// Gives back what this pool holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
+    /// They get their attempt back. Answers how many.
+    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
+
     /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 

@@ -3,9 +3,8 @@
 //! It owns everything that runs: the jobs (a `JoinSet`), the claim in flight, the settler, the upkeep. Each turn it
 //! starts claimed jobs in free slots, asks for more if more may be there, and then waits for whatever comes first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -25,7 +24,7 @@ use super::shutdown::{Urgency, on_signals};
 use super::upkeep;
 use crate::client::BackfillClient;
 use crate::error::{Error, Result};
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Storage, Wakeup};
 use crate::task::{Handler, JobContext, RetryPolicy, TaskError};
 
@@ -75,6 +74,10 @@ pub(super) struct Engine {
 
     running: JoinSet<(Outcome, Duration)>,
     started: HashMap<Id, Started>,
+    /// Claimed by the present identity, and not yet known to be written.
+    held: HashSet<JobId>,
+    /// A claim failed, and may have taken jobs that we do not know of.
+    claim_in_doubt: bool,
     /// Claimed and waiting for a slot.
     waiting: VecDeque<(Arc<Job>, Arc<PoolId>)>,
     waiting_since: Instant,
@@ -93,8 +96,7 @@ pub(super) struct Engine {
 
     results: mpsc::UnboundedSender<Finished>,
     written: mpsc::UnboundedReceiver<Written>,
-    outstanding: Arc<AtomicUsize>,
-    settler: JoinHandle<Summary>,
+    settler: JoinHandle<(Summary, usize)>,
     give_up: CancellationToken,
 
     shutdown: watch::Receiver<Urgency>,
@@ -116,15 +118,14 @@ impl Engine {
         let storage = Arc::clone(worker.client.storage());
         let (results, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
-        let outstanding = Arc::new(AtomicUsize::new(0));
         let give_up = CancellationToken::new();
         let settler = Settler {
             storage: Arc::clone(&storage),
             finished,
             written: written_tx,
-            outstanding: Arc::clone(&outstanding),
             give_up: give_up.clone(),
             summary: Summary::default(),
+            unwritten: 0,
         };
         let pool = Arc::new(pool);
         let now = Instant::now();
@@ -141,6 +142,8 @@ impl Engine {
             drop_jobs: CancellationToken::new(),
             running: JoinSet::new(),
             started: HashMap::new(),
+            held: HashSet::new(),
+            claim_in_doubt: false,
             waiting: VecDeque::new(),
             waiting_since: now,
             claiming: None,
@@ -153,7 +156,6 @@ impl Engine {
             next_due: None,
             results,
             written,
-            outstanding,
             settler: tokio::spawn(settler.run()),
             give_up,
             shutdown: worker.shutdown.subscribe(),
@@ -304,14 +306,21 @@ impl Engine {
         let have = self.running.len() + self.waiting.len();
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
         let useful = have < concurrency || have <= full / 2;
-        let unwritten = self.outstanding.load(Ordering::Acquire);
-        if !useful || unwritten > full + MAX_UNWRITTEN {
+        if !useful || self.held.len() > full + MAX_UNWRITTEN {
             return;
         }
         let limit = full - have;
         let (storage, pool, tasks) = (Arc::clone(&self.storage), Arc::clone(&self.pool), Arc::clone(&self.tasks));
+        let in_doubt = self.claim_in_doubt.then(|| self.held.iter().copied().collect::<Vec<JobId>>());
         self.woken = false;
         self.claiming = Some(Box::pin(async move {
+            if let Some(held) = in_doubt {
+                match storage.release_unknown(&pool, &held).await {
+                    Ok(0) => {}
+                    Ok(jobs) => tracing::warn!(jobs, "gave back jobs of a claim whose answer was lost"),
+                    Err(error) => return (limit, pool, Err(error)),
+                }
+            }
             let claimed = storage.claim(&ClaimRequest::new(&pool, &tasks, limit)).await;
             (limit, pool, claimed)
         }));
@@ -323,10 +332,11 @@ impl Engine {
             Ok(jobs) => {
                 self.claim_delay = FIRST_CLAIM_DELAY;
                 self.claim_not_before = None;
+                self.claim_in_doubt = false;
                 // Fewer than asked for means that no more are ready, unless serial queues were among them: a queue gives
                 // one job per claim, and its next ones may have hidden others.
                 self.more = self.woken || jobs.len() >= limit || jobs.iter().any(|job| job.queue.is_some());
-                self.outstanding.fetch_add(jobs.len(), Ordering::AcqRel);
+                self.held.extend(jobs.iter().map(|job| job.id));
                 if self.waiting.is_empty() {
                     self.waiting_since = Instant::now();
                 }
@@ -335,8 +345,12 @@ impl Engine {
                     self.give_back_waiting();
                 }
             }
-            Err(error) if self.mode == Mode::UntilIdle => self.fail(error),
+            Err(error) if self.mode == Mode::UntilIdle => {
+                self.claim_in_doubt = true;
+                self.fail(error);
+            }
             Err(error) => {
+                self.claim_in_doubt = true;
                 tracing::warn!(%error, delay = ?self.claim_delay, "jobs could not be claimed; trying again");
                 self.claim_not_before = Some(Instant::now() + self.claim_delay.mul_f64(0.5 + fastrand::f64() / 2.0));
                 self.claim_delay = (self.claim_delay * 2).min(MAX_CLAIM_DELAY);
@@ -375,7 +389,10 @@ impl Engine {
         match written {
             // The queue's next job is ready now, and nobody is notified of that. And a run that ends when idle has nobody
             // to tell it what its jobs have added.
-            Written::Batch { freed_queue } => {
+            Written::Batch { jobs, freed_queue } => {
+                for job in jobs {
+                    self.held.remove(job);
+                }
                 if *freed_queue || self.mode == Mode::UntilIdle {
                     self.look();
                 }
@@ -466,6 +483,9 @@ impl Engine {
                 self.cancel.cancel();
                 self.cancel = CancellationToken::new();
                 self.give_back_waiting();
+                // Whatever the old identity held was released by those who took it for dead.
+                self.held.clear();
+                self.claim_in_doubt = false;
                 self.pool = Arc::clone(&new);
                 self.pool_changes.send_replace(new);
                 self.look();
@@ -515,8 +535,7 @@ impl Engine {
                 self.mode == Mode::UntilIdle
                     && idle
                     && !self.more
-                    && self.outstanding.load(Ordering::Acquire) == 0
-                    && self.written.is_empty()
+                    && self.held.is_empty()
             }
         }
     }
@@ -532,24 +551,32 @@ impl Engine {
             self.settle(&started.pool, &started.job, failed(&started.job, &RetryPolicy::default(), error));
         }
         self.running.detach_all();
-        let Self { results, settler, give_up, outstanding, storage, pool, ending, failure, options, .. } = self;
+        let Self { results, settler, give_up, storage, pool, ending, failure, options, claim_in_doubt, .. } = self;
         drop(results);
         let out_of_time = ending.map_or(options.grace, |ending| ending.abandon_at - Instant::now()).max(WRITE_GRACE);
         let timer = give_up.clone();
-        let summary = tokio::select! {
-            summary = settler => summary,
+        let (summary, unwritten) = tokio::select! {
+            ended = settler => ended,
             () = async move {
                 tokio::time::sleep(out_of_time).await;
                 timer.cancel();
                 std::future::pending().await
-            } => Ok(Summary::default()),
+            } => Ok((Summary::default(), 0)),
         }
         .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
-        // If this fails, others will notice the silence.
-        if let Err(error) = storage.withdraw_presence(&pool).await {
-            tracing::debug!(%error, "the sign of life could not be withdrawn");
+        // Only a pool that holds nothing takes its sign of life away; for what it holds, others must notice its silence.
+        if unwritten == 0 {
+            let withdraw = async {
+                if claim_in_doubt {
+                    storage.release_unknown(&pool, &[]).await?;
+                }
+                storage.withdraw_presence(&pool).await
+            };
+            if !matches!(tokio::time::timeout(WRITE_GRACE, withdraw).await, Ok(Ok(()))) {
+                tracing::warn!("the sign of life could not be taken away; others will notice the silence");
+            }
         }
-        match (failure, outstanding.load(Ordering::Acquire)) {
+        match (failure, unwritten) {
             (Some(error), _) => Err(error),
             (None, 0) => Ok(summary),
             (None, jobs) => Err(Error::Unsettled { jobs }),

@@ -7,15 +7,14 @@
 //! The channel is unbounded but never holds more than was claimed: the engine stops claiming while too much is
 //! unwritten.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
-use crate::job::RunAt;
+use crate::job::{JobId, RunAt};
 use crate::storage::{Outcome, PoolId, Settlement, Storage};
 
 /// The most settlements in one write.
@@ -35,8 +34,8 @@ pub(super) struct Finished {
 /// What the engine has to know about a write.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// So many results were written; whether one of them freed a serial queue.
-    Batch { freed_queue: bool },
+    /// These jobs' results were written; whether one of them freed a serial queue.
+    Batch { jobs: Vec<JobId>, freed_queue: bool },
     /// A job will be ready again at this moment, which no wakeup will tell.
     Due(Instant),
 }
@@ -77,16 +76,17 @@ pub(super) struct Settler {
     pub storage: Arc<dyn Storage>,
     pub finished: mpsc::UnboundedReceiver<Finished>,
     pub written: mpsc::UnboundedSender<Written>,
-    /// Jobs that were claimed and are not written yet.
-    pub outstanding: Arc<AtomicUsize>,
     /// Fires when there is no more time: what cannot be written now is left.
     pub give_up: CancellationToken,
     pub summary: Summary,
+    /// Results that were given up.
+    pub unwritten: usize,
 }
 
 impl Settler {
-    /// Writes until every sender is gone and everything is written.
-    pub(super) async fn run(mut self) -> Summary {
+    /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
+    /// not.
+    pub(super) async fn run(mut self) -> (Summary, usize) {
         let mut batch = Vec::new();
         while self.finished.recv_many(&mut batch, MAX_BATCH).await > 0 {
             // Nearly always one pool; two after the worker was taken for dead and got a new identity.
@@ -98,7 +98,7 @@ impl Settler {
                 self.write_all(&pool, settlements).await;
             }
         }
-        self.summary
+        (self.summary, self.unwritten)
     }
 
     /// Writes a batch; when the storage refuses it for what is in it, its halves, so that one bad result cannot hold up
@@ -137,8 +137,9 @@ impl Settler {
                 }
                 Err(error) => {
                     tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
-                    if self.wait(delay).await.is_err() {
-                        // Still counted as outstanding, which is how the engine knows.
+                    let give_up = self.give_up.cancelled();
+                    if tokio::time::timeout(delay, give_up).await.is_ok() {
+                        self.unwritten += batch.len();
                         return Ok(());
                     }
                     delay = (delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
@@ -147,15 +148,8 @@ impl Settler {
         }
     }
 
-    async fn wait(&self, delay: Duration) -> Result<(), Error> {
-        tokio::select! {
-            () = tokio::time::sleep(delay) => Ok(()),
-            () = self.give_up.cancelled() => Err(Error::Internal("no more time".to_owned())),
-        }
-    }
-
-    fn applied(&mut self, batch: &[Settlement], applied: &[i64]) {
-        let applied: std::collections::HashSet<i64> = applied.iter().copied().collect();
+    fn applied(&mut self, batch: &[Settlement], applied: &[JobId]) {
+        let applied: HashSet<JobId> = applied.iter().copied().collect();
         let mut freed_queue = false;
         for settlement in batch {
             freed_queue |= settlement.claim.queue.is_some();
@@ -170,9 +164,8 @@ impl Settler {
                 let _ = self.written.send(Written::Due(due));
             }
         }
-        // In this order: a worker that ends when idle may only see "nothing outstanding" after it can see this message.
-        let _ = self.written.send(Written::Batch { freed_queue });
-        self.outstanding.fetch_sub(batch.len(), Ordering::AcqRel);
+        let jobs = batch.iter().map(|settlement| settlement.claim.id).collect();
+        let _ = self.written.send(Written::Batch { jobs, freed_queue });
     }
 }
 

@@ -164,7 +164,40 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
     let within = Duration::from_secs(20);
     let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
     assert_eq!(first, Some(Wakeup::Listening));
-    add(&storage, vec![spec(), spec()]).await;
-    let heard = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
-    assert_eq!(heard, Some(Wakeup::JobsAdded(2)));
+    // A number that nobody else adds: a storage may tell every listener of everybody's jobs.
+    add(&storage, (0..137).map(|_| spec()).collect()).await;
+    tokio::time::timeout(within, async {
+        while wakeups.next().await != Some(Wakeup::JobsAdded(137)) {}
+    })
+    .await
+    .expect("in time");
+}
+
+/// After a claim whose answer was lost, a pool gives back what it does not know it holds.
+pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
+    let (pool, other) = (register(&storage).await, register(&storage).await);
+    add(&storage, vec![spec(), spec().serial_queue("a"), spec().serial_queue("b"), spec().key("k").max_attempts(1)]).await;
+    let known = claim(&storage, &pool, 2).await;
+    let lost = claim(&storage, &pool, 9).await;
+    assert_eq!((known.len(), lost.len()), (2, 2));
+    let of_other = add_one(&storage, spec()).await;
+    claim_one(&storage, &other).await;
+    let holds: Vec<JobId> = known.iter().map(|job| job.id).collect();
+    assert_eq!(storage.release_unknown(&pool, &holds).await.expect("release"), 2);
+    for job in &lost {
+        let job = super::must_read(&storage, job.id).await;
+        assert_eq!((job.attempts, job.locked_by), (0, None));
+    }
+    for job in &known {
+        assert_eq!(super::must_read(&storage, job.id).await, *job);
+    }
+    assert!(super::must_read(&storage, of_other.id).await.locked_by.is_some());
+    assert_eq!(claim(&storage, &other, 9).await.len(), 2, "the queue is free too");
+
+    // A job that was removed meanwhile is not revived.
+    add_one(&storage, spec().key("gone").max_attempts(1)).await;
+    claim_one(&storage, &pool).await;
+    storage.remove("gone").await.expect("remove");
+    assert_eq!(storage.release_unknown(&pool, &holds).await.expect("release"), 1);
+    assert!(claim(&storage, &other, 9).await.is_empty());
 }

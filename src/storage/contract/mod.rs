@@ -50,6 +50,7 @@ macro_rules! storage_contract_tests {
             a_locked_queue_does_not_hide_other_jobs
             jobs_without_attempts_left_are_not_claimed
             adding_wakes_a_listener
+            a_claim_whose_answer_was_lost_is_given_back
         ]);
         $crate::storage_contract_tests!(@module settling $fresh [
             completed_jobs_are_gone

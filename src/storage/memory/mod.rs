@@ -84,6 +84,12 @@ impl Storage for MemoryStorage {
         Ok(self.state().settle(pool, settled))
     }
 
+    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        let released = self.state().release_unknown(pool, holds);
+        self.notify(released);
+        Ok(released as u64)
+    }
+
     async fn release_stale(&self) -> Result<u64> {
         let released = self.state().release_stale();
         self.notify(released);

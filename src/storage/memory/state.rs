@@ -208,6 +208,25 @@ impl State {
         true
     }
 
+    pub(super) fn release_unknown(&mut self, pool: &PoolId, holds: &[JobId]) -> usize {
+        let unknown: Vec<Job> = self
+            .jobs
+            .values()
+            .filter(|job| job.locked_by.as_deref() == Some(pool.as_str()) && !holds.contains(&job.id))
+            .cloned()
+            .collect();
+        let returned: Vec<Settlement> = unknown
+            .iter()
+            .map(|job| {
+                let mut claim = ClaimRef::of(job);
+                // A takeover of the key is the only change that an enqueuer makes to a locked job.
+                claim.had_key = job.locked_at.is_some_and(|at| job.updated_at > at);
+                Settlement { claim, outcome: Outcome::Returned }
+            })
+            .collect();
+        self.settle(pool, &returned).len()
+    }
+
     pub(super) fn release_stale(&mut self) -> usize {
         let now = self.now();
         self.release(now, |lock| lock.at < now - STALE, None)

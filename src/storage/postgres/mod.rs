@@ -135,6 +135,10 @@ on conflict do nothing
         self.settle_jobs(pool, settled).await
     }
 
+    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        self.release_unknown_jobs(pool, holds).await
+    }
+
     async fn release_stale(&self) -> Result<u64> {
         self.release_stale_locks().await
     }

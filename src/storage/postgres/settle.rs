@@ -21,6 +21,55 @@ impl PostgresStorage {
         Ok(applied)
     }
 
+    pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        // The attempt is given back, unless the job's key was taken over since the claim (the only thing that moves
+        // updated_at past locked_at while a job without a key is locked): that one must stay unavailable.
+        let released = sqlx::query_scalar!(
+            r#"
+with unknown as materialized (
+  select job.id, job.job_queue_id, job.locked_at
+  from graphile_worker._private_jobs job
+  where job.locked_by = $1 and job.id <> all ($2)
+  for update
+),
+released_queue as (
+  update graphile_worker._private_job_queues queue
+  set locked_by = null, locked_at = null
+  from unknown
+  where queue.id = unknown.job_queue_id
+    and queue.locked_by = $1
+    and queue.locked_at = unknown.locked_at
+),
+released_job as (
+  update graphile_worker._private_jobs job
+  set
+    attempts = case
+      when job.key is null and job.updated_at > job.locked_at then job.attempts
+      else greatest(job.attempts - 1, 0)
+    end,
+    locked_by = null,
+    locked_at = null
+  where job.id = any (array(select unknown.id from unknown))
+  returning job.id
+),
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  from released_job
+  having count(*) > 0
+)
+select count(released_job.id) as "released!"
+from released_job
+left join notified on true
+"#,
+            pool.as_str(),
+            holds,
+        )
+        .fetch_one(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("give back the jobs of a lost claim", e))?;
+        Ok(u64::try_from(released).unwrap_or_default())
+    }
+
     async fn delete_completed(&self, pool: &PoolId, done: &[&Settlement]) -> Result<Vec<JobId>> {
         if done.is_empty() {
             return Ok(Vec::new());
