@@ -84,8 +84,7 @@ with settled as materialized (
 deleted as (
   delete from graphile_worker._private_jobs job
   using settled
-  where job.id = any ($2)
-    and job.id = settled.id
+  where job.id = settled.id
     and job.locked_by = $1
     and job.locked_at = settled.locked_at
   returning job.id
@@ -94,8 +93,7 @@ released as (
   update graphile_worker._private_job_queues queue
   set locked_by = null, locked_at = null
   from settled
-  where queue.queue_name = any (array(select settled.queue from settled where settled.queue is not null))
-    and queue.queue_name = settled.queue
+  where queue.queue_name = settled.queue
     and queue.locked_by = $1
     and queue.locked_at = settled.locked_at
 )
@@ -134,8 +132,7 @@ released as (
   update graphile_worker._private_job_queues queue
   set locked_by = null, locked_at = null
   from settled
-  where queue.queue_name = any (array(select settled.queue from settled where settled.queue is not null))
-    and queue.queue_name = settled.queue
+  where queue.queue_name = settled.queue
     and queue.locked_by = $1
     and queue.locked_at = settled.locked_at
 )
@@ -159,8 +156,7 @@ set
   locked_by = null,
   locked_at = null
 from settled
-where job.id = any ($2)
-  and job.id = settled.id
+where job.id = settled.id
   and job.locked_by = $1
   and job.locked_at = settled.locked_at
 returning job.id
