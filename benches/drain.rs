@@ -45,10 +45,7 @@ async fn main() -> Result<(), AnyError> {
     }
     for (name, figures) in [("ours", &mut ours), ("Node", &mut node), ("ratio", &mut ratios)] {
         figures.sort_by(f64::total_cmp);
-        println!(
-            "{name}: median {:.1}, min {:.1}, max {:.1}",
-            figures[ROUNDS / 2], figures[0], figures[ROUNDS - 1]
-        );
+        println!("{name}: median {:.1}, min {:.1}, max {:.1}", figures[ROUNDS / 2], figures[0], figures[ROUNDS - 1]);
     }
     idle_memory().await
 }
@@ -108,9 +105,10 @@ async fn drain_node(url: &str, pool: &PgPool) -> Result<f64, AnyError> {
         .spawn()?;
     // Starting Node takes a while; its clock starts when its first job has been taken.
     loop {
-        let waiting: i64 = sqlx::query_scalar("select count(*) from graphile_worker._private_jobs where locked_at is null")
-            .fetch_one(pool)
-            .await?;
+        let waiting: i64 =
+            sqlx::query_scalar("select count(*) from graphile_worker._private_jobs where locked_at is null")
+                .fetch_one(pool)
+                .await?;
         if usize::try_from(waiting)? < JOBS {
             break;
         }

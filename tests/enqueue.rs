@@ -5,7 +5,10 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use backfill::{Answer, BackfillClient, Error, JobContext, JobKeyMode, JobSpec, Payload, Priority, Task, TaskResult, Worker, task_fn};
+use backfill::{
+    Answer, BackfillClient, Error, JobContext, JobKeyMode, JobSpec, Payload, Priority, Task, TaskResult, Worker,
+    task_fn,
+};
 use futures::StreamExt;
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{ask, client, database, pool, soon, sql, until};
@@ -64,7 +67,10 @@ async fn jobs_are_added_through_any_pool_connection_or_transaction() {
     client.add_many_with(&mut conn, two()).await.expect("a pool's connection");
     for isolation in ["read committed", "repeatable read", "serializable"] {
         let mut tx = pool.begin().await.expect("begin");
-        sqlx::query(AssertSqlSafe(format!("set transaction isolation level {isolation}"))).execute(&mut *tx).await.expect("set");
+        sqlx::query(AssertSqlSafe(format!("set transaction isolation level {isolation}")))
+            .execute(&mut *tx)
+            .await
+            .expect("set");
         client.add_many_with(&mut tx, two()).await.expect(isolation);
         client.add_with(&mut tx, JobSpec::new("new task", 1).serial_queue("new queue")).await.expect(isolation);
         tx.commit().await.expect("commit");
@@ -83,7 +89,7 @@ async fn memory_has_no_transactions_and_says_so() {
 async fn a_batch_of_100_000_is_paired_with_its_inputs_and_stored_whole() {
     let (client, pool, schema) = client().await;
     let spec = |n: usize| {
-        let spec = JobSpec::new(format!("task{}", n % 13), n).priority(Priority((n % 5) as i16));
+        let spec = JobSpec::new(format!("task{}", n % 13), n).priority([0_i16, 1, 2, 3, 4][n % 5]);
         match n % 10 {
             0 => spec.key(format!("key{n}")),
             1 => spec.serial_queue(format!("queue{}", n % 97)),
@@ -93,7 +99,10 @@ async fn a_batch_of_100_000_is_paired_with_its_inputs_and_stored_whole() {
     let stored = client.add_many((0..100_000).map(spec)).await.expect("add");
     assert_eq!(stored.len(), 100_000);
     for (n, job) in stored.iter().enumerate() {
-        assert_eq!((job.payload.as_str(), job.task.as_str()), (n.to_string().as_str(), format!("task{}", n % 13).as_str()));
+        assert_eq!(
+            (job.payload.as_str(), job.task.as_str()),
+            (n.to_string().as_str(), format!("task{}", n % 13).as_str())
+        );
         assert_eq!(job.key, (n % 10 == 0).then(|| format!("key{n}")));
     }
     assert_eq!(stored.iter().map(|job| job.id).collect::<HashSet<_>>().len(), 100_000);
@@ -119,11 +128,14 @@ async fn a_batch_that_fails_stores_nothing() {
 /// Lets another transaction claim the keyed job while `add` waits for its row.
 async fn claim_meanwhile(pool: &PgPool, schema: &str) {
     let mut claim = pool.begin().await.expect("begin");
-    let update = format!("update \"{schema}\"._private_jobs set locked_at = now(), locked_by = 'w', attempts = 1 where key = 'k'");
+    let update = format!(
+        "update \"{schema}\"._private_jobs set locked_at = now(), locked_by = 'w', attempts = 1 where key = 'k'"
+    );
     sqlx::query(AssertSqlSafe(update)).execute(&mut *claim).await.expect("claim");
     let pattern = format!("with input%{schema}%");
     until("the add waits for the row", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
+        let waiting =
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
         sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
     })
     .await;
@@ -169,7 +181,8 @@ async fn names_that_somebody_else_is_just_introducing_do_not_lose_jobs() {
     let adding = tokio::spawn(async move { adder.add_many(specs()).await });
     let pattern = format!("with input%{schema}%");
     until("the add waits for the name", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
+        let waiting =
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
         sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(&pool).await.expect("activity") == 1
     })
     .await;
@@ -187,7 +200,9 @@ async fn many_first_users_of_the_same_names_all_succeed() {
     let adds = (0..16).map(|n| {
         let client = client.clone();
         tokio::spawn(async move {
-            client.add_many((0..20).map(|m| JobSpec::new(format!("t{}", (n + m) % 20), m).serial_queue(format!("q{m}")))).await
+            client
+                .add_many((0..20).map(|m| JobSpec::new(format!("t{}", (n + m) % 20), m).serial_queue(format!("q{m}"))))
+                .await
         })
     });
     for added in futures::future::join_all(adds).await {
@@ -238,7 +253,10 @@ async fn the_payload_cap_is_configurable() {
     let (_, pool, schema) = client().await;
     let build = |bytes| BackfillClient::builder().pool(pool.clone()).schema(&schema).max_payload_bytes(bytes).build();
     let small = build(10).await.expect("build");
-    assert!(matches!(small.add(JobSpec::new("t", "123456789")).await, Err(Error::PayloadTooLarge { bytes: 11, limit: 10, .. })));
+    assert!(matches!(
+        small.add(JobSpec::new("t", "123456789")).await,
+        Err(Error::PayloadTooLarge { bytes: 11, limit: 10, .. })
+    ));
     let large = build(64 * 1024 * 1024).await.expect("build");
     let job = large.add(JobSpec::new("t", "x".repeat(50 * 1024 * 1024))).await.expect("50 MB");
     assert_eq!(large.job(job.id).await.expect("read").expect("the job").payload.as_str().len(), 50 * 1024 * 1024 + 2);
@@ -311,4 +329,21 @@ async fn a_schema_behind_a_serializable_default_works() {
     until("all jobs are done", || async { client.counts().await.expect("counts").total() == 0 }).await;
     handle.shutdown();
     soon("the worker ends", running).await.expect("no panic").expect("run");
+}
+
+/// Compiles only if adding in a transaction can be part of a future that a web server runs on any thread.
+#[tokio::test]
+async fn adding_in_a_transaction_is_send() {
+    fn spawnable<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> impl Future<Output = T> {
+        future
+    }
+    let (client, pool, _) = client().await;
+    let added = spawnable(async move {
+        let mut tx = pool.begin().await.expect("begin");
+        client.add_with(&mut *tx, JobSpec::new("t", 1)).await.expect("add");
+        client.add_many_with(&mut tx, [JobSpec::new("t", 2)]).await.expect("add");
+        tx.commit().await.expect("commit");
+        client.counts().await.expect("counts").total()
+    });
+    assert_eq!(added.await, 2);
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
+use backfill::{BackfillClient, Error, JobContext, JobSpec, Priority, Worker, task_fn};
 use sqlx::PgPool;
 use support::{ask, database, node, soon, sql, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -73,8 +73,12 @@ async fn two_thousand_jobs_from_each_side_run_once_each_on_three_rust_and_two_no
     // Half of the jobs are in serial queues, and both sides add to the same ones.
     let spec = |n: u32| {
         let spec = JobSpec::new("record", serde_json::json!({ "recorded": true, "ms": n % 3, "from": "rust", "n": n }));
-        let spec = if n % 2 == 0 { spec.serial_queue(format!("queue {}", n % 40)) } else { spec };
-        if n % 10 == 1 { spec.key(format!("rust {n}")) } else { spec }.priority((n % 3) as i16)
+        let spec = if n.is_multiple_of(2) { spec.serial_queue(format!("queue {}", n % 40)) } else { spec };
+        if n % 10 == 1 { spec.key(format!("rust {n}")) } else { spec }.priority(if n.is_multiple_of(3) {
+            Priority::FAST
+        } else {
+            Priority::BULK
+        })
     };
     let add_rust = async { client.add_many((0..2000).map(spec)).await.expect("add") };
     let mut producer = node::start("producer.mjs", &[&url, "graphile_worker", "2000"]);
@@ -116,7 +120,10 @@ async fn two_thousand_jobs_from_each_side_run_once_each_on_three_rust_and_two_no
     }
 
     let answer = |text: &'static str| ask(&pool, "graphile_worker", text);
-    assert_eq!(answer("select count(*) || ' runs of ' || count(distinct job) from test.runs where ended is not null").await, "4000 runs of 4000");
+    assert_eq!(
+        answer("select count(*) || ' runs of ' || count(distinct job) from test.runs where ended is not null").await,
+        "4000 runs of 4000"
+    );
     let sides = answer("select side from test.runs group by side order by side").await;
     assert_eq!(sides, "node;rust", "both sides did some");
     let overlaps = "select count(*) from test.runs a join test.runs b on a.queue = b.queue and a.job < b.job
@@ -147,7 +154,7 @@ async fn node_runs_what_rust_adds_at_once_and_rust_runs_what_node_adds() {
     let runs = pool.clone();
     let ours = Worker::builder(client.clone())
         .task(task_fn("record", move |payload: Record, ctx: JobContext| record(runs.clone(), payload, ctx)))
-        .poll_interval(Duration::from_secs(3600))
+        .poll_interval(Duration::from_hours(1))
         .handle_signals(false)
         .build()
         .expect("worker");
@@ -183,7 +190,9 @@ async fn a_failure_of_either_side_is_retried_by_the_same_rule() {
     let (theirs, ours) = seen.split_once(';').expect("two jobs");
     assert!(ours.starts_with("1 no 3 true true"), "{ours}");
     // Node started a little after the job was added, so its time may be a second or two later.
-    let without_time = |line: &str| line.split(' ').enumerate().filter(|(n, _)| *n != 2).map(|(_, word)| word.to_owned()).collect::<Vec<_>>();
+    let without_time = |line: &str| {
+        line.split(' ').enumerate().filter(|(n, _)| *n != 2).map(|(_, word)| word.to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(without_time(theirs), without_time(ours));
 }
 
@@ -200,7 +209,10 @@ async fn forgetting_names_beside_enqueuers_of_both_sides_strands_no_job() {
                 for n in 0..100 {
                     let name = format!("name {}", (adder * 31 + n * 7) % 23);
                     client.add(JobSpec::new(name.as_str(), ()).serial_queue(name.as_str())).await.expect("add");
-                    client.add(JobSpec::new("brief", ()).key(name.as_str()).serial_queue(name.as_str())).await.expect("add");
+                    client
+                        .add(JobSpec::new("brief", ()).key(name.as_str()).serial_queue(name.as_str()))
+                        .await
+                        .expect("add");
                     client.remove(&name).await.expect("remove");
                 }
             })

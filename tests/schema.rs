@@ -46,7 +46,9 @@ async fn our_own_objects_are_marked_secured_and_in_a_ledger_of_their_own() {
          and relname not like '\\_private%' and relname <> 'migrations' order by 1"
     );
     assert_eq!(ask(&pool, &schema, &own).await, "backfill_migrations true;backfill_pools true");
-    let keys = format!("select count(*) from pg_constraint where contype = 'f' and connamespace = '\"{schema}\"'::regnamespace");
+    let keys = format!(
+        "select count(*) from pg_constraint where contype = 'f' and connamespace = '\"{schema}\"'::regnamespace"
+    );
     assert_eq!(ask(&pool, &schema, &keys).await, "0");
     assert_eq!(ask(&pool, &schema, "select id || name from S.backfill_migrations").await, "1pools");
 }
@@ -94,8 +96,15 @@ async fn any_name_that_postgresql_accepts_works_from_migration_to_the_last_state
     let pool = pool().await;
     let long = format!("{}{}", "x".repeat(41), &unique("y")[..22]);
     assert_eq!(long.len(), 63);
-    let names =
-        [unique("Mixed Case"), unique("quote\"d"), unique("it's"), unique("ünï ☃"), unique("select $1; --"), unique("a.b"), long];
+    let names = [
+        unique("Mixed Case"),
+        unique("quote\"d"),
+        unique("it's"),
+        unique("ünï ☃"),
+        unique("select $1; --"),
+        unique("a.b"),
+        long,
+    ];
     for schema in names {
         let client = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect(&schema);
         let mut tx = pool.begin().await.expect("begin");
@@ -224,7 +233,8 @@ async fn missing_privileges_are_named_with_the_grant_that_gives_them() {
     client.add(JobSpec::new("t", 1)).await.expect("add");
 
     // A schema made for the role needs no right to create schemas.
-    sql(&admin, "", &format!("revoke create on database {} from {name}", url.rsplit('/').next().expect("a name"))).await;
+    sql(&admin, "", &format!("revoke create on database {} from {name}", url.rsplit('/').next().expect("a name")))
+        .await;
     sql(&admin, "", &format!("create schema made authorization {name}")).await;
     BackfillClient::with_pool_and_schema(mine, "made").await.expect("migrate in a schema made for it");
 }

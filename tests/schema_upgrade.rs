@@ -41,8 +41,18 @@ async fn contents(client: &BackfillClient) -> Vec<String> {
         .map(|job| {
             format!(
                 "{} {:?} {} {} {} {}/{} {:?} {:?} {} {:?} {}",
-                job.task, job.queue, job.payload, job.priority, job.run_at, job.attempts, job.max_attempts, job.last_error,
-                job.key, job.revision, job.flags, job.created_at
+                job.task,
+                job.queue,
+                job.payload,
+                job.priority,
+                job.run_at,
+                job.attempts,
+                job.max_attempts,
+                job.last_error,
+                job.key,
+                job.revision,
+                job.flags,
+                job.created_at
             )
         })
         .collect()
@@ -104,7 +114,10 @@ async fn upgrade_from(revision: i32) {
     assert_eq!(ask(&pool, schema, cron).await, "cron 23:00:00");
     if revision == 10 {
         assert_eq!(before, "waiting0,keyed0k1,retrying3,dead25k2,scheduled0");
-        assert_eq!(ask(&pool, schema, "select string_agg(id::text, ',' order by id) from S._private_jobs").await, "1,2,3,4,5");
+        assert_eq!(
+            ask(&pool, schema, "select string_agg(id::text, ',' order by id) from S._private_jobs").await,
+            "1,2,3,4,5"
+        );
     }
 
     let (fresh, fresh_url) = database().await;

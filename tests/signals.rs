@@ -20,8 +20,8 @@ async fn worker(url: &str) -> Worker {
         .task(task_fn("record", move |ms: u64, ctx: JobContext| record(runs.clone(), ms, ctx)))
         .concurrency(CONCURRENCY)
         .poll_interval(Duration::from_millis(100))
-        .cancel_after(Duration::from_secs(60))
-        .grace(Duration::from_secs(60))
+        .cancel_after(Duration::from_mins(1))
+        .grace(Duration::from_mins(1))
         .build()
         .expect("worker")
 }
@@ -55,7 +55,12 @@ impl Scene {
     /// A worker process with this many jobs of this length running.
     async fn with_jobs(lengths: Vec<u64>) -> Self {
         let (pool, url) = database().await;
-        sql(&pool, "x", "create schema test; create table test.runs (job bigint, ended boolean not null default false)").await;
+        sql(
+            &pool,
+            "x",
+            "create schema test; create table test.runs (job bigint, ended boolean not null default false)",
+        )
+        .await;
         let client = BackfillClient::new(&url).await.expect("migrate");
         let count = lengths.len();
         client.add_many(lengths.into_iter().map(|ms| JobSpec::new("record", ms))).await.expect("add");
@@ -91,10 +96,15 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_amid_500_running_jobs_loses_no_result_and_repeats_none() {
     let mut scene = Scene::with_jobs((0..500).map(|n| 200 + n * 5).collect()).await;
-    until("some have ended", || async { scene.ask("select count(*) > 20 from test.runs where ended").await == "true" }).await;
+    until("some have ended", || async { scene.ask("select count(*) > 20 from test.runs where ended").await == "true" })
+        .await;
     scene.signal("TERM").await;
     scene.ended().await;
-    assert_eq!(scene.ask("select count(*) from S._private_jobs where locked_by is not null").await, "0", "nothing is left locked");
+    assert_eq!(
+        scene.ask("select count(*) from S._private_jobs where locked_by is not null").await,
+        "0",
+        "nothing is left locked"
+    );
     let ended: usize = scene.ask("select count(*) from test.runs where ended").await.parse().expect("a number");
     let left: usize = scene.ask("select count(*) from S._private_jobs").await.parse().expect("a number");
     assert_eq!((ended, left), (500, 0), "with time enough, every running job finished and was deleted");

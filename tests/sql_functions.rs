@@ -73,7 +73,10 @@ impl Side {
         // A tail of our own tells that every notification before it has arrived.
         sqlx::query("select pg_notify('end', '')").execute(&self.pool).await.expect("notify");
         loop {
-            let notice = tokio::time::timeout(Duration::from_secs(20), self.ears.recv()).await.expect("in time").expect("notice");
+            let notice = tokio::time::timeout(Duration::from_secs(20), self.ears.recv())
+                .await
+                .expect("in time")
+                .expect("notice");
             if notice.channel() == "end" {
                 return seen;
             }
@@ -99,13 +102,22 @@ impl Side {
             Err(error) => {
                 tx.rollback().await.expect("rollback");
                 let error = error.into_database_error().expect("an error of the database's");
-                return format!("error {} {:?} {}", error.code().unwrap_or_default(), error.constraint(), error.message());
+                return format!(
+                    "error {} {:?} {}",
+                    error.code().unwrap_or_default(),
+                    error.constraint(),
+                    error.message()
+                );
             }
         };
         for table in ["_private_jobs", "_private_job_queues", "_private_tasks"] {
-            let look = format!("select coalesce(string_agg(({shape})::text, E'\\n' order by ({shape})::text), 'empty') from {S}.{table} as t");
-            seen.push_str(&format!("\n{table}\n"));
-            seen.push_str(&sqlx::query_scalar::<_, String>(AssertSqlSafe(look)).fetch_one(&mut *tx).await.expect("look"));
+            let look = format!(
+                "select coalesce(string_agg(({shape})::text, E'\\n' order by ({shape})::text), 'empty') from {S}.{table} as t"
+            );
+            seen.extend(["\n", table, "\n"]);
+            seen.push_str(
+                &sqlx::query_scalar::<_, String>(AssertSqlSafe(look)).fetch_one(&mut *tx).await.expect("look"),
+            );
         }
         tx.commit().await.expect("commit");
         seen
@@ -113,14 +125,14 @@ impl Side {
 }
 
 /// A row as JSON, its payload as text, with moments told as "now", "past" or "future" (fixed ones as they are).
-const SHAPE: &str = r#"
+const SHAPE: &str = r"
   to_jsonb(t) - 'payload' || jsonb_build_object('payload', to_json(t)->>'payload') || coalesce((
     select jsonb_object_agg(key, case
       when value is null or value like '2%-01-01T00:00:00+00:00' then value
       when value::timestamptz = now() then 'now'
       when value::timestamptz < now() then 'past' else 'future' end)
     from jsonb_each_text(to_jsonb(t)) where key in ('run_at', 'created_at', 'updated_at', 'locked_at')
-  ), '{}')"#;
+  ), '{}')";
 
 fn without_random(payload: &str) -> String {
     match (payload.find(r#"{"r":"#), payload.find(r#","count""#)) {
@@ -153,7 +165,8 @@ async fn add_job_with_defaults_and_with_everything() {
     pair.same("select * from S.add_job('a', flags := '{}')").await;
     pair.same("select * from S.add_job('a', job_key_mode := 'nonsense')").await;
     pair.same("select * from S.add_job('a', job_key := 'k2', job_key_mode := null)").await;
-    pair.same("select * from S.add_job(repeat('ü', 128), queue_name := repeat('é', 128), job_key := repeat('ñ', 512))").await;
+    pair.same("select * from S.add_job(repeat('ü', 128), queue_name := repeat('é', 128), job_key := repeat('ñ', 512))")
+        .await;
     pair.same("select count(*) as n from S.add_job('a')").await;
 }
 
@@ -162,22 +175,36 @@ async fn add_job_under_a_key_in_every_state_and_mode() {
     let mut pair = Pair::new().await;
     let states = [
         ("waiting", "true"),
-        ("retrying", "update S._private_jobs set attempts = 2, last_error = 'e', run_at = '2100-01-01T00:00:00Z' where key = 'k'"),
+        (
+            "retrying",
+            "update S._private_jobs set attempts = 2, last_error = 'e', run_at = '2100-01-01T00:00:00Z' where key = 'k'",
+        ),
         ("dead", "update S._private_jobs set attempts = max_attempts, last_error = 'e' where key = 'k'"),
         ("past its maximum", "update S._private_jobs set attempts = max_attempts + 3 where key = 'k'"),
-        ("locked", "update S._private_jobs set attempts = 1, locked_at = '2001-01-01T00:00:00Z', locked_by = 'w' where key = 'k'"),
-        ("locked at present", "update S._private_jobs set attempts = 1, locked_at = '2100-01-01T00:00:00Z', locked_by = 'w' where key = 'k'"),
+        (
+            "locked",
+            "update S._private_jobs set attempts = 1, locked_at = '2001-01-01T00:00:00Z', locked_by = 'w' where key = 'k'",
+        ),
+        (
+            "locked at present",
+            "update S._private_jobs set attempts = 1, locked_at = '2100-01-01T00:00:00Z', locked_by = 'w' where key = 'k'",
+        ),
     ];
     for (state, reach) in states {
         for mode in ["'replace'", "'preserve_run_at'", "'unsafe_dedupe'", "null"] {
             pair.set("truncate S._private_jobs restart identity").await;
-            pair.set("select S.add_job('a', '[1, {\"b\":1,\"a\":2}]', 'q1', '2100-01-01T00:00:00Z', 5, 'k', 9, array['f'])").await;
+            pair.set(
+                "select S.add_job('a', '[1, {\"b\":1,\"a\":2}]', 'q1', '2100-01-01T00:00:00Z', 5, 'k', 9, array['f'])",
+            )
+            .await;
             if reach != "true" {
                 pair.set(reach).await;
             }
             for call in [
                 format!("select * from S.add_job('b', '[3]', job_key := 'k', job_key_mode := {mode})"),
-                format!("select * from S.add_job('b', '{{\"o\":1}}', 'q2', '2101-01-01T00:00:00Z', 2, 'k', 1, array['g'], {mode})"),
+                format!(
+                    "select * from S.add_job('b', '{{\"o\":1}}', 'q2', '2101-01-01T00:00:00Z', 2, 'k', 1, array['g'], {mode})"
+                ),
             ] {
                 let seen = pair.same(&call).await;
                 assert!(!seen.starts_with("error"), "{state} {mode}: {seen}");
@@ -191,19 +218,34 @@ async fn add_job_under_a_key_in_every_state_and_mode() {
 async fn add_jobs_in_batches() {
     let mut pair = Pair::new().await;
     let many: Vec<String> = (0..60)
-        .map(|n| spec(&format!("'task{}', '{n}', {}, null, {n} + 1, {}, {}, array['f{}']", n % 7,
-            if n % 3 == 0 { format!("'q{}'", n % 4) } else { "null".to_owned() },
-            if n % 5 == 0 { format!("'k{n}'") } else { "null".to_owned() }, n - 30, n % 3)))
+        .map(|n| {
+            spec(&format!(
+                "'task{}', '{n}', {}, null, {n} + 1, {}, {}, array['f{}']",
+                n % 7,
+                if n % 3 == 0 { format!("'q{}'", n % 4) } else { "null".to_owned() },
+                if n % 5 == 0 { format!("'k{n}'") } else { "null".to_owned() },
+                n - 30,
+                n % 3
+            ))
+        })
         .collect();
     let call = |flag: &str| format!("select * from S.add_jobs(array[{}], {flag})", many.join(","));
     assert!(pair.compare(&call("false"), Rows::WithoutNumbers).await.contains("\"count\":60"));
     pair.compare(&call("true"), Rows::WithoutNumbers).await;
-    pair.set("update S._private_jobs set locked_at = '2100-01-01T00:00:00Z', locked_by = 'w' where key in ('k0', 'k10')").await;
+    pair.set(
+        "update S._private_jobs set locked_at = '2100-01-01T00:00:00Z', locked_by = 'w' where key in ('k0', 'k10')",
+    )
+    .await;
     pair.set("update S._private_jobs set attempts = max_attempts where key in ('k5', 'k15')").await;
-    pair.set("update S._private_jobs set attempts = 1, run_at = '2100-01-01T00:00:00Z' where key in ('k20', 'k25')").await;
+    pair.set("update S._private_jobs set attempts = 1, run_at = '2100-01-01T00:00:00Z' where key in ('k20', 'k25')")
+        .await;
     pair.compare(&call("true"), Rows::WithoutNumbers).await;
     pair.compare(&call("null"), Rows::WithoutNumbers).await;
-    pair.compare(&format!("select * from S.add_jobs(array[{}])", spec("'n', null, null, null, null, null, null, null")), Rows::WithoutNumbers).await;
+    pair.compare(
+        &format!("select * from S.add_jobs(array[{}])", spec("'n', null, null, null, null, null, null, null")),
+        Rows::WithoutNumbers,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -228,7 +270,11 @@ async fn bad_input_gives_the_same_errors() {
         ("22023", "select * from S.add_job('a', flags := array['x', null])".to_owned()),
         ("GWBKM", "select * from S.add_job('a', job_key := 'k', job_key_mode := 'nonsense')".to_owned()),
         ("23514", "select * from S.add_job('a', job_key := '', job_key_mode := 'unsafe_dedupe')".to_owned()),
-        ("22003", "select * from S.add_job('a', priority := 99999, job_key := 'k', job_key_mode := 'unsafe_dedupe')".to_owned()),
+        (
+            "22003",
+            "select * from S.add_job('a', priority := 99999, job_key := 'k', job_key_mode := 'unsafe_dedupe')"
+                .to_owned(),
+        ),
         ("21000", {
             let one = spec("'a', null, null, null, null, 'k', null, null");
             format!("select * from S.add_jobs(array[{one}, {one}])")
@@ -244,7 +290,7 @@ async fn bad_input_gives_the_same_errors() {
     }
     // Joining goes through jsonb, which cannot hold a NUL.
     pair.set(r#"select S.add_job('a', '["\u0000"]', job_key := 'k')"#).await;
-    assert!(pair.same(r#"select * from S.add_job('a', '[1]', job_key := 'k')"#).await.starts_with("error 22P05"));
+    assert!(pair.same(r"select * from S.add_job('a', '[1]', job_key := 'k')").await.starts_with("error 22P05"));
 }
 
 #[tokio::test]
@@ -351,7 +397,9 @@ async fn add_job_survives_a_claim_between_its_two_looks() {
         .expect("claim");
     let adding = pair.ours.pool.clone();
     let added = tokio::spawn(async move {
-        sqlx::query_scalar::<_, i64>("select id from graphile_worker.add_job('a', '\"new\"', job_key := 'k')").fetch_one(&adding).await
+        sqlx::query_scalar::<_, i64>("select id from graphile_worker.add_job('a', '\"new\"', job_key := 'k')")
+            .fetch_one(&adding)
+            .await
     });
     support::until("the call waits for the row", || async {
         let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%add_job(%' and datname = current_database()";
@@ -360,6 +408,7 @@ async fn add_job_survives_a_claim_between_its_two_looks() {
     .await;
     claim.commit().await.expect("commit");
     let id = support::soon("the call ends", added).await.expect("no panic").expect("a row, not nulls");
-    let seen = support::ask(&other, S, "select id || coalesce(key, '-') || attempts from S._private_jobs order by id").await;
+    let seen =
+        support::ask(&other, S, "select id || coalesce(key, '-') || attempts from S._private_jobs order by id").await;
     assert_eq!(seen, format!("1-25;{id}k0"));
 }

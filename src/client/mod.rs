@@ -6,6 +6,7 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use sqlx::{Acquire, PgPool, Postgres};
 
 pub use builder::BackfillClientBuilder;
@@ -88,7 +89,6 @@ impl BackfillClient {
     }
 
     /// Everything that can be set.
-    #[must_use]
     pub fn builder() -> BackfillClientBuilder {
         BackfillClientBuilder::default()
     }
@@ -136,28 +136,30 @@ impl BackfillClient {
     /// # Errors
     /// As [`add`](Self::add). After an error from the database the caller's transaction is aborted, as PostgreSQL
     /// does it; input that is refused before it is sent leaves it as it was.
-    pub async fn add_with<'c, A>(&self, executor: A, spec: JobSpec) -> Result<Job>
+    pub fn add_with<'a, 'c: 'a, A>(&'a self, executor: A, spec: JobSpec) -> BoxFuture<'a, Result<Job>>
     where
-        A: Acquire<'c, Database = Postgres> + Send,
+        A: Acquire<'c, Database = Postgres> + Send + 'a,
     {
-        let jobs = self.check(vec![spec])?;
-        one(self.postgres()?.add_with(executor, &jobs).await?)
+        // Boxed here, where the lifetimes are known: the compiler cannot prove an `async fn` over any `Acquire` to be
+        // `Send` in the callers' own futures, such as those of web handlers.
+        let jobs = self.check(vec![spec]);
+        Box::pin(async move { one(self.postgres()?.add_with(executor, &jobs?).await?) })
     }
 
     /// Adds many jobs, all or none, through the caller's own pool, connection or transaction.
     ///
     /// # Errors
     /// As [`add_many`](Self::add_many) and [`add_with`](Self::add_with).
-    pub async fn add_many_with<'c, A>(
-        &self,
+    pub fn add_many_with<'a, 'c: 'a, A>(
+        &'a self,
         executor: A,
-        specs: impl IntoIterator<Item = JobSpec> + Send,
-    ) -> Result<Vec<Job>>
+        specs: impl IntoIterator<Item = JobSpec>,
+    ) -> BoxFuture<'a, Result<Vec<Job>>>
     where
-        A: Acquire<'c, Database = Postgres> + Send,
+        A: Acquire<'c, Database = Postgres> + Send + 'a,
     {
-        let jobs = self.check(specs)?;
-        self.postgres()?.add_with(executor, &jobs).await
+        let jobs = self.check(specs);
+        Box::pin(async move { self.postgres()?.add_with(executor, &jobs?).await })
     }
 
     /// Removes the job with this key: a waiting or dead one is deleted; a running one keeps running, without its key

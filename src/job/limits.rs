@@ -89,11 +89,7 @@ pub(crate) fn check_task_name(name: &str) -> Result<()> {
 fn check_payload(task: &str, payload: &Payload, max_bytes: usize) -> Result<()> {
     let bytes = payload.as_str().len();
     if bytes > max_bytes {
-        return Err(Error::PayloadTooLarge {
-            task: task.to_owned(),
-            bytes,
-            limit: max_bytes,
-        });
+        return Err(Error::PayloadTooLarge { task: task.to_owned(), bytes, limit: max_bytes });
     }
     Ok(())
 }

@@ -26,10 +26,8 @@ impl Payload {
     /// # Errors
     /// [`Error::PayloadNotSerializable`] when `serde_json` cannot write the value.
     pub fn new<T: Serialize + ?Sized>(task: &str, value: &T) -> Result<Self> {
-        let text = serde_json::to_string(value).map_err(|source| Error::PayloadNotSerializable {
-            task: task.to_owned(),
-            source,
-        })?;
+        let text = serde_json::to_string(value)
+            .map_err(|source| Error::PayloadNotSerializable { task: task.to_owned(), source })?;
         Ok(if text == "null" { Self::empty() } else { Self(text.into()) })
     }
 

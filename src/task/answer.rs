@@ -194,14 +194,14 @@ mod tests {
     #[error("outer")]
     struct Outer(#[source] std::io::Error);
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer says {0}")]
+    struct Repeats(#[source] std::io::Error);
+
     #[test]
     fn causes_are_told_once() {
         let error = TaskError::from(Outer(std::io::Error::other("inner")));
         assert_eq!(error.message(), "outer: inner");
-
-        #[derive(Debug, thiserror::Error)]
-        #[error("outer says {0}")]
-        struct Repeats(#[source] std::io::Error);
         let error = TaskError::from(Repeats(std::io::Error::other("inner")));
         assert_eq!(error.message(), "outer says inner");
     }

@@ -57,8 +57,7 @@ mod tests {
     #[test]
     fn failed_items_are_kept_in_order_and_byte_for_byte() {
         let payload = Payload::from_json(r#"[1, {"a" : 2.50}, "x", 9007199254740993]"#).unwrap();
-        let (error, left) =
-            settle_items(&payload, results(&[None, Some("bad 2"), None, Some("bad 4")])).unwrap_err();
+        let (error, left) = settle_items(&payload, results(&[None, Some("bad 2"), None, Some("bad 4")])).unwrap_err();
         assert_eq!(error.message(), "Batch failures:\nbad 2\nbad 4");
         assert_eq!(left.unwrap().as_str(), r#"[{"a" : 2.50},9007199254740993]"#);
     }

@@ -93,10 +93,7 @@ where
 }
 
 fn decode<P: DeserializeOwned>(ctx: &JobContext) -> Result<P, TaskError> {
-    ctx.job()
-        .payload
-        .decode()
-        .map_err(|error| TaskError::new(format!("the payload could not be decoded: {error}")))
+    ctx.job().payload.decode().map_err(|error| TaskError::new(format!("the payload could not be decoded: {error}")))
 }
 
 impl fmt::Debug for Handler {

@@ -107,10 +107,12 @@ pub(super) struct Engine {
 
 /// A shutdown under way.
 struct Ending {
-    cancel_at: Instant,
-    drop_at: Instant,
+    /// When running jobs are asked to end.
+    cancel: Instant,
+    /// When their futures are dropped.
+    drop: Instant,
     /// When jobs that do not even unwind are abandoned.
-    abandon_at: Instant,
+    abandon: Instant,
 }
 
 impl Engine {
@@ -183,12 +185,8 @@ impl Engine {
             self.fail(error);
         }
         let (evicted_tx, evicted) = mpsc::unbounded_channel();
-        let upkeep = upkeep::run(
-            Arc::clone(&self.storage),
-            self.pool_changes.subscribe(),
-            self.options.clone(),
-            evicted_tx,
-        );
+        let upkeep =
+            upkeep::run(Arc::clone(&self.storage), self.pool_changes.subscribe(), self.options.clone(), evicted_tx);
         let storage = Arc::clone(&self.storage);
         // The upkeep ends with the loop, not before: while jobs finish, others must not take us for dead.
         tokio::select! {
@@ -409,11 +407,11 @@ impl Engine {
     fn next_alarm(&self) -> Instant {
         let ending = self.ending.as_ref().map(|ending| {
             if !self.cancel.is_cancelled() {
-                ending.cancel_at
+                ending.cancel
             } else if !self.drop_jobs.is_cancelled() {
-                ending.drop_at
+                ending.drop
             } else {
-                ending.abandon_at
+                ending.abandon
             }
         });
         let give_back = (!self.waiting.is_empty()).then(|| self.waiting_since + GIVE_BACK_AFTER);
@@ -449,10 +447,10 @@ impl Engine {
             self.give_back_waiting();
         }
         if let Some(ending) = &self.ending {
-            if now >= ending.cancel_at {
+            if now >= ending.cancel {
                 self.cancel.cancel();
             }
-            if now >= ending.drop_at {
+            if now >= ending.drop {
                 self.drop_jobs.cancel();
             }
         }
@@ -508,17 +506,13 @@ impl Engine {
             return;
         }
         let ending = self.ending.get_or_insert_with(|| {
-            let drop_at = now + self.options.grace;
-            Ending {
-                cancel_at: (now + self.options.cancel_after).min(drop_at),
-                drop_at,
-                abandon_at: drop_at + HURRY,
-            }
+            let drop = now + self.options.grace;
+            Ending { cancel: (now + self.options.cancel_after).min(drop), drop, abandon: drop + HURRY }
         });
         if urgency == Urgency::Hurry {
-            ending.cancel_at = now;
-            ending.drop_at = ending.drop_at.min(now + HURRY);
-            ending.abandon_at = ending.drop_at + HURRY;
+            ending.cancel = now;
+            ending.drop = ending.drop.min(now + HURRY);
+            ending.abandon = ending.drop + HURRY;
         }
         tracing::info!(running = self.running.len(), waiting = self.waiting.len(), "no more jobs are started");
         self.give_back_waiting();
@@ -530,13 +524,8 @@ impl Engine {
         }
         let idle = self.running.is_empty() && self.waiting.is_empty();
         match &self.ending {
-            Some(ending) => idle || (self.drop_jobs.is_cancelled() && Instant::now() >= ending.abandon_at),
-            None => {
-                self.mode == Mode::UntilIdle
-                    && idle
-                    && !self.more
-                    && self.held.is_empty()
-            }
+            Some(ending) => idle || (self.drop_jobs.is_cancelled() && Instant::now() >= ending.abandon),
+            None => self.mode == Mode::UntilIdle && idle && !self.more && self.held.is_empty(),
         }
     }
 
@@ -553,14 +542,14 @@ impl Engine {
         self.running.detach_all();
         let Self { results, settler, give_up, storage, pool, ending, failure, options, claim_in_doubt, .. } = self;
         drop(results);
-        let out_of_time = ending.map_or(options.grace, |ending| ending.abandon_at - Instant::now()).max(WRITE_GRACE);
+        let out_of_time = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
         let timer = give_up.clone();
         let (summary, unwritten) = tokio::select! {
             ended = settler => ended,
             () = async move {
                 tokio::time::sleep(out_of_time).await;
                 timer.cancel();
-                std::future::pending().await
+                std::future::pending::<()>().await;
             } => Ok((Summary::default(), 0)),
         }
         .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
@@ -622,13 +611,25 @@ async fn next_wakeup(wakeups: &mut BoxStream<'static, Wakeup>) -> Wakeup {
 fn log_outcome(job: &Job, outcome: &Outcome) {
     match outcome {
         Outcome::Failed { error, .. } if job.attempts >= job.max_attempts => {
-            tracing::error!(job = job.id, task = job.task, attempt = job.attempts, error, "the job is dead: no attempts left");
+            tracing::error!(
+                job = job.id,
+                task = job.task,
+                attempt = job.attempts,
+                error,
+                "the job is dead: no attempts left"
+            );
         }
         Outcome::Failed { error, retry, .. } => {
             tracing::warn!(job = job.id, task = job.task, attempt = job.attempts, error, ?retry, "the job failed");
         }
         Outcome::Dead { error } => {
-            tracing::error!(job = job.id, task = job.task, attempt = job.attempts, error, "the job is dead: its task gave up");
+            tracing::error!(
+                job = job.id,
+                task = job.task,
+                attempt = job.attempts,
+                error,
+                "the job is dead: its task gave up"
+            );
         }
         Outcome::Completed | Outcome::Snoozed { .. } | Outcome::Returned => {
             tracing::debug!(job = job.id, task = job.task, ?outcome, "the job ended");

@@ -62,9 +62,7 @@ fn delay(policy: &RetryPolicy, attempts: i16) -> Duration {
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned());
+    let text =
+        panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
     text.map_or_else(|| "the task panicked".to_owned(), |text| format!("the task panicked: {text}"))
 }

@@ -60,7 +60,6 @@ pub struct Worker {
 
 impl Worker {
     /// A worker for the storage behind this client. Add tasks to it, then build it.
-    #[must_use]
     pub fn builder(client: BackfillClient) -> WorkerBuilder {
         WorkerBuilder::new(client)
     }

@@ -46,7 +46,9 @@ mod tests {
 
     fn pace(times: &[Duration]) -> Pace {
         let mut pace = Pace::default();
-        times.iter().for_each(|time| pace.job_took(*time));
+        for time in times {
+            pace.job_took(*time);
+        }
         pace
     }
 

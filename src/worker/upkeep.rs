@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::builder::Options;
 use crate::storage::{PoolId, Storage};
 
-/// Graphile's schedule for the sweep: the first within a minute, then every eight to ten.
+/// Graphile's schedule for the sweep: the first within a minute, then every eight to ten (eight, and up to two more).
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
-const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(480), Duration::from_secs(600));
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(480), Duration::from_secs(120));
 
 /// Runs until it is dropped. It only ever waits and calls the storage, and each call is whole or not at all, so it may be
 /// dropped at any moment.
@@ -55,8 +55,8 @@ pub(super) async fn run(
                 Ok(jobs) => tracing::warn!(jobs, "released jobs that were locked for more than four hours"),
                 Err(error) => tracing::warn!(%error, "stale locks could not be looked for"),
             }
-            let (least, most) = SWEEP_EVERY;
-            next_sweep = Instant::now() + least + (most - least).mul_f64(fastrand::f64());
+            let (least, spread) = SWEEP_EVERY;
+            next_sweep = Instant::now() + least + spread.mul_f64(fastrand::f64());
         }
     }
 }

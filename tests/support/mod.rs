@@ -14,7 +14,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// How long anything may take before a test gives up. Generous: it only matters when a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The server that `./scripts/test` started.
 pub fn server_url() -> String {
@@ -97,7 +97,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut yes: impl FnMut() -
 /// sequences, row security. Our own objects are left out, and the schema's name is replaced by `S`.
 pub async fn catalog(pool: &PgPool, schema: &str) -> Vec<String> {
     let rows: Vec<String> = sqlx::query_scalar(
-        r#"
+        r"
 with schema as (select oid from pg_namespace where nspname = $1)
 select line from (
   select format('relation %s %s rls=%s forced=%s', relkind, relname, relrowsecurity, relforcerowsecurity) as line
@@ -126,7 +126,7 @@ select line from (
   where rel.relnamespace = (select oid from schema) and not tgisinternal
 ) as lines
 order by line
-"#,
+",
     )
     .bind(schema)
     .fetch_all(pool)
@@ -159,7 +159,7 @@ pub async fn dump(url: &str, schema: &str) -> Option<String> {
             || line.starts_with("\\restrict")
             || line.starts_with("\\unrestrict");
         if body {
-            body = !line.starts_with("$");
+            body = !line.starts_with('$');
         } else if line.starts_with("    AS $") {
             body = true;
         } else if !noise {
@@ -177,5 +177,10 @@ pub fn assert_same_lines(ours: &str, theirs: &str) {
         these.iter().filter(|line| !those.contains(line)).map(|line| (*line).to_owned()).collect()
     };
     let (more, less) = (only(&ours, &theirs), only(&theirs, &ours));
-    assert!(ours == theirs, "only in ours: {more:#?}\nonly in theirs: {less:#?}\n(lines: {} and {})", ours.len(), theirs.len());
+    assert!(
+        ours == theirs,
+        "only in ours: {more:#?}\nonly in theirs: {less:#?}\n(lines: {} and {})",
+        ours.len(),
+        theirs.len()
+    );
 }

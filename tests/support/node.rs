@@ -69,6 +69,9 @@ pub async fn schema_at(pool: &PgPool, schema: &str, revision: i32) {
         let text = std::fs::read_to_string(&file).expect("a migration of Node's");
         let text = text.replace(":GRAPHILE_WORKER_SCHEMA", &quoted);
         let breaking = BREAKING.contains(&id);
-        run(format!("begin; insert into {quoted}.migrations (id, breaking) values ({id}, {breaking}); {text}; commit;")).await;
+        run(format!(
+            "begin; insert into {quoted}.migrations (id, breaking) values ({id}, {breaking}); {text}; commit;"
+        ))
+        .await;
     }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, register, settle, spec};
 use crate::job::{JobKeyMode, JobSpec, Payload, Priority};
-use crate::storage::{Outcome};
+use crate::storage::Outcome;
 
 fn in_an_hour() -> DateTime<Utc> {
     // Whole microseconds, which is what PostgreSQL keeps.
@@ -48,7 +48,10 @@ pub async fn defaults_are_graphiles(storage: Subject) {
     let job = add_one(&storage, JobSpec::new(TASK, ())).await;
     assert_eq!(job.payload.as_str(), "{}");
     assert_eq!((job.priority, job.attempts, job.max_attempts, job.revision), (Priority(0), 0, 25, 0));
-    assert_eq!((&job.queue, &job.key, &job.last_error, &job.locked_at, &job.locked_by), (&None, &None, &None, &None, &None));
+    assert_eq!(
+        (&job.queue, &job.key, &job.last_error, &job.locked_at, &job.locked_by),
+        (&None, &None, &None, &None, &None)
+    );
     assert!(job.flags.is_empty());
     assert!((job.run_at - job.created_at).abs() < TimeDelta::seconds(1));
 
@@ -98,7 +101,8 @@ pub async fn preserve_run_at_keeps_the_time_of_an_untried_job_only(storage: Subj
 /// `UnsafeDedupe` changes nothing but the revision, whatever the job is doing.
 pub async fn unsafe_dedupe_keeps_whatever_is_there(storage: Subject) {
     let pool = register(&storage).await;
-    let dedupe = || JobSpec::new("other", "new").key("k").key_mode(JobKeyMode::UnsafeDedupe).serial_queue("q").priority(9);
+    let dedupe =
+        || JobSpec::new("other", "new").key("k").key_mode(JobKeyMode::UnsafeDedupe).serial_queue("q").priority(9);
     let first = add_one(&storage, spec().key("k").key_mode(JobKeyMode::UnsafeDedupe)).await;
     assert_eq!(first.revision, 0);
     for revision in 1..=3 {

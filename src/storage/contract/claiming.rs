@@ -37,7 +37,8 @@ pub async fn order_is_priority_then_time(storage: Subject) {
 /// The future, other tasks, and the limit are respected; a claim counts the attempt and carries the pool's id.
 pub async fn only_ready_jobs_of_known_tasks_up_to_the_limit(storage: Subject) {
     let pool = register(&storage).await;
-    add(&storage, vec![spec(), spec(), spec(), spec().run_in(Duration::from_secs(60)), JobSpec::new("unknown", 1)]).await;
+    add(&storage, vec![spec(), spec(), spec(), spec().run_in(Duration::from_secs(60)), JobSpec::new("unknown", 1)])
+        .await;
     assert!(claim(&storage, &pool, 0).await.is_empty());
     let two = claim(&storage, &pool, 2).await;
     assert_eq!(two.len(), 2);
@@ -55,7 +56,8 @@ pub async fn only_ready_jobs_of_known_tasks_up_to_the_limit(storage: Subject) {
 
 /// Eight claimers, a thousand jobs: each job goes to one of them.
 pub async fn each_job_is_claimed_by_exactly_one_of_many_claimers(storage: Subject) {
-    let ids: HashSet<JobId> = add(&storage, (0..1000).map(|_| spec()).collect()).await.iter().map(|job| job.id).collect();
+    let ids: HashSet<JobId> =
+        add(&storage, (0..1000).map(|_| spec()).collect()).await.iter().map(|job| job.id).collect();
     let mut claimers = JoinSet::new();
     for n in 0..8 {
         let storage = storage.clone();
@@ -166,17 +168,16 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
     assert_eq!(first, Some(Wakeup::Listening));
     // A number that nobody else adds: a storage may tell every listener of everybody's jobs.
     add(&storage, (0..137).map(|_| spec()).collect()).await;
-    tokio::time::timeout(within, async {
-        while wakeups.next().await != Some(Wakeup::JobsAdded(137)) {}
-    })
-    .await
-    .expect("in time");
+    tokio::time::timeout(within, async { while wakeups.next().await != Some(Wakeup::JobsAdded(137)) {} })
+        .await
+        .expect("in time");
 }
 
 /// After a claim whose answer was lost, a pool gives back what it does not know it holds.
 pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
     let (pool, other) = (register(&storage).await, register(&storage).await);
-    add(&storage, vec![spec(), spec().serial_queue("a"), spec().serial_queue("b"), spec().key("k").max_attempts(1)]).await;
+    add(&storage, vec![spec(), spec().serial_queue("a"), spec().serial_queue("b"), spec().key("k").max_attempts(1)])
+        .await;
     let known = claim(&storage, &pool, 2).await;
     let lost = claim(&storage, &pool, 9).await;
     assert_eq!((known.len(), lost.len()), (2, 2));

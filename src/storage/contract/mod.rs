@@ -3,12 +3,14 @@
 //! For authors of storages, behind the feature `contract`. Each case gets an empty, migrated storage of its own and
 //! panics when the contract is broken:
 //!
-//! ```ignore
+//! ```text
 //! async fn fresh() -> std::sync::Arc<dyn backfill::storage::Storage> { … }
 //! backfill::storage_contract_tests!(fresh);
 //! ```
 //!
 //! The macro makes one `#[tokio::test]` of each case, on a runtime with several threads.
+
+#![allow(clippy::missing_panics_doc, reason = "a case panics when the contract is broken; that is what it is for")]
 
 pub mod adding;
 pub mod claiming;

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    Cleaned, Cleanup, ClaimRequest, Counts, JobFilter, Migrated, PoolId, Reschedule, Settlement, Storage, Wakeup,
+    ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Settlement, Storage, Wakeup,
 };
 use crate::error::Result;
 use crate::job::{Job, JobId, NewJob};

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::job::{Job, JobId, JobKeyMode, NewJob, Payload, Priority, RunAt};
 use crate::storage::settle::clean_error;
 use crate::storage::{
-    ClaimRef, ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Outcome, PoolId, Rescued, Reschedule, Settlement,
+    ClaimRef, ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Outcome, PoolId, Reschedule, Rescued, Settlement,
 };
 
 /// Graphile's rule: a lock this old is no lock.
@@ -184,10 +184,10 @@ impl State {
     fn settle_one(&mut self, pool: &PoolId, settlement: &Settlement, now: DateTime<Utc>) -> bool {
         let claim = &settlement.claim;
         let lock = Lock { by: pool.to_string(), at: claim.locked_at };
-        if let Some(held) = claim.queue.as_ref().and_then(|queue| self.queues.get_mut(queue)) {
-            if held.as_ref() == Some(&lock) {
-                *held = None;
-            }
+        if let Some(held) = claim.queue.as_ref().and_then(|queue| self.queues.get_mut(queue))
+            && held.as_ref() == Some(&lock)
+        {
+            *held = None;
         }
         let stands = self
             .jobs
@@ -415,10 +415,7 @@ fn time_of(when: Option<RunAt>, now: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 fn later(base: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
-    TimeDelta::from_std(delay)
-        .ok()
-        .and_then(|delay| base.checked_add_signed(delay))
-        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    TimeDelta::from_std(delay).ok().and_then(|delay| base.checked_add_signed(delay)).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// A waiting job takes over everything from the new one.

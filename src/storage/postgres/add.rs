@@ -92,12 +92,8 @@ impl PostgresStorage {
         )))
     }
 
-    async fn add_statement(
-        &self,
-        conn: &mut PgConnection,
-        input: &Columns<'_>,
-        mode: JobKeyMode,
-    ) -> Result<Vec<Job>> {
+    #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]
+    async fn add_statement(&self, conn: &mut PgConnection, input: &Columns<'_>, mode: JobKeyMode) -> Result<Vec<Job>> {
         // Locking: rows of the jobs table only where a key is taken; names that are new are locked against
         // other first users of them until the transaction ends. Table locks are the ordinary ones of an insert,
         // and they are taken before the snapshot, which is what makes `cleanup` safe.

@@ -15,7 +15,9 @@ impl PostgresStorage {
     pub(super) fn error(&self, action: &'static str, source: sqlx::Error) -> Error {
         match code(&source).as_deref() {
             Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source),
-            Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => Error::SchemaMissing { schema: self.schema.name().to_owned() },
+            Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => {
+                Error::SchemaMissing { schema: self.schema.name().to_owned() }
+            }
             _ => Error::Database { action, source },
         }
     }
@@ -34,9 +36,7 @@ impl PostgresStorage {
                 "grant \"OWNER\" to {role}; -- OWNER: the role that owns the schema {schema}; or migrate as that role"
             )
         } else if message.contains("row-level security") {
-            format!(
-                "alter role {role} bypassrls; -- or make it a member of the role that owns the schema {schema}"
-            )
+            format!("alter role {role} bypassrls; -- or make it a member of the role that owns the schema {schema}")
         } else if message.contains("for schema") {
             format!("grant usage, create on schema {schema} to {role};")
         } else {
@@ -52,7 +52,7 @@ impl PostgresStorage {
 
 /// The SQLSTATE of a database's error.
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
 /// Whether the same call may succeed later. Everything may, but what the data itself makes impossible: class 22

@@ -58,13 +58,11 @@ impl Ear {
             if let Some(wakeup) = self.pending.pop_front() {
                 return wakeup;
             }
-            let heard = match &mut self.listener {
-                Some(listener) => listener.try_recv().await,
-                None => {
-                    self.connect().await;
-                    continue;
-                }
+            let Some(listener) = &mut self.listener else {
+                self.connect().await;
+                continue;
             };
+            let heard = listener.try_recv().await;
             match heard {
                 Ok(Some(notification)) => self.understand(&notification).await,
                 Ok(None) => self.deafen("the connection was closed"),

@@ -41,6 +41,7 @@ macro_rules! script {
 const OWN: [(i32, &str, &str); 1] = [(1, "pools", script!("own/001_pools.sql"))];
 
 /// What is there.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 struct Found {
     server_version: i32,
     server_version_text: String,
@@ -67,7 +68,8 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
         match found.revision {
             Some(revision) if revision < OLDEST => {
                 // Either very old, or Node is installing at this moment.
-                standstill = if standstill.0 == Some(revision) { (standstill.0, standstill.1 + 1) } else { (Some(revision), 0) };
+                standstill =
+                    if standstill.0 == Some(revision) { (standstill.0, standstill.1 + 1) } else { (Some(revision), 0) };
                 if standstill.1 >= STANDSTILL_TRIES {
                     return Err(Error::SchemaTooOld { schema: storage.schema.name().to_owned(), revision });
                 }
@@ -168,12 +170,11 @@ select
             .map_err(fail)?;
     }
     if found.own_ledger {
-        found.own = sqlx::query_scalar!(
-            r#"select coalesce(max(id), 0) as "own!" from graphile_worker.backfill_migrations"#
-        )
-        .fetch_one(storage.schema.on(&mut *conn))
-        .await
-        .map_err(fail)?;
+        found.own =
+            sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "own!" from graphile_worker.backfill_migrations"#)
+                .fetch_one(storage.schema.on(&mut *conn))
+                .await
+                .map_err(fail)?;
     }
     Ok(found)
 }

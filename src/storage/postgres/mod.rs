@@ -36,7 +36,10 @@ pub use migrate::REVISION;
 pub(crate) use errors::is_transient;
 use schema::Schema;
 
-use super::{Cleaned, Cleanup, ClaimRequest, Counts, JobFilter, Migrated, PoolId, Rescued, Reschedule, Settlement, Storage, Wakeup};
+use super::{
+    ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Rescued, Settlement, Storage,
+    Wakeup,
+};
 use crate::error::Result;
 use crate::job::{Job, JobId, NewJob};
 use crate::task::MAX_DELAY;

@@ -12,9 +12,12 @@ use crate::storage::{PoolId, Rescued};
 impl PostgresStorage {
     pub(super) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
         let shown = if first {
-            sqlx::query!("insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing", pool.as_str())
-                .execute(self.schema.on(&self.pool))
-                .await
+            sqlx::query!(
+                "insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing",
+                pool.as_str()
+            )
+            .execute(self.schema.on(&self.pool))
+            .await
         } else {
             sqlx::query!(
                 "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1",

@@ -81,12 +81,7 @@ impl Schema {
         if self.name == TEMPLATE {
             return template;
         }
-        let known = self
-            .rewritten
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(template.as_str())
-            .cloned();
+        let known = self.rewritten.read().unwrap_or_else(PoisonError::into_inner).get(template.as_str()).cloned();
         let text = known.unwrap_or_else(|| {
             let text: Arc<str> = self.rewrite(template.as_str()).into();
             self.rewritten
@@ -143,10 +138,7 @@ impl Execute<'_, Postgres> for Rewritten {
 impl<'c, X: Executor<'c, Database = Postgres>> Executor<'c> for Scoped<'_, X> {
     type Database = Postgres;
 
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
     where
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,

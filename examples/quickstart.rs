@@ -1,0 +1,145 @@
+//! A few hundred jobs of several kinds, a worker, live progress and a summary.
+//!
+//! ```sh
+//! cargo run --example quickstart                                   # in memory, with nothing installed
+//! DATABASE_URL=postgres://localhost/app cargo run --example quickstart   # durable, in the schema backfill_quickstart
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use backfill::{
+    Answer, BackfillClient, JobContext, JobKeyMode, JobSpec, Priority, RetryPolicy, Task, TaskResult, Worker, task_fn,
+};
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often each task was started, and how often it failed.
+type Tally = Arc<Mutex<BTreeMap<&'static str, (u32, u32)>>>;
+
+fn note(tally: &Tally, task: &'static str, failed: bool) {
+    if let Ok(mut tally) = tally.lock() {
+        let entry = tally.entry(task).or_default();
+        entry.0 += 1;
+        entry.1 += u32::from(failed);
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Email {
+    to: String,
+}
+
+/// A typed task: a struct with what it needs, and a payload type.
+struct SendEmail {
+    tally: Tally,
+}
+
+impl Task for SendEmail {
+    const NAME: &'static str = "send_email";
+    type Payload = Email;
+
+    async fn run(&self, email: Email, _ctx: JobContext) -> TaskResult {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if !email.to.contains('@') {
+            return Err("not an address".into());
+        }
+        note(&self.tally, Self::NAME, false);
+        Ok(Answer::Done)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let client = if let Ok(url) = std::env::var("DATABASE_URL") {
+        println!("storing jobs in PostgreSQL, schema backfill_quickstart");
+        BackfillClient::new_with_schema(&url, "backfill_quickstart").await?
+    } else {
+        println!("storing jobs in memory (set DATABASE_URL to store them in PostgreSQL)");
+        BackfillClient::in_memory()
+    };
+
+    // Three hundred at once, checked by the compiler.
+    client.add_many((0..300).map(|n| JobSpec::of::<SendEmail>(&Email { to: format!("user{n}@example.com") }))).await?;
+    // Serial queues: each account's entries are booked one after the other, in order.
+    client.add_many((0..60).map(|n| JobSpec::new("book", n).serial_queue(format!("account {}", n % 3)))).await?;
+    // Delayed by a second, and before everything else once it is due.
+    client.add(JobSpec::new("remind", "Ada").run_in(Duration::from_secs(1)).priority(Priority::FAST_HIGH)).await?;
+    // One key, ten calls: one job.
+    for n in 0..10 {
+        client.add(JobSpec::new("reindex", n).key("reindex").key_mode(JobKeyMode::PreserveRunAt)).await?;
+    }
+    // One that fails twice before it succeeds.
+    client.add(JobSpec::new("flaky", ())).await?;
+
+    let tally = Tally::default();
+    let counted = |task: &'static str, ms: u64| {
+        let tally = tally.clone();
+        task_fn(task, move |_: serde_json::Value, _: JobContext| {
+            let tally = tally.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                note(&tally, task, false);
+            }
+        })
+    };
+    let flaky = {
+        let tally = tally.clone();
+        task_fn("flaky", move |(): (), ctx: JobContext| {
+            let tally = tally.clone();
+            async move {
+                let fails = ctx.job().attempts < 3;
+                note(&tally, "flaky", fails);
+                if fails { Err("the other side hung up") } else { Ok(()) }
+            }
+        })
+        .retry(RetryPolicy::fixed(Duration::from_millis(400)))
+    };
+    let worker = Worker::builder(client.clone())
+        .task(SendEmail { tally: tally.clone() })
+        .task(counted("book", 5))
+        .task(counted("remind", 0))
+        .task(counted("reindex", 30))
+        .task(flaky)
+        .concurrency(8)
+        .build()?;
+
+    let handle = worker.shutdown_handle();
+    let begin = Instant::now();
+    let running = tokio::spawn(async move { worker.run().await });
+    let total = client.counts().await?.alive();
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} jobs  {msg}")?;
+    let bar = ProgressBar::new(total).with_style(style);
+    loop {
+        let counts = client.counts().await?;
+        bar.set_position(total.saturating_sub(counts.alive()));
+        bar.set_message(format!(
+            "ready {}, scheduled {}, running {}, failed {}",
+            counts.ready, counts.scheduled, counts.running, counts.failed
+        ));
+        if counts.alive() == 0 || running.is_finished() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bar.finish();
+    handle.shutdown();
+    let summary = running.await??;
+
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(["task", "starts", "of these failed"]);
+    if let Ok(tally) = tally.lock() {
+        for (task, (starts, failed)) in tally.iter() {
+            table.add_row([(*task).to_owned(), starts.to_string(), failed.to_string()]);
+        }
+    }
+    println!("{table}");
+    println!(
+        "{} jobs done in {:.1} s, {} attempts failed and were tried again",
+        summary.completed,
+        begin.elapsed().as_secs_f64(),
+        summary.failed
+    );
+    Ok(())
+}
