@@ -186,6 +186,11 @@ async fn half_a_schema_is_an_error_of_its_own() {
         let error = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect_err(damage);
         assert!(matches!(error, Error::SchemaIncomplete { .. }), "{damage}: {error}");
     }
+    let (_, pool, schema) = client().await;
+    sql(&pool, &schema, "delete from S.migrations").await;
+    let error = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect_err("no ledger");
+    assert!(matches!(error, Error::SchemaIncomplete { revision: 0, .. }), "{error}");
+    assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::SchemaIncomplete { revision: 0, .. })));
     let (pool, _) = database().await;
     node::schema_at(&pool, "half", 14).await;
     sql(&pool, "half", "drop table S.known_crontabs").await;

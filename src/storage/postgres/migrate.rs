@@ -49,6 +49,8 @@ struct Found {
     ledger: bool,
     breaking_column: bool,
     own_ledger: bool,
+    /// Whether a jobs table is there, under its new or its old name.
+    jobs: bool,
     /// The highest revision in the ledger.
     revision: Option<i32>,
     /// The highest breaking revision in the ledger.
@@ -66,12 +68,11 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
         let from = *first_found.get_or_insert(found.revision);
         check_server(&found)?;
         match found.revision {
-            Some(revision) if revision < OLDEST => {
-                // Either very old, or Node is installing at this moment.
-                standstill =
-                    if standstill.0 == Some(revision) { (standstill.0, standstill.1 + 1) } else { (Some(revision), 0) };
+            // Either very old, or tables without a ledger; or Node is installing at this moment.
+            revision if revision.is_some_and(|revision| revision < OLDEST) || (revision.is_none() && found.jobs) => {
+                standstill = if standstill.0 == revision { (revision, standstill.1 + 1) } else { (revision, 0) };
                 if standstill.1 >= STANDSTILL_TRIES {
-                    return Err(Error::SchemaTooOld { schema: storage.schema.name().to_owned(), revision });
+                    return Err(unusable(storage, &found));
                 }
             }
             Some(revision) if revision >= REVISION && found.own >= last_own() => {
@@ -89,6 +90,19 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
     Err(Error::Internal("another process has been migrating the schema for too long".to_owned()))
 }
 
+/// Why a schema below [`OLDEST`] cannot be migrated.
+fn unusable(storage: &PostgresStorage, found: &Found) -> Error {
+    let schema = storage.schema.name().to_owned();
+    match found.revision {
+        Some(revision) => Error::SchemaTooOld { schema, revision },
+        None => Error::SchemaIncomplete {
+            schema,
+            revision: 0,
+            missing: "the content of its ledger, migrations,".to_owned(),
+        },
+    }
+}
+
 /// Fails unless the schema can be worked with as it is.
 pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
     let mut conn = storage.pool.acquire().await.map_err(|e| storage.error("connect", e))?;
@@ -96,8 +110,9 @@ pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
     check_server(&found)?;
     let schema = || storage.schema.name().to_owned();
     match found.revision {
-        None => Err(Error::SchemaMissing { schema: schema() }),
-        Some(revision) if revision < OLDEST => Err(Error::SchemaTooOld { schema: schema(), revision }),
+        None if !found.jobs => Err(Error::SchemaMissing { schema: schema() }),
+        None => Err(unusable(storage, &found)),
+        Some(revision) if revision < OLDEST => Err(unusable(storage, &found)),
         Some(revision) if revision < REVISION || found.own < last_own() => {
             Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
         }
@@ -139,7 +154,12 @@ select
     select from pg_catalog.pg_class rel
     where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
       and rel.relname = 'backfill_migrations'
-  ) as "own_ledger!"
+  ) as "own_ledger!",
+  exists (
+    select from pg_catalog.pg_class rel
+    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
+      and rel.relname in ('jobs', '_private_jobs')
+  ) as "jobs!"
 "#,
         storage.schema.name(),
     )
@@ -153,6 +173,7 @@ select
         ledger: catalog.ledger,
         breaking_column: catalog.breaking_column,
         own_ledger: catalog.own_ledger,
+        jobs: catalog.jobs,
         revision: None,
         breaking: None,
         own: 0,
