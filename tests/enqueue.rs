@@ -211,6 +211,30 @@ async fn many_first_users_of_the_same_names_all_succeed() {
     assert_eq!(client.counts().await.expect("counts").total(), 320);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_with_the_same_keys_in_any_order_all_succeed() {
+    let (client, ..) = client().await;
+    let adds = (0..8).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let mut keys: Vec<u32> = (0..40).collect();
+                if n % 2 == 0 {
+                    keys.reverse();
+                }
+                let stored =
+                    client.add_many(keys.into_iter().map(|key| JobSpec::new("t", key).key(format!("k{key}")))).await?;
+                assert!(stored.iter().all(|job| job.key.as_deref() == Some(&format!("k{}", job.payload))));
+            }
+            Ok::<_, Error>(())
+        })
+    });
+    for added in futures::future::join_all(adds).await {
+        added.expect("no panic").expect("no deadlock");
+    }
+    assert_eq!(client.counts().await.expect("counts").total(), 40);
+}
+
 #[tokio::test]
 async fn bad_input_is_refused_before_anything_is_sent() {
     let (client, pool, schema) = client().await;
@@ -326,7 +350,7 @@ async fn a_schema_behind_a_serializable_default_works() {
         .expect("worker");
     let handle = worker.shutdown_handle();
     let running = tokio::spawn(async move { worker.run().await });
-    until("all jobs are done", || async { client.counts().await.expect("counts").total() == 0 }).await;
+    until("all jobs are done", || async { client.counts().await.is_ok_and(|counts| counts.total() == 0) }).await;
     handle.shutdown();
     soon("the worker ends", running).await.expect("no panic").expect("run");
 }

@@ -357,7 +357,10 @@ async fn random_calls_in_a_row_never_differ() {
         let priority = pick(&["null", "0", "-5", "99"]);
         let flags = pick(&["null", "'{}'", "array['x']", "array['y','x']"]);
         let mode = pick(&["'replace'", "'preserve_run_at'", "'unsafe_dedupe'", "null", "'other'"]);
-        let job = pick(&["1", "2", "5", "9", "20", "40"]);
+        // Jobs are named by what they are: a call that fails burns numbers in whatever order its plan has.
+        let jobs = format!(
+            "array(select id from S._private_jobs where task_id in (select id from S._private_tasks where identifier = {task}))"
+        );
         let call = match rng.u8(..12) {
             0..=4 => format!(
                 "select * from S.add_job({task}, {payload}, {queue}, {run_at}, {max}, {key}, {priority}, {flags}, {mode})"
@@ -368,16 +371,16 @@ async fn random_calls_in_a_row_never_differ() {
                 format!("select * from S.add_jobs(array[{one}, {two}], {})", mode == "'preserve_run_at'")
             }
             7 => format!("select * from S.remove_job({key})"),
-            8 => format!("select * from S.complete_jobs(array[{job}]::bigint[])"),
-            9 => format!("select * from S.permanently_fail_jobs(array[{job}]::bigint[], {payload})"),
-            10 => format!("select * from S.reschedule_jobs(array[{job}]::bigint[], {run_at}, {priority}, 0, {max})"),
+            8 => format!("select * from S.complete_jobs({jobs})"),
+            9 => format!("select * from S.permanently_fail_jobs({jobs}, {payload})"),
+            10 => format!("select * from S.reschedule_jobs({jobs}, {run_at}, {priority}, 0, {max})"),
             _ => {
                 let lock = "update S._private_jobs set attempts = attempts + 1, locked_by = 'w', locked_at =";
-                pair.set(&format!("{lock} '2100-01-01T00:00:00Z' where id % 3 = 0 and is_available")).await;
+                pair.set(&format!("{lock} '2100-01-01T00:00:00Z' where key in ('k1', 'k3') and is_available")).await;
                 "select S.force_unlock_workers(array[]::text[])::text as t".to_owned()
             }
         };
-        pair.same(&call).await;
+        pair.compare(&call, Rows::WithoutNumbers).await;
     }
 }
 

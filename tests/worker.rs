@@ -288,6 +288,19 @@ async fn a_retry_that_is_soon_does_not_wait_for_a_poll() {
 }
 
 #[tokio::test]
+async fn every_retry_that_is_due_is_remembered_not_only_the_first() {
+    let (client, ..) = client().await;
+    client.add_many((1..=5_u64).map(|n| JobSpec::new("t", n * 40))).await.expect("add");
+    let handler = task_fn("t", |ms: u64, ctx: JobContext| async move {
+        if ctx.job().attempts > 1 { Ok(()) } else { Err(TaskError::new("no").retry_in(Duration::from_millis(ms))) }
+    });
+    let running =
+        Running::start(Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_secs(3600)));
+    empty(&client).await;
+    assert_eq!(running.end().await.completed, 5);
+}
+
+#[tokio::test]
 async fn scheduled_jobs_run_when_a_poll_finds_them_due() {
     let (client, ..) = client().await;
     client.add(JobSpec::new("t", ()).run_in(Duration::from_millis(300))).await.expect("add");
@@ -483,6 +496,157 @@ async fn hurrying_ends_a_worker_within_about_a_second() {
     assert_eq!(running.ended().await.expect("run").failed, 1);
 }
 
+#[tokio::test]
+async fn a_worker_that_was_shut_down_before_it_ran_ends_at_once() {
+    let (client, ..) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    for hurry in [false, true] {
+        let builder = Worker::builder(client.clone()).task(task_fn("t", |(): (), _: JobContext| async {}));
+        let worker = builder.handle_signals(false).build().expect("worker");
+        if hurry {
+            worker.shutdown_handle().hurry()
+        } else {
+            worker.shutdown_handle().shutdown()
+        }
+        assert_eq!(soon("the worker ends", worker.run()).await.expect("run"), Summary::default());
+    }
+    assert_eq!(client.counts().await.expect("counts").ready, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_cannot_keep_a_worker_from_ending() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let (started, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (started, release) = (started.clone(), release.clone());
+        task_fn("t", move |(): (), _: JobContext| {
+            let (started, release) = (started.clone(), release.clone());
+            async move {
+                started.add_permits(1);
+                release.acquire().await.expect("open").forget();
+            }
+        })
+    };
+    let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_millis(10));
+    let running = Running::start(builder.grace(Duration::from_millis(100)));
+    started.acquire().await.expect("it runs").forget();
+    let mut lock = pool.begin().await.expect("begin");
+    let text = format!("lock table \"{schema}\"._private_jobs in access exclusive mode");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *lock).await.expect("lock");
+    release.add_permits(1);
+    let pattern = format!("%{schema}%");
+    until("claim and result both wait for the lock", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";
+        sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(&pool).await.expect("activity") >= 2
+    })
+    .await;
+    running.handle.shutdown();
+    let error = running.ended().await.expect_err("the result could not be written");
+    assert!(matches!(error, Error::Unsettled { jobs: 1 }), "{error}");
+}
+
+#[tokio::test]
+async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() {
+    let (url, schema) = (support::server_url(), support::unique("s"));
+    let app = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
+    let client = BackfillClient::with_pool_and_schema(app.clone(), &schema).await.expect("migrate");
+    let jobs: Vec<JobSpec> = (0..3).map(|n| JobSpec::new("t", n)).collect();
+    client.add_many(jobs).await.expect("add");
+    let signs = Arc::new(Semaphore::new(0));
+    let starts = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
+        task_fn("t", move |_: u8, _: JobContext| {
+            let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
+            async move {
+                // The pool's only connection, until the test has seen signs of life for longer than the deadline.
+                let held = app.acquire().await?;
+                starts.fetch_add(1, Ordering::SeqCst);
+                signs.acquire().await.expect("open").forget();
+                drop(held);
+                Ok::<_, sqlx::Error>(())
+            }
+        })
+    };
+    let builder = Worker::builder(client)
+        .task(handler)
+        .presence(Duration::from_millis(20), Duration::from_millis(400))
+        .concurrency(3);
+    let running = Running::start(builder);
+    let pool = support::pool().await;
+    let other = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("connect");
+    until("a job holds the connection", || async { starts.load(Ordering::SeqCst) == 1 }).await;
+    until("it has been seen alive for three deadlines", || async {
+        other.storage().rescue(Duration::from_millis(400)).await.expect("rescue");
+        ask(
+            &pool,
+            &schema,
+            "select coalesce(max(seen_at - started_at), '0') > interval '1.2 seconds' from S.backfill_pools",
+        )
+        .await
+            == "true"
+    })
+    .await;
+    signs.add_permits(3);
+    until("all are done", || async { other.counts().await.expect("counts").total() == 0 }).await;
+    assert_eq!(running.end().await, {
+        let mut all = Summary::default();
+        all.completed = 3;
+        all
+    });
+    assert_eq!(starts.load(Ordering::SeqCst), 3);
+}
+
+/// A claim whose connection we have given up, and which the server is still working on.
+struct LateClaim {
+    tx: sqlx::Transaction<'static, sqlx::Postgres>,
+}
+
+impl LateClaim {
+    async fn begin(pool: &sqlx::PgPool, schema: &str, id: &backfill::storage::PoolId) -> Self {
+        let mut tx = pool.begin().await.expect("begin");
+        let claim = format!(
+            "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
+             update \"{schema}\"._private_jobs set locked_by = '{id}', locked_at = now(), attempts = attempts + 1"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(claim)).execute(&mut *tx).await.expect("claim");
+        Self { tx }
+    }
+
+    /// Commits once somebody waits for it.
+    async fn commit_when_waited_for(self, pool: &sqlx::PgPool, schema: &str) {
+        let pattern = format!("%{schema}%backfill_pools%");
+        until("somebody waits for the claim", || async {
+            let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";
+            sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
+        })
+        .await;
+        self.tx.commit().await.expect("commit");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
+    let (client, pool, schema) = client().await;
+    let storage = client.storage().clone();
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let id = backfill::storage::PoolId::random();
+    storage.show_presence(&id, true).await.expect("register");
+
+    let late = LateClaim::begin(&pool, &schema, &id).await;
+    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a pool that claims is alive");
+    let (released, ()) = tokio::join!(storage.release_unknown(&id, &[]), late.commit_when_waited_for(&pool, &schema));
+    assert_eq!(released.expect("release"), 1);
+    assert_eq!(client.counts().await.expect("counts").ready, 1);
+
+    let late = LateClaim::begin(&pool, &schema, &id).await;
+    let (withdrawn, ()) = tokio::join!(storage.withdraw_presence(&id), late.commit_when_waited_for(&pool, &schema));
+    withdrawn.expect("withdraw");
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (1, 0));
+}
+
 // --- identity --------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -559,7 +723,8 @@ async fn the_jobs_of_a_silent_worker_are_run_by_another() {
         .await
         .expect("add");
     let request = ["t".to_owned()];
-    let held = client.storage().claim(&backfill::storage::ClaimRequest::new(&dead, &request, 5)).await.expect("claim");
+    let held =
+        client.storage().claim(&backfill::storage::ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
     assert_eq!(held.len(), 1);
     let builder = Worker::builder(client.clone())
         .task(task_fn("t", |(): (), _: JobContext| async {}))
@@ -603,6 +768,10 @@ async fn settings_that_do_not_go_together_are_refused_with_the_reason() {
         (Worker::builder(client.clone()).task(task()).concurrency(0), "concurrency is 0"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::ZERO), "poll interval is 0ns"),
         (Worker::builder(client.clone()).task(task()).presence(s(5), s(6)), "at least twice"),
+        (Worker::builder(client.clone()).task(task()).concurrency(usize::MAX), "from 1 to 1000000"),
+        (Worker::builder(client.clone()).task(task()).grace(Duration::MAX), "at most a year"),
+        (Worker::builder(client.clone()).task(task()).poll_interval(Duration::MAX), "at most a year"),
+        (Worker::builder(client.clone()).task(task()).presence(s(5), Duration::MAX), "at most a year"),
         (Worker::builder(client).task(task_fn("", |(): (), _: JobContext| async {})), "task name"),
     ];
     for (builder, says) in cases {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::job::Job;
+
 /// The name under which one worker pool holds jobs: `locked_by` in the schema.
 ///
 /// The shape is Graphile's: `pool-` (or `otpool-` for a run that ends by itself) and 18 hexadecimal digits.
@@ -59,6 +61,15 @@ impl<'a> ClaimRequest<'a> {
     pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
         Self { pool, tasks, limit }
     }
+}
+
+/// What a claim took.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claimed {
+    /// The jobs, in the order in which they should start.
+    pub jobs: Vec<Job>,
+    /// Whether the limit kept the claim from seeing all that was ready: another claim may find more at once.
+    pub more: bool,
 }
 
 #[cfg(test)]

@@ -23,12 +23,13 @@ mod wakeup;
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use claim::{ClaimRequest, PoolId};
+pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
 pub use presence::Rescued;
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement};
@@ -39,14 +40,17 @@ use crate::job::{Job, JobId, NewJob};
 
 /// A place where jobs are kept.
 ///
-/// Every call happens as a whole or not at all, but for `settle`, which may be cut off half-way and is safe to repeat,
-/// and `cleanup`, whose parts are separate. Dropping a call's future before it ends leaves
+/// Every call happens as a whole or not at all, but for `cleanup`, whose parts are separate. Dropping a call's future before it ends leaves
 /// open which of the two; only the worker's own loops call [`claim`](Self::claim) and
 /// [`settle`](Self::settle), and they never drop one.
 #[async_trait]
 pub trait Storage: Any + Debug + Send + Sync {
     /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.
     fn name(&self) -> String;
+
+    /// The same storage for a worker, which must be able to claim, settle and show its sign of life while the user's code
+    /// uses up whatever this one shares with it (such as a pool of connections).
+    fn for_worker(&self) -> Arc<dyn Storage>;
 
     /// Brings the storage to the version this crate works with. Safe to call from many processes at once.
     async fn migrate(&self) -> Result<Migrated>;
@@ -64,7 +68,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// the most one, and only while no other of it is held by anybody.
     ///
     /// A pool that is not registered (see [`show_presence`](Self::show_presence)) gets nothing.
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>>;
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
     /// as settling once.
@@ -81,7 +85,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// registered: `false` means that somebody took it for dead and released what it held.
     async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool>;
 
-    /// Unregisters a pool that has stopped in an orderly way.
+    /// Unregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
+    /// by [`release_unknown`](Self::release_unknown).
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()>;
 
     /// Releases what registered pools hold that have been silent for longer than this, and unregisters them. Their

@@ -11,6 +11,11 @@ use crate::error::{Error, Result};
 use crate::job::limits::check_task_name;
 use crate::task::Handler;
 
+/// More jobs at once than any machine runs; it keeps sums of it from overflowing.
+const MAX_CONCURRENCY: usize = 1_000_000;
+/// A year; it keeps moments in the future within what a clock can hold.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What can be set about a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
@@ -110,11 +115,22 @@ impl WorkerBuilder {
     pub fn build(self) -> Result<Worker> {
         let refuse = |problem: String| Err(Error::InvalidWorker(problem));
         let options = self.options;
-        if options.concurrency == 0 {
-            return refuse("concurrency is 0, and must be at least 1".to_owned());
+        if !(1..=MAX_CONCURRENCY).contains(&options.concurrency) {
+            return refuse(format!("concurrency is {}, and must be from 1 to {MAX_CONCURRENCY}", options.concurrency));
         }
         if options.poll_interval < Duration::from_millis(1) {
             return refuse(format!("the poll interval is {:?}, and must be at least 1 ms", options.poll_interval));
+        }
+        for (what, duration) in [
+            ("the poll interval", options.poll_interval),
+            ("cancel_after", options.cancel_after),
+            ("the grace period", options.grace),
+            ("the interval of signs of life", options.sign_of_life),
+            ("the silence of the dead", options.dead_after),
+        ] {
+            if duration > MAX_DURATION {
+                return refuse(format!("{what} is {duration:?}, and must be at most a year"));
+            }
         }
         if options.sign_of_life.is_zero() || options.dead_after < options.sign_of_life * 2 {
             return refuse(format!(

@@ -11,9 +11,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Error;
 use crate::job::{JobId, RunAt};
 use crate::storage::{Outcome, PoolId, Settlement, Storage};
 
@@ -22,6 +24,8 @@ const MAX_BATCH: usize = 2_000;
 /// The delays between tries to write.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// A write that has not been answered for this long never will be.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One result on its way to be written.
 #[derive(Debug)]
@@ -34,8 +38,8 @@ pub(super) struct Finished {
 /// What the engine has to know about a write.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// These jobs' results were written; whether one of them freed a serial queue.
-    Batch { jobs: Vec<JobId>, freed_queue: bool },
+    /// The results of these claims (job and moment) were written; whether one of them freed a serial queue.
+    Batch { claims: Vec<(JobId, DateTime<Utc>)>, freed_queue: bool },
     /// A job will be ready again at this moment, which no wakeup will tell.
     Due(Instant),
 }
@@ -73,17 +77,26 @@ impl Summary {
 
 /// The part of a worker that writes outcomes.
 pub(super) struct Settler {
-    pub storage: Arc<dyn Storage>,
-    pub finished: mpsc::UnboundedReceiver<Finished>,
-    pub written: mpsc::UnboundedSender<Written>,
+    storage: Arc<dyn Storage>,
+    finished: mpsc::UnboundedReceiver<Finished>,
+    written: mpsc::UnboundedSender<Written>,
     /// Fires when there is no more time: what cannot be written now is left.
-    pub give_up: CancellationToken,
-    pub summary: Summary,
+    give_up: CancellationToken,
+    summary: Summary,
     /// Results that were given up.
-    pub unwritten: usize,
+    unwritten: usize,
 }
 
 impl Settler {
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        finished: mpsc::UnboundedReceiver<Finished>,
+        written: mpsc::UnboundedSender<Written>,
+        give_up: CancellationToken,
+    ) -> Self {
+        Self { storage, finished, written, give_up, summary: Summary::default(), unwritten: 0 }
+    }
+
     /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
     /// not.
     pub(super) async fn run(mut self) -> (Summary, usize) {
@@ -125,35 +138,47 @@ impl Settler {
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
     async fn write(&mut self, pool: &PoolId, batch: &[Settlement]) -> Result<(), Refused> {
         let mut delay = FIRST_DELAY;
+        // A try that failed may have been applied all the same, its answer lost.
+        let mut in_doubt = false;
         loop {
-            match self.storage.settle(pool, batch).await {
-                Ok(applied) => {
-                    self.applied(batch, &applied);
+            let settled = tokio::select! {
+                settled = tokio::time::timeout(WRITE_TIMEOUT, self.storage.settle(pool, batch)) => settled,
+                () = self.give_up.cancelled() => {
+                    self.unwritten += batch.len();
                     return Ok(());
                 }
-                Err(error) if !error.is_transient() && can_be_simpler(batch) => {
-                    tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
-                    return Err(Refused);
+            };
+            let error = match settled {
+                Ok(Ok(applied)) => {
+                    self.applied(batch, &applied, in_doubt);
+                    return Ok(());
                 }
-                Err(error) => {
-                    tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
-                    let give_up = self.give_up.cancelled();
-                    if tokio::time::timeout(delay, give_up).await.is_ok() {
-                        self.unwritten += batch.len();
-                        return Ok(());
-                    }
-                    delay = (delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
+                Ok(Err(error)) => error,
+                Err(_) => Error::Storage(format!("no answer for {WRITE_TIMEOUT:?}").into()),
+            };
+            if !error.is_transient() && can_be_simpler(batch) {
+                tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
+                return Err(Refused);
+            }
+            tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
+            in_doubt = true;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.give_up.cancelled() => {
+                    self.unwritten += batch.len();
+                    return Ok(());
                 }
             }
+            delay = (delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
         }
     }
 
-    fn applied(&mut self, batch: &[Settlement], applied: &[JobId]) {
+    fn applied(&mut self, batch: &[Settlement], applied: &[JobId], in_doubt: bool) {
         let applied: HashSet<JobId> = applied.iter().copied().collect();
         let mut freed_queue = false;
         for settlement in batch {
             freed_queue |= settlement.claim.queue.is_some();
-            if !applied.contains(&settlement.claim.id) {
+            if !applied.contains(&settlement.claim.id) && !in_doubt {
                 self.summary.lost += 1;
                 tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
                 continue;
@@ -164,8 +189,8 @@ impl Settler {
                 let _ = self.written.send(Written::Due(due));
             }
         }
-        let jobs = batch.iter().map(|settlement| settlement.claim.id).collect();
-        let _ = self.written.send(Written::Batch { jobs, freed_queue });
+        let claims = batch.iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
+        let _ = self.written.send(Written::Batch { claims, freed_queue });
     }
 }
 
@@ -201,7 +226,7 @@ fn due(outcome: &Outcome) -> Option<Instant> {
     };
     let delay = match when {
         RunAt::In(delay) => *delay,
-        RunAt::Time(time) => (*time - chrono::Utc::now()).to_std().unwrap_or_default(),
+        RunAt::Time(time) => (*time - Utc::now()).to_std().unwrap_or_default(),
     };
     Instant::now().checked_add(delay)
 }

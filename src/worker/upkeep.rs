@@ -1,10 +1,13 @@
 //! What a worker does beside running jobs: signs of life, rescue, and the sweep of stale locks.
+//!
+//! The sign of life has a loop of its own with a limit on each call: nothing else may delay it. Both loops only ever wait
+//! and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::builder::Options;
 use crate::storage::{PoolId, Storage};
@@ -13,34 +16,45 @@ use crate::storage::{PoolId, Storage};
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
 const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(480), Duration::from_secs(120));
 
-/// Runs until it is dropped. It only ever waits and calls the storage, and each call is whole or not at all, so it may be
-/// dropped at any moment.
+/// Runs until it is dropped.
 pub(super) async fn run(
     storage: Arc<dyn Storage>,
-    mut pool: watch::Receiver<Arc<PoolId>>,
+    pool: watch::Receiver<Arc<PoolId>>,
     options: Options,
     evicted: mpsc::UnboundedSender<Arc<PoolId>>,
 ) {
-    let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.mul_f64(fastrand::f64());
-    let mut tick = tokio::time::interval(options.sign_of_life);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The engine has registered the pool before it claimed anything.
+    tokio::join!(show_signs(&*storage, pool, &options, evicted), look_after_others(&*storage, &options));
+}
+
+/// Shows the sign of life. The engine has registered the pool before it claimed anything.
+async fn show_signs(
+    storage: &dyn Storage,
+    mut pool: watch::Receiver<Arc<PoolId>>,
+    options: &Options,
+    evicted: mpsc::UnboundedSender<Arc<PoolId>>,
+) {
+    let mut tick = interval(options.sign_of_life);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            // A new identity was registered by the engine; nothing to do but to use it from now on.
-            changed = pool.changed() => if changed.is_err() { return },
-        }
+        tick.tick().await;
         let current = Arc::clone(&pool.borrow_and_update());
-        match storage.show_presence(&current, false).await {
-            Ok(true) => {}
-            Ok(false) => {
-                if evicted.send(current).is_err() {
-                    return;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the sign of life could not be shown"),
+        match timeout(options.sign_of_life, storage.show_presence(&current, false)).await {
+            Ok(Ok(true)) => {}
+            // Nobody hears it any more when the worker is at its end, and then it does not matter.
+            Ok(Ok(false)) => drop(evicted.send(current)),
+            Ok(Err(error)) => tracing::warn!(%error, "the sign of life could not be shown"),
+            Err(_) => tracing::warn!("the sign of life was not answered in time"),
         }
+    }
+}
+
+/// Frees the jobs of pools that fell silent, and locks that are stale.
+async fn look_after_others(storage: &dyn Storage, options: &Options) {
+    let mut tick = interval(options.sign_of_life);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.mul_f64(fastrand::f64());
+    loop {
+        tick.tick().await;
         match storage.rescue(options.dead_after).await {
             Ok(rescued) => {
                 for pool in rescued {

@@ -205,7 +205,7 @@ pub async fn hostile_strings_round_trip(storage: Subject) {
         assert_eq!(job.flags, [text]);
         assert_eq!(job.payload.decode::<String>().expect("text"), text);
         let tasks = [text.to_owned()];
-        let claimed = storage.claim(&crate::storage::ClaimRequest::new(&pool, &tasks, 5)).await.expect("claim");
+        let claimed = storage.claim(&crate::storage::ClaimRequest::new(&pool, &tasks, 5)).await.expect("claim").jobs;
         assert_eq!(claimed.len(), 1);
         settle(&storage, &pool, &claimed[0], failed(text, Duration::ZERO)).await;
         assert_eq!(must_read(&storage, job.id).await.last_error.as_deref(), Some(text));

@@ -49,9 +49,9 @@ pub async fn only_ready_jobs_of_known_tasks_up_to_the_limit(storage: Subject) {
     assert_eq!(claim(&storage, &pool, 10).await.len(), 1);
     assert!(claim(&storage, &pool, 10).await.is_empty());
     let none: [String; 0] = [];
-    assert!(storage.claim(&ClaimRequest::new(&pool, &none, 5)).await.expect("claim").is_empty());
+    assert!(storage.claim(&ClaimRequest::new(&pool, &none, 5)).await.expect("claim").jobs.is_empty());
     let both = [TASK.to_owned(), "unknown".to_owned()];
-    assert_eq!(storage.claim(&ClaimRequest::new(&pool, &both, 5)).await.expect("claim").len(), 1);
+    assert_eq!(storage.claim(&ClaimRequest::new(&pool, &both, 5)).await.expect("claim").jobs.len(), 1);
 }
 
 /// Eight claimers, a thousand jobs: each job goes to one of them.

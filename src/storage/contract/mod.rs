@@ -119,7 +119,7 @@ async fn register(storage: &Subject) -> PoolId {
 }
 
 async fn claim(storage: &Subject, pool: &PoolId, limit: usize) -> Vec<Job> {
-    storage.claim(&ClaimRequest::new(pool, &[TASK.to_owned()], limit)).await.expect("claim")
+    storage.claim(&ClaimRequest::new(pool, &[TASK.to_owned()], limit)).await.expect("claim").jobs
 }
 
 /// Claims exactly one job.

@@ -30,7 +30,7 @@ pub async fn silent_pools_are_rescued(storage: Subject) {
     assert_eq!(claim(&storage, &alive, 10).await.len(), 2);
 }
 
-/// Pools that show signs of life, and those that withdrew theirs, are none of the rescuer's business.
+/// Pools that show signs of life are none of the rescuer's business; those that withdraw leave nothing behind.
 pub async fn pools_that_show_signs_of_life_or_withdrew_are_left_alone(storage: Subject) {
     let (alive, stopped) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec(), spec()]).await;
@@ -38,10 +38,12 @@ pub async fn pools_that_show_signs_of_life_or_withdrew_are_left_alone(storage: S
         assert_eq!(claim(&storage, pool, 1).await.len(), 1);
     }
     storage.withdraw_presence(&stopped).await.expect("withdraw");
+    let counts = storage.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (1, 1), "what it still held is given back");
     let_time_pass().await;
     assert!(storage.rescue(Duration::from_secs(60)).await.expect("rescue").is_empty());
     assert!(storage.show_presence(&alive, false).await.expect("presence"));
-    assert_eq!(storage.counts().await.expect("counts").running, 2);
+    assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 
 /// A pool that was taken for dead finds out at its next sign, and claims nothing until it has a new identity.

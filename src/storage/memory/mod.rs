@@ -12,7 +12,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Settlement, Storage, Wakeup,
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Settlement, Storage,
+    Wakeup,
 };
 use crate::error::Result;
 use crate::job::{Job, JobId, NewJob};
@@ -57,6 +58,10 @@ impl Storage for MemoryStorage {
         "memory".to_owned()
     }
 
+    fn for_worker(&self) -> Arc<dyn Storage> {
+        Arc::new(self.clone())
+    }
+
     async fn migrate(&self) -> Result<Migrated> {
         Ok(Migrated::new(None, super::postgres::REVISION))
     }
@@ -76,7 +81,7 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>> {
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         Ok(self.state().claim(request))
     }
 
@@ -101,7 +106,8 @@ impl Storage for MemoryStorage {
     }
 
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.state().withdraw_presence(pool);
+        let released = self.state().withdraw_presence(pool);
+        self.notify(released);
         Ok(())
     }
 

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use crate::job::{Job, JobId, JobKeyMode, NewJob, Payload, Priority, RunAt};
 use crate::storage::settle::clean_error;
 use crate::storage::{
-    ClaimRef, ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Outcome, PoolId, Reschedule, Rescued, Settlement,
+    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Outcome, PoolId, Reschedule, Rescued,
+    Settlement,
 };
 
 /// Graphile's rule: a lock this old is no lock.
@@ -138,9 +139,9 @@ impl State {
         })
     }
 
-    pub(super) fn claim(&mut self, request: &ClaimRequest<'_>) -> Vec<Job> {
+    pub(super) fn claim(&mut self, request: &ClaimRequest<'_>) -> Claimed {
         if !self.pools.contains_key(request.pool.as_str()) {
-            return Vec::new();
+            return Claimed::default();
         }
         let now = self.now();
         let mut taken_queues = HashSet::new();
@@ -164,7 +165,8 @@ impl State {
         for queue in taken_queues {
             self.queues.insert(queue, Some(lock.clone()));
         }
-        chosen
+        let more = chosen.len() >= request.limit;
+        let jobs = chosen
             .into_iter()
             .filter_map(|id| {
                 self.change(id, |job| {
@@ -173,7 +175,8 @@ impl State {
                     job.locked_at = Some(now);
                 })
             })
-            .collect()
+            .collect();
+        Claimed { jobs, more }
     }
 
     pub(super) fn settle(&mut self, pool: &PoolId, settled: &[Settlement]) -> Vec<JobId> {
@@ -219,8 +222,8 @@ impl State {
             .iter()
             .map(|job| {
                 let mut claim = ClaimRef::of(job);
-                // A takeover of the key is the only change that an enqueuer makes to a locked job.
-                claim.had_key = job.locked_at.is_some_and(|at| job.updated_at > at);
+                // A takeover leaves no key, all attempts used, and a later moment of change.
+                claim.had_key = job.attempts >= job.max_attempts && job.updated_at != job.created_at;
                 Settlement { claim, outcome: Outcome::Returned }
             })
             .collect();
@@ -272,8 +275,9 @@ impl State {
         true
     }
 
-    pub(super) fn withdraw_presence(&mut self, pool: &PoolId) {
+    pub(super) fn withdraw_presence(&mut self, pool: &PoolId) -> usize {
         self.pools.remove(pool.as_str());
+        self.release_unknown(pool, &[])
     }
 
     pub(super) fn rescue(&mut self, silence: Duration) -> Vec<Rescued> {

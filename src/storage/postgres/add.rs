@@ -52,7 +52,11 @@ impl PostgresStorage {
         for mode in [JobKeyMode::Replace, JobKeyMode::PreserveRunAt, JobKeyMode::UnsafeDedupe] {
             let mut chunk = Vec::new();
             let mut bytes = 0;
-            for (place, job) in batch.iter().enumerate().filter(|(_, job)| job.key_mode == mode) {
+            let mut places: Vec<usize> = (0..batch.len()).filter(|place| batch[*place].key_mode == mode).collect();
+            // A stable sort: keys in one order across chunks too, and the jobs without one after them, as they came.
+            places.sort_by_key(|place| (batch[*place].key.is_none(), batch[*place].key.as_deref()));
+            for place in places {
+                let job = &batch[place];
                 let size = job.payload.as_str().len();
                 if chunk.len() == CHUNK_JOBS || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
                     self.add_chunk(conn, batch, mode, std::mem::take(&mut chunk), &mut stored).await?;
@@ -114,6 +118,8 @@ new_task as (
   select distinct input.task
   from input
   where not exists (select from graphile_worker._private_tasks known where known.identifier = input.task)
+  -- In one order, so that two first users of the same names do not deadlock.
+  order by 1
   on conflict do nothing
   returning id, identifier
 ),
@@ -123,6 +129,7 @@ new_queue as (
   from input
   where input.queue is not null
     and not exists (select from graphile_worker._private_job_queues known where known.queue_name = input.queue)
+  order by 1
   on conflict do nothing
   returning id, queue_name
 ),
@@ -170,7 +177,8 @@ job as (
   -- Reading `freed` makes the insert wait until the keys are free.
   where (select count(*) from freed) >= 0
     and (input.queue is null or queue.id is not null)
-  order by input.place
+  -- Keys in one order, so that two batches with the same keys do not deadlock; the rest in the order of the input.
+  order by input.key nulls last, input.place
   on conflict (key) do update set
     job_queue_id = case when $10 = 'unsafe_dedupe' then job.job_queue_id else excluded.job_queue_id end,
     task_id = case when $10 = 'unsafe_dedupe' then job.task_id else excluded.task_id end,

@@ -13,15 +13,17 @@
 //! fetches at once see no queues at all and one goes away empty.)
 
 use super::PostgresStorage;
-use super::row::jobs;
+use super::row::{JobRow, Timestamp};
 use crate::error::Result;
 use crate::job::Job;
-use crate::storage::ClaimRequest;
+use crate::storage::{ClaimRequest, Claimed};
 
 impl PostgresStorage {
-    pub(super) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>> {
+    #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]
+    pub(super) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
-        let rows = jobs!(
+        let rows = sqlx::query_as!(
+            ClaimedRow,
             r#"
 -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue. The
 -- lock keeps a rescuer (who deletes the row) out until we commit, and does not disturb the sign of life (which does not
@@ -91,11 +93,29 @@ job as (
   where job.id = any (array(select chosen.id from chosen))
   returning job.*
 )
-"#,
-            r#"
-from job
-join served task on task.id = job.task_id
-left join locked_queue queue on queue.id = job.job_queue_id
+-- One row more than nothing: it tells how many candidates there were even when none could be taken.
+select
+  (select count(*) from candidate) as "candidates!",
+  job.id as "id?",
+  served.identifier as "task?",
+  locked_queue.queue_name as "queue?",
+  job.payload::text as "payload?",
+  job.priority as "priority?",
+  job.run_at as "run_at?: Timestamp",
+  job.attempts as "attempts?",
+  job.max_attempts as "max_attempts?",
+  job.last_error as "last_error?",
+  job.created_at as "created_at?: Timestamp",
+  job.updated_at as "updated_at?: Timestamp",
+  job.key as "key?",
+  job.revision as "revision?",
+  job.flags::text as "flags?",
+  job.locked_at as "locked_at?: Timestamp",
+  job.locked_by as "locked_by?"
+from (values (1)) as always
+left join job on true
+left join served on served.id = job.task_id
+left join locked_queue on locked_queue.id = job.job_queue_id
 order by job.priority, job.run_at, job.id
 "#,
             request.pool.as_str(),
@@ -105,6 +125,51 @@ order by job.priority, job.run_at, job.id
         .fetch_all(self.schema.on(&self.pool))
         .await
         .map_err(|e| self.error("claim jobs", e))?;
-        Ok(rows.into_iter().map(Job::from).collect())
+        let candidates = rows.first().map_or(0, |row| row.candidates);
+        Ok(Claimed { more: candidates >= limit, jobs: rows.into_iter().filter_map(ClaimedRow::job).collect() })
+    }
+}
+
+/// A claimed job, or the lone row that says that there is none.
+struct ClaimedRow {
+    candidates: i64,
+    id: Option<i64>,
+    task: Option<String>,
+    queue: Option<String>,
+    payload: Option<String>,
+    priority: Option<i16>,
+    run_at: Option<Timestamp>,
+    attempts: Option<i16>,
+    max_attempts: Option<i16>,
+    last_error: Option<String>,
+    created_at: Option<Timestamp>,
+    updated_at: Option<Timestamp>,
+    key: Option<String>,
+    revision: Option<i32>,
+    flags: Option<String>,
+    locked_at: Option<Timestamp>,
+    locked_by: Option<String>,
+}
+
+impl ClaimedRow {
+    fn job(self) -> Option<Job> {
+        Some(Job::from(JobRow {
+            id: self.id?,
+            task: self.task?,
+            queue: self.queue,
+            payload: self.payload?,
+            priority: self.priority?,
+            run_at: self.run_at?,
+            attempts: self.attempts?,
+            max_attempts: self.max_attempts?,
+            last_error: self.last_error,
+            created_at: self.created_at?,
+            updated_at: self.updated_at?,
+            key: self.key,
+            revision: self.revision?,
+            flags: self.flags,
+            locked_at: self.locked_at,
+            locked_by: self.locked_by,
+        }))
     }
 }

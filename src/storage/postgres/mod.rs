@@ -9,7 +9,7 @@
 //! | `settle` | writing how jobs ended |
 //! | `listen` | wakeups through `LISTEN` |
 //! | `manage` | the administrative verbs |
-//! | `presence` | signs of life, and rescue from pools that fell silent |
+//! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
 //! | `row` | reading rows that anybody may have written |
 //! | `errors` | which database errors mean what |
 
@@ -37,12 +37,17 @@ pub(crate) use errors::is_transient;
 use schema::Schema;
 
 use super::{
-    ClaimRequest, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Rescued, Settlement, Storage,
-    Wakeup,
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Rescued, Settlement,
+    Storage, Wakeup,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
 use crate::task::MAX_DELAY;
+
+/// The connections of a worker, besides the one that listens: to claim, to settle, to show its sign of life, to rescue.
+const WORKER_CONNECTIONS: u32 = 4;
+/// How long a worker waits for one of them. Its own four calls never wait for each other, so this is the time to connect.
+const WORKER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The name of the schema when nobody names one: Graphile's.
 pub const DEFAULT_SCHEMA: &str = schema::TEMPLATE;
@@ -100,6 +105,19 @@ impl Storage for PostgresStorage {
         format!("PostgreSQL, schema {:?}", self.schema.name())
     }
 
+    fn for_worker(&self) -> Arc<dyn Storage> {
+        // The user's own pool options are kept, because they may carry hooks that set a role.
+        let pool = self
+            .pool
+            .options()
+            .clone()
+            .min_connections(0)
+            .max_connections(WORKER_CONNECTIONS)
+            .acquire_timeout(WORKER_ACQUIRE_TIMEOUT)
+            .connect_lazy_with((*self.pool.connect_options()).clone());
+        Arc::new(Self { pool, schema: Arc::clone(&self.schema) })
+    }
+
     async fn migrate(&self) -> Result<Migrated> {
         migrate::migrate(self).await
     }
@@ -109,7 +127,18 @@ impl Storage for PostgresStorage {
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-        self.add_with(&self.pool, jobs).await
+        // Two batches that meet in each other's keys or new names may deadlock, and serializable transactions may fail;
+        // this transaction is ours alone, so it can simply be run again.
+        let mut tries = 0;
+        loop {
+            match self.add_with(&self.pool, jobs).await {
+                Err(Error::Database { source, .. }) if errors::is_conflict(&source) && tries < 10 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20 * tries))).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     async fn register_tasks(&self, names: &[String]) -> Result<()> {
@@ -130,7 +159,7 @@ on conflict do nothing
         Ok(())
     }
 
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Vec<Job>> {
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         self.claim_jobs(request).await
     }
 

@@ -5,9 +5,16 @@
 
 use std::time::Duration;
 
+use sqlx::PgConnection;
+
 use super::{PostgresStorage, micros};
 use crate::error::Result;
+use crate::job::JobId;
 use crate::storage::{PoolId, Rescued};
+
+/// The second statement of these transactions must see what was committed while the first one waited, whatever isolation
+/// the role or the database has as its default.
+const READ_COMMITTED: &str = "begin isolation level read committed";
 
 impl PostgresStorage {
     pub(super) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
@@ -30,14 +37,83 @@ impl PostgresStorage {
     }
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
+        let fail = |e| self.error("withdraw the sign of life", e);
+        let mut tx = self.pool.begin_with(READ_COMMITTED).await.map_err(fail)?;
+        // The delete waits for a claim that is still running somewhere; what that took is seen by the next statement.
         sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
-            .execute(self.schema.on(&self.pool))
+            .execute(self.schema.on(&mut *tx))
             .await
-            .map_err(|e| self.error("withdraw the sign of life", e))?;
-        Ok(())
+            .map_err(fail)?;
+        self.give_back(&mut tx, pool, &[]).await?;
+        tx.commit().await.map_err(fail)
+    }
+
+    pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        let fail = |e| self.error("give back the jobs of a lost claim", e);
+        let mut tx = self.pool.begin_with(READ_COMMITTED).await.map_err(fail)?;
+        // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
+        // waits for it; what it took is seen by the next statement.
+        sqlx::query_scalar!("select id from graphile_worker.backfill_pools where id = $1 for update", pool.as_str())
+            .fetch_optional(self.schema.on(&mut *tx))
+            .await
+            .map_err(fail)?;
+        let released = self.give_back(&mut tx, pool, holds).await?;
+        tx.commit().await.map_err(fail)?;
+        Ok(released)
+    }
+
+    /// Gives back the jobs that a pool holds, but for some.
+    async fn give_back(&self, conn: &mut PgConnection, pool: &PoolId, but: &[JobId]) -> Result<u64> {
+        // The attempt is given back, unless the job's key may have been taken over since the claim; that one must stay
+        // unavailable. A takeover leaves no key, all attempts used, and a later moment of change.
+        let released = sqlx::query_scalar!(
+            r#"
+with held as materialized (
+  select job.id, job.job_queue_id, job.locked_at
+  from graphile_worker._private_jobs job
+  where job.locked_by = $1 and job.id <> all ($2)
+  for update
+),
+released_queue as (
+  update graphile_worker._private_job_queues queue
+  set locked_by = null, locked_at = null
+  from held
+  where queue.id = held.job_queue_id
+    and queue.locked_by || '' = $1
+    and queue.locked_at = held.locked_at
+),
+released_job as (
+  update graphile_worker._private_jobs job
+  set
+    attempts = case
+      when job.key is null and job.attempts >= job.max_attempts and job.updated_at <> job.created_at then job.attempts
+      else greatest(job.attempts - 1, 0)
+    end,
+    locked_by = null,
+    locked_at = null
+  where job.id = any (array(select held.id from held))
+  returning job.id
+),
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  from released_job
+  having count(*) > 0
+)
+select count(released_job.id) as "released!"
+from released_job
+left join notified on true
+"#,
+            pool.as_str(),
+            but,
+        )
+        .fetch_one(self.schema.on(conn))
+        .await
+        .map_err(|e| self.error("give back jobs", e))?;
+        Ok(u64::try_from(released).unwrap_or_default())
     }
 
     pub(super) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
+        let fail = |e| self.error("rescue the jobs of silent pools", e);
         // The cheap look first: nearly always nobody is silent, and then nothing is written or locked.
         let silent = sqlx::query_scalar!(
             r#"
@@ -50,29 +126,38 @@ select exists (
         )
         .fetch_one(self.schema.on(&self.pool))
         .await
-        .map_err(|e| self.error("look for silent pools", e))?;
+        .map_err(fail)?;
         if !silent {
             return Ok(Vec::new());
         }
-        // Locking: the pool's row is deleted first. A pool that shows its sign at this moment either comes before (its
-        // row is no longer silent when the delete looks again) or after (it finds its row gone and knows). Of two
-        // rescuers, one gets the row. Jobs are locked by the dead pool, so nobody else writes them.
+        let mut tx = self.pool.begin_with(READ_COMMITTED).await.map_err(fail)?;
+        // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
+        // longer silent when the delete looks again under the lock) or after (it finds its row gone, and knows). One that is
+        // claiming holds its row, and is skipped. Of two rescuers, one gets the row.
+        let dead = sqlx::query_scalar!(
+            r#"
+delete from graphile_worker.backfill_pools pool
+where pool.id = any (array(
+  select silent.id
+  from graphile_worker.backfill_pools silent
+  where silent.seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
+  for update skip locked
+))
+returning pool.id
+"#,
+            micros(silence),
+        )
+        .fetch_all(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        // A statement of its own, so that it sees what a claim has taken that ended while the rows were being locked. The
+        // jobs are locked by the dead pools, so nobody else writes them.
         let rows = sqlx::query!(
             r#"
-with dead as (
-  delete from graphile_worker.backfill_pools pool
-  where pool.id = any (array(
-    select silent.id
-    from graphile_worker.backfill_pools silent
-    where silent.seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
-    for update skip locked
-  ))
-  returning pool.id
-),
-released_queue as (
+with released_queue as (
   update graphile_worker._private_job_queues queue
   set locked_at = null, locked_by = null
-  where queue.locked_by = any (array(select dead.id from dead))
+  where queue.locked_by = any ($1)
 ),
 released_job as (
   update graphile_worker._private_jobs job
@@ -81,7 +166,7 @@ released_job as (
     locked_by = null,
     run_at = greatest(job.run_at, now()),
     last_error = 'the worker pool ' || job.locked_by || ' stopped showing signs of life while it ran this job'
-  where job.locked_by = any (array(select dead.id from dead))
+  where job.locked_by = any ($1)
   returning (select old.locked_by from graphile_worker._private_jobs old where old.id = job.id) as pool
 ),
 notified as materialized (
@@ -90,16 +175,17 @@ notified as materialized (
   having count(*) > 0
 )
 select dead.id as "pool!", count(released_job.pool) as "jobs!"
-from dead
+from unnest($1::text[]) as dead (id)
 left join released_job on released_job.pool = dead.id
 left join notified on true
 group by dead.id
 "#,
-            micros(silence),
+            &dead,
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&mut *tx))
         .await
-        .map_err(|e| self.error("rescue the jobs of silent pools", e))?;
+        .map_err(fail)?;
+        tx.commit().await.map_err(fail)?;
         Ok(rows
             .into_iter()
             .map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() })

@@ -3,8 +3,13 @@
 //! Two statements, each for a whole batch: one deletes what is done, one updates the rest. Both are fenced by
 //! (job id, pool, moment of the claim): a job or queue that carries another claim by now is left alone. A queue is
 //! released by the same fence even if its job row is gone, so that nobody has to wait for a sweep.
+//!
+//! `locked_by || ''` hides the column's statistics from the planner. They are usually taken while few jobs are locked, which
+//! makes it expect one row, read the whole table and compare it with the whole batch; the join on the key is what it should
+//! use.
 
 use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection};
 
 use super::{PostgresStorage, micros};
 use crate::error::Result;
@@ -16,64 +21,27 @@ impl PostgresStorage {
     pub(super) async fn settle_jobs(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
-        let mut applied = self.delete_completed(pool, &done).await?;
-        applied.extend(self.write_others(pool, &rest).await?);
+        let mut conn = self.pool.acquire().await.map_err(|e| self.error("get a connection", e))?;
+        if rest.is_empty() {
+            return self.delete_completed(&mut conn, pool, &done).await;
+        }
+        if done.is_empty() {
+            return self.write_others(&mut conn, pool, &rest).await;
+        }
+        // Both or neither: after a failure nobody has to guess which half was applied.
+        let mut tx = conn.begin().await.map_err(|e| self.error("begin writing results", e))?;
+        let mut applied = self.delete_completed(&mut tx, pool, &done).await?;
+        applied.extend(self.write_others(&mut tx, pool, &rest).await?);
+        tx.commit().await.map_err(|e| self.error("commit results", e))?;
         Ok(applied)
     }
 
-    pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        // The attempt is given back, unless the job's key was taken over since the claim (the only thing that moves
-        // updated_at past locked_at while a job without a key is locked): that one must stay unavailable.
-        let released = sqlx::query_scalar!(
-            r#"
-with unknown as materialized (
-  select job.id, job.job_queue_id, job.locked_at
-  from graphile_worker._private_jobs job
-  where job.locked_by = $1 and job.id <> all ($2)
-  for update
-),
-released_queue as (
-  update graphile_worker._private_job_queues queue
-  set locked_by = null, locked_at = null
-  from unknown
-  where queue.id = unknown.job_queue_id
-    and queue.locked_by = $1
-    and queue.locked_at = unknown.locked_at
-),
-released_job as (
-  update graphile_worker._private_jobs job
-  set
-    attempts = case
-      when job.key is null and job.updated_at > job.locked_at then job.attempts
-      else greatest(job.attempts - 1, 0)
-    end,
-    locked_by = null,
-    locked_at = null
-  where job.id = any (array(select unknown.id from unknown))
-  returning job.id
-),
-notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
-  from released_job
-  having count(*) > 0
-)
-select count(released_job.id) as "released!"
-from released_job
-left join notified on true
-"#,
-            pool.as_str(),
-            holds,
-        )
-        .fetch_one(self.schema.on(&self.pool))
-        .await
-        .map_err(|e| self.error("give back the jobs of a lost claim", e))?;
-        Ok(u64::try_from(released).unwrap_or_default())
-    }
-
-    async fn delete_completed(&self, pool: &PoolId, done: &[&Settlement]) -> Result<Vec<JobId>> {
-        if done.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn delete_completed(
+        &self,
+        conn: &mut PgConnection,
+        pool: &PoolId,
+        done: &[&Settlement],
+    ) -> Result<Vec<JobId>> {
         let claims = Claims::of(done);
         // Locking: rows that this pool holds, which nobody else writes but an administrator who breaks the lock.
         sqlx::query_scalar!(
@@ -85,7 +53,7 @@ deleted as (
   delete from graphile_worker._private_jobs job
   using settled
   where job.id = settled.id
-    and job.locked_by = $1
+    and job.locked_by || '' = $1
     and job.locked_at = settled.locked_at
   returning job.id
 ),
@@ -94,7 +62,7 @@ released as (
   set locked_by = null, locked_at = null
   from settled
   where queue.queue_name = settled.queue
-    and queue.locked_by = $1
+    and queue.locked_by || '' = $1
     and queue.locked_at = settled.locked_at
 )
 select deleted.id from deleted
@@ -104,15 +72,12 @@ select deleted.id from deleted
             &claims.locked_at,
             &claims.queue as &[Option<&str>],
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("complete jobs", e))
     }
 
-    async fn write_others(&self, pool: &PoolId, rest: &[&Settlement]) -> Result<Vec<JobId>> {
-        if rest.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn write_others(&self, conn: &mut PgConnection, pool: &PoolId, rest: &[&Settlement]) -> Result<Vec<JobId>> {
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
         // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key
@@ -133,7 +98,7 @@ released as (
   set locked_by = null, locked_at = null
   from settled
   where queue.queue_name = settled.queue
-    and queue.locked_by = $1
+    and queue.locked_by || '' = $1
     and queue.locked_at = settled.locked_at
 )
 update graphile_worker._private_jobs job
@@ -157,7 +122,7 @@ set
   locked_at = null
 from settled
 where job.id = settled.id
-  and job.locked_by = $1
+  and job.locked_by || '' = $1
   and job.locked_at = settled.locked_at
 returning job.id
 "#,
@@ -172,7 +137,7 @@ returning job.id
             &changes.delay as &[Option<i64>],
             &changes.payload as &[Option<&str>],
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("write failed jobs", e))
     }

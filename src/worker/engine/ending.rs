@@ -1,0 +1,125 @@
+//! Shutdown, and the last writes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::execute::failed;
+use super::super::settler::Summary;
+use super::super::shutdown::Urgency;
+use super::jobs::Started;
+use super::{Engine, Mode};
+use crate::error::{Error, Result};
+use crate::task::{RetryPolicy, TaskError};
+
+/// How long a dropped job may take to unwind, and how long a hurried shutdown lasts.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long results may take to be written after the last job ended, at the least.
+const WRITE_GRACE: Duration = Duration::from_secs(5);
+
+/// A shutdown under way.
+pub(super) struct Ending {
+    /// When running jobs are asked to end.
+    pub cancel: Instant,
+    /// When their futures are dropped.
+    pub drop: Instant,
+    /// When what has not ended by then, jobs that do not even unwind and a claim without an answer, is abandoned.
+    pub abandon: Instant,
+}
+
+impl Engine {
+    pub(super) fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+        self.shut_down(Urgency::Graceful);
+    }
+
+    pub(super) fn shut_down(&mut self, urgency: Urgency) {
+        let now = Instant::now();
+        if urgency == Urgency::Run {
+            return;
+        }
+        let ending = self.ending.get_or_insert_with(|| {
+            let drop = now + self.options.grace;
+            Ending { cancel: (now + self.options.cancel_after).min(drop), drop, abandon: drop + HURRY }
+        });
+        if urgency == Urgency::Hurry {
+            ending.cancel = now;
+            ending.drop = ending.drop.min(now + HURRY);
+            ending.abandon = ending.drop + HURRY;
+        }
+        tracing::info!(running = self.running.len(), waiting = self.waiting.len(), "no more jobs are started");
+        self.give_back_waiting();
+        self.further_the_end(now);
+    }
+
+    /// Does what the shutdown's clock says.
+    pub(super) fn further_the_end(&mut self, now: Instant) {
+        let Some(ending) = &self.ending else { return };
+        if now >= ending.cancel {
+            self.cancel.cancel();
+        }
+        if now >= ending.drop {
+            self.drop_jobs.cancel();
+        }
+        if now >= ending.abandon && self.claiming.take().is_some() {
+            // What it may have taken is given back when the pool is unregistered.
+            tracing::warn!("a claim was not answered before the worker had to end");
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        if self.claiming.is_some() {
+            return false;
+        }
+        let idle = self.running.is_empty() && self.waiting.is_empty();
+        match &self.ending {
+            Some(ending) => idle || (self.drop_jobs.is_cancelled() && Instant::now() >= ending.abandon),
+            None => self.mode == Mode::UntilIdle && idle && !self.more && self.held.is_empty(),
+        }
+    }
+
+    /// Settles what is left and waits until everything is written.
+    pub(super) async fn end(mut self) -> Result<Summary> {
+        // Jobs that block their thread cannot be dropped. Their claims are settled as failed; the fence keeps a late end
+        // from counting.
+        let abandoned: Vec<Started> = self.started.drain().map(|(_, started)| started).collect();
+        for started in &abandoned {
+            tracing::error!(job = started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
+            let error = TaskError::new("the worker shut down while the job blocked its thread");
+            self.settle(&started.pool, &started.job, failed(&started.job, &RetryPolicy::default(), error));
+        }
+        self.running.detach_all();
+        let Self { results, settler, give_up, storage, pool, ending, failure, options, mut shutdown, .. } = self;
+        drop(results);
+        let limit = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
+        let timer = async {
+            let hurried = async {
+                if shutdown.wait_for(|urgency| *urgency == Urgency::Hurry).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(WRITE_GRACE).await;
+            };
+            let _ = tokio::time::timeout(limit, hurried).await;
+            give_up.cancel();
+            std::future::pending::<()>().await;
+        };
+        let (summary, unwritten) = tokio::select! {
+            ended = settler => ended,
+            () = timer => Ok((Summary::default(), 0)),
+        }
+        .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
+        // Only a pool that holds nothing knowingly takes its sign of life away; for what it holds, others must notice its
+        // silence.
+        if unwritten == 0 {
+            let withdrawn = tokio::time::timeout(WRITE_GRACE, storage.withdraw_presence(&pool)).await;
+            if !matches!(withdrawn, Ok(Ok(()))) {
+                tracing::warn!("the sign of life could not be taken away; others will notice the silence");
+            }
+        }
+        match (failure, unwritten) {
+            (Some(error), _) => Err(error),
+            (None, 0) => Ok(summary),
+            (None, jobs) => Err(Error::Unsettled { jobs }),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Starting jobs, and what becomes of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError};
+use tokio::time::Instant;
+
+use super::super::execute::{execute, failed};
+use super::super::settler::Finished;
+use super::Engine;
+use crate::job::Job;
+use crate::storage::{ClaimRef, Outcome, PoolId, Settlement};
+use crate::task::{Handler, JobContext, TaskError};
+
+/// Claimed jobs that have not started within this time are given back: the pace was misjudged.
+pub(super) const GIVE_BACK_AFTER: Duration = Duration::from_millis(500);
+
+/// A job that was started.
+pub(super) struct Started {
+    pub job: Arc<Job>,
+    pub pool: Arc<PoolId>,
+    pub handler: Handler,
+}
+
+impl Engine {
+    pub(super) fn start_waiting(&mut self) {
+        while self.running.len() < self.options.concurrency {
+            let Some((job, pool)) = self.waiting.pop_front() else { break };
+            self.waiting_since = Instant::now();
+            let Some(handler) = self.handlers.get(&job.task).cloned() else {
+                // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
+                self.settle(&pool, &job, Outcome::Returned);
+                continue;
+            };
+            let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), self.cancel.clone());
+            let dropped = self.drop_jobs.clone();
+            let started = Started { job: Arc::clone(&job), pool, handler: handler.clone() };
+            let task = self.running.spawn(async move {
+                let begin = std::time::Instant::now();
+                let outcome = execute(&handler, job, ctx, dropped).await;
+                (outcome, begin.elapsed())
+            });
+            self.started.insert(task.id(), started);
+        }
+    }
+
+    pub(super) fn ended(&mut self, ended: Result<(Id, (Outcome, Duration)), JoinError>) {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, Ok(result)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(started) = self.started.remove(&id) else { return };
+        let outcome = match result {
+            Ok((outcome, took)) => {
+                self.pace.job_took(took);
+                outcome
+            }
+            // The guard around the task catches panics; what is left is a panic while its future was dropped.
+            Err(error) => failed(
+                &started.job,
+                started.handler.retry_policy(),
+                TaskError::new(format!("the task panicked while it was dropped: {error}")),
+            ),
+        };
+        log_outcome(&started.job, &outcome);
+        self.settle(&started.pool, &started.job, outcome);
+    }
+
+    pub(super) fn settle(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
+        let settlement = Settlement { claim: ClaimRef::of(job), outcome };
+        // The settler lives until this sender is dropped, so the send cannot fail.
+        let _ = self.results.send(Finished { pool: Arc::clone(pool), settlement });
+    }
+
+    /// Gives back jobs that were claimed and have not started.
+    pub(super) fn give_back_waiting(&mut self) {
+        while let Some((job, pool)) = self.waiting.pop_front() {
+            self.settle(&pool, &job, Outcome::Returned);
+        }
+    }
+}
+
+fn log_outcome(job: &Job, outcome: &Outcome) {
+    let (id, task, attempt) = (job.id, &job.task, job.attempts);
+    match outcome {
+        Outcome::Failed { error, .. } if job.attempts >= job.max_attempts => {
+            tracing::error!(job = id, task, attempt, error, "the job is dead: no attempts left");
+        }
+        Outcome::Failed { error, retry, .. } => {
+            tracing::warn!(job = id, task, attempt, error, ?retry, "the job failed");
+        }
+        Outcome::Dead { error } => {
+            tracing::error!(job = id, task, attempt, error, "the job is dead: its task gave up");
+        }
+        Outcome::Completed | Outcome::Snoozed { .. } | Outcome::Returned => {
+            tracing::debug!(job = id, task, ?outcome, "the job ended");
+        }
+    }
+}

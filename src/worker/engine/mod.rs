@@ -1,0 +1,396 @@
+//! The one loop that decides.
+//!
+//! It owns everything that runs: the jobs (a `JoinSet`), the claim in flight, the settler, the upkeep. Each turn it
+//! starts claimed jobs in free slots, asks for more if more may be there, and then waits for whatever comes first.
+//!
+//! | file | what it decides |
+//! | --- | --- |
+//! | `jobs` | starting jobs, and what becomes of them |
+//! | `claiming` | when to ask for more, and for how many |
+//! | `ending` | shutdown, and the last writes |
+
+mod claiming;
+mod ending;
+mod jobs;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::Options;
+use super::pace::Pace;
+use super::settler::{Finished, Settler, Summary, Written};
+use super::shutdown::{Urgency, on_signals};
+use super::{ShutdownHandle, Worker, upkeep};
+use crate::client::BackfillClient;
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId};
+use crate::storage::{Outcome, PoolId, Storage, Wakeup};
+use crate::task::Handler;
+use claiming::{Claim, FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
+use ending::Ending;
+use jobs::{GIVE_BACK_AFTER, Started};
+
+/// How many moments at which jobs become ready are remembered; polling finds the others.
+const MAX_DUE: usize = 1_000;
+
+/// When the engine ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    UntilShutdown,
+    UntilIdle,
+}
+
+/// A new identity on its way to be registered.
+type Registering = BoxFuture<'static, (Arc<PoolId>, Result<bool>)>;
+
+pub(super) struct Engine {
+    client: BackfillClient,
+    /// The storage with connections of the worker's own, which the user's code cannot use up.
+    storage: Arc<dyn Storage>,
+    handlers: Arc<HashMap<String, Handler>>,
+    tasks: Arc<[String]>,
+    options: Options,
+    mode: Mode,
+
+    pool: Arc<PoolId>,
+    pool_changes: watch::Sender<Arc<PoolId>>,
+    registering: Option<Registering>,
+    /// Cancelled for the jobs of the present identity.
+    cancel: CancellationToken,
+    /// Drops the jobs' futures.
+    drop_jobs: CancellationToken,
+
+    running: JoinSet<(Outcome, Duration)>,
+    started: HashMap<Id, Started>,
+    /// What the present identity has claimed and is not yet known to be written, with the moment of the claim: a job may
+    /// be claimed again before the news of its last result is here.
+    held: HashMap<JobId, DateTime<Utc>>,
+    /// Claimed and waiting for a slot.
+    waiting: VecDeque<(Arc<Job>, Arc<PoolId>)>,
+    waiting_since: Instant,
+
+    claiming: Option<Claim>,
+    /// Whether a claim may find something.
+    more: bool,
+    /// A wakeup came while a claim was in flight, which may not have seen what it announces.
+    woken: bool,
+    /// Until this moment, a claim whose answer was lost may still take jobs that we do not know of.
+    doubt_until: Option<Instant>,
+    /// No claim before this moment: the last one failed, or found only what others were holding.
+    claim_not_before: Option<Instant>,
+    claim_delay: Duration,
+    pause: Duration,
+    pace: Pace,
+    next_poll: Instant,
+    /// Moments at which jobs of ours are known to become ready.
+    due: BTreeSet<Instant>,
+
+    results: mpsc::UnboundedSender<Finished>,
+    written: mpsc::UnboundedReceiver<Written>,
+    settler: JoinHandle<(Summary, usize)>,
+    give_up: CancellationToken,
+
+    shutdown: watch::Receiver<Urgency>,
+    handle: ShutdownHandle,
+    ending: Option<Ending>,
+    failure: Option<Error>,
+}
+
+impl Engine {
+    pub(super) fn new(worker: &Worker, pool: PoolId, mode: Mode) -> Self {
+        let storage = worker.client.storage().for_worker();
+        let (results, finished) = mpsc::unbounded_channel();
+        let (written_tx, written) = mpsc::unbounded_channel();
+        let give_up = CancellationToken::new();
+        let settler = Settler::new(Arc::clone(&storage), finished, written_tx, give_up.clone());
+        let pool = Arc::new(pool);
+        let now = Instant::now();
+        Self {
+            client: worker.client.clone(),
+            storage,
+            handlers: Arc::clone(&worker.handlers),
+            tasks: worker.handlers.keys().cloned().collect(),
+            options: worker.options.clone(),
+            mode,
+            pool_changes: watch::Sender::new(Arc::clone(&pool)),
+            pool,
+            registering: None,
+            cancel: CancellationToken::new(),
+            drop_jobs: CancellationToken::new(),
+            running: JoinSet::new(),
+            started: HashMap::new(),
+            held: HashMap::new(),
+            waiting: VecDeque::new(),
+            waiting_since: now,
+            claiming: None,
+            more: true,
+            woken: false,
+            doubt_until: None,
+            claim_not_before: None,
+            claim_delay: FIRST_CLAIM_DELAY,
+            pause: FIRST_PAUSE,
+            pace: Pace::default(),
+            next_poll: now,
+            due: BTreeSet::new(),
+            results,
+            written,
+            settler: tokio::spawn(settler.run()),
+            give_up,
+            shutdown: worker.shutdown.subscribe(),
+            handle: worker.shutdown.clone(),
+            ending: None,
+            failure: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<Summary> {
+        let handle = (self.options.handle_signals && self.mode == Mode::UntilShutdown).then(|| self.handle.clone());
+        let signals = async move {
+            match handle {
+                Some(handle) => on_signals(handle).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(signals);
+        let begun = tokio::select! {
+            begun = begin(&*self.storage, &self.tasks, &self.pool, self.mode) => begun,
+            () = &mut signals => Ok(()),
+            _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(()),
+        };
+        if let Err(error) = begun {
+            self.fail(error);
+        }
+        let (evicted_tx, evicted) = mpsc::unbounded_channel();
+        let upkeep =
+            upkeep::run(Arc::clone(&self.storage), self.pool_changes.subscribe(), self.options.clone(), evicted_tx);
+        let name = self.storage.name();
+        // Upkeep and signals go on until the last result is written: meanwhile others must not take us for dead, and a
+        // second signal must be heard.
+        tokio::select! {
+            ended = async { self.turn(evicted).await.end().await } => ended,
+            () = upkeep => Err(Error::Internal("the worker's upkeep ended".to_owned())),
+            () = signals => Err(Error::Internal("signal handling ended".to_owned())),
+        }
+        .inspect(|summary| tracing::info!(?summary, storage = name, "the worker has ended"))
+    }
+
+    /// Turns until everything has ended.
+    async fn turn(mut self, mut evicted: mpsc::UnboundedReceiver<Arc<PoolId>>) -> Self {
+        let listen = self.options.listen && self.mode == Mode::UntilShutdown;
+        let mut wakeups = if listen { self.storage.wakeups() } else { futures::stream::pending().boxed() };
+        self.schedule_poll();
+        // Whoever asked before the loop was there to hear it.
+        let urgency = *self.shutdown.borrow_and_update();
+        self.shut_down(urgency);
+        loop {
+            self.start_waiting();
+            self.claim_if_useful();
+            if self.is_over() {
+                return self;
+            }
+            let alarm = self.next_alarm();
+            tokio::select! {
+                Some(ended) = self.running.join_next_with_id(), if !self.running.is_empty() => {
+                    self.ended(ended);
+                    while let Some(ended) = self.running.try_join_next_with_id() {
+                        self.ended(ended);
+                    }
+                }
+                claimed = in_flight(&mut self.claiming) => self.claimed(claimed),
+                wakeup = next_wakeup(&mut wakeups) => self.wake(wakeup),
+                Some(written) = self.written.recv() => self.written(&written),
+                Some(pool) = evicted.recv() => self.evicted(&pool),
+                (pool, registered) = in_flight(&mut self.registering) => self.registered(pool, registered),
+                changed = self.shutdown.changed() => {
+                    if changed.is_ok() {
+                        let urgency = *self.shutdown.borrow_and_update();
+                        self.shut_down(urgency);
+                    }
+                }
+                () = tokio::time::sleep_until(alarm) => self.alarm(),
+            }
+        }
+    }
+
+    fn wake(&mut self, wakeup: Wakeup) {
+        match wakeup {
+            Wakeup::JobsAdded(_) => self.look(),
+            Wakeup::Listening => {
+                tracing::debug!("listening for wakeups");
+                self.look();
+            }
+            Wakeup::Deaf { reason } => {
+                tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
+            }
+            Wakeup::BreakingMigration { revision } => {
+                tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
+                self.fail(Error::BreakingMigration {
+                    schema: self.storage.name(),
+                    revision,
+                    supported: crate::storage::postgres::REVISION,
+                });
+            }
+        }
+    }
+
+    fn written(&mut self, written: &Written) {
+        match written {
+            Written::Batch { claims, freed_queue } => {
+                for (job, locked_at) in claims {
+                    if self.held.get(job) == Some(locked_at) {
+                        self.held.remove(job);
+                    }
+                }
+                // The queue's next job is ready now, and nobody is notified of that. And a run that ends when idle has
+                // nobody to tell it what its jobs have added.
+                if *freed_queue || self.mode == Mode::UntilIdle {
+                    self.look();
+                }
+            }
+            Written::Due(due) => {
+                self.due.insert(Instant::from_std(*due));
+                if self.due.len() > MAX_DUE {
+                    self.due.pop_last();
+                }
+            }
+        }
+    }
+
+    // --- time ---------------------------------------------------------------------------------------------------
+
+    fn next_alarm(&self) -> Instant {
+        let ending = self.ending.as_ref().map(|ending| {
+            if !self.cancel.is_cancelled() {
+                ending.cancel
+            } else if !self.drop_jobs.is_cancelled() {
+                ending.drop
+            } else {
+                ending.abandon
+            }
+        });
+        let give_back = (!self.waiting.is_empty()).then(|| self.waiting_since + GIVE_BACK_AFTER);
+        let poll = (self.ending.is_none()).then_some(self.next_poll);
+        let claim = self.claim_not_before.filter(|_| self.more && self.claiming.is_none());
+        let due = self.due.first().copied().filter(|_| self.ending.is_none());
+        [ending, give_back, poll, claim, due]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + self.options.poll_interval)
+    }
+
+    fn alarm(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_poll {
+            self.schedule_poll();
+            // A run that ends when idle has looked already; a poll must not keep it alive.
+            if self.mode == Mode::UntilShutdown {
+                self.look();
+            }
+        }
+        while self.due.first().is_some_and(|due| now >= *due) {
+            self.due.pop_first();
+            self.look();
+        }
+        if self.claim_not_before.is_some_and(|earliest| now >= earliest) {
+            self.claim_not_before = None;
+        }
+        if !self.waiting.is_empty() && now >= self.waiting_since + GIVE_BACK_AFTER {
+            tracing::debug!(jobs = self.waiting.len(), "jobs claimed ahead could not start in time; giving them back");
+            self.pace.forget();
+            self.give_back_waiting();
+        }
+        self.further_the_end(now);
+    }
+
+    fn schedule_poll(&mut self) {
+        self.next_poll = Instant::now() + self.options.poll_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
+    }
+
+    // --- identity -----------------------------------------------------------------------------------------------
+
+    /// Others took this pool for dead and released what it held. Its results no longer count (the fence sees to that),
+    /// so its jobs are asked to end, and the worker goes on as somebody else.
+    fn evicted(&mut self, pool: &Arc<PoolId>) {
+        if *pool != self.pool || self.registering.is_some() || self.ending.is_some() {
+            return;
+        }
+        let new = Arc::new(match self.mode {
+            Mode::UntilShutdown => PoolId::random(),
+            Mode::UntilIdle => PoolId::random_one_time(),
+        });
+        tracing::error!(
+            was = %pool, now = %new, running = self.running.len(),
+            "this worker was taken for dead; its jobs were released to others and are asked to end here"
+        );
+        self.cancel.cancel();
+        self.give_back_waiting();
+        let storage = Arc::clone(&self.storage);
+        self.registering = Some(Box::pin(async move {
+            let registered = storage.show_presence(&new, true).await;
+            (new, registered)
+        }));
+    }
+
+    fn registered(&mut self, new: Arc<PoolId>, registered: Result<bool>) {
+        self.registering = None;
+        match registered {
+            Ok(_) => {
+                self.cancel = CancellationToken::new();
+                // Whatever the old identity held was released by those who took it for dead.
+                self.held.clear();
+                self.pool = Arc::clone(&new);
+                self.pool_changes.send_replace(new);
+                self.look();
+            }
+            // The upkeep will notice again.
+            Err(error) => tracing::warn!(%error, "the new identity could not be registered; trying again"),
+        }
+    }
+}
+
+/// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends).
+async fn begin(storage: &dyn Storage, tasks: &[String], pool: &PoolId, mode: Mode) -> Result<()> {
+    let mut delay = FIRST_CLAIM_DELAY;
+    loop {
+        let begun = async {
+            storage.register_tasks(tasks).await?;
+            storage.show_presence(pool, true).await.map(drop)
+        };
+        match begun.await {
+            Ok(()) => return Ok(()),
+            Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
+                tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");
+                tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                delay = (delay * 2).min(MAX_CLAIM_DELAY);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The future in flight, or never. It stays where it is when this is dropped, so nothing of it is lost; once it has
+/// answered, its owner takes it away.
+async fn in_flight<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_wakeup(wakeups: &mut BoxStream<'static, Wakeup>) -> Wakeup {
+    match wakeups.next().await {
+        Some(wakeup) => wakeup,
+        None => std::future::pending().await,
+    }
+}
