@@ -36,7 +36,8 @@ pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement};
 pub use wakeup::Wakeup;
 
 use crate::error::Result;
-use crate::job::{Job, JobId, NewJob};
+pub use crate::job::NewJob;
+use crate::job::{Job, JobId};
 
 /// A place where jobs are kept.
 ///

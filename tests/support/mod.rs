@@ -1,6 +1,7 @@
 //! What the tests share: a schema of one's own in the test server, and waiting for things to happen.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub mod faulty;
 pub mod node;
 
 use std::future::Future;

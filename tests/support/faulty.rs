@@ -1,0 +1,126 @@
+//! A storage that loses or delays answers. What it is asked for happens: only the news of it goes wrong, as with a
+//! connection that dies after the commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backfill::storage::{
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Migrated, NewJob, PoolId, Reschedule, Rescued,
+    Settlement, Storage, Wakeup,
+};
+use backfill::{Error, Job, JobId, Result};
+use futures::stream::BoxStream;
+
+#[derive(Debug)]
+pub struct Faults {
+    /// Every how many-th claim's answer is lost; 0 for none.
+    pub lose_claims: usize,
+    /// Every how many-th settlement's answer is lost; 0 for none.
+    pub lose_settles: usize,
+    /// How late the answers of settlements are.
+    pub late_settles: Duration,
+    calls: (AtomicUsize, AtomicUsize),
+}
+
+impl Faults {
+    pub fn new(lose_claims: usize, lose_settles: usize, late_settles: Duration) -> Arc<Self> {
+        Arc::new(Self { lose_claims, lose_settles, late_settles, calls: Default::default() })
+    }
+}
+
+#[derive(Debug)]
+pub struct Faulty {
+    pub inner: Arc<dyn Storage>,
+    pub faults: Arc<Faults>,
+}
+
+fn lost(every: usize, calls: &AtomicUsize) -> Result<()> {
+    let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
+    if every > 0 && call.is_multiple_of(every) {
+        return Err(Error::Storage("the answer was lost".into()));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Storage for Faulty {
+    fn for_worker(&self) -> Arc<dyn Storage> {
+        Arc::new(Self { inner: self.inner.for_worker(), faults: Arc::clone(&self.faults) })
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+        let claimed = self.inner.claim(request).await?;
+        lost(self.faults.lose_claims, &self.faults.calls.0)?;
+        Ok(claimed)
+    }
+
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+        let applied = self.inner.settle(pool, settled).await?;
+        tokio::time::sleep(self.faults.late_settles).await;
+        lost(self.faults.lose_settles, &self.faults.calls.1)?;
+        Ok(applied)
+    }
+
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    async fn migrate(&self) -> Result<Migrated> {
+        self.inner.migrate().await
+    }
+    async fn check(&self) -> Result<()> {
+        self.inner.check().await
+    }
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
+        self.inner.add(jobs).await
+    }
+    async fn register_tasks(&self, names: &[String]) -> Result<()> {
+        self.inner.register_tasks(names).await
+    }
+    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        self.inner.release_unknown(pool, holds).await
+    }
+    async fn release_stale(&self) -> Result<u64> {
+        self.inner.release_stale().await
+    }
+    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
+        self.inner.show_presence(pool, first).await
+    }
+    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
+        self.inner.withdraw_presence(pool).await
+    }
+    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
+        self.inner.rescue(silence).await
+    }
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        self.inner.wakeups()
+    }
+    async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        self.inner.remove(key).await
+    }
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        self.inner.complete(ids).await
+    }
+    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.inner.fail(ids, reason).await
+    }
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        self.inner.reschedule(ids, change).await
+    }
+    async fn unlock(&self, pools: &[String]) -> Result<u64> {
+        self.inner.unlock(pools).await
+    }
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
+        self.inner.cleanup(what).await
+    }
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.inner.job(id).await
+    }
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        self.inner.jobs(filter).await
+    }
+    async fn counts(&self) -> Result<Counts> {
+        self.inner.counts().await
+    }
+}
