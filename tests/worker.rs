@@ -701,8 +701,12 @@ async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebod
     let running = Running::start(builder);
     let first = soon("the first start", started.recv()).await.expect("a start");
     // What another worker does when this one has been silent for too long.
-    sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'; ").await;
-    client.storage().rescue(Duration::from_mins(50)).await.expect("rescue");
+    until("it is taken for dead", || async {
+        // Its next sign of life may come between these two.
+        sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
+        !client.storage().rescue(Duration::from_secs(3000)).await.expect("rescue").is_empty()
+    })
+    .await;
     let second = soon("the second start", started.recv()).await.expect("a start");
     assert_eq!((second.id, second.attempts), (job.id, 2));
     assert_ne!(first.locked_by, second.locked_by);
