@@ -125,21 +125,25 @@ async fn a_batch_that_fails_stores_nothing() {
     assert_eq!(client.counts().await.expect("counts").total(), 1);
 }
 
-/// Lets another transaction claim the keyed job while `add` waits for its row.
-async fn claim_meanwhile(pool: &PgPool, schema: &str) {
+/// Another transaction that has claimed the keyed job and not committed yet.
+async fn claim_begun(pool: &PgPool, schema: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut claim = pool.begin().await.expect("begin");
     let update = format!(
         "update \"{schema}\"._private_jobs set locked_at = now(), locked_by = 'w', attempts = 1 where key = 'k'"
     );
     sqlx::query(AssertSqlSafe(update)).execute(&mut *claim).await.expect("claim");
+    claim
+}
+
+/// Until an add in this schema waits for somebody's lock.
+async fn add_waits(pool: &PgPool, schema: &str) {
     let pattern = format!("with input%{schema}%");
-    until("the add waits for the row", || async {
+    until("the add waits", || async {
         let waiting =
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
         sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
     })
     .await;
-    claim.commit().await.expect("commit");
 }
 
 #[tokio::test]
@@ -151,9 +155,11 @@ async fn a_key_whose_job_is_claimed_at_this_moment_never_loses_the_new_job() {
             let specs: Vec<JobSpec> = (0..batch)
                 .map(|n| if n == 0 { JobSpec::new("t", "new").key("k").key_mode(mode) } else { JobSpec::new("t", n) })
                 .collect();
+            let claim = claim_begun(&pool, &schema).await;
             let adder = client.clone();
             let adding = tokio::spawn(async move { adder.add_many(specs).await });
-            claim_meanwhile(&pool, &schema).await;
+            add_waits(&pool, &schema).await;
+            claim.commit().await.expect("commit");
             let stored = soon("the add ends", adding).await.expect("no panic").expect("add");
             assert_eq!(stored.len(), batch);
             assert_ne!(stored[0].id, old.id);
@@ -179,13 +185,7 @@ async fn names_that_somebody_else_is_just_introducing_do_not_lose_jobs() {
         ]
     };
     let adding = tokio::spawn(async move { adder.add_many(specs()).await });
-    let pattern = format!("with input%{schema}%");
-    until("the add waits for the name", || async {
-        let waiting =
-            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
-        sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(&pool).await.expect("activity") == 1
-    })
-    .await;
+    add_waits(&pool, &schema).await;
     other.commit().await.expect("commit");
     let stored = soon("the add ends", adding).await.expect("no panic").expect("add");
     let payloads: Vec<&str> = stored.iter().map(|job| job.payload.as_str()).collect();
