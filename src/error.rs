@@ -69,10 +69,10 @@ pub enum Error {
     #[error("the worker cannot be built: {0}")]
     InvalidWorker(String),
 
-    /// The schema is not there, and migrating is switched off.
+    /// The schema, or a table of it, is not there.
     #[error(
-        "the schema {schema:?} has no job queue in it, and migrating at start is switched off; run \
-         client.migrate() in a deployment step, or switch migrating on"
+        "the schema {schema:?} has no job queue in it, or not all of it; if migrating at start is switched off, run \
+         client.migrate() in a deployment step, or switch it on"
     )]
     SchemaMissing {
         /// The schema.
@@ -91,6 +91,17 @@ pub enum Error {
         revision: i32,
         /// The revision needed.
         needed: i32,
+    },
+
+    /// The schema is Node's alone: our own objects (`backfill_*`) are missing or older than needed, and migrating is
+    /// switched off.
+    #[error(
+        "the schema {schema:?} lacks objects of backfill's own (backfill_*), and migrating at start is switched off; run \
+         client.migrate() in a deployment step, or switch migrating on"
+    )]
+    OwnObjectsMissing {
+        /// The schema.
+        schema: String,
     },
 
     /// The schema is from before revision 10, which this version cannot migrate.
@@ -178,8 +189,8 @@ pub enum Error {
         supported: i32,
     },
 
-    /// A worker ended before all its results were written. The jobs stay locked until others notice that it is gone (15
-    /// seconds, unless set otherwise), and then run again.
+    /// A worker ended before all its results were written. The jobs stay locked until others notice that it is gone (15 to
+    /// 20 seconds, unless set otherwise), and then run again.
     #[error("{jobs} results could not be written before the worker had to end; their jobs will run again")]
     Unsettled {
         /// How many.

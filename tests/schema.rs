@@ -103,6 +103,8 @@ async fn any_name_that_postgresql_accepts_works_from_migration_to_the_last_state
         unique("ünï ☃"),
         unique("select $1; --"),
         unique("a.b"),
+        unique("a$$b $body0$"),
+        unique("'graphile_worker'."),
         long,
     ];
     for schema in names {
@@ -141,7 +143,7 @@ async fn without_migrating_a_missing_or_old_schema_is_an_error_that_says_so() {
     assert!(matches!(error, Error::SchemaOutdated { revision: 18, needed: NEWEST, .. }), "{error}");
     node::schema_at(&pool, "nodes", NEWEST).await;
     let error = unmigrated(&pool, "nodes").await.expect_err("without our own objects");
-    assert!(matches!(error, Error::SchemaOutdated { .. }), "{error}");
+    assert!(matches!(error, Error::OwnObjectsMissing { .. }), "{error}");
     let client = BackfillClient::with_pool_and_schema(pool.clone(), "nodes").await.expect("migrate");
     assert_eq!(client.migrate().await.expect("again").from, Some(NEWEST));
     unmigrated(&pool, "nodes").await.expect("now it is there");
@@ -170,6 +172,15 @@ async fn a_newer_schema_works_unless_it_is_breaking() {
     let error = client.migrate().await.expect_err("newer and breaking");
     assert!(matches!(error, Error::SchemaTooNew { breaking: 999_999, supported: NEWEST, .. }), "{error}");
     assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::SchemaTooNew { .. })));
+
+    // Nothing is written to a schema that we do not understand.
+    let (pool, _) = database().await;
+    node::schema_at(&pool, "nodes", NEWEST).await;
+    sql(&pool, "nodes", "insert into S.migrations (id, breaking) values (21, true)").await;
+    let error = BackfillClient::with_pool_and_schema(pool.clone(), "nodes").await.expect_err("newer and breaking");
+    assert!(matches!(error, Error::SchemaTooNew { breaking: 21, .. }), "{error}");
+    assert!(matches!(unmigrated(&pool, "nodes").await, Err(Error::SchemaTooNew { .. })));
+    assert_eq!(ask(&pool, "nodes", "select to_regclass('nodes.backfill_migrations')").await, "");
 }
 
 #[tokio::test]

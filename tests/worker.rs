@@ -1,45 +1,19 @@
-//! Running jobs from PostgreSQL.
+//! Tasks, what they answer, and how jobs flow through a worker.
 
 mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backfill::{
-    Answer, BackfillClient, Error, Handler, Job, JobContext, JobSpec, JobState, RetryPolicy, ShutdownHandle, Summary,
-    Task, TaskError, TaskResult, Worker, WorkerBuilder, task_fn,
+    Answer, BackfillClient, Error, Handler, Job, JobContext, JobSpec, JobState, RetryPolicy, Summary, Task, TaskError,
+    TaskResult, Worker, task_fn,
 };
 use chrono::{TimeDelta, Utc};
+use support::running::{Running, empty};
 use support::{ask, client, postgres, soon, sql, until};
-use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::task::JoinHandle;
-
-/// A worker that runs in the background until the test ends it.
-struct Running {
-    handle: ShutdownHandle,
-    worker: JoinHandle<backfill::Result<Summary>>,
-}
-
-impl Running {
-    fn start(builder: WorkerBuilder) -> Self {
-        let worker = builder.handle_signals(false).build().expect("worker");
-        Self { handle: worker.shutdown_handle(), worker: tokio::spawn(async move { worker.run().await }) }
-    }
-
-    async fn end(self) -> Summary {
-        self.handle.shutdown();
-        self.ended().await.expect("run")
-    }
-
-    async fn ended(self) -> backfill::Result<Summary> {
-        soon("the worker ends", self.worker).await.expect("no panic")
-    }
-}
-
-async fn empty(client: &BackfillClient) {
-    until("no jobs are left", || async { client.counts().await.expect("counts").total() == 0 }).await;
-}
+use tokio::sync::{Semaphore, mpsc};
 
 /// Adds one job, runs the handler on it once, and answers what is left.
 async fn run_one(handler: impl Into<Handler>, spec: JobSpec) -> (BackfillClient, Option<Job>) {
@@ -190,32 +164,36 @@ async fn errors_of_any_text_are_stored() {
 async fn of_a_batch_the_items_that_failed_are_kept_and_tried_again() {
     let (client, ..) = client().await;
     let job = client.add(JobSpec::new("t", [1, 2, 3, 4])).await.expect("add");
-    let handler = || {
-        task_fn("t", |items: Vec<u32>, ctx: JobContext| async move {
-            let first = ctx.job().attempts == 1;
-            Answer::items(
-                items.into_iter().map(move |n| if first && n % 2 == 0 { Err(format!("bad {n}")) } else { Ok(()) }),
-            )
-        })
-        .retry(RetryPolicy::fixed(Duration::ZERO))
-    };
-    let worker = Worker::builder(client.clone()).task(handler()).concurrency(1).build().expect("worker");
-    let seen = tokio::spawn({
-        let client = client.clone();
-        async move { client.job(job.id).await.expect("read") }
+    let handler = task_fn("t", |items: Vec<u32>, ctx: JobContext| async move {
+        let first = ctx.job().attempts == 1;
+        assert_eq!(items, if first { vec![1, 2, 3, 4] } else { vec![2, 4] });
+        Answer::items(
+            items.into_iter().map(move |n| if first && n % 2 == 0 { Err(format!("bad {n}")) } else { Ok(()) }),
+        )
     });
-    drop(seen);
-    let summary = worker.run_once().await.expect("run");
-    assert_eq!(summary.failed, 1);
-    if let Some(left) = client.job(job.id).await.expect("read") {
-        assert_eq!(
-            (left.payload.as_str(), left.last_error.as_deref()),
-            ("[2,4]", Some("Batch failures:\nbad 2\nbad 4"))
-        );
-        assert_eq!(worker.run_once().await.expect("run").completed, 1);
-    } else {
-        assert_eq!(summary.completed, 1, "the retry was due at once");
-    }
+    let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
+    assert_eq!(worker.run_once().await.expect("run").failed, 1);
+    let left = client.job(job.id).await.expect("read").expect("the job");
+    assert_eq!((left.payload.as_str(), left.last_error.as_deref()), ("[2,4]", Some("Batch failures:\nbad 2\nbad 4")));
+    assert_eq!(left.attempts, 1);
+    client.reschedule(&[job.id], &backfill::Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
+    assert_eq!(worker.run_once().await.expect("run").completed, 1);
+    assert!(client.job(job.id).await.expect("read").is_none());
+}
+
+#[tokio::test]
+async fn real_jitter_spreads_jobs_that_failed_together() {
+    let (client, ..) = client().await;
+    client.add_many((0..20).map(|_| JobSpec::new("t", ()))).await.expect("add");
+    let policy = RetryPolicy::exponential(Duration::from_secs(1000), 2.0, Duration::from_secs(5000)).with_jitter(0.3);
+    let handler = task_fn("t", |(): (), _: JobContext| async { Err::<(), _>("no") }).retry(policy);
+    let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
+    assert_eq!(worker.run_once().await.expect("run").failed, 20);
+    let waits: Vec<f64> = client.jobs(&backfill::JobFilter::new()).await.expect("list").iter().map(wait_of).collect();
+    assert!(waits.iter().all(|wait| (690.0..=1300.0).contains(wait)), "{waits:?}");
+    let (least, most) =
+        waits.iter().fold((f64::MAX, f64::MIN), |(least, most), wait| (least.min(*wait), most.max(*wait)));
+    assert!(most - least > 50.0, "{waits:?}");
 }
 
 // --- flow ------------------------------------------------------------------------------------------------------------
@@ -353,9 +331,9 @@ async fn results_survive_the_loss_of_every_connection() {
     }
     until("all are done", || async { client.counts().await.is_ok_and(|counts| counts.total() == 0) }).await;
     let summary = running.end().await;
-    // A claim whose answer was lost uses up an attempt of its jobs; they are freed when the pool that made it is known to
-    // be gone, or, as here, the worker itself lives on and nobody frees them: so none may have been lost.
-    assert_eq!(summary.completed + summary.lost, 200, "{summary:?}");
+    // Each is done exactly once by what was written. A start may be repeated only where the claim's connection was lost.
+    assert_eq!((summary.completed, summary.failed, summary.lost), (200, 0, 0), "{summary:?}");
+    assert_eq!(starts.load(Ordering::SeqCst), 200);
 }
 
 #[tokio::test]
@@ -382,381 +360,6 @@ async fn a_run_that_ends_reports_a_storage_that_fails() {
     let worker = Worker::builder(client).task(task_fn("t", |(): (), _: JobContext| async {})).build().expect("worker");
     let error = soon("the run ends", worker.run_once()).await.expect_err("no table");
     assert!(matches!(error, Error::SchemaMissing { .. }), "{error}");
-}
-
-// --- shutdown --------------------------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn a_graceful_shutdown_finishes_what_runs_and_starts_nothing_more() {
-    let (client, ..) = client().await;
-    client.add_many((0..20).map(|_| JobSpec::new("t", ()))).await.expect("add");
-    let started = Arc::new(AtomicUsize::new(0));
-    let gate = Arc::new(Notify::new());
-    let handler = {
-        let (started, gate) = (started.clone(), gate.clone());
-        task_fn("t", move |(): (), _: JobContext| {
-            let (started, gate) = (started.clone(), gate.clone());
-            async move {
-                let waiting = gate.notified();
-                started.fetch_add(1, Ordering::SeqCst);
-                waiting.await;
-            }
-        })
-    };
-    let running = Running::start(Worker::builder(client.clone()).task(handler).concurrency(3));
-    until("three run", || async { started.load(Ordering::SeqCst) == 3 }).await;
-    running.handle.shutdown();
-    // The worker knows when the handle's change has been seen by it: nothing is claimed from then on.
-    tokio::task::yield_now().await;
-    gate.notify_waiters();
-    let summary = running.ended().await.expect("run");
-    assert_eq!((summary.completed, started.load(Ordering::SeqCst)), (3, 3));
-    let counts = client.counts().await.expect("counts");
-    assert_eq!((counts.ready, counts.running), (17, 0), "nothing is left locked");
-    let ready = client.jobs(&backfill::JobFilter::new()).await.expect("list");
-    assert!(ready.iter().all(|job| job.attempts == 0), "what never started has its attempt back");
-}
-
-#[tokio::test]
-async fn running_jobs_are_asked_to_end_and_then_dropped_with_their_attempt_counted() {
-    let (client, ..) = client().await;
-    client.add_many([JobSpec::new("polite", ()), JobSpec::new("stubborn", ())]).await.expect("add");
-    let started = Arc::new(Semaphore::new(0));
-    let (polite, stubborn) = (started.clone(), started.clone());
-    let builder = Worker::builder(client.clone())
-        .task(task_fn("polite", move |(): (), ctx: JobContext| {
-            let started = polite.clone();
-            async move {
-                started.add_permits(1);
-                ctx.cancelled().await;
-            }
-        }))
-        .task(task_fn("stubborn", move |(): (), _: JobContext| {
-            let started = stubborn.clone();
-            async move {
-                started.add_permits(1);
-                std::future::pending::<()>().await;
-            }
-        }))
-        .cancel_after(Duration::from_millis(20))
-        .grace(Duration::from_millis(200));
-    let running = Running::start(builder);
-    started.acquire_many(2).await.expect("both run").forget();
-    let summary = running.end().await;
-    assert_eq!((summary.completed, summary.failed), (1, 1));
-    let left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
-    assert_eq!((left[0].task.as_str(), left[0].attempts, &left[0].locked_by), ("stubborn", 1, &None));
-    assert!(left[0].last_error.as_deref().is_some_and(|text| text.contains("shut down")), "{left:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_job_that_blocks_its_thread_does_not_keep_a_worker_from_ending() {
-    let (client, ..) = client().await;
-    client.add(JobSpec::new("t", ())).await.expect("add");
-    let (release, blocked) = std::sync::mpsc::channel::<()>();
-    let blocked = Arc::new(std::sync::Mutex::new(blocked));
-    let started = Arc::new(Semaphore::new(0));
-    let starting = started.clone();
-    let handler = task_fn("t", move |(): (), _: JobContext| {
-        let (blocked, started) = (blocked.clone(), starting.clone());
-        async move {
-            started.add_permits(1);
-            let _ = blocked.lock().expect("lock").recv();
-        }
-    });
-    let running = Running::start(Worker::builder(client.clone()).task(handler).grace(Duration::from_millis(50)));
-    started.acquire().await.expect("it runs").forget();
-    let begin = Instant::now();
-    let summary = running.end().await;
-    assert_eq!(summary.failed, 1);
-    assert!(begin.elapsed() < Duration::from_secs(20));
-    let left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
-    assert!(left[0].last_error.as_deref().is_some_and(|text| text.contains("blocked its thread")), "{left:?}");
-    assert_eq!(left[0].locked_by, None);
-    release.send(()).expect("the job still blocks");
-}
-
-#[tokio::test]
-async fn hurrying_ends_a_worker_within_about_a_second() {
-    let (client, ..) = client().await;
-    client.add(JobSpec::new("t", ())).await.expect("add");
-    let started = Arc::new(Semaphore::new(0));
-    let starting = started.clone();
-    let handler = task_fn("t", move |(): (), _: JobContext| {
-        let started = starting.clone();
-        async move {
-            started.add_permits(1);
-            std::future::pending::<()>().await;
-        }
-    });
-    let running = Running::start(Worker::builder(client.clone()).task(handler).grace(Duration::from_hours(1)));
-    started.acquire().await.expect("it runs").forget();
-    running.handle.shutdown();
-    running.handle.hurry();
-    assert_eq!(running.ended().await.expect("run").failed, 1);
-}
-
-#[tokio::test]
-async fn a_worker_that_was_shut_down_before_it_ran_ends_at_once() {
-    let (client, ..) = client().await;
-    client.add(JobSpec::new("t", ())).await.expect("add");
-    for hurry in [false, true] {
-        let builder = Worker::builder(client.clone()).task(task_fn("t", |(): (), _: JobContext| async {}));
-        let worker = builder.handle_signals(false).build().expect("worker");
-        if hurry {
-            worker.shutdown_handle().hurry()
-        } else {
-            worker.shutdown_handle().shutdown()
-        }
-        assert_eq!(soon("the worker ends", worker.run()).await.expect("run"), Summary::default());
-    }
-    assert_eq!(client.counts().await.expect("counts").ready, 1);
-}
-
-#[tokio::test]
-async fn a_database_that_does_not_answer_cannot_keep_a_worker_from_ending() {
-    let (client, pool, schema) = client().await;
-    client.add(JobSpec::new("t", ())).await.expect("add");
-    let (started, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let handler = {
-        let (started, release) = (started.clone(), release.clone());
-        task_fn("t", move |(): (), _: JobContext| {
-            let (started, release) = (started.clone(), release.clone());
-            async move {
-                started.add_permits(1);
-                release.acquire().await.expect("open").forget();
-            }
-        })
-    };
-    let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_millis(10));
-    let running = Running::start(builder.grace(Duration::from_millis(100)));
-    started.acquire().await.expect("it runs").forget();
-    let mut lock = pool.begin().await.expect("begin");
-    let text = format!("lock table \"{schema}\"._private_jobs in access exclusive mode");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *lock).await.expect("lock");
-    release.add_permits(1);
-    let pattern = format!("%{schema}%");
-    until("claim and result both wait for the lock", || async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";
-        sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(&pool).await.expect("activity") >= 2
-    })
-    .await;
-    running.handle.shutdown();
-    let error = running.ended().await.expect_err("the result could not be written");
-    assert!(matches!(error, Error::Unsettled { jobs: 1 }), "{error}");
-}
-
-#[tokio::test]
-async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() {
-    let (url, schema) = (support::server_url(), support::unique("s"));
-    let app = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
-    let client = BackfillClient::with_pool_and_schema(app.clone(), &schema).await.expect("migrate");
-    let jobs: Vec<JobSpec> = (0..3).map(|n| JobSpec::new("t", n)).collect();
-    client.add_many(jobs).await.expect("add");
-    let signs = Arc::new(Semaphore::new(0));
-    let starts = Arc::new(AtomicUsize::new(0));
-    let handler = {
-        let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
-        task_fn("t", move |_: u8, _: JobContext| {
-            let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
-            async move {
-                // The pool's only connection, until the test has seen signs of life for longer than the deadline.
-                let held = app.acquire().await?;
-                starts.fetch_add(1, Ordering::SeqCst);
-                signs.acquire().await.expect("open").forget();
-                drop(held);
-                Ok::<_, sqlx::Error>(())
-            }
-        })
-    };
-    let builder = Worker::builder(client)
-        .task(handler)
-        .presence(Duration::from_millis(20), Duration::from_millis(400))
-        .concurrency(3);
-    let running = Running::start(builder);
-    let pool = support::pool().await;
-    let other = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("connect");
-    until("a job holds the connection", || async { starts.load(Ordering::SeqCst) == 1 }).await;
-    until("it has been seen alive for three deadlines", || async {
-        other.storage().rescue(Duration::from_millis(400)).await.expect("rescue");
-        ask(
-            &pool,
-            &schema,
-            "select coalesce(max(seen_at - started_at), '0') > interval '1.2 seconds' from S.backfill_pools",
-        )
-        .await
-            == "true"
-    })
-    .await;
-    signs.add_permits(3);
-    until("all are done", || async { other.counts().await.expect("counts").total() == 0 }).await;
-    assert_eq!(running.end().await, {
-        let mut all = Summary::default();
-        all.completed = 3;
-        all
-    });
-    assert_eq!(starts.load(Ordering::SeqCst), 3);
-}
-
-/// A claim whose connection we have given up, and which the server is still working on.
-struct LateClaim {
-    tx: sqlx::Transaction<'static, sqlx::Postgres>,
-}
-
-impl LateClaim {
-    async fn begin(pool: &sqlx::PgPool, schema: &str, id: &backfill::storage::PoolId) -> Self {
-        let mut tx = pool.begin().await.expect("begin");
-        let claim = format!(
-            "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
-             update \"{schema}\"._private_jobs set locked_by = '{id}', locked_at = now(), attempts = attempts + 1"
-        );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(claim)).execute(&mut *tx).await.expect("claim");
-        Self { tx }
-    }
-
-    /// Commits once somebody waits for it.
-    async fn commit_when_waited_for(self, pool: &sqlx::PgPool, schema: &str) {
-        let pattern = format!("%{schema}%backfill_pools%");
-        until("somebody waits for the claim", || async {
-            let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";
-            sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
-        })
-        .await;
-        self.tx.commit().await.expect("commit");
-    }
-}
-
-#[tokio::test]
-async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
-    let (client, pool, schema) = client().await;
-    let storage = client.storage().clone();
-    client.add(JobSpec::new("t", ())).await.expect("add");
-    let id = backfill::storage::PoolId::random();
-    storage.show_presence(&id, true).await.expect("register");
-
-    let late = LateClaim::begin(&pool, &schema, &id).await;
-    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a pool that claims is alive");
-    let (released, ()) = tokio::join!(storage.release_unknown(&id, &[]), late.commit_when_waited_for(&pool, &schema));
-    assert_eq!(released.expect("release"), 1);
-    assert_eq!(client.counts().await.expect("counts").ready, 1);
-
-    let late = LateClaim::begin(&pool, &schema, &id).await;
-    let (withdrawn, ()) = tokio::join!(storage.withdraw_presence(&id), late.commit_when_waited_for(&pool, &schema));
-    withdrawn.expect("withdraw");
-    let counts = client.counts().await.expect("counts");
-    assert_eq!((counts.ready, counts.running), (1, 0));
-}
-
-// --- identity --------------------------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn locks_have_graphiles_shape() {
-    let (client, pool, schema) = client().await;
-    client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
-    let (seen, looked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let handler = {
-        let (seen, looked) = (seen.clone(), looked.clone());
-        task_fn("t", move |(): (), _: JobContext| {
-            let (seen, looked) = (seen.clone(), looked.clone());
-            async move {
-                seen.add_permits(1);
-                looked.acquire().await.expect("open").forget();
-            }
-        })
-    };
-    let running = Running::start(Worker::builder(client.clone()).task(handler));
-    seen.acquire().await.expect("it runs").forget();
-    let same = "select job.locked_by ~ '^pool-[0-9a-f]{18}$' and job.locked_by = queue.locked_by and job.locked_at = queue.locked_at
-                and pool.id = job.locked_by and job.attempts = 1
-                from S._private_jobs job, S._private_job_queues queue, S.backfill_pools pool";
-    assert_eq!(ask(&pool, &schema, same).await, "true");
-    looked.add_permits(1);
-    empty(&client).await;
-    running.end().await;
-    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0", "it took its sign away");
-    assert_eq!(
-        ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_by is not null").await,
-        "0"
-    );
-}
-
-#[tokio::test]
-async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebody_else() {
-    let (client, pool, schema) = client().await;
-    let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
-    let (started_tx, mut started) = mpsc::unbounded_channel();
-    let handler = task_fn("t", move |(): (), ctx: JobContext| {
-        let started = started_tx.clone();
-        async move {
-            started.send(ctx.job().clone()).expect("open");
-            if ctx.job().attempts == 1 {
-                ctx.cancelled().await;
-            }
-        }
-    });
-    let builder = Worker::builder(client.clone())
-        .task(handler)
-        .presence(Duration::from_millis(20), Duration::from_hours(1))
-        .poll_interval(Duration::from_millis(20));
-    let running = Running::start(builder);
-    let first = soon("the first start", started.recv()).await.expect("a start");
-    // What another worker does when this one has been silent for too long.
-    until("it is taken for dead", || async {
-        // Its next sign of life may come between these two.
-        sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
-        !client.storage().rescue(Duration::from_secs(3000)).await.expect("rescue").is_empty()
-    })
-    .await;
-    let second = soon("the second start", started.recv()).await.expect("a start");
-    assert_eq!((second.id, second.attempts), (job.id, 2));
-    assert_ne!(first.locked_by, second.locked_by);
-    assert!(second.last_error.is_some_and(|text| text.contains("signs of life")));
-    empty(&client).await;
-    let summary = running.end().await;
-    assert_eq!((summary.completed, summary.lost), (1, 1), "the first start's result came too late");
-}
-
-#[tokio::test]
-async fn the_jobs_of_a_silent_worker_are_run_by_another() {
-    let (client, ..) = client().await;
-    let dead = backfill::storage::PoolId::random();
-    client.storage().show_presence(&dead, true).await.expect("presence");
-    client.storage().register_tasks(&["t".to_owned()]).await.expect("register");
-    client
-        .add_many([JobSpec::new("t", ()).serial_queue("q"), JobSpec::new("t", ()).serial_queue("q")])
-        .await
-        .expect("add");
-    let request = ["t".to_owned()];
-    let held =
-        client.storage().claim(&backfill::storage::ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
-    assert_eq!(held.len(), 1);
-    let builder = Worker::builder(client.clone())
-        .task(task_fn("t", |(): (), _: JobContext| async {}))
-        .presence(Duration::from_millis(50), Duration::from_millis(200))
-        .poll_interval(Duration::from_hours(1));
-    let running = Running::start(builder);
-    empty(&client).await;
-    assert_eq!(running.end().await.completed, 2);
-}
-
-#[tokio::test]
-async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
-    let (client, pool, schema) = client().await;
-    client.add_many([JobSpec::new("t", 1).serial_queue("q"), JobSpec::new("t", 2)]).await.expect("add");
-    let lock = |hours: &str| {
-        format!(
-            "update S._private_jobs set locked_by = 'pool-of-node', locked_at = now() - interval '{hours}', attempts = 1;
-             update S._private_job_queues set locked_by = 'pool-of-node', locked_at = now() - interval '{hours}'"
-        )
-    };
-    sql(&pool, &schema, &lock("3 hours 59 minutes")).await;
-    assert_eq!(client.storage().release_stale().await.expect("sweep"), 0);
-    assert!(client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty());
-    sql(&pool, &schema, &lock("4 hours 1 minute")).await;
-    assert_eq!(client.storage().release_stale().await.expect("sweep"), 2);
-    let worker =
-        Worker::builder(client.clone()).task(task_fn("t", |_: u8, _: JobContext| async {})).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").completed, 2);
 }
 
 // --- settings --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 //! The numbers are the `CHECK` constraints of the shared schema. PostgreSQL counts characters, not bytes, and
 //! so do we.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Datelike, Utc};
 
 use super::{JobSpec, NewJob, Payload, Queue, RunAt};
@@ -18,6 +20,8 @@ pub const MAX_KEY_CHARS: usize = 512;
 pub const MAX_MAX_ATTEMPTS: u32 = i16::MAX as u32;
 /// Attempts a job gets when nobody says otherwise: Graphile's default.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 25;
+/// The longest delay that is written, for a start or a retry: 100 years, far inside what a timestamp can hold.
+pub const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Default cap on one payload's JSON text, in bytes (8 MiB).
 ///
 /// A queue row is read, copied and written several times; data larger than this belongs in a store of its

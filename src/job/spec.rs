@@ -132,7 +132,7 @@ impl JobSpec {
         self
     }
 
-    /// Adds a flag; workers can be told to leave jobs with certain flags alone.
+    /// Adds a flag; Node workers can be told to leave jobs with certain flags alone.
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
         self

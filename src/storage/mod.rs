@@ -41,9 +41,10 @@ use crate::job::{Job, JobId};
 
 /// A place where jobs are kept.
 ///
-/// Every call happens as a whole or not at all, but for `cleanup`, whose parts are separate. Dropping a call's future before it ends leaves
-/// open which of the two; only the worker's own loops call [`claim`](Self::claim) and
-/// [`settle`](Self::settle), and they never drop one.
+/// Every call happens as a whole or not at all, but for `cleanup`, whose parts are separate.
+/// Dropping a call's future before it ends leaves open which of the two. Workers do drop calls that take too long, and repair
+/// it: a settlement is sent again, and after a claim that was dropped they call
+/// [`release_unknown`](Self::release_unknown).
 #[async_trait]
 pub trait Storage: Any + Debug + Send + Sync {
     /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.

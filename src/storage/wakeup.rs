@@ -17,5 +17,7 @@ pub enum Wakeup {
     BreakingMigration {
         /// The version.
         revision: i32,
+        /// The highest version that is known.
+        supported: i32,
     },
 }

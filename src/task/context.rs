@@ -38,7 +38,7 @@ impl JobContext {
         &self.client
     }
 
-    /// Resolves when the job should come to an end, because its worker shuts down.
+    /// Resolves when the job should come to an end: its worker shuts down, or was taken for dead and the job given to another.
     pub async fn cancelled(&self) {
         self.cancellation.cancelled().await;
     }

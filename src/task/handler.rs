@@ -93,11 +93,47 @@ where
 }
 
 fn decode<P: DeserializeOwned>(ctx: &JobContext) -> Result<P, TaskError> {
-    ctx.job().payload.decode().map_err(|error| TaskError::new(format!("the payload could not be decoded: {error}")))
+    ctx.job().payload.decode().map_err(|error| {
+        TaskError::new(format!("the payload could not be decoded: {}", without_values(&error.to_string())))
+    })
+}
+
+/// The decoder's message without the value that it quotes: payloads may hold personal data, and errors are stored and
+/// logged. What stays is the kind of what was found, what was expected, and where.
+fn without_values(message: &str) -> String {
+    for (start, keeps_kind) in [("invalid type: ", true), ("invalid value: ", true), ("unknown variant ", false)] {
+        if let (Some(found), Some(expected)) = (message.strip_prefix(start), message.rfind(", expected")) {
+            let kind = if keeps_kind { found.split([' ', ',']).next().unwrap_or_default() } else { "" };
+            return format!("{}{kind}{}", if keeps_kind { start } else { "unknown variant" }, &message[expected..]);
+        }
+    }
+    message.to_owned()
 }
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handler").field("name", &self.name).field("retry", &self.retry).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_decoding_do_not_quote_values() {
+        #[derive(serde::Deserialize, Debug)]
+        enum Choice {
+            A,
+        }
+        let text = |error: serde_json::Error| without_values(&error.to_string());
+        let number = serde_json::from_str::<u64>("\"my, expected secret\"").unwrap_err();
+        assert_eq!(text(number), "invalid type: string, expected u64 at line 1 column 21");
+        let small = serde_json::from_str::<u8>("4711").unwrap_err();
+        assert_eq!(text(small), "invalid value: integer, expected u8 at line 1 column 4");
+        let choice = serde_json::from_str::<Choice>("\"secret\"").unwrap_err();
+        assert_eq!(text(choice), "unknown variant, expected `A` at line 1 column 8");
+        let missing = serde_json::from_str::<std::collections::BTreeMap<String, u8>>("[1").unwrap_err();
+        assert!(!text(missing).is_empty());
     }
 }

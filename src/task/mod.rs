@@ -32,7 +32,6 @@ pub use answer::{Answer, IntoTaskResult, TaskError, TaskResult};
 pub(crate) use batch::settle_items;
 pub use context::JobContext;
 pub use handler::{Handler, task_fn};
-pub(crate) use retry::MAX_DELAY;
 pub use retry::RetryPolicy;
 
 use crate::job::JobSpec;

@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest delay that is written: 100 years, far inside what a timestamp can hold.
-pub(crate) const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+use crate::job::limits::MAX_DELAY;
 
 /// How long to wait after the n-th failed attempt.
 ///

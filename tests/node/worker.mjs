@@ -22,7 +22,7 @@ const runner = await run({
       const queue = await helpers.getQueueName();
       const recorded = payload?.recorded === true;
       if (recorded) {
-        await helpers.query("insert into test.runs (job, queue, side, began) values ($1, $2, 'node', clock_timestamp())", [helpers.job.id, queue]);
+        await helpers.query("insert into test.runs (job, queue, pool, side, began) values ($1, $2, $3, 'node', clock_timestamp())", [helpers.job.id, queue, helpers.job.locked_by]);
         if (payload.ms) await wait(payload.ms);
         await helpers.query("update test.runs set ended = clock_timestamp() where job = $1 and side = 'node'", [helpers.job.id]);
       }

@@ -3,6 +3,7 @@
 
 pub mod faulty;
 pub mod node;
+pub mod running;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -148,6 +149,7 @@ pub async fn dump(url: &str, schema: &str) -> Option<String> {
         .expect("pg_dump runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     if errors.contains("server version mismatch") {
+        eprintln!("pg_dump is older than the server; only the catalogs are compared");
         return None;
     }
     assert!(output.status.success(), "{errors}");

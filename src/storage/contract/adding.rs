@@ -180,8 +180,11 @@ pub async fn concurrent_adds_under_one_key_leave_one_job(storage: Subject) {
     while let Some(result) = adds.join_next().await {
         result.expect("no add fails");
     }
+    // One more, and the key leads to it alone.
+    let last = add_one(&storage, JobSpec::new(TASK, "last").key("k")).await;
     let waiting = storage.jobs(&crate::storage::JobFilter::new().key("k")).await.expect("list");
-    assert!(waiting.len() <= 1);
+    assert_eq!(waiting, [last]);
+    assert_eq!(storage.counts().await.expect("counts").total(), 1, "nothing was left behind");
 }
 
 /// Strings are data: nothing in them is ever anything else.

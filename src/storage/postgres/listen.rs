@@ -116,7 +116,7 @@ impl Ear {
     async fn check_revision(&mut self) {
         match self.breaking_revision().await {
             Ok(Some(revision)) if revision > REVISION => {
-                self.pending.push_back(Wakeup::BreakingMigration { revision });
+                self.pending.push_back(Wakeup::BreakingMigration { revision, supported: REVISION });
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "could not check the schema's revision after a migration notice"),

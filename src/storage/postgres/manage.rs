@@ -225,7 +225,7 @@ where id = any (array(
         let mut conn = self.pool.acquire().await.map_err(|e| self.error("forget task names", e))?;
         let mut tx = conn.begin().await.map_err(|e| self.error("forget task names", e))?;
         sqlx::query!("set local lock_timeout = '2s'")
-            .execute(&mut *tx)
+            .execute(self.schema.on(&mut *tx))
             .await
             .map_err(|e| self.error("forget task names", e))?;
         sqlx::query!("lock table graphile_worker._private_tasks in share row exclusive mode")
@@ -252,7 +252,7 @@ where task.identifier <> all ($1)
         let mut conn = self.pool.acquire().await.map_err(|e| self.error("forget queues", e))?;
         let mut tx = conn.begin().await.map_err(|e| self.error("forget queues", e))?;
         sqlx::query!("set local lock_timeout = '2s'")
-            .execute(&mut *tx)
+            .execute(self.schema.on(&mut *tx))
             .await
             .map_err(|e| self.error("forget queues", e))?;
         sqlx::query!("lock table graphile_worker._private_job_queues in share row exclusive mode")

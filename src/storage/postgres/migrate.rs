@@ -67,6 +67,7 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
         let found = look(storage, &mut conn).await?;
         let from = *first_found.get_or_insert(found.revision);
         check_server(&found)?;
+        check_not_too_new(storage, &found)?;
         match found.revision {
             // Either very old, or tables without a ledger; or Node is installing at this moment.
             revision if revision.is_some_and(|revision| revision < OLDEST) || (revision.is_none() && found.jobs) => {
@@ -108,14 +109,16 @@ pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
     let mut conn = storage.pool.acquire().await.map_err(|e| storage.error("connect", e))?;
     let found = look(storage, &mut conn).await?;
     check_server(&found)?;
+    check_not_too_new(storage, &found)?;
     let schema = || storage.schema.name().to_owned();
     match found.revision {
         None if !found.jobs => Err(Error::SchemaMissing { schema: schema() }),
         None => Err(unusable(storage, &found)),
         Some(revision) if revision < OLDEST => Err(unusable(storage, &found)),
-        Some(revision) if revision < REVISION || found.own < last_own() => {
+        Some(revision) if revision < REVISION => {
             Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
         }
+        Some(_) if found.own < last_own() => Err(Error::OwnObjectsMissing { schema: schema() }),
         Some(_) => check_found(storage, &mut conn, &found).await,
     }
 }
@@ -129,6 +132,17 @@ fn check_server(found: &Found) -> Result<()> {
         return Err(Error::PostgresTooOld { version: found.server_version_text.clone() });
     }
     Ok(())
+}
+
+/// Before anything else: nothing may be written to a schema that we do not understand.
+fn check_not_too_new(storage: &PostgresStorage, found: &Found) -> Result<()> {
+    match (found.revision, found.breaking) {
+        (Some(revision), Some(breaking)) if breaking > REVISION => {
+            let schema = storage.schema.name().to_owned();
+            Err(Error::SchemaTooNew { schema, revision, breaking, supported: REVISION })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Found> {
@@ -246,7 +260,7 @@ from generate_series($1::integer + 1, $3::integer) as id
                 &BREAKING,
                 REVISION,
             )
-            .execute(&mut *tx)
+            .execute(storage.schema.on(&mut *tx))
             .await?;
         }
     }
@@ -300,9 +314,6 @@ fn steps(from: i32) -> Vec<&'static str> {
 async fn check_found(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found) -> Result<()> {
     let revision = found.revision.unwrap_or_default();
     let schema = || storage.schema.name().to_owned();
-    if let Some(breaking) = found.breaking.filter(|breaking| *breaking > REVISION) {
-        return Err(Error::SchemaTooNew { schema: schema(), revision, breaking, supported: REVISION });
-    }
     let missing = sqlx::query_scalar!(
         r#"
 with schema as (select oid from pg_catalog.pg_namespace where nspname = $1)
@@ -382,6 +393,26 @@ fn explain(storage: &PostgresStorage, found: &Found, error: sqlx::Error) -> Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_before_postgresql_12_is_refused_with_its_version() {
+        let mut found = Found {
+            server_version: 110_022,
+            server_version_text: "11.22".to_owned(),
+            schema: false,
+            ledger: false,
+            breaking_column: false,
+            own_ledger: false,
+            jobs: false,
+            revision: None,
+            breaking: None,
+            own: 0,
+        };
+        let error = check_server(&found).unwrap_err();
+        assert!(matches!(&error, Error::PostgresTooOld { .. }) && error.to_string().contains("11.22"), "{error}");
+        found.server_version = 120_000;
+        check_server(&found).unwrap();
+    }
 
     #[test]
     fn every_revision_since_the_oldest_has_a_way_up_and_ends_with_the_functions() {

@@ -41,8 +41,8 @@ use super::{
     Storage, Wakeup,
 };
 use crate::error::{Error, Result};
+use crate::job::limits::MAX_DELAY;
 use crate::job::{Job, JobId, NewJob};
-use crate::task::MAX_DELAY;
 
 /// The connections of a worker, besides the one that listens: to claim, to settle, to show its sign of life, to rescue.
 const WORKER_CONNECTIONS: u32 = 4;

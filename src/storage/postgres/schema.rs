@@ -65,16 +65,36 @@ impl Schema {
         Scoped { schema: self, inner }
     }
 
-    /// A script of the `sql/` folder for this schema. Scripts name the schema before a dot, or in quotes.
+    /// A script of the `sql/` folder for this schema. Scripts name the schema before a dot or in single quotes, and quote
+    /// bodies with `$$`.
     pub(crate) fn script(&self, template: &str) -> SqlStr {
-        let literal = format!("'{}'", self.quoted.replace('\'', "''"));
-        let text = self.rewrite(template).replace(&format!("'{TEMPLATE}'"), &literal);
+        // Any name is put into the bodies, so their quotes must be something that no name of this schema can end.
+        let tag =
+            (0..1000).map(|n| format!("$body{n}$")).find(|tag| !self.quoted.contains(tag.as_str())).unwrap_or_default();
+        let text = self.rewrite(&template.replace("$$", &tag));
         // Dynamic because the schema is configurable; the only thing put in is the quoted identifier.
         AssertSqlSafe(text).into_sql_str()
     }
 
+    /// Puts the name in, in one pass, so that nothing in the name is taken for the template.
     fn rewrite(&self, template: &str) -> String {
-        template.replace(&format!("{TEMPLATE}."), &format!("{}.", self.quoted))
+        let mut text = String::with_capacity(template.len() + 256);
+        let mut rest = template;
+        while let Some(start) = rest.find(TEMPLATE) {
+            let (before, from) = rest.split_at(start);
+            let after = &from[TEMPLATE.len()..];
+            text.push_str(before);
+            if after.starts_with('.') {
+                text.push_str(&self.quoted);
+            } else if before.ends_with('\'') && after.starts_with('\'') {
+                text.push_str(&self.quoted.replace('\'', "''"));
+            } else {
+                text.push_str(TEMPLATE);
+            }
+            rest = after;
+        }
+        text.push_str(rest);
+        text
     }
 
     fn sql(&self, template: SqlStr) -> SqlStr {
@@ -197,5 +217,12 @@ mod tests {
         );
         let script = Schema::new("it's", true).unwrap().script("select 'graphile_worker'::regnamespace");
         assert_eq!(script.as_str(), "select '\"it''s\"'::regnamespace");
+        let tricky = "'graphile_worker' graphile_worker. $$ $body0$";
+        let script = Schema::new(tricky, true).unwrap().script("do $$ graphile_worker.t 'graphile_worker' $$");
+        assert_eq!(
+            script.as_str(),
+            "do $body1$ \"'graphile_worker' graphile_worker. $$ $body0$\".t \
+             '\"''graphile_worker'' graphile_worker. $$ $body0$\"' $body1$"
+        );
     }
 }

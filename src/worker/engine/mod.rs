@@ -232,13 +232,9 @@ impl Engine {
             Wakeup::Deaf { reason } => {
                 tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
             }
-            Wakeup::BreakingMigration { revision } => {
+            Wakeup::BreakingMigration { revision, supported } => {
                 tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
-                self.fail(Error::BreakingMigration {
-                    schema: self.storage.name(),
-                    revision,
-                    supported: crate::storage::postgres::REVISION,
-                });
+                self.fail(Error::BreakingMigration { schema: self.storage.name(), revision, supported });
             }
         }
     }

@@ -1,0 +1,259 @@
+//! Who a worker is: its locks, its sign of life, and what becomes of its claims without it.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
+use support::running::{Running, empty};
+use support::{ask, client, soon, sql, until};
+use tokio::sync::{Semaphore, mpsc};
+
+#[tokio::test]
+async fn locks_have_graphiles_shape() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
+    let (seen, looked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (seen, looked) = (seen.clone(), looked.clone());
+        task_fn("t", move |(): (), _: JobContext| {
+            let (seen, looked) = (seen.clone(), looked.clone());
+            async move {
+                seen.add_permits(1);
+                looked.acquire().await.expect("open").forget();
+            }
+        })
+    };
+    let running = Running::start(Worker::builder(client.clone()).task(handler));
+    seen.acquire().await.expect("it runs").forget();
+    let same = "select job.locked_by ~ '^pool-[0-9a-f]{18}$' and job.locked_by = queue.locked_by and job.locked_at = queue.locked_at
+                and pool.id = job.locked_by and job.attempts = 1
+                from S._private_jobs job, S._private_job_queues queue, S.backfill_pools pool";
+    assert_eq!(ask(&pool, &schema, same).await, "true");
+    looked.add_permits(1);
+    empty(&client).await;
+    running.end().await;
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0", "it took its sign away");
+    assert_eq!(
+        ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_by is not null").await,
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebody_else() {
+    let (client, pool, schema) = client().await;
+    let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
+    let (started_tx, mut started) = mpsc::unbounded_channel();
+    let handler = task_fn("t", move |(): (), ctx: JobContext| {
+        let started = started_tx.clone();
+        async move {
+            started.send(ctx.job().clone()).expect("open");
+            if ctx.job().attempts == 1 {
+                ctx.cancelled().await;
+            }
+        }
+    });
+    let builder = Worker::builder(client.clone())
+        .task(handler)
+        .presence(Duration::from_millis(20), Duration::from_hours(1))
+        .poll_interval(Duration::from_millis(20));
+    let running = Running::start(builder);
+    let first = soon("the first start", started.recv()).await.expect("a start");
+    // What another worker does when this one has been silent for too long.
+    until("it is taken for dead", || async {
+        // Its next sign of life may come between these two.
+        sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
+        !client.storage().rescue(Duration::from_secs(3000)).await.expect("rescue").is_empty()
+    })
+    .await;
+    let second = soon("the second start", started.recv()).await.expect("a start");
+    assert_eq!((second.id, second.attempts), (job.id, 2));
+    assert_ne!(first.locked_by, second.locked_by);
+    assert!(second.last_error.is_some_and(|text| text.contains("signs of life")));
+    empty(&client).await;
+    let summary = running.end().await;
+    assert_eq!((summary.completed, summary.lost), (1, 1), "the first start's result came too late");
+}
+
+#[tokio::test]
+async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now_runs() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
+    let (started_tx, mut started) = mpsc::unbounded_channel();
+    let gates = Arc::new([Semaphore::new(0), Semaphore::new(0)]);
+    let worker = |who: usize| {
+        let (started, gates) = (started_tx.clone(), gates.clone());
+        let handler = task_fn("t", move |(): (), ctx: JobContext| {
+            let (started, gates) = (started.clone(), gates.clone());
+            async move {
+                started.send((who, ctx.job().clone())).expect("open");
+                gates[who].acquire().await.expect("open").forget();
+            }
+        });
+        Running::start(Worker::builder(client.clone()).task(handler))
+    };
+    let one = worker(0);
+    let (_, first) = soon("the first start", started.recv()).await.expect("a start");
+    one.handle.shutdown();
+    let other = worker(1);
+    assert_eq!(client.unlock(first.locked_by.clone()).await.expect("unlock"), 1);
+    let (who, second) = soon("the second start", started.recv()).await.expect("a start");
+    assert_eq!((who, second.id, second.attempts), (1, first.id, 2));
+
+    gates[0].add_permits(1);
+    let summary = one.ended().await.expect("run");
+    assert_eq!((summary.completed, summary.lost), (0, 1));
+    assert_eq!(client.job(second.id).await.expect("read").expect("still there"), second, "untouched");
+    let queue = "select locked_by from S._private_job_queues";
+    assert_eq!(Some(ask(&pool, &schema, queue).await), second.locked_by);
+    gates[1].add_permits(1);
+    empty(&client).await;
+    assert_eq!(other.end().await.completed, 1);
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_silent_worker_are_run_by_another() {
+    let (client, ..) = client().await;
+    let dead = backfill::storage::PoolId::random();
+    client.storage().show_presence(&dead, true).await.expect("presence");
+    client.storage().register_tasks(&["t".to_owned()]).await.expect("register");
+    client
+        .add_many([JobSpec::new("t", ()).serial_queue("q"), JobSpec::new("t", ()).serial_queue("q")])
+        .await
+        .expect("add");
+    let request = ["t".to_owned()];
+    let held =
+        client.storage().claim(&backfill::storage::ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
+    assert_eq!(held.len(), 1);
+    let builder = Worker::builder(client.clone())
+        .task(task_fn("t", |(): (), _: JobContext| async {}))
+        .presence(Duration::from_millis(50), Duration::from_millis(200))
+        .poll_interval(Duration::from_hours(1));
+    let running = Running::start(builder);
+    empty(&client).await;
+    assert_eq!(running.end().await.completed, 2);
+}
+
+#[tokio::test]
+async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
+    let (client, pool, schema) = client().await;
+    client.add_many([JobSpec::new("t", 1).serial_queue("q"), JobSpec::new("t", 2)]).await.expect("add");
+    let lock = |hours: &str| {
+        format!(
+            "update S._private_jobs set locked_by = 'pool-of-node', locked_at = now() - interval '{hours}', attempts = 1;
+             update S._private_job_queues set locked_by = 'pool-of-node', locked_at = now() - interval '{hours}'"
+        )
+    };
+    sql(&pool, &schema, &lock("3 hours 59 minutes")).await;
+    assert_eq!(client.storage().release_stale().await.expect("sweep"), 0);
+    assert!(client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty());
+    sql(&pool, &schema, &lock("4 hours 1 minute")).await;
+    assert_eq!(client.storage().release_stale().await.expect("sweep"), 2);
+    let worker =
+        Worker::builder(client.clone()).task(task_fn("t", |_: u8, _: JobContext| async {})).build().expect("worker");
+    assert_eq!(worker.run_once().await.expect("run").completed, 2);
+}
+
+#[tokio::test]
+async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() {
+    let (url, schema) = (support::server_url(), support::unique("s"));
+    let app = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
+    let client = BackfillClient::with_pool_and_schema(app.clone(), &schema).await.expect("migrate");
+    let jobs: Vec<JobSpec> = (0..3).map(|n| JobSpec::new("t", n)).collect();
+    client.add_many(jobs).await.expect("add");
+    let signs = Arc::new(Semaphore::new(0));
+    let starts = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
+        task_fn("t", move |_: u8, _: JobContext| {
+            let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
+            async move {
+                // The pool's only connection, until the test has seen signs of life for longer than the deadline.
+                let held = app.acquire().await?;
+                starts.fetch_add(1, Ordering::SeqCst);
+                signs.acquire().await.expect("open").forget();
+                drop(held);
+                Ok::<_, sqlx::Error>(())
+            }
+        })
+    };
+    let builder = Worker::builder(client)
+        .task(handler)
+        .presence(Duration::from_millis(20), Duration::from_millis(400))
+        .concurrency(3);
+    let running = Running::start(builder);
+    let pool = support::pool().await;
+    let other = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("connect");
+    until("a job holds the connection", || async { starts.load(Ordering::SeqCst) == 1 }).await;
+    until("it has been seen alive for three deadlines", || async {
+        other.storage().rescue(Duration::from_millis(400)).await.expect("rescue");
+        ask(
+            &pool,
+            &schema,
+            "select coalesce(max(seen_at - started_at), '0') > interval '1.2 seconds' from S.backfill_pools",
+        )
+        .await
+            == "true"
+    })
+    .await;
+    signs.add_permits(3);
+    until("all are done", || async { other.counts().await.expect("counts").total() == 0 }).await;
+    assert_eq!(running.end().await, {
+        let mut all = Summary::default();
+        all.completed = 3;
+        all
+    });
+    assert_eq!(starts.load(Ordering::SeqCst), 3);
+}
+
+/// A claim whose connection we have given up, and which the server is still working on.
+struct LateClaim {
+    tx: sqlx::Transaction<'static, sqlx::Postgres>,
+}
+
+impl LateClaim {
+    async fn begin(pool: &sqlx::PgPool, schema: &str, id: &backfill::storage::PoolId) -> Self {
+        let mut tx = pool.begin().await.expect("begin");
+        let claim = format!(
+            "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
+             update \"{schema}\"._private_jobs set locked_by = '{id}', locked_at = now(), attempts = attempts + 1"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(claim)).execute(&mut *tx).await.expect("claim");
+        Self { tx }
+    }
+
+    /// Commits once somebody waits for it.
+    async fn commit_when_waited_for(self, pool: &sqlx::PgPool, schema: &str) {
+        let pattern = format!("%{schema}%backfill_pools%");
+        until("somebody waits for the claim", || async {
+            let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";
+            sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
+        })
+        .await;
+        self.tx.commit().await.expect("commit");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
+    let (client, pool, schema) = client().await;
+    let storage = client.storage().clone();
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let id = backfill::storage::PoolId::random();
+    storage.show_presence(&id, true).await.expect("register");
+
+    let late = LateClaim::begin(&pool, &schema, &id).await;
+    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a pool that claims is alive");
+    let (released, ()) = tokio::join!(storage.release_unknown(&id, &[]), late.commit_when_waited_for(&pool, &schema));
+    assert_eq!(released.expect("release"), 1);
+    assert_eq!(client.counts().await.expect("counts").ready, 1);
+
+    let late = LateClaim::begin(&pool, &schema, &id).await;
+    let (withdrawn, ()) = tokio::join!(storage.withdraw_presence(&id), late.commit_when_waited_for(&pool, &schema));
+    withdrawn.expect("withdraw");
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (1, 0));
+}

@@ -1,0 +1,172 @@
+//! How a worker ends.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use backfill::{Error, JobContext, JobSpec, Summary, Worker, task_fn};
+use support::running::Running;
+use support::{client, soon, until};
+use tokio::sync::{Notify, Semaphore};
+
+#[tokio::test]
+async fn a_graceful_shutdown_finishes_what_runs_and_starts_nothing_more() {
+    let (client, ..) = client().await;
+    client.add_many((0..20).map(|_| JobSpec::new("t", ()))).await.expect("add");
+    let started = Arc::new(AtomicUsize::new(0));
+    let gate = Arc::new(Notify::new());
+    let handler = {
+        let (started, gate) = (started.clone(), gate.clone());
+        task_fn("t", move |(): (), _: JobContext| {
+            let (started, gate) = (started.clone(), gate.clone());
+            async move {
+                let waiting = gate.notified();
+                started.fetch_add(1, Ordering::SeqCst);
+                waiting.await;
+            }
+        })
+    };
+    let running = Running::start(Worker::builder(client.clone()).task(handler).concurrency(3));
+    until("three run", || async { started.load(Ordering::SeqCst) == 3 }).await;
+    running.handle.shutdown();
+    // The worker knows when the handle's change has been seen by it: nothing is claimed from then on.
+    tokio::task::yield_now().await;
+    gate.notify_waiters();
+    let summary = running.ended().await.expect("run");
+    assert_eq!((summary.completed, started.load(Ordering::SeqCst)), (3, 3));
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (17, 0), "nothing is left locked");
+    let ready = client.jobs(&backfill::JobFilter::new()).await.expect("list");
+    assert!(ready.iter().all(|job| job.attempts == 0), "what never started has its attempt back");
+}
+
+#[tokio::test]
+async fn running_jobs_are_asked_to_end_and_then_dropped_with_their_attempt_counted() {
+    let (client, ..) = client().await;
+    client.add_many([JobSpec::new("polite", ()), JobSpec::new("stubborn", ())]).await.expect("add");
+    let started = Arc::new(Semaphore::new(0));
+    let (polite, stubborn) = (started.clone(), started.clone());
+    let builder = Worker::builder(client.clone())
+        .task(task_fn("polite", move |(): (), ctx: JobContext| {
+            let started = polite.clone();
+            async move {
+                started.add_permits(1);
+                ctx.cancelled().await;
+            }
+        }))
+        .task(task_fn("stubborn", move |(): (), _: JobContext| {
+            let started = stubborn.clone();
+            async move {
+                started.add_permits(1);
+                std::future::pending::<()>().await;
+            }
+        }))
+        .cancel_after(Duration::from_millis(20))
+        .grace(Duration::from_millis(200));
+    let running = Running::start(builder);
+    started.acquire_many(2).await.expect("both run").forget();
+    let summary = running.end().await;
+    assert_eq!((summary.completed, summary.failed), (1, 1));
+    let left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
+    assert_eq!((left[0].task.as_str(), left[0].attempts, &left[0].locked_by), ("stubborn", 1, &None));
+    assert!(left[0].last_error.as_deref().is_some_and(|text| text.contains("shut down")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_that_blocks_its_thread_does_not_keep_a_worker_from_ending() {
+    let (client, ..) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(std::sync::Mutex::new(blocked));
+    let started = Arc::new(Semaphore::new(0));
+    let starting = started.clone();
+    let handler = task_fn("t", move |(): (), _: JobContext| {
+        let (blocked, started) = (blocked.clone(), starting.clone());
+        async move {
+            started.add_permits(1);
+            let _ = blocked.lock().expect("lock").recv();
+        }
+    });
+    let running = Running::start(Worker::builder(client.clone()).task(handler).grace(Duration::from_millis(50)));
+    started.acquire().await.expect("it runs").forget();
+    let begin = Instant::now();
+    let summary = running.end().await;
+    assert_eq!(summary.failed, 1);
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    let left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
+    assert!(left[0].last_error.as_deref().is_some_and(|text| text.contains("blocked its thread")), "{left:?}");
+    assert_eq!(left[0].locked_by, None);
+    release.send(()).expect("the job still blocks");
+}
+
+#[tokio::test]
+async fn hurrying_ends_a_worker_within_about_a_second() {
+    let (client, ..) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let started = Arc::new(Semaphore::new(0));
+    let starting = started.clone();
+    let handler = task_fn("t", move |(): (), _: JobContext| {
+        let started = starting.clone();
+        async move {
+            started.add_permits(1);
+            std::future::pending::<()>().await;
+        }
+    });
+    let running = Running::start(Worker::builder(client.clone()).task(handler).grace(Duration::from_hours(1)));
+    started.acquire().await.expect("it runs").forget();
+    running.handle.shutdown();
+    running.handle.hurry();
+    assert_eq!(running.ended().await.expect("run").failed, 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_shut_down_before_it_ran_ends_at_once() {
+    let (client, ..) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    for hurry in [false, true] {
+        let builder = Worker::builder(client.clone()).task(task_fn("t", |(): (), _: JobContext| async {}));
+        let worker = builder.handle_signals(false).build().expect("worker");
+        if hurry {
+            worker.shutdown_handle().hurry();
+        } else {
+            worker.shutdown_handle().shutdown();
+        }
+        assert_eq!(soon("the worker ends", worker.run()).await.expect("run"), Summary::default());
+    }
+    assert_eq!(client.counts().await.expect("counts").ready, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_cannot_keep_a_worker_from_ending() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let (started, release) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (started, release) = (started.clone(), release.clone());
+        task_fn("t", move |(): (), _: JobContext| {
+            let (started, release) = (started.clone(), release.clone());
+            async move {
+                started.add_permits(1);
+                release.acquire().await.expect("open").forget();
+            }
+        })
+    };
+    let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_millis(10));
+    let running = Running::start(builder.grace(Duration::from_millis(100)));
+    started.acquire().await.expect("it runs").forget();
+    let mut lock = pool.begin().await.expect("begin");
+    let text = format!("lock table \"{schema}\"._private_jobs in access exclusive mode");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *lock).await.expect("lock");
+    release.add_permits(1);
+    let pattern = format!("%{schema}%");
+    until("claim and result both wait for the lock", || async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";
+        sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(&pool).await.expect("activity") >= 2
+    })
+    .await;
+    running.handle.shutdown();
+    let error = running.ended().await.expect_err("the result could not be written");
+    assert!(matches!(error, Error::Unsettled { jobs: 1 }), "{error}");
+}
