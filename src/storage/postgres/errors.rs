@@ -36,7 +36,9 @@ impl PostgresStorage {
                 "grant \"OWNER\" to {role}; -- OWNER: the role that owns the schema {schema}; or migrate as that role"
             )
         } else if message.contains("row-level security") {
-            format!("alter role {role} bypassrls; -- or make it a member of the role that owns the schema {schema}")
+            format!(
+                "alter role {role} bypassrls; -- and reconnect; or make it a member of the role that owns the schema {schema}"
+            )
         } else if message.contains("for schema") {
             format!("grant usage, create on schema {schema} to {role};")
         } else {
