@@ -63,7 +63,7 @@ impl PostgresStorage {
     /// Jobs in this schema, through this pool. Sends nothing.
     ///
     /// # Errors
-    /// [`Error::InvalidSchemaName`](crate::Error::InvalidSchemaName).
+    /// [`Error::InvalidSchemaName`].
     pub fn new(pool: PgPool, schema: &str) -> Result<Self> {
         Self::with_prepared_statements(pool, schema, true)
     }
@@ -72,7 +72,7 @@ impl PostgresStorage {
     /// hands out connections by the transaction and does not track prepared statements needs `false`.
     ///
     /// # Errors
-    /// [`Error::InvalidSchemaName`](crate::Error::InvalidSchemaName).
+    /// [`Error::InvalidSchemaName`].
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
         Ok(Self { pool, schema: Arc::new(Schema::new(schema, prepared)?) })
     }
