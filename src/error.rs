@@ -1,5 +1,6 @@
 //! The crate's one error type.
 
+use crate::cron::CrontabProblem;
 use crate::job::JobId;
 
 /// A result whose error is [`Error`].
@@ -60,6 +61,10 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+
+    /// A crontab has problems: all of them, each with line, column and the offending text.
+    #[error("the crontab has {} problems:{}", .0.len(), list(.0))]
+    InvalidCrontab(Vec<CrontabProblem>),
 
     /// The client was given settings that do not go together.
     #[error("the client cannot be built: {0}")]
@@ -231,6 +236,10 @@ pub enum Error {
     /// A promise that this crate gives itself was broken; please report it.
     #[error("internal error, please report it: {0}")]
     Internal(String),
+}
+
+fn list(problems: &[CrontabProblem]) -> String {
+    problems.iter().fold(String::new(), |text, problem| text + "\n  " + &problem.to_string())
 }
 
 impl Error {

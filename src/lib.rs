@@ -30,11 +30,13 @@
 //! | [`storage`] | the seam: the [`Storage`](storage::Storage) trait, in PostgreSQL and in memory |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
+//! | [`cron`] | crontab text and schedules |
 //! | [`error`] | the one [`Error`] type |
 //!
 //! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.
 
 pub mod client;
+pub mod cron;
 pub mod error;
 pub mod job;
 pub mod storage;
