@@ -1,7 +1,6 @@
 //! The crate's one error type.
 
 use crate::cron::CrontabProblem;
-use crate::job::JobId;
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -218,15 +217,6 @@ pub enum Error {
         what: &'static str,
         /// The storage.
         storage: String,
-    },
-
-    /// A row in the jobs table could not be read.
-    #[error("job {id} cannot be read: {problem}")]
-    UnreadableJob {
-        /// The job.
-        id: JobId,
-        /// What is wrong with it.
-        problem: String,
     },
 
     /// A custom storage failed.
