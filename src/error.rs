@@ -62,7 +62,7 @@ pub enum Error {
     },
 
     /// A crontab has problems: all of them, each with line, column and the offending text.
-    #[error("the crontab has {} problems:{}", .0.len(), list(.0))]
+    #[error("the crontab has {}:{}", problems(.0.len()), list(.0))]
     InvalidCrontab(Vec<CrontabProblem>),
 
     /// The client was given settings that do not go together.
@@ -178,6 +178,10 @@ pub enum Error {
         source: sqlx::Error,
     },
 
+    /// The function that tells a worker which flags are forbidden failed. Nothing is claimed until it answers.
+    #[error("the function that tells the forbidden flags failed: {0}; no jobs are claimed until it answers")]
+    ForbiddenFlags(String),
+
     /// While the worker ran, somebody migrated its schema to a breaking revision. The worker has stopped
     /// cleanly.
     #[error(
@@ -228,6 +232,10 @@ pub enum Error {
     Internal(String),
 }
 
+fn problems(count: usize) -> String {
+    if count == 1 { "a problem".to_owned() } else { format!("{count} problems") }
+}
+
 fn list(problems: &[CrontabProblem]) -> String {
     problems.iter().fold(String::new(), |text, problem| text + "\n  " + &problem.to_string())
 }
@@ -239,7 +247,9 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source, .. } => crate::storage::postgres::is_transient(source),
-            Self::Storage(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => true,
+            Self::Storage(_) | Self::ForbiddenFlags(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => {
+                true
+            }
             _ => false,
         }
     }

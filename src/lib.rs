@@ -30,12 +30,13 @@
 //! | [`storage`] | the seam: the [`Storage`](storage::Storage) trait, in PostgreSQL and in memory |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
-//! | [`cron`] | crontab text and schedules |
+//! | [`cron`] | crontab text, schedules, and the scheduler that adds what is due |
 //! | [`error`] | the one [`Error`] type |
 //!
 //! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.
 
 pub mod client;
+mod clock;
 pub mod cron;
 pub mod error;
 pub mod job;
@@ -44,8 +45,15 @@ pub mod task;
 pub mod worker;
 
 pub use client::{BackfillClient, BackfillClientBuilder};
+pub use clock::Clock;
+pub use cron::{CronEntry, Crontab};
 pub use error::{Error, Result};
 pub use job::{Job, JobId, JobKeyMode, JobSpec, JobState, Payload, Priority, Queue, RunAt};
-pub use storage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
-pub use task::{Answer, Handler, IntoTaskResult, JobContext, RetryPolicy, Task, TaskError, TaskResult, task_fn};
-pub use worker::{ShutdownHandle, Summary, Worker, WorkerBuilder};
+pub use storage::{
+    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, PoolInfo, QueueInfo, Reschedule, TaskInfo,
+};
+pub use task::{
+    Answer, Handler, IntoTaskResult, JobContext, Middleware, Next, RetryPolicy, Task, TaskError, TaskResult,
+    middleware_fn, task_fn,
+};
+pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};

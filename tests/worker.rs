@@ -370,7 +370,7 @@ async fn settings_that_do_not_go_together_are_refused_with_the_reason() {
     let task = || task_fn("t", |(): (), _: JobContext| async {});
     let s = Duration::from_secs;
     let cases = [
-        (Worker::builder(client.clone()), "no tasks"),
+        (Worker::builder(client.clone()), "neither tasks nor a crontab"),
         (Worker::builder(client.clone()).task(task()).task(task()), "two tasks have the name \"t\""),
         (Worker::builder(client.clone()).task(task()).concurrency(0), "concurrency is 0"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::ZERO), "poll interval is 0ns"),

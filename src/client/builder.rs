@@ -7,6 +7,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::BackfillClient;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::storage::Storage;
@@ -26,6 +27,7 @@ pub struct BackfillClientBuilder {
     max_connections: u32,
     max_payload_bytes: usize,
     prepared_statements: bool,
+    clock: Clock,
 }
 
 impl Default for BackfillClientBuilder {
@@ -38,6 +40,7 @@ impl Default for BackfillClientBuilder {
             max_connections: 10,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
             prepared_statements: true,
+            clock: Clock::storage(),
         }
     }
 }
@@ -88,6 +91,12 @@ impl BackfillClientBuilder {
         self
     }
 
+    /// Whose clock decides when jobs are ready. Default: the database's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Connects, and migrates unless told not to.
     ///
     /// # Errors
@@ -118,7 +127,7 @@ impl BackfillClientBuilder {
         } else {
             storage.check().await?;
         }
-        Ok(BackfillClient { storage: Arc::new(storage), max_payload_bytes: self.max_payload_bytes })
+        Ok(BackfillClient { storage: Arc::new(storage), max_payload_bytes: self.max_payload_bytes, clock: self.clock })
     }
 }
 

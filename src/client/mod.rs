@@ -11,12 +11,15 @@ use sqlx::{Acquire, PgPool, Postgres};
 
 pub use builder::BackfillClientBuilder;
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use crate::job::{Job, JobId, JobSpec, NewJob};
+use crate::job::limits::{self, DEFAULT_MAX_PAYLOAD_BYTES};
+use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
-use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, Storage};
+use crate::storage::{
+    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, PoolInfo, QueueInfo, Reschedule, Storage, TaskInfo,
+};
 
 /// The door for everybody who adds jobs or manages them. Cheap to clone.
 ///
@@ -41,6 +44,7 @@ use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, 
 pub struct BackfillClient {
     storage: Arc<dyn Storage>,
     max_payload_bytes: usize,
+    clock: Clock,
 }
 
 impl BackfillClient {
@@ -85,12 +89,31 @@ impl BackfillClient {
     /// Keeps jobs in any storage. It is used as it is, without migrating.
     #[must_use]
     pub fn with_storage(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES }
+        Self { storage, max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES, clock: Clock::storage() }
     }
 
     /// Everything that can be set.
     pub fn builder() -> BackfillClientBuilder {
         BackfillClientBuilder::default()
+    }
+
+    /// The same client by another clock: for the times of the jobs that it adds, and for the workers that it is given to.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Whose clock this client goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The cap on one payload's JSON text, in bytes.
+    #[must_use]
+    pub fn max_payload_bytes(&self) -> usize {
+        self.max_payload_bytes
     }
 
     /// The storage behind this client.
@@ -246,8 +269,52 @@ impl BackfillClient {
         self.storage.counts().await
     }
 
+    /// The serial queues, by name, and what is in them.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        self.storage.queues().await
+    }
+
+    /// The known task names, sorted, and their jobs.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+        self.storage.tasks().await
+    }
+
+    /// The worker pools that show signs of life or hold something. Node's hold, but show none.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn pools(&self) -> Result<Vec<PoolInfo>> {
+        self.storage.pools().await
+    }
+
+    /// The crontab entries that some worker has run, and when each was last due.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn crontabs(&self) -> Result<Vec<KnownCrontab>> {
+        self.storage.known_crontabs().await
+    }
+
     fn check(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<NewJob>> {
-        let jobs = specs.into_iter().map(|spec| spec.check(self.max_payload_bytes)).collect::<Result<Vec<NewJob>>>()?;
+        let now = self.clock.time();
+        let check = |spec: JobSpec| {
+            let mut job = spec.check(self.max_payload_bytes)?;
+            if let Some(now) = now {
+                job.run_at = Some(RunAt::Time(match job.run_at {
+                    None => now,
+                    Some(RunAt::Time(time)) => time,
+                    Some(RunAt::In(delay)) => limits::later(now, delay),
+                }));
+            }
+            Ok(job)
+        };
+        let jobs = specs.into_iter().map(check).collect::<Result<Vec<NewJob>>>()?;
         let mut keys = HashSet::new();
         for key in jobs.iter().filter_map(|job| job.key.as_ref()) {
             if !keys.insert(key) {

@@ -1,16 +1,18 @@
 //! Crontab text.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::collections::HashMap;
 use std::str::FromStr;
-use std::time::Duration;
 
-use super::schedule::Schedule;
+use super::entry::CronEntry;
+use super::options::{self, Options, is_made_of};
+use super::pattern::Pattern;
+use super::problem::{Complaint, CrontabProblem};
+use super::{Dialect, Schedule};
 use crate::error::{Error, Result};
-use crate::job::limits::{MAX_KEY_CHARS, MAX_MAX_ATTEMPTS, MAX_QUEUE_NAME_CHARS, MAX_TASK_NAME_CHARS};
-use crate::job::{JobKeyMode, Payload, Priority};
+use crate::job::Payload;
+use crate::job::limits::MAX_TASK_NAME_CHARS;
 
-/// The entries of a crontab, in the order of their lines. No two have the same identifier.
+/// The entries of a crontab, in their order. No two have the same identifier.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Crontab {
     entries: Vec<CronEntry>,
@@ -22,87 +24,33 @@ impl Crontab {
     pub fn entries(&self) -> &[CronEntry] {
         &self.entries
     }
-}
 
-/// One line of a crontab.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct CronEntry {
-    /// What it is known by in the database.
-    pub identifier: String,
-    /// The task whose jobs it adds.
-    pub task: String,
-    /// When it is due.
-    pub schedule: Schedule,
-    /// How far back missed minutes are caught up.
-    pub backfill: Duration,
-    /// `max_attempts` of its jobs, if not the default.
-    pub max_attempts: Option<i16>,
-    /// Their serial queue.
-    pub queue: Option<String>,
-    /// Their key.
-    pub key: Option<String>,
-    /// What to do when the key is taken.
-    pub key_mode: JobKeyMode,
-    /// Their priority.
-    pub priority: Priority,
-    /// Their payload: a JSON object, to which `_cron` is added.
-    pub payload: Payload,
-}
-
-/// What is wrong with a crontab, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CrontabProblem {
-    /// The line, from 1.
-    pub line: usize,
-    /// The column, in characters, from 1.
-    pub column: usize,
-    /// The offending text.
-    pub text: String,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
-impl fmt::Display for CrontabProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}: {:?} {}", self.line, self.column, self.text, self.problem)
-    }
-}
-
-/// A problem whose place is known within its line only, in bytes.
-#[derive(Debug)]
-pub(super) struct Complaint {
-    pub offset: usize,
-    pub text: String,
-    pub problem: String,
-}
-
-impl Complaint {
-    fn new(offset: usize, text: &str, problem: impl Into<String>) -> Self {
-        Self { offset, text: text.to_owned(), problem: problem.into() }
+    /// The entries, to be kept.
+    #[must_use]
+    pub fn into_entries(self) -> Vec<CronEntry> {
+        self.entries
     }
 
-    pub(super) fn at(self, line: usize, text: &str) -> CrontabProblem {
-        let before = text.get(..self.offset).unwrap_or(text);
-        CrontabProblem { line, column: before.chars().count() + 1, text: self.text, problem: self.problem }
-    }
-}
-
-impl FromStr for Crontab {
-    type Err = Error;
-
-    /// Reads a whole text and tells every problem in it at once.
-    fn from_str(text: &str) -> Result<Self> {
+    /// Reads a whole text, whose lines are in this dialect until one of them says otherwise (see the
+    /// [module](crate::cron)'s documentation).
+    ///
+    /// # Errors
+    /// [`Error::InvalidCrontab`] with every problem of the text.
+    pub fn parse(text: &str, dialect: Dialect) -> Result<Self> {
+        let mut dialect = dialect;
         let mut entries: Vec<CronEntry> = Vec::new();
-        let mut problems = Vec::new();
+        let mut problems: Vec<CrontabProblem> = Vec::new();
         let mut lines_of: HashMap<String, usize> = HashMap::new();
         for (number, line) in (1..).zip(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line))) {
             let trimmed = line.trim();
-            if trimmed.is_empty() || trimmed.starts_with('#') {
+            if let Some(comment) = trimmed.strip_prefix('#') {
+                dialect = dialect_of(comment).unwrap_or(dialect);
                 continue;
             }
-            match entry(line) {
+            if trimmed.is_empty() {
+                continue;
+            }
+            match entry(line, dialect) {
                 Ok(entry) => {
                     if let Some(first) = lines_of.insert(entry.identifier.clone(), number) {
                         let again = format!(
@@ -120,26 +68,53 @@ impl FromStr for Crontab {
     }
 }
 
+impl FromStr for Crontab {
+    type Err = Error;
+
+    /// Reads a whole text in Graphile's dialect, and tells every problem in it at once.
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text, Dialect::Graphile)
+    }
+}
+
+/// What a comment says about the lines after it, such as `dialect: extended`.
+fn dialect_of(comment: &str) -> Option<Dialect> {
+    match comment.trim().strip_prefix("dialect:")?.trim() {
+        "extended" => Some(Dialect::Extended),
+        "graphile" => Some(Dialect::Graphile),
+        _ => None,
+    }
+}
+
 /// The words of a text, each with its place in bytes.
 pub(super) fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split_whitespace().map(move |word| (word.as_ptr() as usize - text.as_ptr() as usize, word))
 }
 
-fn entry(line: &str) -> Result<CronEntry, Vec<Complaint>> {
-    let mut parts = words(line);
-    let fields = [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()];
-    let ([Some(minute), Some(hour), Some(date), Some(month), Some(day)], Some((command, task))) =
-        (fields, parts.next())
-    else {
-        let problem = "is no crontab line: five time fields and a task are needed";
+fn entry(line: &str, dialect: Dialect) -> Result<CronEntry, Vec<Complaint>> {
+    let all: Vec<(usize, &str)> = words(line).collect();
+    // Everything up to the options or the payload.
+    let plain = all.iter().take_while(|(_, word)| !word.starts_with(['?', '{'])).count();
+    let switched = all.get(plain).and_then(|(_, word)| word.strip_prefix('?')).is_some_and(options::are_extended);
+    let dialect = if switched { Dialect::Extended } else { dialect };
+    let (fields, command, what) = match dialect {
+        Dialect::Graphile => (all.get(..5), all.get(5), "five time fields and a task are needed"),
+        // How many fields there are is free, so the task is the last word.
+        Dialect::Extended => {
+            let task = plain.checked_sub(1).filter(|task| *task > 0);
+            let needed = "time fields (or a name like @daily) and a task are needed";
+            (task.and_then(|task| all.get(..task)), task.and_then(|task| all.get(task)), needed)
+        }
+    };
+    let (Some(fields), Some((start, task))) = (fields, command) else {
+        let problem = format!("is no crontab line: {what}");
         return Err(vec![Complaint::new(line.len() - line.trim_start().len(), line.trim(), problem)]);
     };
     let mut complaints = Vec::new();
-    let schedule =
-        Schedule::from_fields(&[minute, hour, date, month, day]).map_err(|more| complaints.extend(more)).ok();
-    let command = Command::parse(line, command, task).map_err(|more| complaints.extend(more)).ok();
-    match (schedule, command) {
-        (Some(schedule), Some(command)) => Ok(command.entry(schedule)),
+    let pattern = Pattern::parse(fields, dialect).map_err(|more| complaints.extend(more)).ok();
+    let command = Command::parse(line, *start, task, dialect).map_err(|more| complaints.extend(more)).ok();
+    match (pattern, command) {
+        (Some(pattern), Some(command)) => Ok(command.entry(pattern)),
         _ => Err(complaints),
     }
 }
@@ -151,21 +126,8 @@ struct Command<'a> {
     payload: Payload,
 }
 
-#[derive(Default)]
-struct Options {
-    id: Option<String>,
-    fill: Option<Duration>,
-    max: Option<i16>,
-    queue: Option<String>,
-    key: Option<String>,
-    key_mode: Option<JobKeyMode>,
-    priority: Option<Priority>,
-}
-
-const OPTION_NAMES: [&str; 7] = ["id", "fill", "max", "queue", "jobKey", "jobKeyMode", "priority"];
-
 impl<'a> Command<'a> {
-    fn parse(line: &str, start: usize, task: &'a str) -> Result<Self, Vec<Complaint>> {
+    fn parse(line: &str, start: usize, task: &'a str, dialect: Dialect) -> Result<Self, Vec<Complaint>> {
         let mut complaints = Vec::new();
         if let Err(problem) = check_task(task) {
             complaints.push(Complaint::new(start, task, problem));
@@ -176,7 +138,7 @@ impl<'a> Command<'a> {
             && let Some(text) = word.strip_prefix('?')
         {
             let text_start = rest_start + place + 1;
-            match parse_options(text, text_start) {
+            match Options::parse(text, text_start, dialect) {
                 Ok(parsed) => options = parsed,
                 Err(more) => complaints.extend(more),
             }
@@ -199,20 +161,18 @@ impl<'a> Command<'a> {
         }
     }
 
-    fn entry(self, schedule: Schedule) -> CronEntry {
+    fn entry(self, pattern: Pattern) -> CronEntry {
         let options = self.options;
-        CronEntry {
-            identifier: options.id.unwrap_or_else(|| self.task.to_owned()),
-            task: self.task.to_owned(),
-            schedule,
-            backfill: options.fill.unwrap_or_default(),
-            max_attempts: options.max,
-            queue: options.queue,
-            key: options.key,
-            key_mode: options.key_mode.unwrap_or_default(),
-            priority: options.priority.unwrap_or_default(),
-            payload: self.payload,
-        }
+        let mut entry = CronEntry::new(self.task, Schedule::from(pattern).in_zone(options.zone));
+        entry.identifier = options.id.unwrap_or(entry.identifier);
+        entry.backfill = options.fill.unwrap_or_default();
+        entry.max_attempts = options.max;
+        entry.queue = options.queue;
+        entry.key = options.key;
+        entry.key_mode = options.key_mode.unwrap_or_default();
+        entry.priority = options.priority.unwrap_or_default();
+        entry.payload = self.payload;
+        entry
     }
 }
 
@@ -228,116 +188,6 @@ fn check_task(task: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the text starts with a letter or one of `first`, and goes on with letters, digits or some of `rest`.
-fn is_made_of(text: &str, first: &str, rest: &str) -> bool {
-    let mut chars = text.chars();
-    chars.next().is_some_and(|char| char.is_ascii_alphabetic() || first.contains(char))
-        && chars.all(|char| char.is_ascii_alphanumeric() || rest.contains(char))
-}
-
-fn parse_options(text: &str, start: usize) -> Result<Options, Vec<Complaint>> {
-    let mut options = Options::default();
-    let mut complaints = Vec::new();
-    let mut given: BTreeMap<String, String> = BTreeMap::new();
-    let mut offset = start;
-    for pair in text.split('&') {
-        // One pair at a time, to know its place; the decoding (`+`, percent escapes) is that of query strings.
-        for (key, value) in form_urlencoded::parse(pair.as_bytes()) {
-            let problem = if given.insert(key.to_string(), value.to_string()).is_some() {
-                Err(format!("gives {key} a second time"))
-            } else {
-                set_option(&mut options, &key, &value)
-            };
-            if let Err(problem) = problem {
-                complaints.push(Complaint::new(offset, pair, problem));
-            }
-        }
-        offset += pair.len() + 1;
-    }
-    if complaints.is_empty() { Ok(options) } else { Err(complaints) }
-}
-
-fn set_option(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
-    match key {
-        "id" if is_made_of(value, "_", "_-") => options.id = Some(value.to_owned()),
-        "id" => {
-            return Err(
-                "is no identifier: letters, digits, _ and - are allowed, starting with a letter or _".to_owned()
-            );
-        }
-        "fill" => options.fill = Some(time_phrase(value)?),
-        "max" => options.max = Some(max_attempts(value)?),
-        "queue" => options.queue = Some(queue(value)?),
-        "jobKey" => options.key = Some(job_key(value)?),
-        "jobKeyMode" => {
-            options.key_mode = Some(match value {
-                "replace" => JobKeyMode::Replace,
-                "preserve_run_at" => JobKeyMode::PreserveRunAt,
-                _ => return Err("is no job key mode: replace or preserve_run_at are".to_owned()),
-            });
-        }
-        "priority" => options.priority = Some(priority(value)?),
-        _ => return Err(format!("is no option; there are {}", OPTION_NAMES.join(", "))),
-    }
-    Ok(())
-}
-
-fn digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-fn max_attempts(value: &str) -> Result<i16, String> {
-    let attempts = digits(value).then(|| value.parse::<i16>().ok()).flatten();
-    attempts.filter(|attempts| *attempts >= 1).ok_or_else(|| format!("is no number from 1 to {MAX_MAX_ATTEMPTS}"))
-}
-
-fn priority(value: &str) -> Result<Priority, String> {
-    let number = digits(value.strip_prefix('-').unwrap_or(value)).then(|| value.parse::<i16>().ok()).flatten();
-    number.map(Priority).ok_or_else(|| format!("is no number from {} to {}", i16::MIN, i16::MAX))
-}
-
-fn queue(value: &str) -> Result<String, String> {
-    let fits = !value.is_empty() && value.len() <= MAX_QUEUE_NAME_CHARS;
-    let allowed = value.chars().all(|char| char.is_ascii_alphanumeric() || "-_:".contains(char));
-    if fits && allowed {
-        return Ok(value.to_owned());
-    }
-    Err(format!("is no queue name: 1 to {MAX_QUEUE_NAME_CHARS} letters, digits, -, _ and : are allowed"))
-}
-
-fn job_key(value: &str) -> Result<String, String> {
-    let chars = value.chars().count();
-    if (1..=MAX_KEY_CHARS).contains(&chars) && !value.contains(['\n', '\r', '\0']) {
-        return Ok(value.to_owned());
-    }
-    Err(format!("is no job key: 1 to {MAX_KEY_CHARS} characters are allowed, without line breaks"))
-}
-
-/// `4w3d2h1m30s`, or any of its parts in any order: they are added up.
-fn time_phrase(text: &str) -> Result<Duration, String> {
-    let wrong = || "is no time phrase: it looks like 1d12h, with s, m, h, d and w".to_owned();
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(|char: char| !char.is_ascii_digit()).filter(|end| *end > 0).ok_or_else(wrong)?;
-        let unit = match rest.as_bytes()[end] {
-            b's' => 1,
-            b'm' => 60,
-            b'h' => 3_600,
-            b'd' => 86_400,
-            b'w' => 604_800,
-            _ => return Err(wrong()),
-        };
-        let part = rest[..end].parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
-        total = part
-            .and_then(|seconds| total.checked_add(Duration::from_secs(seconds)))
-            .filter(|total| *total <= Duration::from_secs(100 * 365 * 86_400))
-            .ok_or_else(|| "is longer than a hundred years".to_owned())?;
-        rest = &rest[end + 1..];
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
-}
-
 fn parse_payload(text: &str) -> Result<Payload, String> {
     if !(text.starts_with('{') && text.ends_with('}')) {
         return Err(
@@ -351,7 +201,9 @@ fn parse_payload(text: &str) -> Result<Payload, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{JobKeyMode, Priority};
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn crontab(text: &str) -> Crontab {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
@@ -408,6 +260,40 @@ mod tests {
     }
 
     #[test]
+    fn the_extended_dialect_is_switched_on_by_a_line_or_a_comment() {
+        let by_line = crontab("*/10 * * * * MON-FRI t ?dialect=extended&tz=UTC&id=a {a: 1}\n* * * * * t");
+        assert_eq!(by_line.entries[0].schedule.to_string(), "0,10,20,30,40,50 * * * * 1,2,3,4,5");
+        assert_eq!((by_line.entries[0].identifier.as_str(), by_line.entries[0].task.as_str()), ("a", "t"));
+        let by_comment =
+            crontab("# dialect: extended\n@daily a\n0 4 * JAN-MAR/2 * b {x: 1}\n# dialect: graphile\n0 4 * * 1 c");
+        assert_eq!(by_comment.entries[1].schedule.to_string(), "0 4 * 1,3 *");
+        assert_eq!(by_comment.entries.len(), 3);
+        // Without the switch, a file means to us what it means to Node.
+        for line in ["@daily a", "0 4 * * MON a", "0 0 4 * * * a", "1-5/2 * * * * a", "0 4 * * * a ?tz=UTC"] {
+            assert!(!problems(line).is_empty(), "{line}");
+            assert!(Crontab::parse(line, Dialect::Extended).is_ok(), "{line}");
+        }
+        assert!(!problems("# dialect: extended\n@daily a\n# dialect: graphile\n@daily b").is_empty());
+        assert_eq!(crontab("# dialect: french\n* * * * * a").entries.len(), 1);
+    }
+
+    #[test]
+    fn problems_of_the_extended_dialect_are_told_with_their_place() {
+        let text = "# dialect: extended\n@dayly a\n@daily\n* * a\n0 4 * * MOO b ?tz=Nowhere/Land&x=1&dialect=klingon";
+        let told = problems(text);
+        assert!(
+            told[0].starts_with("line 2, column 1: \"@dayly\" is no time: five or six fields are, or one of @yearly")
+        );
+        assert!(told[1].starts_with("line 3, column 1: \"@daily\" is no crontab line"));
+        assert!(told[2].starts_with("line 4, column 1: \"* *\" is no time"));
+        assert!(told[3].starts_with("line 5, column 9: \"MOO\" is neither a number or a name from SUN to SAT"));
+        assert!(told[4].starts_with("line 5, column 16: \"tz=Nowhere/Land\""), "{told:#?}");
+        assert!(told[5].starts_with("line 5, column 32: \"x=1\" is no option; there are id,"));
+        assert!(told[6].ends_with("is no dialect: extended is"));
+        assert_eq!(told.len(), 7);
+    }
+
+    #[test]
     fn what_node_would_only_trip_over_at_run_time_is_refused_at_once() {
         for options in ["max=0", "max=99999", "jobKey=", "priority=40000", "fill=99999999999999w"] {
             assert_eq!(problems(&format!("* * * * * t ?{options}")).len(), 1, "{options}");
@@ -420,6 +306,8 @@ mod tests {
             let _ = text.parse::<Crontab>();
             let _ = line.parse::<Crontab>();
             let _ = format!("* * * * * {line}").parse::<Crontab>();
+            let _ = Crontab::parse(&text, Dialect::Extended);
+            let _ = Crontab::parse(&format!("@daily {line}"), Dialect::Extended);
         }
     }
 }

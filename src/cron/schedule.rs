@@ -1,159 +1,259 @@
 //! When something is due.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Timelike, Utc};
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
-use super::crontab::Complaint;
-use super::field::{KINDS, Numbers};
+use super::Dialect;
+use super::pattern::Pattern;
+use super::problem::Complaint;
+use super::zone::Zone;
 use crate::error::{Error, Result};
 
-/// Minutes at which something is due, in UTC: the five fields of a crontab line.
+/// When something is due.
+///
+/// It is the time fields of a crontab line, an expression of the [`cron`](::cron) crate, or a closure.
 ///
 /// ```
 /// use backfill::cron::Schedule;
+/// use chrono::Timelike;
 ///
 /// let weekdays_at_four: Schedule = "0 4 * * 1-5".parse()?;
 /// let friday = "2026-11-20T04:00:00Z".parse()?;
 /// let monday = "2026-11-23T04:00:00Z".parse()?;
 /// assert_eq!(weekdays_at_four.next_after(friday), Some(monday));
+///
+/// let every_ten_seconds = Schedule::expression("*/10 * * * * *")?;
+/// let full_moons = Schedule::when(|minute| minute.hour() == 22 /* and the moon is full */ && minute.minute() == 0);
+/// # let _ = (every_ten_seconds, full_moons);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-///
-/// Minute, hour and month must all match. Of day of month and day of week, if both are restricted, either may match;
-/// if one is, that one must (the rule of every cron, and Graphile's). A field is restricted when it leaves any of its
-/// numbers out, so `1-31` and `*/1` are not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Schedule {
-    fields: [Numbers; 5],
+#[derive(Clone)]
+pub struct Schedule(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Pattern(Pattern),
+    Expression(Box<::cron::Schedule>, Zone),
+    When(Arc<dyn Fn(DateTime<Utc>) -> bool + Send + Sync>),
 }
 
-/// How far ahead a due day is looked for: the 29th of February comes back within eight years.
-const MAX_DAYS: u64 = 366 * 8 + 1;
+/// How far ahead a closure is asked by [`Schedule::next_after`].
+const CLOSURE_HORIZON: TimeDelta = TimeDelta::days(366);
 
 impl Schedule {
-    /// Reads five fields; complaints carry their place within the text that the fields were cut from.
-    pub(super) fn from_fields(fields: &[(usize, &str); 5]) -> Result<Self, Vec<Complaint>> {
-        let mut complaints = Vec::new();
-        let mut numbers = [None; 5];
-        for (((start, text), kind), slot) in fields.iter().zip(KINDS).zip(&mut numbers) {
-            match Numbers::parse(text, kind) {
-                Ok(parsed) => *slot = Some(parsed),
-                Err(mut more) => {
-                    for complaint in &mut more {
-                        complaint.offset += start;
-                    }
-                    complaints.append(&mut more);
-                }
-            }
-        }
-        match numbers {
-            [Some(minutes), Some(hours), Some(dates), Some(months), Some(days)] => {
-                Ok(Self { fields: [minutes, hours, dates, months, days] })
-            }
-            _ => Err(complaints),
-        }
+    /// Reads the time fields of a crontab line, in this dialect and in UTC.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCrontab`] with every problem of the text.
+    pub fn parse(text: &str, dialect: Dialect) -> Result<Self> {
+        let fields: Vec<(usize, &str)> = super::crontab::words(text).collect();
+        Pattern::parse(&fields, dialect).map(Self::from).map_err(|complaints| invalid(complaints, text))
     }
 
-    /// Whether it is due in the minute of this time.
+    /// Reads an expression of the [`cron`](::cron) crate: seconds, minutes, hours, date, month, day of week, and perhaps
+    /// year. In UTC.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCrontab`] with what that crate said.
+    pub fn expression(text: &str) -> Result<Self> {
+        text.parse::<::cron::Schedule>()
+            .map(Self::from)
+            .map_err(|error| invalid(vec![Complaint::new(0, text, format!("is no cron expression: {error}"))], text))
+    }
+
+    /// Due in the minutes for which the closure says yes. It is asked at the beginning of each minute; a panic means no.
+    #[must_use]
+    pub fn when(is_due: impl Fn(DateTime<Utc>) -> bool + Send + Sync + 'static) -> Self {
+        Self(Kind::When(Arc::new(is_due)))
+    }
+
+    /// Reads the same fields in another time zone, by its IANA name. Needs the feature `time-zones`. A closure is asked in
+    /// UTC, whatever is said here.
+    ///
+    /// When clocks change: a schedule with a restricted hour is due once a day, at the moment the clocks have gone forward
+    /// if its time was skipped, and the first time if its time comes twice; one with an unrestricted hour follows the
+    /// elapsed time.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCrontab`] for a zone that is not known, or without the feature.
+    pub fn in_time_zone(self, name: &str) -> Result<Self> {
+        let zone = Zone::named(name).map_err(|problem| invalid(vec![Complaint::new(0, name, problem)], name))?;
+        Ok(self.in_zone(zone))
+    }
+
+    pub(super) fn in_zone(mut self, zone: Zone) -> Self {
+        match &mut self.0 {
+            Kind::Pattern(pattern) => pattern.zone = zone,
+            Kind::Expression(_, of) => *of = zone,
+            Kind::When(_) => {}
+        }
+        self
+    }
+
+    /// Whether it is due in the minute of this time (in its second, if it tells seconds).
     #[must_use]
     pub fn matches(&self, time: DateTime<Utc>) -> bool {
-        let [minutes, hours, ..] = self.fields;
-        minutes.contains(time.minute()) && hours.contains(time.hour()) && self.matches_day(time.date_naive())
+        match &self.0 {
+            Kind::Pattern(pattern) => pattern.matches(time),
+            Kind::Expression(_, _) => {
+                let second = time - TimeDelta::nanoseconds(i64::from(time.timestamp_subsec_nanos()));
+                self.next_after(second - TimeDelta::nanoseconds(1)) == Some(second)
+            }
+            Kind::When(is_due) => ask(is_due, time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(time)),
+        }
     }
 
-    /// The first due minute after this time, or `None` if there is none (such as the 31st of February).
+    /// The first due moment after this time, or `None` if there is none (such as the 31st of February). A closure is asked
+    /// for every minute of a year.
     #[must_use]
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let [minutes, hours, ..] = self.fields;
-        let first = time.date_naive();
-        let due_days = (0..MAX_DAYS).filter_map(|days| first.checked_add_days(Days::new(days)));
-        for day in due_days.filter(|day| self.matches_day(*day)) {
-            let due_hours = (0..24).filter(|hour| hours.contains(*hour));
-            for (hour, minute) in due_hours.flat_map(|hour| (0..60).map(move |minute| (hour, minute))) {
-                if !minutes.contains(minute) {
-                    continue;
-                }
-                let due = day.and_time(NaiveTime::from_hms_opt(hour, minute, 0)?).and_utc();
-                if due > time {
-                    return Some(due);
-                }
+        match &self.0 {
+            Kind::When(is_due) => {
+                let end = time.checked_add_signed(CLOSURE_HORIZON)?;
+                let minutes = std::iter::successors(next_minute(time), |minute| next_minute(*minute));
+                minutes.take_while(|minute| *minute <= end).find(|minute| ask(is_due, *minute))
             }
+            _ => self.candidate_after(time),
         }
-        None
     }
 
-    fn matches_day(&self, day: NaiveDate) -> bool {
-        let [.., dates, months, days] = self.fields;
-        let [.., date_kind, _, day_kind] = KINDS;
-        let by_date = dates.contains(day.day());
-        let by_day = days.contains(day.weekday().num_days_from_sunday());
-        let matches = match (dates.is_everything(date_kind), days.is_everything(day_kind)) {
-            (true, true) => true,
-            (false, true) => by_date,
-            (true, false) => by_day,
-            (false, false) => by_date || by_day,
-        };
-        matches && months.contains(day.month())
+    /// The first moment after this time at which it may be due. [`is_due_at`](Self::is_due_at) is to be asked then.
+    pub(super) fn candidate_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match &self.0 {
+            Kind::Pattern(pattern) => pattern.next_after(time),
+            Kind::Expression(expression, zone) => match zone {
+                Zone::Utc => expression.after(&time).next(),
+                #[cfg(feature = "time-zones")]
+                Zone::Named(zone) => {
+                    expression.after(&time.with_timezone(zone)).next().map(|due| due.to_utc()).filter(|due| *due > time)
+                }
+            },
+            Kind::When(_) => next_minute(time),
+        }
     }
+
+    /// Whether a candidate is due indeed.
+    pub(super) fn is_due_at(&self, candidate: DateTime<Utc>) -> bool {
+        match &self.0 {
+            Kind::When(is_due) => ask(is_due, candidate),
+            _ => true,
+        }
+    }
+
+    /// The time zone in which it is read.
+    #[must_use]
+    pub fn time_zone(&self) -> String {
+        match &self.0 {
+            Kind::Pattern(Pattern { zone, .. }) | Kind::Expression(_, zone) => zone.to_string(),
+            Kind::When(_) => Zone::Utc.to_string(),
+        }
+    }
+}
+
+fn next_minute(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    time.duration_trunc(TimeDelta::minutes(1)).ok()?.checked_add_signed(TimeDelta::minutes(1))
+}
+
+fn ask(is_due: &Arc<dyn Fn(DateTime<Utc>) -> bool + Send + Sync>, minute: DateTime<Utc>) -> bool {
+    catch_unwind(AssertUnwindSafe(|| is_due(minute))).unwrap_or_else(|_| {
+        tracing::error!(%minute, "a schedule's closure panicked; nothing is due");
+        false
+    })
+}
+
+fn invalid(complaints: Vec<Complaint>, text: &str) -> Error {
+    Error::InvalidCrontab(complaints.into_iter().map(|complaint| complaint.at(1, text)).collect())
 }
 
 impl FromStr for Schedule {
     type Err = Error;
 
+    /// Reads five fields in Graphile's dialect, in UTC.
     fn from_str(text: &str) -> Result<Self> {
-        let mut fields = super::crontab::words(text);
-        let five = [fields.next(), fields.next(), fields.next(), fields.next(), fields.next()];
-        let complaints = match (five, fields.next()) {
-            ([Some(minute), Some(hour), Some(date), Some(month), Some(day)], None) => {
-                match Self::from_fields(&[minute, hour, date, month, day]) {
-                    Ok(schedule) => return Ok(schedule),
-                    Err(complaints) => complaints,
-                }
-            }
-            _ => vec![Complaint {
-                offset: 0,
-                text: text.to_owned(),
-                problem: "is no schedule: it must have five fields (minute, hour, day of month, month, day of week)"
-                    .to_owned(),
-            }],
-        };
-        Err(Error::InvalidCrontab(complaints.into_iter().map(|complaint| complaint.at(1, text)).collect()))
+        Self::parse(text, Dialect::Graphile)
     }
 }
 
-/// The numbers of each field, as a crontab would have them.
+impl From<::cron::Schedule> for Schedule {
+    fn from(expression: ::cron::Schedule) -> Self {
+        Self(Kind::Expression(Box::new(expression), Zone::Utc))
+    }
+}
+
+impl From<Pattern> for Schedule {
+    fn from(pattern: Pattern) -> Self {
+        Self(Kind::Pattern(pattern))
+    }
+}
+
+impl PartialEq for Schedule {
+    /// Two closures are the same if they are one.
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Kind::Pattern(a), Kind::Pattern(b)) => a == b,
+            (Kind::Expression(a, zone), Kind::Expression(b, other)) => a == b && zone == other,
+            (Kind::When(a), Kind::When(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Schedule({self})")
+    }
+}
+
+/// The fields, as a crontab would have them, and their time zone if it is not UTC.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (numbers, kind)) in self.fields.iter().zip(KINDS).enumerate() {
-            if place > 0 {
-                f.write_str(" ")?;
+        let zone = match &self.0 {
+            Kind::Pattern(pattern) => {
+                write!(f, "{pattern}")?;
+                pattern.zone
             }
-            if numbers.is_everything(kind) {
-                f.write_str("*")?;
-                continue;
+            Kind::Expression(expression, zone) => {
+                write!(f, "{expression}")?;
+                *zone
             }
-            let listed = (kind.min..=kind.max).filter(|number| numbers.contains(*number));
-            for (place, number) in listed.enumerate() {
-                write!(f, "{}{number}", if place > 0 { "," } else { "" })?;
+            Kind::When(_) => {
+                f.write_str("a closure")?;
+                Zone::Utc
             }
-        }
-        Ok(())
+        };
+        if zone == Zone::Utc { Ok(()) } else { write!(f, " {zone}") }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::Timelike;
     use proptest::prelude::*;
 
     fn schedule(text: &str) -> Schedule {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
     }
 
+    fn extended(text: &str) -> Schedule {
+        Schedule::parse(text, Dialect::Extended).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     fn time(text: &str) -> DateTime<Utc> {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The due moments from one time up to and including another.
+    fn due(schedule: &Schedule, from: &str, to: &str) -> Vec<String> {
+        let first = schedule.next_after(time(from) - TimeDelta::nanoseconds(1));
+        std::iter::successors(first, |last| schedule.next_after(*last))
+            .take_while(|due| *due <= time(to))
+            .map(|due| due.format("%d %H:%M:%S").to_string())
+            .collect()
     }
 
     #[test]
@@ -175,6 +275,132 @@ mod tests {
         assert_eq!(schedule("* * * * *").next_after(DateTime::<Utc>::MAX_UTC), None);
     }
 
+    #[test]
+    fn the_extended_dialect_has_seconds_and_short_forms() {
+        let twice_a_minute = extended("*/30 * * * * *");
+        assert_eq!(
+            due(&twice_a_minute, "2026-11-21T10:00:00Z", "2026-11-21T10:01:00Z"),
+            ["21 10:00:00", "21 10:00:30", "21 10:01:00"]
+        );
+        assert_eq!(twice_a_minute.to_string(), "0,30 * * * * *");
+        assert!(twice_a_minute.matches(time("2026-11-21T10:00:30.5Z")));
+        assert!(!twice_a_minute.matches(time("2026-11-21T10:00:31Z")));
+        for (short, long) in [
+            ("@yearly", "0 0 1 1 *"),
+            ("@annually", "0 0 1 1 *"),
+            ("@monthly", "0 0 1 * *"),
+            ("@weekly", "0 0 * * 0"),
+            ("@daily", "0 0 * * *"),
+            ("@midnight", "0 0 * * *"),
+            ("@Hourly", "0 * * * *"),
+        ] {
+            assert_eq!(extended(short), schedule(long), "{short}");
+        }
+        for wrong in ["@reboot", "* * * *", "* * * * * * *", "60 * * * * *"] {
+            assert!(Schedule::parse(wrong, Dialect::Extended).is_err(), "{wrong}");
+        }
+        for only_extended in ["@daily", "0 * * * * *"] {
+            assert!(Schedule::parse(only_extended, Dialect::Graphile).is_err(), "{only_extended}");
+        }
+    }
+
+    #[test]
+    fn expressions_of_the_cron_crate_and_closures_are_schedules() {
+        let expression = Schedule::expression("0 30 9,12 * * Mon-Fri").unwrap();
+        assert_eq!(
+            due(&expression, "2026-11-20T00:00:00Z", "2026-11-23T10:00:00Z"),
+            ["20 09:30:00", "20 12:30:00", "23 09:30:00"]
+        );
+        assert!(
+            expression.matches(time("2026-11-20T09:30:00.7Z")) && !expression.matches(time("2026-11-20T09:31:00Z"))
+        );
+        let error = Schedule::expression("every day").unwrap_err().to_string();
+        assert!(error.contains("\"every day\" is no cron expression"), "{error}");
+
+        let closure = Schedule::when(|minute| minute.minute() == 7 && minute.second() == 0);
+        assert_eq!(due(&closure, "2026-11-20T00:07:00Z", "2026-11-20T01:59:00Z"), ["20 00:07:00", "20 01:07:00"]);
+        assert!(closure.matches(time("2026-11-20T00:07:59Z")));
+        assert_eq!(Schedule::when(|_| panic!("no")).next_after(time("2026-11-20T00:00:00Z")), None);
+        assert!(closure == closure.clone() && closure != Schedule::when(|_| true));
+    }
+
+    #[cfg(feature = "time-zones")]
+    mod zones {
+        use super::*;
+
+        fn berlin(text: &str) -> Schedule {
+            extended(text).in_time_zone("Europe/Berlin").unwrap()
+        }
+
+        #[test]
+        fn fields_are_read_in_the_zone() {
+            let schedule = berlin("0 9 * * MON-FRI");
+            assert_eq!(schedule.to_string(), "0 9 * * 1,2,3,4,5 Europe/Berlin");
+            assert_eq!(due(&schedule, "2026-07-01T00:00:00Z", "2026-07-01T23:00:00Z"), ["01 07:00:00"]);
+            assert_eq!(due(&schedule, "2026-12-01T00:00:00Z", "2026-12-01T23:00:00Z"), ["01 08:00:00"]);
+            assert!(schedule.matches(time("2026-07-01T07:00:30Z")) && !schedule.matches(time("2026-07-01T09:00:00Z")));
+            let error = extended("@daily").in_time_zone("Europe/Berln").unwrap_err().to_string();
+            assert!(error.contains("\"Europe/Berln\" is no time zone"), "{error}");
+        }
+
+        /// On 2026-03-29 the clocks of Berlin went from 02:00 to 03:00, which was 01:00 UTC.
+        #[test]
+        fn a_time_of_day_that_is_skipped_is_due_when_the_clocks_have_gone_forward() {
+            for text in ["30 2 * * *", "0,15,30 2 * * *", "0 2 * * *"] {
+                let due = due(&berlin(text), "2026-03-28T23:00:00Z", "2026-03-29T20:00:00Z");
+                assert_eq!(due, ["29 01:00:00"], "{text}");
+            }
+            assert_eq!(
+                due(&berlin("0 * * * *"), "2026-03-29T00:00:00Z", "2026-03-29T02:00:00Z"),
+                ["29 00:00:00", "29 01:00:00", "29 02:00:00"]
+            );
+        }
+
+        /// On 2026-10-25 they went back from 03:00 to 02:00, which was 01:00 UTC.
+        #[test]
+        fn a_time_of_day_that_comes_twice_is_due_once_and_a_rhythm_goes_on() {
+            assert_eq!(due(&berlin("30 2 * * *"), "2026-10-24T23:00:00Z", "2026-10-25T20:00:00Z"), ["25 00:30:00"]);
+            assert_eq!(
+                due(&berlin("*/30 * * * *"), "2026-10-25T00:00:00Z", "2026-10-25T02:00:00Z"),
+                ["25 00:00:00", "25 00:30:00", "25 01:00:00", "25 01:30:00", "25 02:00:00"]
+            );
+        }
+
+        /// Lord Howe Island's clocks change by half an hour, and Samoa once left out a whole day.
+        #[test]
+        fn odd_changes_of_the_clock_are_survived() {
+            let howe = extended("*/10 * * * *").in_time_zone("Australia/Lord_Howe").unwrap();
+            let minutes = due(&howe, "2026-04-04T14:00:00Z", "2026-04-04T16:00:00Z");
+            assert_eq!(minutes.len(), 13, "{minutes:?}");
+            let samoa = extended("0 10 30 12 *").in_time_zone("Pacific/Apia").unwrap();
+            assert_eq!(due(&samoa, "2011-12-29T00:00:00Z", "2011-12-31T23:00:00Z"), ["30 10:00:00"]);
+        }
+
+        proptest! {
+            #[test]
+            fn the_next_due_moment_is_later_and_matches(
+                minute in 0..60_u32, hour in prop_oneof![Just(None), (0..24_u32).prop_map(Some)], from in 1_600_000_000..2_000_000_000_i64,
+                zone in prop_oneof![Just("Europe/Berlin"), Just("America/New_York"), Just("Australia/Lord_Howe"), Just("Asia/Kathmandu")],
+            ) {
+                let hour = hour.map_or_else(|| "*".to_owned(), |hour| hour.to_string());
+                let schedule = extended(&format!("{minute} {hour} * * *")).in_time_zone(zone).unwrap();
+                let from = DateTime::from_timestamp(from, 0).expect("a time");
+                let due = schedule.next_after(from).expect("it is due");
+                prop_assert!(due > from && due - from <= TimeDelta::hours(25), "{} after {}", due, from);
+                prop_assert!(schedule.matches(due));
+                prop_assert_eq!(schedule.next_after(due - TimeDelta::nanoseconds(1)), Some(due));
+            }
+        }
+    }
+
+    #[cfg(not(feature = "time-zones"))]
+    #[test]
+    fn a_time_zone_without_the_feature_says_which_one_is_missing() {
+        let error = extended("@daily").in_time_zone("Europe/Berlin").unwrap_err().to_string();
+        assert!(error.contains("needs the feature time-zones"), "{error}");
+        assert_eq!(extended("@daily").in_time_zone("UTC").unwrap(), extended("@daily"));
+    }
+
     proptest! {
         #[test]
         fn the_next_due_time_is_the_first_minute_that_matches(
@@ -184,10 +410,10 @@ mod tests {
             let from = DateTime::from_timestamp(from, 0).expect("a time");
             let due = schedule.next_after(from).expect("it is due");
             prop_assert!(due > from && schedule.matches(due) && due.second() == 0);
-            let mut earlier = due - chrono::TimeDelta::minutes(1);
+            let mut earlier = due - TimeDelta::minutes(1);
             while earlier > from {
                 prop_assert!(!schedule.matches(earlier), "{earlier} comes before {due}");
-                earlier -= chrono::TimeDelta::minutes(1);
+                earlier -= TimeDelta::minutes(1);
             }
         }
 
@@ -200,8 +426,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "[0-9*/, -]{0,40}|.{0,40}") {
+        fn no_text_makes_it_panic(text in "[0-9*/, @A-Za-z-]{0,40}|.{0,40}") {
             let _ = text.parse::<Schedule>();
+            let _ = Schedule::parse(&text, Dialect::Extended);
+            let _ = Schedule::expression(&text);
         }
     }
 }

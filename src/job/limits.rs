@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use super::{JobSpec, NewJob, Payload, Queue, RunAt};
 use crate::error::{Error, Result};
@@ -85,9 +85,25 @@ fn check_time(time: DateTime<Utc>) -> Result<()> {
     })
 }
 
+/// A time that is this much later, or the last there is.
+pub(crate) fn later(time: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+    let delay = TimeDelta::from_std(delay.min(MAX_DELAY)).ok();
+    delay.and_then(|delay| time.checked_add_signed(delay)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
 /// Refuses a task name that the schema could not hold.
 pub(crate) fn check_task_name(name: &str) -> Result<()> {
     check_text("task name", name, MAX_TASK_NAME_CHARS)
+}
+
+/// Refuses a flag that the schema could not hold.
+pub(crate) fn check_flag(flag: &str) -> Result<()> {
+    check_no_nul("flag", flag)
+}
+
+/// Refuses an identifier of a crontab entry that the schema could not hold, or that nobody could type.
+pub(crate) fn check_identifier(identifier: &str) -> Result<()> {
+    check_text("crontab identifier", identifier, MAX_KEY_CHARS)
 }
 
 fn check_payload(task: &str, payload: &Payload, max_bytes: usize) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
+
 use crate::job::Job;
 
 /// The name under which one worker pool holds jobs: `locked_by` in the schema.
@@ -53,13 +55,40 @@ pub struct ClaimRequest<'a> {
     pub tasks: &'a [String],
     /// How many, at the most.
     pub limit: usize,
+    /// Of some of the tasks, how many at the most.
+    pub limits: &'a [(String, usize)],
+    /// Leave jobs alone that have any of these flags.
+    pub forbidden_flags: &'a [String],
+    /// The time by which jobs are ready, if it is not the storage's own.
+    pub now: Option<DateTime<Utc>>,
 }
 
 impl<'a> ClaimRequest<'a> {
     /// A request for up to `limit` jobs of these tasks.
     #[must_use]
     pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
-        Self { pool, tasks, limit }
+        Self { pool, tasks, limit, limits: &[], forbidden_flags: &[], now: None }
+    }
+
+    /// At the most so many jobs of these tasks.
+    #[must_use]
+    pub fn limits(mut self, limits: &'a [(String, usize)]) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// No jobs that have any of these flags.
+    #[must_use]
+    pub fn forbidden_flags(mut self, flags: &'a [String]) -> Self {
+        self.forbidden_flags = flags;
+        self
+    }
+
+    /// Jobs that are ready at this time.
+    #[must_use]
+    pub fn now(mut self, now: Option<DateTime<Utc>>) -> Self {
+        self.now = now;
+        self
     }
 }
 

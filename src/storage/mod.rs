@@ -14,6 +14,8 @@
 mod claim;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod cron;
+mod inspect;
 mod manage;
 pub mod memory;
 pub mod postgres;
@@ -27,9 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 
 pub use claim::{ClaimRequest, Claimed, PoolId};
+pub use cron::{DueJob, KnownCrontab};
+pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
 pub use presence::Rescued;
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement};
@@ -98,6 +103,18 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// A stream of wakeups that reconnects by itself and never ends by itself.
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
+    /// The crontab entries that some worker has run, by identifier.
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>>;
+
+    /// Makes crontab entries known, since this time. Those that are known already stay as they are.
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()>;
+
+    /// Adds the jobs that crontab entries want at this moment, in order, but only of those whose last execution is older
+    /// than it: for each identifier and moment one caller gets its job, whoever else asks, and none for an older moment
+    /// after a newer one. Answers for each whether its job was added. No two have the same identifier; two may have the
+    /// same key, and then the second is added after the first.
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>>;
+
     /// Removes the job with this key: deletes it, or, if it is running, takes its key and further attempts away.
     async fn remove(&self, key: &str) -> Result<Option<Job>>;
 
@@ -124,4 +141,13 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// Counts jobs by state.
     async fn counts(&self) -> Result<Counts>;
+
+    /// The serial queues, by name, and what is in them.
+    async fn queues(&self) -> Result<Vec<QueueInfo>>;
+
+    /// The known task names, sorted, and their jobs.
+    async fn tasks(&self) -> Result<Vec<TaskInfo>>;
+
+    /// The worker pools that show signs of life or hold something, by id.
+    async fn pools(&self) -> Result<Vec<PoolInfo>>;
 }

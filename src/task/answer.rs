@@ -69,12 +69,12 @@ impl From<()> for Answer {
 /// It is no `std::error::Error` itself: that is what lets every error convert into it.
 pub struct TaskError {
     message: String,
-    next: Next,
+    next: Sequel,
 }
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Next {
+pub(crate) enum Sequel {
     /// The task's retry policy decides.
     Policy,
     /// The task has said when.
@@ -86,27 +86,27 @@ pub(crate) enum Next {
 impl TaskError {
     /// A failed attempt with this text.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), next: Next::Policy }
+        Self { message: message.into(), next: Sequel::Policy }
     }
 
     /// Try again at this time instead of when the retry policy says.
     #[must_use]
     pub fn retry_at(mut self, time: DateTime<Utc>) -> Self {
-        self.next = Next::Retry(RunAt::Time(time));
+        self.next = Sequel::Retry(RunAt::Time(time));
         self
     }
 
     /// Try again after this long instead of when the retry policy says.
     #[must_use]
     pub fn retry_in(mut self, delay: Duration) -> Self {
-        self.next = Next::Retry(RunAt::In(delay));
+        self.next = Sequel::Retry(RunAt::In(delay));
         self
     }
 
     /// Do not try again: the job is dead at once.
     #[must_use]
     pub fn permanent(mut self) -> Self {
-        self.next = Next::Dead;
+        self.next = Sequel::Dead;
         self
     }
 
@@ -116,7 +116,7 @@ impl TaskError {
         &self.message
     }
 
-    pub(crate) fn into_parts(self) -> (String, Next) {
+    pub(crate) fn into_parts(self) -> (String, Sequel) {
         (self.message, self.next)
     }
 }

@@ -1,5 +1,7 @@
 //! What a running job can see and do.
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -13,17 +15,38 @@ pub struct JobContext {
     job: Arc<Job>,
     client: BackfillClient,
     cancellation: CancellationToken,
+    /// What middleware has put here, by type.
+    extensions: Option<Arc<Extensions>>,
 }
+
+type Extensions = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 impl JobContext {
     pub(crate) fn new(job: Arc<Job>, client: BackfillClient, cancellation: CancellationToken) -> Self {
-        Self { job, client, cancellation }
+        Self { job, client, cancellation, extensions: None }
     }
 
     /// The job as it was claimed; its `attempts` count this start.
     #[must_use]
     pub fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// The same context with a value of this type in it, for [`Middleware`](crate::Middleware) to hand to tasks. It takes the
+    /// place of one of the same type.
+    #[must_use]
+    pub fn with<T: Any + Send + Sync>(mut self, value: T) -> Self {
+        let mut extensions = self.extensions.as_deref().cloned().unwrap_or_default();
+        extensions.insert(TypeId::of::<T>(), Arc::new(value));
+        self.extensions = Some(Arc::new(extensions));
+        self
+    }
+
+    /// The value of this type that middleware has put here.
+    #[must_use]
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let value = self.extensions.as_ref()?.get(&TypeId::of::<T>())?;
+        Arc::clone(value).downcast().ok()
     }
 
     /// Whether a failure now would be the last.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -18,10 +19,26 @@ type Run = dyn Fn(JobContext) -> BoxFuture<'static, TaskResult> + Send + Sync;
 pub struct Handler {
     name: String,
     retry: RetryPolicy,
+    concurrency: Option<usize>,
+    timeout: Option<Duration>,
     run: Arc<Run>,
 }
 
 impl Handler {
+    /// How many jobs of this task one worker runs at the same time, at least 1. Default: as many as of all tasks together.
+    #[must_use]
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.concurrency = Some(jobs);
+        self
+    }
+
+    /// How long a job may run before its future is dropped and its attempt has failed. Default: as long as it takes.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
     /// Sets when a failed job is tried again.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -39,6 +56,14 @@ impl Handler {
         &self.retry
     }
 
+    pub(crate) fn concurrency_limit(&self) -> Option<usize> {
+        self.concurrency
+    }
+
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     pub(crate) fn run(&self, ctx: JobContext) -> BoxFuture<'static, TaskResult> {
         (self.run)(ctx)
     }
@@ -50,6 +75,8 @@ impl<T: Task> From<T> for Handler {
         Self {
             name: T::NAME.to_owned(),
             retry: task.retry_policy(),
+            concurrency: task.concurrency(),
+            timeout: task.timeout(),
             run: Arc::new(move |ctx| {
                 let task = Arc::clone(&task);
                 Box::pin(async move {
@@ -82,6 +109,8 @@ where
     Handler {
         name: name.into(),
         retry: RetryPolicy::default(),
+        concurrency: None,
+        timeout: None,
         run: Arc::new(move |ctx| match decode(&ctx) {
             Ok(payload) => {
                 let future = run(payload, ctx);
@@ -112,7 +141,12 @@ fn without_values(message: &str) -> String {
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handler").field("name", &self.name).field("retry", &self.retry).finish_non_exhaustive()
+        f.debug_struct("Handler")
+            .field("name", &self.name)
+            .field("retry", &self.retry)
+            .field("concurrency", &self.concurrency)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 

@@ -15,23 +15,30 @@
 //! | [`Answer::snooze`] | it runs again later, and this attempt is not counted |
 //! | [`Answer::items`] | for array payloads: the items that failed stay, the others are done |
 //! | a panic | a failed attempt, with the panic's message |
+//! | nothing, within its `timeout` | it is dropped: a failed attempt |
+//!
+//! A [`Middleware`] wraps every task of a worker: for spans and metrics, or to give tasks what they need.
 
 mod answer;
 mod batch;
 mod context;
 mod handler;
+mod middleware;
 mod retry;
 
 use std::future::Future;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use answer::Next;
+pub(crate) use answer::Sequel;
 pub use answer::{Answer, IntoTaskResult, TaskError, TaskResult};
 pub(crate) use batch::settle_items;
 pub use context::JobContext;
 pub use handler::{Handler, task_fn};
+pub(crate) use middleware::Chain;
+pub use middleware::{Middleware, Next, middleware_fn};
 pub use retry::RetryPolicy;
 
 use crate::job::JobSpec;
@@ -76,6 +83,16 @@ pub trait Task: Send + Sync + 'static {
     /// When a failed job is tried again. Default: [`RetryPolicy::graphile`].
     fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy::default()
+    }
+
+    /// How many jobs of this task one worker runs at the same time. Default: as many as of all tasks together.
+    fn concurrency(&self) -> Option<usize> {
+        None
+    }
+
+    /// How long a job may run before its future is dropped and its attempt has failed. Default: as long as it takes.
+    fn timeout(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -1,18 +1,26 @@
 //! Settings of a worker.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
+use super::events::Events;
+use super::flags::ForbiddenFlags;
+use super::prefetch::Prefetch;
 use super::shutdown::ShutdownHandle;
 use crate::client::BackfillClient;
+use crate::cron::{CronEntry, Crontab};
 use crate::error::{Error, Result};
-use crate::job::limits::check_task_name;
-use crate::task::Handler;
+use crate::job::limits::{check_flag, check_task_name};
+use crate::task::{Chain, Handler, Middleware, TaskError};
 
 /// More jobs at once than any machine runs; it keeps sums of it from overflowing.
 const MAX_CONCURRENCY: usize = 1_000_000;
+/// More events than anybody wants to keep.
+const MAX_EVENTS: usize = 1_000_000;
 /// A year; it keeps moments in the future within what a clock can hold.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -27,14 +35,19 @@ pub(super) struct Options {
     pub grace: Duration,
     pub sign_of_life: Duration,
     pub dead_after: Duration,
+    pub sweep: (Duration, Duration),
+    pub forbidden_flags: ForbiddenFlags,
+    pub prefetch: Option<Prefetch>,
 }
 
 /// Builds a [`Worker`].
-#[derive(Debug)]
 #[must_use]
 pub struct WorkerBuilder {
     client: BackfillClient,
     handlers: Vec<Handler>,
+    middleware: Vec<Arc<dyn Middleware>>,
+    crontab: Vec<CronEntry>,
+    event_capacity: usize,
     options: Options,
 }
 
@@ -43,6 +56,9 @@ impl WorkerBuilder {
         Self {
             client,
             handlers: Vec::new(),
+            middleware: Vec::new(),
+            crontab: Vec::new(),
+            event_capacity: 1024,
             options: Options {
                 concurrency: 10,
                 poll_interval: Duration::from_secs(2),
@@ -52,6 +68,9 @@ impl WorkerBuilder {
                 grace: Duration::from_secs(25),
                 sign_of_life: Duration::from_secs(5),
                 dead_after: Duration::from_secs(15),
+                sweep: (Duration::from_secs(480), Duration::from_secs(600)),
+                forbidden_flags: ForbiddenFlags::List(Vec::new()),
+                prefetch: None,
             },
         }
     }
@@ -59,6 +78,63 @@ impl WorkerBuilder {
     /// Adds a task: a [`Task`](crate::Task), or what [`task_fn`](crate::task_fn) makes of a closure.
     pub fn task(mut self, task: impl Into<Handler>) -> Self {
         self.handlers.push(task.into());
+        self
+    }
+
+    /// Adds what wraps every task. The first one added is the outermost.
+    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
+        self.middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Also adds the jobs of this crontab when they are due. Any number of workers, in either language, may run the same
+    /// crontab; the worker need not serve its tasks. May be called repeatedly.
+    pub fn crontab(mut self, crontab: Crontab) -> Self {
+        self.crontab.extend(crontab.into_entries());
+        self
+    }
+
+    /// Adds one entry to the crontab.
+    pub fn cron(mut self, entry: CronEntry) -> Self {
+        self.crontab.push(entry);
+        self
+    }
+
+    /// Leaves jobs alone that have any of these flags. Default: none.
+    pub fn forbidden_flags<S: Into<String>>(mut self, flags: impl IntoIterator<Item = S>) -> Self {
+        self.options.forbidden_flags = ForbiddenFlags::List(flags.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The same, asked before each claim, such as for a rate limit that is used up. While the function fails, nothing is
+    /// claimed, and it is asked again after a growing delay. Jobs that were claimed ahead, or prefetched, are not asked
+    /// about again.
+    pub fn forbidden_flags_with<F, Fut, E>(mut self, flags: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<String>, E>> + Send + 'static,
+        E: Into<TaskError>,
+    {
+        self.options.forbidden_flags = ForbiddenFlags::ask(flags);
+        self
+    }
+
+    /// Holds jobs ready inside the worker, beyond those that run. Default: only what can start within milliseconds.
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.options.prefetch = Some(prefetch);
+        self
+    }
+
+    /// How often jobs are looked for whose locks are older than four hours: at random between these. Default: Graphile's 8
+    /// and 10 minutes.
+    pub fn sweep_interval(mut self, least: Duration, most: Duration) -> Self {
+        self.options.sweep = (least, most);
+        self
+    }
+
+    /// How many events are kept for a slow reader of [`Worker::events`]. Default: 1024.
+    pub fn event_capacity(mut self, events: usize) -> Self {
+        self.event_capacity = events;
         self
     }
 
@@ -127,6 +203,8 @@ impl WorkerBuilder {
             ("the grace period", options.grace),
             ("the interval of signs of life", options.sign_of_life),
             ("the silence of the dead", options.dead_after),
+            ("the interval of sweeps", options.sweep.1),
+            ("the ttl of prefetched jobs", options.prefetch.map_or(Duration::ZERO, |prefetch| prefetch.ttl)),
         ] {
             if duration > MAX_DURATION {
                 return refuse(format!("{what} is {duration:?}, and must be at most a year"));
@@ -138,16 +216,81 @@ impl WorkerBuilder {
                 options.sign_of_life, options.dead_after
             ));
         }
-        if self.handlers.is_empty() {
-            return refuse("it has no tasks; add some with WorkerBuilder::task".to_owned());
+        let (least, most) = options.sweep;
+        if least < Duration::from_millis(1) || most < least {
+            return refuse(format!(
+                "sweeps every {least:?} to {most:?}: the first must be at least 1 ms, and the second no less"
+            ));
+        }
+        if let Some(prefetch) = options.prefetch {
+            if !(1..=MAX_CONCURRENCY).contains(&prefetch.size) {
+                return refuse(format!("the prefetch is {}, and must be from 1 to {MAX_CONCURRENCY}", prefetch.size));
+            }
+            if let Some(refetch) = prefetch.refetch.filter(|refetch| refetch.delay > options.poll_interval) {
+                let (delay, poll) = (refetch.delay, options.poll_interval);
+                return refuse(format!("the refetch delay is {delay:?}, longer than the poll interval of {poll:?}"));
+            }
+        }
+        if let ForbiddenFlags::List(flags) = &options.forbidden_flags {
+            flags.iter().try_for_each(|flag| check_flag(flag))?;
+        }
+        if !(1..=MAX_EVENTS).contains(&self.event_capacity) {
+            return refuse(format!(
+                "the event capacity is {}, and must be from 1 to {MAX_EVENTS}",
+                self.event_capacity
+            ));
+        }
+        if self.handlers.is_empty() && self.crontab.is_empty() {
+            return refuse("it has neither tasks nor a crontab; add some with WorkerBuilder::task".to_owned());
+        }
+        let mut identifiers = HashSet::new();
+        for entry in &self.crontab {
+            entry.check(self.client.max_payload_bytes())?;
+            if !identifiers.insert(&entry.identifier) {
+                return refuse(format!(
+                    "two crontab entries have the identifier {:?}; give one another with CronEntry::identifier",
+                    entry.identifier
+                ));
+            }
         }
         let mut handlers = HashMap::new();
         for handler in self.handlers {
             check_task_name(handler.name())?;
+            if handler.concurrency_limit() == Some(0) {
+                return refuse(format!(
+                    "the task {:?} may run 0 jobs at the same time; at least 1 is needed",
+                    handler.name()
+                ));
+            }
+            if let Some(limit) = handler.time_limit().filter(|limit| limit.is_zero() || *limit > MAX_DURATION) {
+                let name = handler.name();
+                return refuse(format!(
+                    "the task {name:?} has a timeout of {limit:?}; more than 0 and at most a year is possible"
+                ));
+            }
             if let Some(twice) = handlers.insert(handler.name().to_owned(), handler) {
                 return refuse(format!("two tasks have the name {:?}", twice.name()));
             }
         }
-        Ok(Worker { client: self.client, handlers: Arc::new(handlers), options, shutdown: ShutdownHandle::new() })
+        Ok(Worker {
+            client: self.client,
+            handlers: Arc::new(handlers),
+            middleware: Chain::new(self.middleware),
+            crontab: self.crontab,
+            options,
+            shutdown: ShutdownHandle::new(),
+            events: Events::new(self.event_capacity),
+        })
+    }
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("handlers", &self.handlers)
+            .field("middleware", &self.middleware.len())
+            .field("crontab", &self.crontab)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }

@@ -11,19 +11,39 @@ use tracing::Instrument;
 
 use crate::job::{Job, RunAt};
 use crate::storage::Outcome;
-use crate::task::{Answer, Handler, JobContext, Next, RetryPolicy, TaskError, TaskResult, settle_items};
+use crate::task::{Answer, Chain, Handler, JobContext, RetryPolicy, Sequel, TaskError, TaskResult, settle_items};
 
 /// Runs a job to its outcome. A panic is a failed attempt; when `dropped` fires, the job's future is dropped and the
 /// attempt has failed.
-pub(super) async fn execute(handler: &Handler, job: Arc<Job>, ctx: JobContext, dropped: CancellationToken) -> Outcome {
+///
+/// What is dropped sees its context cancelled first.
+pub(super) async fn execute(
+    chain: &Chain,
+    handler: &Handler,
+    job: Arc<Job>,
+    ctx: JobContext,
+    dropped: CancellationToken,
+) -> Outcome {
     let span = tracing::info_span!("job", id = job.id, task = %job.task, attempt = job.attempts);
+    let cancellation = ctx.cancellation_token().clone();
     // Built and polled inside the guard: a task may panic before its future exists.
-    let run = AssertUnwindSafe(async { handler.run(ctx).await }).catch_unwind();
+    let run = AssertUnwindSafe(async { chain.run(handler, ctx).await }).catch_unwind();
+    let too_long = async {
+        match handler.time_limit() {
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                cancellation.cancel();
+                limit
+            }
+            None => std::future::pending().await,
+        }
+    };
     let result = async {
         tokio::select! {
             biased;
             result = run => result.unwrap_or_else(|panic| Err(TaskError::new(panic_text(&*panic)))),
             () = dropped.cancelled() => Err(TaskError::new("the worker shut down before the job ended")),
+            limit = too_long => Err(TaskError::new(format!("the job ran longer than its timeout of {limit:?}"))),
         }
     }
     .instrument(span)
@@ -48,9 +68,9 @@ fn outcome(job: &Job, policy: &RetryPolicy, result: TaskResult) -> Outcome {
     };
     let (error, next) = error.into_parts();
     let retry = match next {
-        Next::Dead => return Outcome::Dead { error },
-        Next::Retry(when) => when,
-        Next::Policy => RunAt::In(delay(policy, job.attempts)),
+        Sequel::Dead => return Outcome::Dead { error },
+        Sequel::Retry(when) => when,
+        Sequel::Policy => RunAt::In(delay(policy, job.attempts)),
     };
     Outcome::Failed { error, retry, payload }
 }

@@ -9,13 +9,19 @@
 //! - **execute** runs one job and turns whatever comes of it (an answer, an error, a panic) into an outcome;
 //! - the **settler** writes outcomes by *group commit*: while one write is in flight, results gather, and the next
 //!   write takes all of them. Nothing is dropped; a write that fails is tried again;
+//! - **prefetch** is the option to hold more jobs ready than can start at once;
+//! - **flags** whose jobs the worker leaves alone;
+//! - **events** are what the worker tells about itself;
 //! - **upkeep** shows the pool's sign of life, frees the jobs of pools that fell silent, and sweeps stale locks;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;
 mod engine;
+mod events;
 mod execute;
+mod flags;
 mod pace;
+mod prefetch;
 mod settler;
 mod shutdown;
 mod upkeep;
@@ -24,15 +30,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use builder::WorkerBuilder;
+pub use events::{Event, EventStream};
+pub use prefetch::Prefetch;
 pub use settler::Summary;
 pub use shutdown::ShutdownHandle;
 
 use crate::client::BackfillClient;
+use crate::cron::CronEntry;
 use crate::error::Result;
 use crate::storage::PoolId;
-use crate::task::Handler;
+use crate::task::{Chain, Handler};
 use builder::Options;
 use engine::{Engine, Mode};
+use events::Events;
 
 /// Runs jobs.
 ///
@@ -54,8 +64,11 @@ use engine::{Engine, Mode};
 pub struct Worker {
     client: BackfillClient,
     handlers: Arc<HashMap<String, Handler>>,
+    middleware: Chain,
+    crontab: Vec<CronEntry>,
     options: Options,
     shutdown: ShutdownHandle,
+    events: Events,
 }
 
 impl Worker {
@@ -68,6 +81,40 @@ impl Worker {
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.shutdown.clone()
+    }
+
+    /// What the worker tells about itself from now on. Any number of streams may be taken, at any time.
+    ///
+    /// The worker never waits for a reader; one that is too slow is told how many events it missed.
+    ///
+    /// ```no_run
+    /// use backfill::worker::Event;
+    /// use futures::StreamExt;
+    ///
+    /// # async fn example(worker: backfill::Worker) -> backfill::Result<()> {
+    /// let mut events = worker.events();
+    /// tokio::spawn(async move {
+    ///     while let Some(event) = events.next().await {
+    ///         if let Event::JobDead { job, error, .. } = event {
+    ///             eprintln!("job {} will not run again: {error}", job.id);
+    ///         }
+    ///     }
+    /// });
+    /// worker.run().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        self.events.subscribe()
+    }
+
+    /// The names of the tasks it runs, sorted.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<String> {
+        let mut tasks: Vec<String> = self.handlers.keys().cloned().collect();
+        tasks.sort_unstable();
+        tasks
     }
 
     /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.
@@ -89,7 +136,7 @@ impl Worker {
         Engine::new(self, PoolId::random(), Mode::UntilShutdown).run().await
     }
 
-    /// Runs jobs until none is ready, then returns. Jobs of the future, and jobs that others hold, are not waited for.
+    /// Runs jobs until none is ready, then returns. The crontab is not run. Jobs of the future, and jobs that others hold, are not waited for.
     ///
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.

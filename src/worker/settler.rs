@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
 use crate::storage::{Outcome, PoolId, Settlement, Storage};
@@ -82,6 +83,7 @@ pub(super) struct Settler {
     written: mpsc::UnboundedSender<Written>,
     /// Fires when there is no more time: what cannot be written now is left.
     give_up: CancellationToken,
+    events: Events,
     summary: Summary,
     /// Results that were given up.
     unwritten: usize,
@@ -93,8 +95,9 @@ impl Settler {
         finished: mpsc::UnboundedReceiver<Finished>,
         written: mpsc::UnboundedSender<Written>,
         give_up: CancellationToken,
+        events: Events,
     ) -> Self {
-        Self { storage, finished, written, give_up, summary: Summary::default(), unwritten: 0 }
+        Self { storage, finished, written, give_up, events, summary: Summary::default(), unwritten: 0 }
     }
 
     /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
@@ -160,6 +163,7 @@ impl Settler {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
                 return Err(Refused);
             }
+            self.events.tell(|| Event::WriteFailed { jobs: batch.len(), error: error.to_string() });
             tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
             in_doubt = true;
             tokio::select! {
@@ -176,10 +180,12 @@ impl Settler {
     fn applied(&mut self, batch: &[Settlement], applied: &[JobId], in_doubt: bool) {
         let applied: HashSet<JobId> = applied.iter().copied().collect();
         let mut freed_queue = false;
+        let mut lost = Vec::new();
         for settlement in batch {
             freed_queue |= settlement.claim.queue.is_some();
             if !applied.contains(&settlement.claim.id) && !in_doubt {
                 self.summary.lost += 1;
+                lost.push(settlement.claim.id);
                 tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
                 continue;
             }
@@ -189,6 +195,10 @@ impl Settler {
                 let _ = self.written.send(Written::Due(due));
             }
         }
+        self.events.tell(|| Event::Written {
+            jobs: batch.iter().map(|settlement| settlement.claim.id).filter(|id| !lost.contains(id)).collect(),
+            lost,
+        });
         let claims = batch.iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
         let _ = self.written.send(Written::Batch { claims, freed_queue });
     }

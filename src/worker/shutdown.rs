@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::events::{Event, Events};
+
 /// How urgently a worker was asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
@@ -50,7 +52,7 @@ impl ShutdownHandle {
 }
 
 /// Shuts down on the first SIGINT, SIGTERM or SIGHUP, and hurries on the second. Never ends.
-pub(super) async fn on_signals(handle: ShutdownHandle) {
+pub(super) async fn on_signals(handle: ShutdownHandle, events: &Events) {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -59,9 +61,11 @@ pub(super) async fn on_signals(handle: ShutdownHandle) {
         }
     };
     let name = signals.next().await;
+    events.tell(|| Event::Signal { name });
     tracing::info!(signal = name, "shutting down; a second signal hurries");
     handle.shutdown();
     let name = signals.next().await;
+    events.tell(|| Event::Signal { name });
     tracing::warn!(signal = name, "shutting down at once");
     handle.hurry();
     std::future::pending::<()>().await;

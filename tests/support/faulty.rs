@@ -2,15 +2,16 @@
 //! connection that dies after the commit.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill::storage::{
-    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Migrated, NewJob, PoolId, Reschedule, Rescued,
-    Settlement, Storage, Wakeup,
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, PoolId,
+    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill::{Error, Job, JobId, Result};
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 
 #[derive(Debug)]
@@ -21,12 +22,20 @@ pub struct Faults {
     pub lose_settles: usize,
     /// How late the answers of settlements are.
     pub late_settles: Duration,
+    /// Whether the crontab finds nobody at home.
+    pub away: AtomicBool,
     calls: (AtomicUsize, AtomicUsize),
 }
 
 impl Faults {
     pub fn new(lose_claims: usize, lose_settles: usize, late_settles: Duration) -> Arc<Self> {
-        Arc::new(Self { lose_claims, lose_settles, late_settles, calls: Default::default() })
+        Arc::new(Self {
+            lose_claims,
+            lose_settles,
+            late_settles,
+            away: AtomicBool::new(false),
+            calls: Default::default(),
+        })
     }
 }
 
@@ -122,5 +131,26 @@ impl Storage for Faulty {
     }
     async fn counts(&self) -> Result<Counts> {
         self.inner.counts().await
+    }
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+        self.inner.known_crontabs().await
+    }
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+        self.inner.register_crontabs(identifiers, since).await
+    }
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        if self.faults.away.load(Ordering::SeqCst) {
+            return Err(Error::Storage("the storage is away".into()));
+        }
+        self.inner.add_due(moment, due).await
+    }
+    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        self.inner.queues().await
+    }
+    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+        self.inner.tasks().await
+    }
+    async fn pools(&self) -> Result<Vec<PoolInfo>> {
+        self.inner.pools().await
     }
 }

@@ -1,6 +1,6 @@
 //! A worker beside a test.
 
-use backfill::{BackfillClient, ShutdownHandle, Summary, WorkerBuilder};
+use backfill::{BackfillClient, ShutdownHandle, Summary, Worker, WorkerBuilder};
 use tokio::task::JoinHandle;
 
 use super::{soon, until};
@@ -13,7 +13,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(builder: WorkerBuilder) -> Self {
-        let worker = builder.handle_signals(false).build().expect("worker");
+        Self::of(builder.handle_signals(false).build().expect("worker"))
+    }
+
+    /// A worker that does not handle signals.
+    pub fn of(worker: Worker) -> Self {
         Self { handle: worker.shutdown_handle(), worker: tokio::spawn(async move { worker.run().await }) }
     }
 

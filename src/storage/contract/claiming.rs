@@ -202,3 +202,62 @@ pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
     assert_eq!(storage.release_unknown(&pool, &holds).await.expect("release"), 1);
     assert!(claim(&storage, &other, 9).await.is_empty());
 }
+
+/// A job with any forbidden flag stays, whatever else it has; no flags always pass.
+pub async fn forbidden_flags_are_left_alone(storage: Subject) {
+    let pool = register(&storage).await;
+    let jobs =
+        add(&storage, vec![spec().flag("a").flag("b"), spec().flag("b"), spec().flag("c").serial_queue("q"), spec()])
+            .await;
+    let tasks = [TASK.to_owned()];
+    let ids = |flags: &[&str]| {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (storage, pool, tasks) = (storage.clone(), pool.clone(), tasks.clone());
+        async move {
+            let request = ClaimRequest::new(&pool, &tasks, 10).forbidden_flags(&flags);
+            let jobs = storage.claim(&request).await.expect("claim").jobs;
+            jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(ids(&["a", "c", "unknown"]).await, [jobs[1].id, jobs[3].id]);
+    assert_eq!(ids(&["c"]).await, [jobs[0].id]);
+    assert_eq!(ids(&[]).await, [jobs[2].id]);
+}
+
+/// Of a task with a limit no more is taken than that, and what is left of the claim goes to others.
+pub async fn limits_of_tasks_hold_and_leave_room_for_others(storage: Subject) {
+    let pool = register(&storage).await;
+    add(&storage, (0..20).map(|_| spec().priority(-1)).collect()).await;
+    add(&storage, (0..5).map(|_| spec().priority(-1).serial_queue("q")).collect()).await;
+    add(&storage, (0..5).map(|_| JobSpec::new("other", 1)).collect()).await;
+    let tasks = [TASK.to_owned(), "other".to_owned()];
+    let taken = |limit, rooms: Vec<(String, usize)>| {
+        let (storage, pool, tasks) = (storage.clone(), pool.clone(), tasks.clone());
+        async move {
+            let claimed = storage.claim(&ClaimRequest::new(&pool, &tasks, limit).limits(&rooms)).await.expect("claim");
+            let of = |task: &str| claimed.jobs.iter().filter(|job| job.task == task).count();
+            (of(TASK), of("other"), claimed.more)
+        }
+    };
+    let room = |room| vec![(TASK.to_owned(), room)];
+    // The claim need not see past the jobs that it may not take, but then it says that there is more.
+    let (limited, other, more) = taken(4, room(3)).await;
+    assert!(limited == 3 && (other == 1 || more), "{limited} {other} {more}");
+    let (limited, others, _) = taken(100, room(2)).await;
+    assert_eq!((limited, others), (2, 5 - other));
+    assert_eq!(taken(100, room(0)).await.0, 0);
+    assert_eq!(taken(100, vec![("other".to_owned(), 1)]).await.0, 16);
+}
+
+/// By another clock than the storage's.
+pub async fn jobs_are_ready_by_the_time_that_is_given(storage: Subject) {
+    let pool = register(&storage).await;
+    let job = add_one(&storage, spec().run_at(Utc::now() + TimeDelta::hours(2))).await;
+    let tasks = [TASK.to_owned()];
+    let at = |hours| ClaimRequest::new(&pool, &tasks, 1).now(Some(Utc::now() + TimeDelta::hours(hours)));
+    assert!(storage.claim(&at(1)).await.expect("claim").jobs.is_empty());
+    let claimed = storage.claim(&at(3)).await.expect("claim").jobs;
+    assert_eq!(claimed[0].id, job.id);
+    let locked_at = claimed[0].locked_at.expect("it is locked");
+    assert!((locked_at - Utc::now()).abs() < TimeDelta::minutes(10), "locks are by the storage's clock");
+}

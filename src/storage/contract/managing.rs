@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, JobState, Priority};
-use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, Reschedule};
+use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, PoolId, Reschedule};
 
 /// Removing by key.
 pub async fn remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones(storage: Subject) {
@@ -129,4 +129,33 @@ pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
     assert_eq!(list(JobFilter::new().key("k")).await, [ready.id]);
     assert_eq!(list(JobFilter::new().limit(2)).await, [dead.id, failing.id]);
     assert_eq!(list(JobFilter::new().after(failing.id).limit(1)).await, [running.id]);
+}
+
+/// What an administrator sees.
+pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
+    let pool = register(&storage).await;
+    let idle = register(&storage).await;
+    let ready = add(&storage, vec![spec().serial_queue("b"), spec().serial_queue("b"), JobSpec::new("other", 1)]).await;
+    let held = claim_one(&storage, &pool).await;
+    assert_eq!(held.id, ready[0].id);
+
+    let queues = storage.queues().await.expect("queues");
+    assert_eq!(queues.len(), 1);
+    assert_eq!((queues[0].name.as_str(), queues[0].jobs.running, queues[0].jobs.ready), ("b", 1, 1));
+    assert_eq!(queues[0].locked_by.as_deref(), Some(pool.as_str()));
+    assert_eq!(queues[0].locked_at, held.locked_at);
+
+    let tasks = storage.tasks().await.expect("tasks");
+    assert_eq!(tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), [TASK, "other"]);
+    assert_eq!((tasks[0].jobs.running, tasks[0].jobs.ready, tasks[0].jobs.total()), (1, 1, 2));
+    assert_eq!(tasks[1].oldest_ready, Some(ready[2].run_at));
+
+    let pools = storage.pools().await.expect("pools");
+    let told = |id: &PoolId| pools.iter().find(|pool| pool.id == id.as_str()).expect("it is told").clone();
+    let (busy, idle) = (told(&pool), told(&idle));
+    assert_eq!((busy.jobs, busy.queues, busy.oldest_lock), (1, 1, held.locked_at));
+    assert_eq!((idle.jobs, idle.queues, idle.oldest_lock), (0, 0, None));
+    assert!(busy.seen_at.is_some() && busy.started_at.is_some());
+    assert!(busy.silence.is_some_and(|silence| silence < Duration::from_secs(60)));
+    assert_eq!(pools.len(), 2);
 }

@@ -14,6 +14,7 @@
 
 pub mod adding;
 pub mod claiming;
+pub mod cron;
 pub mod managing;
 pub mod presence;
 pub mod settling;
@@ -53,6 +54,16 @@ macro_rules! storage_contract_tests {
             jobs_without_attempts_left_are_not_claimed
             adding_wakes_a_listener
             a_claim_whose_answer_was_lost_is_given_back
+            forbidden_flags_are_left_alone
+            limits_of_tasks_hold_and_leave_room_for_others
+            jobs_are_ready_by_the_time_that_is_given
+        ]);
+        $crate::storage_contract_tests!(@module cron $fresh [
+            an_identifier_gets_one_job_per_moment_and_never_goes_back
+            entries_of_one_moment_are_judged_one_by_one
+            entries_that_share_a_key_follow_each_other
+            what_is_known_of_an_entry_stays
+            many_schedulers_add_one_job_each_time
         ]);
         $crate::storage_contract_tests!(@module settling $fresh [
             completed_jobs_are_gone
@@ -73,6 +84,7 @@ macro_rules! storage_contract_tests {
             unlock_releases_jobs_and_queues
             cleanup_deletes_only_what_is_unused
             jobs_are_listed_and_counted_by_state
+            queues_tasks_and_pools_are_told
         ]);
         $crate::storage_contract_tests!(@module presence $fresh [
             silent_pools_are_rescued

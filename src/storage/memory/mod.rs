@@ -8,12 +8,13 @@ mod state;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Settlement, Storage,
-    Wakeup,
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId, PoolInfo,
+    QueueInfo, Reschedule, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::Result;
 use crate::job::{Job, JobId, NewJob};
@@ -130,6 +131,21 @@ impl Storage for MemoryStorage {
         stream::once(std::future::ready(Wakeup::Listening)).chain(added).boxed()
     }
 
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+        Ok(self.state().known_crontabs())
+    }
+
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+        self.state().register_crontabs(identifiers, since);
+        Ok(())
+    }
+
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        let added = self.state().add_due(moment, due);
+        self.notify(added.iter().flatten().count());
+        Ok(added)
+    }
+
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
         Ok(self.state().remove(key))
     }
@@ -168,5 +184,17 @@ impl Storage for MemoryStorage {
 
     async fn counts(&self) -> Result<Counts> {
         Ok(self.state().counts())
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        Ok(self.state().queues())
+    }
+
+    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+        Ok(self.state().tasks())
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolInfo>> {
+        Ok(self.state().pools())
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::value::RawValue;
 
-use crate::job::{Job, JobId, JobKeyMode, NewJob, Payload, Priority, RunAt};
+use crate::job::limits::later;
+use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
 use crate::storage::settle::clean_error;
 use crate::storage::{
-    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Outcome, PoolId, Reschedule, Rescued,
-    Settlement,
+    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
+    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, TaskInfo,
 };
 
 /// Graphile's rule: a lock this old is no lock.
@@ -24,11 +25,18 @@ pub(super) struct State {
     available: BTreeSet<(Priority, DateTime<Utc>, JobId)>,
     by_key: HashMap<String, JobId>,
     /// Serial queues, and the claim that holds each.
-    queues: HashMap<String, Option<Lock>>,
-    tasks: HashSet<String>,
-    /// Worker pools that show a sign of life, and when they last did.
-    pools: HashMap<String, DateTime<Utc>>,
+    queues: BTreeMap<String, Option<Lock>>,
+    tasks: BTreeSet<String>,
+    /// Worker pools that show a sign of life.
+    pools: BTreeMap<String, SignOfLife>,
+    crontabs: BTreeMap<String, KnownCrontab>,
     last_now: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SignOfLife {
+    started_at: DateTime<Utc>,
+    seen_at: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -144,13 +152,21 @@ impl State {
             return Claimed::default();
         }
         let now = self.now();
+        let ready_by = request.now.unwrap_or(now);
         let mut taken_queues = HashSet::new();
+        let mut room: HashMap<&str, usize> = request.limits.iter().map(|(task, room)| (task.as_str(), *room)).collect();
         let mut chosen = Vec::new();
         for (_, run_at, id) in &self.available {
             if chosen.len() >= request.limit {
                 break;
             }
-            let Some(job) = self.jobs.get(id).filter(|job| *run_at <= now && request.tasks.contains(&job.task)) else {
+            let wanted = |job: &&Job| {
+                *run_at <= ready_by
+                    && request.tasks.contains(&job.task)
+                    && !job.flags.iter().any(|flag| request.forbidden_flags.contains(flag))
+                    && room.get(job.task.as_str()) != Some(&0)
+            };
+            let Some(job) = self.jobs.get(id).filter(wanted) else {
                 continue;
             };
             if let Some(queue) = &job.queue {
@@ -158,6 +174,9 @@ impl State {
                 if !free || !taken_queues.insert(queue.clone()) {
                     continue;
                 }
+            }
+            if let Some(room) = room.get_mut(job.task.as_str()) {
+                *room -= 1;
             }
             chosen.push(*id);
         }
@@ -271,7 +290,7 @@ impl State {
         if !first && !self.pools.contains_key(pool.as_str()) {
             return false;
         }
-        self.pools.insert(pool.to_string(), now);
+        self.pools.entry(pool.to_string()).or_insert(SignOfLife { started_at: now, seen_at: now }).seen_at = now;
         true
     }
 
@@ -284,7 +303,7 @@ impl State {
         let now = self.now();
         let limit = now - TimeDelta::from_std(silence).unwrap_or(STALE);
         let dead: Vec<String> =
-            self.pools.iter().filter(|(_, seen)| **seen < limit).map(|(pool, _)| pool.clone()).collect();
+            self.pools.iter().filter(|(_, sign)| sign.seen_at < limit).map(|(pool, _)| pool.clone()).collect();
         dead.into_iter()
             .map(|pool| {
                 self.pools.remove(&pool);
@@ -293,6 +312,84 @@ impl State {
                 Rescued { pool, jobs: jobs as u64 }
             })
             .collect()
+    }
+
+    pub(super) fn known_crontabs(&self) -> Vec<KnownCrontab> {
+        self.crontabs.values().cloned().collect()
+    }
+
+    pub(super) fn register_crontabs(&mut self, identifiers: &[String], since: DateTime<Utc>) {
+        for identifier in identifiers {
+            self.crontabs
+                .entry(identifier.clone())
+                .or_insert_with(|| KnownCrontab::new(identifier.clone(), since, None));
+        }
+    }
+
+    pub(super) fn add_due(&mut self, moment: DateTime<Utc>, due: &[DueJob]) -> Vec<Option<Job>> {
+        due.iter()
+            .map(|due| {
+                let identifier = due.identifier.clone();
+                let known = self
+                    .crontabs
+                    .entry(identifier.clone())
+                    .or_insert_with(|| KnownCrontab::new(identifier, moment, None));
+                if known.last_execution.is_some_and(|last| last >= moment) {
+                    return None;
+                }
+                known.last_execution = Some(moment);
+                let now = self.now();
+                Some(self.add_one(&due.job, now))
+            })
+            .collect()
+    }
+
+    pub(super) fn queues(&mut self) -> Vec<QueueInfo> {
+        let now = self.now();
+        self.queues
+            .iter()
+            .map(|(name, lock)| {
+                let counts = self.count(now, |job| job.queue.as_ref() == Some(name));
+                let mut queue = QueueInfo::new(name.clone(), counts);
+                queue.locked_at = lock.as_ref().map(|lock| lock.at);
+                queue.locked_by = lock.as_ref().map(|lock| lock.by.clone());
+                queue
+            })
+            .collect()
+    }
+
+    pub(super) fn tasks(&mut self) -> Vec<TaskInfo> {
+        let now = self.now();
+        self.tasks
+            .iter()
+            .map(|name| {
+                let mut task = TaskInfo::new(name.clone(), self.count(now, |job| job.task == *name));
+                let ready = self.jobs.values().filter(|job| job.task == *name && job.state(now) == JobState::Ready);
+                task.oldest_ready = ready.map(|job| job.run_at).min();
+                task
+            })
+            .collect()
+    }
+
+    pub(super) fn pools(&mut self) -> Vec<PoolInfo> {
+        let now = self.now();
+        let mut pools: BTreeMap<String, PoolInfo> = BTreeMap::new();
+        for (id, sign) in &self.pools {
+            let mut pool = PoolInfo::new(id.clone());
+            pool.started_at = Some(sign.started_at);
+            pool.seen_at = Some(sign.seen_at);
+            pool.silence = (now - sign.seen_at).to_std().ok();
+            pools.insert(id.clone(), pool);
+        }
+        let jobs = self.jobs.values().filter_map(lock_of).map(|lock| (lock, 1, 0));
+        let queues = self.queues.values().flatten().cloned().map(|lock| (lock, 0, 1));
+        for (lock, jobs, queues) in jobs.chain(queues) {
+            let pool = pools.entry(lock.by.clone()).or_insert_with(|| PoolInfo::new(lock.by));
+            pool.jobs += jobs;
+            pool.queues += queues;
+            pool.oldest_lock = Some(pool.oldest_lock.map_or(lock.at, |oldest| oldest.min(lock.at)));
+        }
+        pools.into_values().collect()
     }
 
     pub(super) fn remove(&mut self, key: &str) -> Option<Job> {
@@ -394,8 +491,12 @@ impl State {
 
     pub(super) fn counts(&mut self) -> Counts {
         let now = self.now();
+        self.count(now, |_| true)
+    }
+
+    fn count(&self, now: DateTime<Utc>, of: impl Fn(&Job) -> bool) -> Counts {
         let mut counts = Counts::default();
-        for job in self.jobs.values() {
+        for job in self.jobs.values().filter(|job| of(job)) {
             counts.add(job.state(now), 1);
         }
         counts
@@ -416,10 +517,6 @@ fn time_of(when: Option<RunAt>, now: DateTime<Utc>) -> DateTime<Utc> {
         Some(RunAt::Time(time)) => time,
         Some(RunAt::In(delay)) => later(now, delay),
     }
-}
-
-fn later(base: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
-    TimeDelta::from_std(delay).ok().and_then(|delay| base.checked_add_signed(delay)).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// A waiting job takes over everything from the new one.

@@ -22,6 +22,9 @@ impl PostgresStorage {
     #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]
     pub(super) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+        let (limited, rooms): (Vec<String>, Vec<i64>) =
+            request.limits.iter().map(|(task, room)| (task.clone(), i64::try_from(*room).unwrap_or(i64::MAX))).unzip();
+        let forbidden = (!request.forbidden_flags.is_empty()).then_some(request.forbidden_flags);
         let rows = sqlx::query_as!(
             ClaimedRow,
             r#"
@@ -35,18 +38,19 @@ with registered as materialized (
   for key share
 ),
 served as materialized (
-  select task.id, task.identifier
+  select task.id, task.identifier, wanted.room
   from graphile_worker._private_tasks task
+  left join unnest($4::text[], $5::bigint[]) as wanted (identifier, room) on wanted.identifier = task.identifier
   where task.identifier = any ($2)
     and exists (select from registered)
 ),
 -- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
 -- a hash of all queues), so the cost does not grow with the number of queues.
 candidate as materialized (
-  select job.id, job.job_queue_id, job.priority, job.run_at
+  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at
   from graphile_worker._private_jobs job
   where job.is_available = true
-    and job.run_at <= now()
+    and job.run_at <= coalesce($7::timestamptz, now())
     and job.task_id = any (array(select served.id from served))
     and (
       job.job_queue_id is null
@@ -56,6 +60,7 @@ candidate as materialized (
         where queue.id = job.job_queue_id
       )
     )
+    and ($6::text[] is null or job.flags is null or not job.flags ?| $6::text[])
   order by job.priority, job.run_at
   limit $3
   for update of job skip locked
@@ -74,15 +79,39 @@ first_of_queue as materialized (
   join free_queue on free_queue.id = candidate.job_queue_id
   order by candidate.job_queue_id, candidate.priority, candidate.run_at, candidate.id
 ),
+-- Of tasks with a limit of their own, what is beyond it. (No task has one, as a rule, and then nothing is ranked.) A claim
+-- that meets the limit takes something, and the next one leaves the task out, so this never turns in circles.
+excess as materialized (
+  select ranked.id
+  from (
+    select candidate.id, candidate.task_id,
+      row_number() over (partition by candidate.task_id order by candidate.priority, candidate.run_at, candidate.id) as place
+    from candidate
+    where candidate.task_id = any (array(select served.id from served where served.room is not null))
+      and (
+        candidate.job_queue_id is null
+        or candidate.id = any (array(select first_of_queue.id from first_of_queue))
+      )
+  ) as ranked
+  join served on served.id = ranked.task_id
+  where ranked.place > served.room
+),
 chosen as materialized (
-  select candidate.id from candidate where candidate.job_queue_id is null
+  select candidate.id from candidate
+  where candidate.job_queue_id is null
+    and candidate.id <> all (array(select excess.id from excess))
   union all
   select first_of_queue.id from first_of_queue
+  where first_of_queue.id <> all (array(select excess.id from excess))
 ),
 locked_queue as (
   update graphile_worker._private_job_queues queue
   set locked_by = $1, locked_at = now()
-  where queue.id = any (array(select free_queue.id from free_queue))
+  where queue.id = any (array(
+    select candidate.job_queue_id from candidate
+    where candidate.job_queue_id is not null
+      and candidate.id = any (array(select chosen.id from chosen))
+  ))
   returning queue.id, queue.queue_name
 ),
 -- `= any (array(…))` rather than a join: the planner expects ten elements and always uses the primary key, with
@@ -121,6 +150,10 @@ order by job.priority, job.run_at, job.id
             request.pool.as_str(),
             request.tasks,
             limit,
+            &limited,
+            &rooms,
+            forbidden,
+            request.now,
         )
         .fetch_all(self.schema.on(&self.pool))
         .await

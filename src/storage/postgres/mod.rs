@@ -7,15 +7,19 @@
 //! | `add` | storing jobs |
 //! | `claim` | taking jobs |
 //! | `settle` | writing how jobs ended |
+//! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
 //! | `manage` | the administrative verbs |
+//! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
 //! | `row` | reading rows that anybody may have written |
 //! | `errors` | which database errors mean what |
 
 mod add;
 mod claim;
+mod cron;
 mod errors;
+mod inspect;
 mod listen;
 mod manage;
 mod migrate;
@@ -28,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use sqlx::{Acquire, PgPool, Postgres};
 
@@ -37,8 +42,8 @@ pub(crate) use errors::is_transient;
 use schema::Schema;
 
 use super::{
-    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, JobFilter, Migrated, PoolId, Reschedule, Rescued, Settlement,
-    Storage, Wakeup,
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId, PoolInfo,
+    QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -89,6 +94,21 @@ impl PostgresStorage {
         self.schema.name()
     }
 
+    /// Runs a transaction that is ours alone, and runs it again when it failed only because of another at the same time: two
+    /// that meet in each other's keys or new names may deadlock, and serializable ones may fail.
+    async fn retrying<T, F: Future<Output = Result<T>>>(&self, transaction: impl Fn() -> F) -> Result<T> {
+        let mut tries = 0;
+        loop {
+            match transaction().await {
+                Err(Error::Database { source, .. }) if errors::is_conflict(&source) && tries < 10 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20 * tries))).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Stores jobs through the caller's own pool, connection or transaction.
     pub(crate) async fn add_with<'c, A>(&self, executor: A, jobs: &[NewJob]) -> Result<Vec<Job>>
     where
@@ -127,18 +147,7 @@ impl Storage for PostgresStorage {
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-        // Two batches that meet in each other's keys or new names may deadlock, and serializable transactions may fail;
-        // this transaction is ours alone, so it can simply be run again.
-        let mut tries = 0;
-        loop {
-            match self.add_with(&self.pool, jobs).await {
-                Err(Error::Database { source, .. }) if errors::is_conflict(&source) && tries < 10 => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20 * tries))).await;
-                }
-                result => return result,
-            }
-        }
+        self.retrying(|| self.add_with(&self.pool, jobs)).await
     }
 
     async fn register_tasks(&self, names: &[String]) -> Result<()> {
@@ -191,6 +200,18 @@ on conflict do nothing
         listen::wakeups(self.clone())
     }
 
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+        self.read_known_crontabs().await
+    }
+
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+        self.insert_known_crontabs(identifiers, since).await
+    }
+
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        self.retrying(|| self.add_due_jobs(moment, due)).await
+    }
+
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
         self.remove_job(key).await
     }
@@ -225,6 +246,18 @@ on conflict do nothing
 
     async fn counts(&self) -> Result<Counts> {
         self.count_jobs().await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        self.list_queues().await
+    }
+
+    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+        self.list_tasks().await
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolInfo>> {
+        self.list_pools().await
     }
 }
 

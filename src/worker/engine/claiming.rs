@@ -6,10 +6,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::super::events::Event;
+use super::jobs::Waiting;
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
 use crate::job::JobId;
-use crate::storage::{ClaimRequest, Claimed, Outcome, PoolId};
+use crate::storage::{ClaimRequest, Claimed, PoolId};
 
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
@@ -26,6 +28,9 @@ const DOUBT: Duration = Duration::from_secs(60);
 /// A claim in flight: who asks, and what comes.
 pub(super) type Claim = BoxFuture<'static, (Arc<PoolId>, Result<Claimed>)>;
 
+/// How many more jobs of some tasks.
+type Limits = Vec<(String, usize)>;
+
 impl Engine {
     pub(super) fn claim_if_useful(&mut self) {
         let busy = self.claiming.is_some() || self.registering.is_some();
@@ -37,7 +42,8 @@ impl Engine {
             return;
         }
         let concurrency = self.options.concurrency;
-        let full = concurrency + self.pace.ahead(concurrency);
+        let prefetch = self.options.prefetch.filter(|_| !self.prefetch_rests).map_or(0, |prefetch| prefetch.size);
+        let full = concurrency + self.pace.ahead(concurrency).max(prefetch);
         let have = self.running.len() + self.waiting.len();
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
         let useful = have < concurrency || have <= full / 2;
@@ -45,12 +51,22 @@ impl Engine {
             return;
         }
         let limit = full - have;
+        let Some((tasks, limits)) = self.tasks_with_room() else {
+            // Every task runs as many jobs as it may; the end of one of them looks again.
+            self.more = false;
+            return;
+        };
         let in_doubt = self.doubt_until.is_some().then(|| self.held.keys().copied().collect::<Vec<JobId>>());
         if self.doubt_until.is_some_and(|until| now >= until) {
             self.doubt_until = None;
         }
-        let (storage, pool, tasks) = (Arc::clone(&self.storage), Arc::clone(&self.pool), Arc::clone(&self.tasks));
+        let (storage, pool) = (Arc::clone(&self.storage), Arc::clone(&self.pool));
+        let forbidden = self.options.forbidden_flags.clone();
+        let now = self.client.clock().time();
         self.woken = false;
+        self.announced = 0;
+        self.asked_for = limit;
+        self.events.tell(|| Event::Claiming { limit });
         self.claiming = Some(Box::pin(async move {
             let claim = async {
                 if let Some(held) = in_doubt {
@@ -59,7 +75,9 @@ impl Engine {
                         tracing::warn!(jobs, "gave back jobs of a claim whose answer was lost");
                     }
                 }
-                storage.claim(&ClaimRequest::new(&pool, &tasks, limit)).await
+                let flags = forbidden.now().await?;
+                let request = ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
+                storage.claim(&request).await
             };
             let claimed = tokio::time::timeout(CLAIM_TIMEOUT, claim).await;
             (pool, claimed.unwrap_or_else(|_| Err(Error::Storage(format!("no answer for {CLAIM_TIMEOUT:?}").into()))))
@@ -71,11 +89,14 @@ impl Engine {
         match claimed {
             Ok(claimed) if pool != self.pool => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
-                for job in claimed.jobs {
-                    self.settle(&pool, &job, Outcome::Returned);
-                }
+                let since = Instant::now();
+                self.give_back(claimed.jobs.into_iter().map(|job| {
+                    let (job, pool) = (Arc::new(job), Arc::clone(&pool));
+                    Waiting { job, pool, since }
+                }));
             }
             Ok(claimed) => {
+                self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
                 self.claim_delay = FIRST_CLAIM_DELAY;
                 self.claim_not_before = None;
                 self.more = self.woken || claimed.more;
@@ -85,14 +106,25 @@ impl Engine {
                     self.pause = (self.pause * 2).min(self.options.poll_interval);
                 } else {
                     self.pause = FIRST_PAUSE;
+                    self.delay_refetch(claimed.jobs.len());
                 }
                 for job in &claimed.jobs {
                     self.held.insert(job.id, job.locked_at.unwrap_or_default());
                 }
+                let since = Instant::now();
                 if self.waiting.is_empty() {
-                    self.waiting_since = Instant::now();
+                    self.waiting_since = since;
                 }
-                self.waiting.extend(claimed.jobs.into_iter().map(|job| (Arc::new(job), Arc::clone(&pool))));
+                let ahead_of_new = !self.waiting.is_empty();
+                self.waiting.extend(claimed.jobs.into_iter().map(|job| {
+                    let (job, pool) = (Arc::new(job), Arc::clone(&pool));
+                    Waiting { job, pool, since }
+                }));
+                if ahead_of_new {
+                    // What came later may be more urgent.
+                    let order = |waiting: &Waiting| (waiting.job.priority, waiting.job.run_at, waiting.job.id);
+                    self.waiting.make_contiguous().sort_by_key(order);
+                }
                 if self.ending.is_some() || self.registering.is_some() {
                     self.give_back_waiting();
                 }
@@ -103,11 +135,52 @@ impl Engine {
                     self.fail(error);
                     return;
                 }
+                self.events.tell(|| Event::ClaimFailed { error: error.to_string() });
                 tracing::warn!(%error, delay = ?self.claim_delay, "jobs could not be claimed; trying again");
                 self.claim_not_before = Some(Instant::now() + self.claim_delay.mul_f64(0.5 + fastrand::f64() / 2.0));
                 self.claim_delay = (self.claim_delay * 2).min(MAX_CLAIM_DELAY);
             }
         }
+    }
+
+    /// The tasks that may run more jobs, and of those that have a limit, how many more. `None` if there are none.
+    fn tasks_with_room(&self) -> Option<(Arc<[String]>, Limits)> {
+        if self.limited.is_empty() {
+            return Some((Arc::clone(&self.tasks), Vec::new()));
+        }
+        let mut limits = Vec::new();
+        for (task, limit) in &self.limited {
+            let running = self.started.values().filter(|started| started.job.task == *task).count();
+            let waiting = self.waiting.iter().filter(|waiting| waiting.job.task == *task).count();
+            limits.push((task.clone(), limit.saturating_sub(running + waiting)));
+        }
+        let full = |task: &String| limits.iter().any(|(limited, room)| limited == task && *room == 0);
+        let tasks: Arc<[String]> = self.tasks.iter().filter(|task| !full(task)).cloned().collect();
+        (!tasks.is_empty()).then_some((tasks, limits))
+    }
+
+    /// After a prefetch that found little, the next one waits.
+    fn delay_refetch(&mut self, found: usize) {
+        let refetch = self.options.prefetch.and_then(|prefetch| prefetch.refetch);
+        let Some(refetch) = refetch.filter(|refetch| found <= refetch.threshold && found < self.asked_for) else {
+            return;
+        };
+        let delay = refetch.delay.mul_f64(0.5 + fastrand::f64());
+        self.claim_not_before = Some(Instant::now() + delay);
+        self.abort_refetch_delay_at = Some(fastrand::u64(..=refetch.abort_at.max(1)).max(1));
+        self.events.tell(|| Event::RefetchDelayed { found, delay });
+    }
+
+    /// Jobs were added. If a refetch is delayed, enough of them end the delay.
+    pub(super) fn announced(&mut self, count: u64) {
+        self.announced = self.announced.saturating_add(count);
+        if self.abort_refetch_delay_at.is_some_and(|limit| self.announced >= limit) {
+            self.abort_refetch_delay_at = None;
+            self.claim_not_before = None;
+            let count = self.announced;
+            self.events.tell(|| Event::RefetchDelayAborted { count });
+        }
+        self.look();
     }
 
     /// Claims soon, even if a claim in flight finds nothing.

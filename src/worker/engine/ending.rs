@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::events::Event;
 use super::super::execute::failed;
 use super::super::settler::Summary;
 use super::super::shutdown::Urgency;
@@ -47,7 +48,9 @@ impl Engine {
             ending.drop = ending.drop.min(now + HURRY);
             ending.abandon = ending.drop + HURRY;
         }
-        tracing::info!(running = self.running.len(), waiting = self.waiting.len(), "no more jobs are started");
+        let (running, hurry) = (self.running.len(), urgency == Urgency::Hurry);
+        self.events.tell(|| Event::ShuttingDown { running, hurry });
+        tracing::info!(running, waiting = self.waiting.len(), "no more jobs are started");
         self.give_back_waiting();
         self.further_the_end(now);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError};
 use tokio::time::Instant;
 
+use super::super::events::Event;
 use super::super::execute::{execute, failed};
 use super::super::settler::Finished;
 use super::Engine;
@@ -15,6 +16,13 @@ use crate::task::{Handler, JobContext, TaskError};
 
 /// Claimed jobs that have not started within this time are given back: the pace was misjudged.
 pub(super) const GIVE_BACK_AFTER: Duration = Duration::from_millis(500);
+
+/// A job that was claimed and waits for a slot.
+pub(super) struct Waiting {
+    pub job: Arc<Job>,
+    pub pool: Arc<PoolId>,
+    pub since: Instant,
+}
 
 /// A job that was started.
 pub(super) struct Started {
@@ -26,19 +34,26 @@ pub(super) struct Started {
 impl Engine {
     pub(super) fn start_waiting(&mut self) {
         while self.running.len() < self.options.concurrency {
-            let Some((job, pool)) = self.waiting.pop_front() else { break };
+            let Some(Waiting { job, pool, .. }) = self.waiting.pop_front() else { break };
             self.waiting_since = Instant::now();
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
                 self.settle(&pool, &job, Outcome::Returned);
                 continue;
             };
-            let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), self.cancel.clone());
+            // A token of its own only for a job that may be cancelled alone: it costs a little.
+            let cancel = match handler.time_limit() {
+                Some(_) => self.cancel.child_token(),
+                None => self.cancel.clone(),
+            };
+            let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), cancel);
             let dropped = self.drop_jobs.clone();
+            let chain = self.middleware.clone();
+            self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
             let started = Started { job: Arc::clone(&job), pool, handler: handler.clone() };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
-                let outcome = execute(&handler, job, ctx, dropped).await;
+                let outcome = execute(&chain, &handler, job, ctx, dropped).await;
                 (outcome, begin.elapsed())
             });
             self.started.insert(task.id(), started);
@@ -51,19 +66,24 @@ impl Engine {
             Err(error) => (error.id(), Err(error)),
         };
         let Some(started) = self.started.remove(&id) else { return };
-        let outcome = match result {
+        let (outcome, took) = match result {
             Ok((outcome, took)) => {
                 self.pace.job_took(took);
-                outcome
+                (outcome, took)
             }
             // The guard around the task catches panics; what is left is a panic while its future was dropped.
-            Err(error) => failed(
-                &started.job,
-                started.handler.retry_policy(),
-                TaskError::new(format!("the task panicked while it was dropped: {error}")),
-            ),
+            Err(error) => {
+                let error = TaskError::new(format!("the task panicked while it was dropped: {error}"));
+                (failed(&started.job, started.handler.retry_policy(), error), Duration::ZERO)
+            }
         };
-        log_outcome(&started.job, &outcome);
+        log_outcome(&started.job, &outcome, took);
+        self.events.tell(|| Event::of_outcome(Arc::clone(&started.job), &outcome, took));
+        self.prefetch_rests = false;
+        if started.handler.concurrency_limit().is_some() {
+            // Its place is free again, and jobs that had to wait for it were left out of claims.
+            self.look();
+        }
         self.settle(&started.pool, &started.job, outcome);
     }
 
@@ -75,13 +95,23 @@ impl Engine {
 
     /// Gives back jobs that were claimed and have not started.
     pub(super) fn give_back_waiting(&mut self) {
-        while let Some((job, pool)) = self.waiting.pop_front() {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.give_back(waiting);
+    }
+
+    pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Waiting>) {
+        let mut count = 0;
+        for Waiting { job, pool, .. } in jobs {
             self.settle(&pool, &job, Outcome::Returned);
+            count += 1;
+        }
+        if count > 0 {
+            self.events.tell(|| Event::GivenBack { jobs: count });
         }
     }
 }
 
-fn log_outcome(job: &Job, outcome: &Outcome) {
+fn log_outcome(job: &Job, outcome: &Outcome, took: Duration) {
     let (id, task, attempt) = (job.id, &job.task, job.attempts);
     match outcome {
         Outcome::Failed { error, .. } if job.attempts >= job.max_attempts => {
@@ -93,8 +123,8 @@ fn log_outcome(job: &Job, outcome: &Outcome) {
         Outcome::Dead { error } => {
             tracing::error!(job = id, task, attempt, error, "the job is dead: its task gave up");
         }
-        Outcome::Completed | Outcome::Snoozed { .. } | Outcome::Returned => {
-            tracing::debug!(job = id, task, ?outcome, "the job ended");
-        }
+        Outcome::Completed => tracing::debug!(job = id, task, attempt, ?took, "the job is done"),
+        Outcome::Snoozed { until } => tracing::debug!(job = id, task, ?until, "the job is put off"),
+        Outcome::Returned => tracing::debug!(job = id, task, "the job is given back"),
     }
 }

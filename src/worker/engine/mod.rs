@@ -27,18 +27,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::Options;
+use super::events::{Event, Events};
 use super::pace::Pace;
 use super::settler::{Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
 use super::{ShutdownHandle, Worker, upkeep};
 use crate::client::BackfillClient;
+use crate::cron::{CronEntry, Scheduler};
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId};
+use crate::job::JobId;
 use crate::storage::{Outcome, PoolId, Storage, Wakeup};
-use crate::task::Handler;
+use crate::task::{Chain, Handler};
 use claiming::{Claim, FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
 use ending::Ending;
-use jobs::{GIVE_BACK_AFTER, Started};
+use jobs::{GIVE_BACK_AFTER, Started, Waiting};
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
 const MAX_DUE: usize = 1_000;
@@ -58,9 +60,14 @@ pub(super) struct Engine {
     /// The storage with connections of the worker's own, which the user's code cannot use up.
     storage: Arc<dyn Storage>,
     handlers: Arc<HashMap<String, Handler>>,
+    middleware: Chain,
     tasks: Arc<[String]>,
+    /// The tasks that have a limit of their own.
+    limited: Vec<(String, usize)>,
+    crontab: Vec<CronEntry>,
     options: Options,
     mode: Mode,
+    events: Events,
 
     pool: Arc<PoolId>,
     pool_changes: watch::Sender<Arc<PoolId>>,
@@ -76,8 +83,16 @@ pub(super) struct Engine {
     /// be claimed again before the news of its last result is here.
     held: HashMap<JobId, DateTime<Utc>>,
     /// Claimed and waiting for a slot.
-    waiting: VecDeque<(Arc<Job>, Arc<PoolId>)>,
+    waiting: VecDeque<Waiting>,
     waiting_since: Instant,
+    /// Prefetched jobs waited for too long; nothing is prefetched until a job has ended.
+    prefetch_rests: bool,
+    /// How many jobs the last claim asked for.
+    asked_for: usize,
+    /// How many jobs were announced since.
+    announced: u64,
+    /// How many announced jobs end the delay of a refetch.
+    abort_refetch_delay_at: Option<u64>,
 
     claiming: Option<Claim>,
     /// Whether a claim may find something.
@@ -112,16 +127,26 @@ impl Engine {
         let (results, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
-        let settler = Settler::new(Arc::clone(&storage), finished, written_tx, give_up.clone());
+        let settler = Settler::new(Arc::clone(&storage), finished, written_tx, give_up.clone(), worker.events.clone());
+        let mut tasks: Vec<String> = worker.handlers.keys().cloned().collect();
+        tasks.sort_unstable();
+        let limited = worker
+            .handlers
+            .values()
+            .filter_map(|handler| Some((handler.name().to_owned(), handler.concurrency_limit()?)));
         let pool = Arc::new(pool);
         let now = Instant::now();
         Self {
             client: worker.client.clone(),
             storage,
             handlers: Arc::clone(&worker.handlers),
-            tasks: worker.handlers.keys().cloned().collect(),
+            middleware: worker.middleware.clone(),
+            tasks: tasks.into(),
+            limited: limited.collect(),
+            crontab: worker.crontab.clone(),
             options: worker.options.clone(),
             mode,
+            events: worker.events.clone(),
             pool_changes: watch::Sender::new(Arc::clone(&pool)),
             pool,
             registering: None,
@@ -132,6 +157,10 @@ impl Engine {
             held: HashMap::new(),
             waiting: VecDeque::new(),
             waiting_since: now,
+            prefetch_rests: false,
+            asked_for: 0,
+            announced: 0,
+            abort_refetch_delay_at: None,
             claiming: None,
             more: true,
             woken: false,
@@ -155,9 +184,10 @@ impl Engine {
 
     pub(super) async fn run(mut self) -> Result<Summary> {
         let handle = (self.options.handle_signals && self.mode == Mode::UntilShutdown).then(|| self.handle.clone());
+        let signal_events = self.events.clone();
         let signals = async move {
             match handle {
-                Some(handle) => on_signals(handle).await,
+                Some(handle) => on_signals(handle, &signal_events).await,
                 None => std::future::pending().await,
             }
         };
@@ -167,12 +197,25 @@ impl Engine {
             () = &mut signals => Ok(()),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(()),
         };
-        if let Err(error) = begun {
-            self.fail(error);
+        match begun {
+            Ok(()) => self.events.tell(|| Event::Started {
+                pool: Arc::clone(&self.pool),
+                storage: self.storage.name(),
+                tasks: self.tasks.to_vec(),
+                concurrency: self.options.concurrency,
+            }),
+            Err(error) => self.fail(error),
         }
         let (evicted_tx, evicted) = mpsc::unbounded_channel();
-        let upkeep =
-            upkeep::run(Arc::clone(&self.storage), self.pool_changes.subscribe(), self.options.clone(), evicted_tx);
+        let upkeep = upkeep::run(
+            Arc::clone(&self.storage),
+            self.pool_changes.subscribe(),
+            self.options.clone(),
+            self.events.clone(),
+            evicted_tx,
+        );
+        let crontab = self.run_crontab();
+        let events = self.events.clone();
         let name = self.storage.name();
         // Upkeep and signals go on until the last result is written: meanwhile others must not take us for dead, and a
         // second signal must be heard.
@@ -180,8 +223,36 @@ impl Engine {
             ended = async { self.turn(evicted).await.end().await } => ended,
             () = upkeep => Err(Error::Internal("the worker's upkeep ended".to_owned())),
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
+            () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
         }
         .inspect(|summary| tracing::info!(?summary, storage = name, "the worker has ended"))
+        .inspect(|summary| events.tell(|| Event::Ended { summary: Some(*summary), error: None }))
+        .inspect_err(|error| events.tell(|| Event::Ended { summary: None, error: Some(error.to_string()) }))
+    }
+
+    /// Adds what the crontab says, until the worker shuts down. Never ends.
+    fn run_crontab(&mut self) -> impl Future<Output = ()> + use<> {
+        let entries = std::mem::take(&mut self.crontab);
+        let wanted = self.mode == Mode::UntilShutdown && !entries.is_empty();
+        let events = self.events.clone();
+        let scheduler = Scheduler {
+            storage: Arc::clone(&self.storage),
+            entries,
+            clock: self.client.clock().clone(),
+            max_payload_bytes: self.client.max_payload_bytes(),
+            report: Box::new(move |event| events.tell(|| Event::Cron(event))),
+        };
+        let mut shutdown = self.handle.subscribe();
+        async move {
+            if wanted {
+                tokio::select! {
+                    // Boxed, because it is large and most workers have no crontab.
+                    () = Box::pin(scheduler.run()) => {}
+                    _ = shutdown.wait_for(|urgency| *urgency > Urgency::Run) => {}
+                }
+            }
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Turns until everything has ended.
@@ -224,15 +295,21 @@ impl Engine {
 
     fn wake(&mut self, wakeup: Wakeup) {
         match wakeup {
-            Wakeup::JobsAdded(_) => self.look(),
+            Wakeup::JobsAdded(count) => {
+                self.events.tell(|| Event::Notified { count });
+                self.announced(count);
+            }
             Wakeup::Listening => {
                 tracing::debug!("listening for wakeups");
+                self.events.tell(|| Event::Listening);
                 self.look();
             }
             Wakeup::Deaf { reason } => {
+                self.events.tell(|| Event::Deaf { reason: reason.clone() });
                 tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
             }
             Wakeup::BreakingMigration { revision, supported } => {
+                self.events.tell(|| Event::BreakingMigration { revision });
                 tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
                 self.fail(Error::BreakingMigration { schema: self.storage.name(), revision, supported });
             }
@@ -274,7 +351,7 @@ impl Engine {
                 ending.abandon
             }
         });
-        let give_back = (!self.waiting.is_empty()).then(|| self.waiting_since + GIVE_BACK_AFTER);
+        let give_back = self.give_back_at();
         let poll = (self.ending.is_none()).then_some(self.next_poll);
         let claim = self.claim_not_before.filter(|_| self.more && self.claiming.is_none());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
@@ -300,13 +377,30 @@ impl Engine {
         }
         if self.claim_not_before.is_some_and(|earliest| now >= earliest) {
             self.claim_not_before = None;
+            self.abort_refetch_delay_at = None;
         }
-        if !self.waiting.is_empty() && now >= self.waiting_since + GIVE_BACK_AFTER {
+        if self.give_back_at().is_some_and(|time| now >= time) {
             tracing::debug!(jobs = self.waiting.len(), "jobs claimed ahead could not start in time; giving them back");
             self.pace.forget();
-            self.give_back_waiting();
+            if let Some(prefetch) = self.options.prefetch {
+                self.prefetch_rests = true;
+                let (old, rest): (VecDeque<Waiting>, VecDeque<Waiting>) =
+                    self.waiting.drain(..).partition(|waiting: &Waiting| now >= waiting.since + prefetch.ttl);
+                self.waiting = rest;
+                self.give_back(old);
+            } else {
+                self.give_back_waiting();
+            }
         }
         self.further_the_end(now);
+    }
+
+    /// When jobs that wait inside the worker have waited for too long.
+    fn give_back_at(&self) -> Option<Instant> {
+        match self.options.prefetch {
+            Some(prefetch) => self.waiting.iter().map(|waiting| waiting.since + prefetch.ttl).min(),
+            None => (!self.waiting.is_empty()).then(|| self.waiting_since + GIVE_BACK_AFTER),
+        }
     }
 
     fn schedule_poll(&mut self) {
@@ -329,6 +423,7 @@ impl Engine {
             was = %pool, now = %new, running = self.running.len(),
             "this worker was taken for dead; its jobs were released to others and are asked to end here"
         );
+        self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
         self.cancel.cancel();
         self.give_back_waiting();
         let storage = Arc::clone(&self.storage);

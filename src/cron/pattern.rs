@@ -1,0 +1,191 @@
+//! The time fields of a crontab line.
+
+use std::fmt;
+
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike, Utc};
+
+use super::Dialect;
+use super::field::{KINDS, Kind, Numbers, SECONDS};
+use super::problem::Complaint;
+use super::zone::Zone;
+
+/// Five fields, a sixth for seconds, and the zone in which they are read.
+///
+/// Minute, hour and month must all match. Of day of month and day of week, if both are restricted, either may match; if
+/// one is, that one must (the rule of every cron, and Graphile's). A field is restricted when it leaves any of its
+/// numbers out, so `1-31` and `*/1` are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pattern {
+    seconds: Numbers,
+    fields: [Numbers; 5],
+    pub(super) zone: Zone,
+}
+
+/// How far ahead a due day is looked for: the 29th of February comes back within eight years.
+const MAX_DAYS: u64 = 366 * 8 + 1;
+
+/// What the extended dialect's short forms stand for.
+const MACROS: [(&str, &str); 7] = [
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
+
+impl Pattern {
+    /// Reads fields: five, or in the extended dialect six or a macro. Complaints carry their place within the text that
+    /// the fields were cut from.
+    pub(super) fn parse(fields: &[(usize, &str)], dialect: Dialect) -> Result<Self, Vec<Complaint>> {
+        let extended = dialect == Dialect::Extended;
+        match fields {
+            [minute, hour, date, month, day] => {
+                Self::of_fields((0, "0"), [*minute, *hour, *date, *month, *day], dialect)
+            }
+            [second, minute, hour, date, month, day] if extended => {
+                Self::of_fields(*second, [*minute, *hour, *date, *month, *day], dialect)
+            }
+            [(offset, name)] if extended => {
+                let Some((_, meaning)) = MACROS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+                    let known: Vec<&str> = MACROS.iter().map(|(known, _)| *known).collect();
+                    let problem = format!("is no time: five or six fields are, or one of {}", known.join(", "));
+                    return Err(vec![Complaint::new(*offset, name, problem)]);
+                };
+                let fields: Vec<(usize, &str)> = super::crontab::words(meaning).collect();
+                Self::parse(&fields, Dialect::Graphile)
+            }
+            _ => {
+                let offset = fields.first().map_or(0, |(offset, _)| *offset);
+                let text = fields.iter().map(|(_, text)| *text).collect::<Vec<_>>().join(" ");
+                let problem = match dialect {
+                    Dialect::Graphile => "is no time: five fields are needed (minute, hour, date, month, day of week)",
+                    Dialect::Extended => {
+                        "is no time: five fields are needed (minute, hour, date, month, day of week), six (with seconds \
+                         before them), or a name like @daily"
+                    }
+                };
+                Err(vec![Complaint::new(offset, &text, problem)])
+            }
+        }
+    }
+
+    fn of_fields(seconds: (usize, &str), fields: [(usize, &str); 5], dialect: Dialect) -> Result<Self, Vec<Complaint>> {
+        let mut complaints = Vec::new();
+        let mut read = |(start, text): (usize, &str), kind: Kind| {
+            Numbers::parse(text, kind, dialect)
+                .map_err(|mut more| {
+                    for complaint in &mut more {
+                        complaint.offset += start;
+                    }
+                    complaints.append(&mut more);
+                })
+                .ok()
+        };
+        let seconds = read(seconds, SECONDS);
+        let mut numbers = [None; 5];
+        for ((field, kind), slot) in fields.into_iter().zip(KINDS).zip(&mut numbers) {
+            *slot = read(field, kind);
+        }
+        match (seconds, numbers) {
+            (Some(seconds), [Some(minutes), Some(hours), Some(dates), Some(months), Some(days)]) => {
+                Ok(Self { seconds, fields: [minutes, hours, dates, months, days], zone: Zone::Utc })
+            }
+            _ => Err(complaints),
+        }
+    }
+
+    /// Whether it is due only at whole minutes.
+    fn is_by_the_minute(&self) -> bool {
+        self.seconds == Numbers::just(0)
+    }
+
+    /// Whether it is due in the minute of this time (in its second, if it tells seconds).
+    pub(super) fn matches(&self, time: DateTime<Utc>) -> bool {
+        let seconds = if self.is_by_the_minute() { i64::from(time.second()) } else { 0 };
+        let whole = time - TimeDelta::seconds(seconds) - TimeDelta::nanoseconds(i64::from(time.nanosecond()));
+        if self.zone != Zone::Utc {
+            return self.next_after(whole - TimeDelta::nanoseconds(1)) == Some(whole);
+        }
+        let [minutes, hours, ..] = self.fields;
+        self.seconds.contains(whole.second())
+            && minutes.contains(whole.minute())
+            && hours.contains(whole.hour())
+            && self.matches_day(whole.date_naive())
+    }
+
+    /// The first due moment after this time, or `None` if there is none (such as the 31st of February).
+    pub(super) fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let [_, hours, ..] = self.fields;
+        let first = self.zone.date(time);
+        let rhythm = hours.is_everything(KINDS[1]);
+        let due_days = (0..MAX_DAYS).filter_map(|days| first.checked_add_days(Days::new(days)));
+        for day in due_days.filter(|day| self.matches_day(*day)) {
+            for hour in (0..24).filter(|hour| hours.contains(*hour)) {
+                // The local times of an hour may come twice, or not at all; across hours the order is that of the clock.
+                let next = self
+                    .times_of(day, hour)
+                    .flat_map(|local| self.zone.moments(local, rhythm))
+                    .flatten()
+                    .filter(|due| *due > time)
+                    .min();
+                if next.is_some() {
+                    return next;
+                }
+            }
+        }
+        None
+    }
+
+    fn times_of(&self, day: NaiveDate, hour: u32) -> impl Iterator<Item = NaiveDateTime> {
+        let Self { seconds, fields: [minutes, ..], .. } = *self;
+        (0..60).filter(move |minute| minutes.contains(*minute)).flat_map(move |minute| {
+            (0..60)
+                .filter(move |second| seconds.contains(*second))
+                .filter_map(move |second| Some(day.and_time(NaiveTime::from_hms_opt(hour, minute, second)?)))
+        })
+    }
+
+    fn matches_day(&self, day: NaiveDate) -> bool {
+        let [.., dates, months, days] = self.fields;
+        let [.., date_kind, _, day_kind] = KINDS;
+        let by_date = dates.contains(day.day());
+        let by_day = days.contains(day.weekday().num_days_from_sunday());
+        let matches = match (dates.is_everything(date_kind), days.is_everything(day_kind)) {
+            (true, true) => true,
+            (false, true) => by_date,
+            (true, false) => by_day,
+            (false, false) => by_date || by_day,
+        };
+        matches && months.contains(day.month())
+    }
+}
+
+/// The numbers of each field, as a crontab would have them.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_by_the_minute() {
+            write_numbers(f, self.seconds, SECONDS)?;
+            f.write_str(" ")?;
+        }
+        for (place, (numbers, kind)) in self.fields.iter().zip(KINDS).enumerate() {
+            if place > 0 {
+                f.write_str(" ")?;
+            }
+            write_numbers(f, *numbers, kind)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_numbers(f: &mut fmt::Formatter<'_>, numbers: Numbers, kind: Kind) -> fmt::Result {
+    if numbers.is_everything(kind) {
+        return f.write_str("*");
+    }
+    let listed = (kind.min..=kind.max).filter(|number| numbers.contains(*number));
+    for (place, number) in listed.enumerate() {
+        write!(f, "{}{number}", if place > 0 { "," } else { "" })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! What the scheduler of crontabs asks for.
+
+use chrono::{DateTime, Utc};
+
+use crate::job::NewJob;
+
+/// A crontab entry that some worker has run, of either language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownCrontab {
+    /// The entry's identifier.
+    pub identifier: String,
+    /// When it was first seen. Moments before that are never caught up.
+    pub known_since: DateTime<Utc>,
+    /// The last moment for which a job was added.
+    pub last_execution: Option<DateTime<Utc>>,
+}
+
+impl KnownCrontab {
+    /// A record.
+    #[must_use]
+    pub fn new(identifier: String, known_since: DateTime<Utc>, last_execution: Option<DateTime<Utc>>) -> Self {
+        Self { identifier, known_since, last_execution }
+    }
+}
+
+/// A job that a crontab entry wants to have added at a moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DueJob {
+    /// The entry's identifier.
+    pub identifier: String,
+    /// The job.
+    pub job: NewJob,
+}

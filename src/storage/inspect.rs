@@ -1,0 +1,77 @@
+//! What an administrator sees of queues, tasks and worker pools.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::Counts;
+
+/// A serial queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: String,
+    /// Since when one of its jobs runs.
+    pub locked_at: Option<DateTime<Utc>>,
+    /// The worker pool that runs it.
+    pub locked_by: Option<String>,
+    /// Its jobs by state.
+    pub jobs: Counts,
+}
+
+impl QueueInfo {
+    /// A free queue.
+    #[must_use]
+    pub fn new(name: String, jobs: Counts) -> Self {
+        Self { name, locked_at: None, locked_by: None, jobs }
+    }
+}
+
+/// A task name that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskInfo {
+    /// The name.
+    pub name: String,
+    /// Its jobs by state.
+    pub jobs: Counts,
+    /// The `run_at` of the ready job that waits longest.
+    pub oldest_ready: Option<DateTime<Utc>>,
+}
+
+impl TaskInfo {
+    /// A task with these jobs, none of them ready.
+    #[must_use]
+    pub fn new(name: String, jobs: Counts) -> Self {
+        Self { name, jobs, oldest_ready: None }
+    }
+}
+
+/// A worker pool that shows a sign of life or holds something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolInfo {
+    /// Its id.
+    pub id: String,
+    /// When it registered; `None` for pools that do not, which are Node's.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it last showed a sign of life, by the storage's clock.
+    pub seen_at: Option<DateTime<Utc>>,
+    /// How long ago that was, by the storage's clock.
+    pub silence: Option<Duration>,
+    /// How many jobs it holds.
+    pub jobs: u64,
+    /// How many serial queues it holds.
+    pub queues: u64,
+    /// Since when it holds the job or queue that it has held longest.
+    pub oldest_lock: Option<DateTime<Utc>>,
+}
+
+impl PoolInfo {
+    /// A pool that holds nothing.
+    #[must_use]
+    pub fn new(id: String) -> Self {
+        Self { id, started_at: None, seen_at: None, silence: None, jobs: 0, queues: 0, oldest_lock: None }
+    }
+}

@@ -1,0 +1,180 @@
+//! What an administrator sees of queues, tasks and worker pools.
+//!
+//! Each is one pass over the jobs table: meant for people, not for a dashboard that asks every second.
+
+use std::time::Duration;
+
+use super::PostgresStorage;
+use super::row::Timestamp;
+use crate::error::Result;
+use crate::storage::{Counts, PoolInfo, QueueInfo, TaskInfo};
+
+/// Counts as the statements here select them.
+#[derive(Clone, Copy)]
+struct Numbers {
+    ready: i64,
+    scheduled: i64,
+    running: i64,
+    failed: i64,
+    dead: i64,
+}
+
+impl From<Numbers> for Counts {
+    fn from(numbers: Numbers) -> Self {
+        let number = |count| u64::try_from(count).unwrap_or_default();
+        let Numbers { ready, scheduled, running, failed, dead } = numbers;
+        Self {
+            ready: number(ready),
+            scheduled: number(scheduled),
+            running: number(running),
+            failed: number(failed),
+            dead: number(dead),
+        }
+    }
+}
+
+impl PostgresStorage {
+    pub(super) async fn list_queues(&self) -> Result<Vec<QueueInfo>> {
+        let rows = sqlx::query!(
+            r#"
+with job as (
+  select
+    job.job_queue_id,
+    case
+      when job.locked_at is not null then 'running'
+      when job.attempts >= job.max_attempts then 'dead'
+      when job.attempts > 0 and job.last_error is not null then 'failed'
+      when job.run_at > now() then 'scheduled'
+      else 'ready'
+    end as state
+  from graphile_worker._private_jobs job
+  where job.job_queue_id is not null
+)
+select
+  queue.queue_name,
+  queue.locked_at as "locked_at: Timestamp",
+  queue.locked_by,
+  count(*) filter (where job.state = 'ready') as "ready!",
+  count(*) filter (where job.state = 'scheduled') as "scheduled!",
+  count(*) filter (where job.state = 'running') as "running!",
+  count(*) filter (where job.state = 'failed') as "failed!",
+  count(*) filter (where job.state = 'dead') as "dead!"
+from graphile_worker._private_job_queues queue
+left join job on job.job_queue_id = queue.id
+group by queue.id
+order by queue.queue_name
+"#
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("list queues", e))?;
+        let queues = rows.into_iter().map(|row| {
+            let numbers = Numbers {
+                ready: row.ready,
+                scheduled: row.scheduled,
+                running: row.running,
+                failed: row.failed,
+                dead: row.dead,
+            };
+            let mut queue = QueueInfo::new(row.queue_name, numbers.into());
+            queue.locked_at = row.locked_at.map(|time| time.0);
+            queue.locked_by = row.locked_by;
+            queue
+        });
+        Ok(queues.collect())
+    }
+
+    pub(super) async fn list_tasks(&self) -> Result<Vec<TaskInfo>> {
+        let rows = sqlx::query!(
+            r#"
+with job as (
+  select
+    job.task_id,
+    job.run_at,
+    case
+      when job.locked_at is not null then 'running'
+      when job.attempts >= job.max_attempts then 'dead'
+      when job.attempts > 0 and job.last_error is not null then 'failed'
+      when job.run_at > now() then 'scheduled'
+      else 'ready'
+    end as state
+  from graphile_worker._private_jobs job
+)
+select
+  task.identifier,
+  count(*) filter (where job.state = 'ready') as "ready!",
+  count(*) filter (where job.state = 'scheduled') as "scheduled!",
+  count(*) filter (where job.state = 'running') as "running!",
+  count(*) filter (where job.state = 'failed') as "failed!",
+  count(*) filter (where job.state = 'dead') as "dead!",
+  min(job.run_at) filter (where job.state = 'ready') as "oldest_ready: Timestamp"
+from graphile_worker._private_tasks task
+left join job on job.task_id = task.id
+group by task.id
+order by task.identifier
+"#
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("list tasks", e))?;
+        let tasks = rows.into_iter().map(|row| {
+            let numbers = Numbers {
+                ready: row.ready,
+                scheduled: row.scheduled,
+                running: row.running,
+                failed: row.failed,
+                dead: row.dead,
+            };
+            let mut task = TaskInfo::new(row.identifier, numbers.into());
+            task.oldest_ready = row.oldest_ready.map(|time| time.0);
+            task
+        });
+        Ok(tasks.collect())
+    }
+
+    pub(super) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
+        // Pools of Node's show no sign of life; they are known by what they hold.
+        let rows = sqlx::query!(
+            r#"
+with held as (
+  select job.locked_by as id, 1 as job, 0 as queue, job.locked_at
+  from graphile_worker._private_jobs job
+  where job.locked_by is not null
+  union all
+  select queue.locked_by, 0, 1, queue.locked_at
+  from graphile_worker._private_job_queues queue
+  where queue.locked_by is not null
+),
+holder as (
+  select held.id, sum(held.job) as jobs, sum(held.queue) as queues, min(held.locked_at) as oldest_lock
+  from held
+  group by held.id
+)
+select
+  coalesce(pool.id, holder.id) as "id!",
+  pool.started_at as "started_at?: Timestamp",
+  pool.seen_at as "seen_at?: Timestamp",
+  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds?",
+  coalesce(holder.jobs, 0) as "jobs!",
+  coalesce(holder.queues, 0) as "queues!",
+  holder.oldest_lock as "oldest_lock?: Timestamp"
+from graphile_worker.backfill_pools pool
+full join holder on holder.id = pool.id
+order by 1
+"#
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("list worker pools", e))?;
+        let pools = rows.into_iter().map(|row| PoolInfo {
+            id: row.id,
+            started_at: row.started_at.map(|time| time.0),
+            seen_at: row.seen_at.map(|time| time.0),
+            silence: row.silent_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            jobs: u64::try_from(row.jobs).unwrap_or_default(),
+            queues: u64::try_from(row.queues).unwrap_or_default(),
+            oldest_lock: row.oldest_lock.map(|time| time.0),
+        });
+        Ok(pools.collect())
+    }
+}

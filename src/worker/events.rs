@@ -1,0 +1,286 @@
+//! What a worker tells about itself.
+//!
+//! Events go through a channel of limited length that the worker never waits for. Whoever reads more slowly than it tells is
+//! told how many events it missed ([`Event::Lagged`]). As long as nobody listens, nothing is even put together.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Summary;
+use crate::cron::CronEvent;
+use crate::job::{Job, JobId, RunAt};
+use crate::storage::{Outcome, PoolId};
+
+/// Something that happened in a worker.
+///
+/// A job's own events come in this order: `JobStarted`, one of `JobSucceeded`, `JobFailed`, `JobDead` and `JobSnoozed`
+/// (what came of it), and `Written` once that is durable.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The worker's pool is registered; it begins to claim.
+    Started {
+        /// The pool's id.
+        pool: Arc<PoolId>,
+        /// The storage's name.
+        storage: String,
+        /// The tasks it runs, sorted.
+        tasks: Vec<String>,
+        /// How many jobs it runs at the same time.
+        concurrency: usize,
+    },
+    /// Wakeups are delivered from now on.
+    Listening,
+    /// Wakeups are not delivered at present; polling has to do.
+    Deaf {
+        /// Why.
+        reason: String,
+    },
+    /// A wakeup came.
+    Notified {
+        /// About how many jobs were added.
+        count: u64,
+    },
+    /// The worker asks for jobs.
+    Claiming {
+        /// How many, at the most.
+        limit: usize,
+    },
+    /// A claim was answered.
+    Claimed {
+        /// How many jobs came; possibly none.
+        jobs: usize,
+    },
+    /// A claim failed; it is tried again.
+    ClaimFailed {
+        /// Why.
+        error: String,
+    },
+    /// Jobs that were claimed ahead and could not start in time, or at all, are given back.
+    GivenBack {
+        /// How many.
+        jobs: usize,
+    },
+    /// A prefetch found so few jobs that the next one waits.
+    RefetchDelayed {
+        /// How many it found.
+        found: usize,
+        /// How long the next one waits.
+        delay: Duration,
+    },
+    /// So many jobs were added meanwhile that the next prefetch waits no longer.
+    RefetchDelayAborted {
+        /// How many.
+        count: u64,
+    },
+    /// A job was started.
+    JobStarted {
+        /// The job.
+        job: Arc<Job>,
+    },
+    /// Its task is done with it.
+    JobSucceeded {
+        /// The job.
+        job: Arc<Job>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Its attempt failed, and another one follows.
+    JobFailed {
+        /// The job.
+        job: Arc<Job>,
+        /// What becomes its `last_error`.
+        error: String,
+        /// When it is tried again.
+        retry: RunAt,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Its attempt failed, and it was the last one.
+    JobDead {
+        /// The job.
+        job: Arc<Job>,
+        /// What becomes its `last_error`.
+        error: String,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Its task put it off.
+    JobSnoozed {
+        /// The job.
+        job: Arc<Job>,
+        /// Until when.
+        until: RunAt,
+        /// How long it took.
+        took: Duration,
+    },
+    /// What came of these jobs is stored.
+    Written {
+        /// The jobs.
+        jobs: Vec<JobId>,
+        /// Those of other jobs whose claim had been broken: their results came too late, and count for nothing.
+        lost: Vec<JobId>,
+    },
+    /// Results could not be written; they are kept and tried again.
+    WriteFailed {
+        /// How many.
+        jobs: usize,
+        /// Why.
+        error: String,
+    },
+    /// Something happened in the crontab's scheduler.
+    Cron(CronEvent),
+    /// Jobs whose locks were older than four hours were looked for.
+    Swept {
+        /// How many were released.
+        jobs: u64,
+    },
+    /// They could not be looked for.
+    SweepFailed {
+        /// Why.
+        error: String,
+    },
+    /// Another pool fell silent, and its jobs were released.
+    Rescued {
+        /// The pool's id.
+        pool: String,
+        /// How many jobs it held.
+        jobs: u64,
+    },
+    /// The sign of life could not be shown.
+    SignOfLifeFailed {
+        /// Why.
+        error: String,
+    },
+    /// Others took this worker for dead; it goes on under another identity.
+    Evicted {
+        /// The identity it had.
+        was: Arc<PoolId>,
+        /// The identity it asks for.
+        now: Arc<PoolId>,
+    },
+    /// The schema was migrated beyond what this version knows; the worker ends.
+    BreakingMigration {
+        /// The revision.
+        revision: i32,
+    },
+    /// A signal was heard.
+    Signal {
+        /// Its name, such as `SIGTERM`.
+        name: &'static str,
+    },
+    /// The worker comes to an end: nothing is started any more.
+    ShuttingDown {
+        /// How many jobs are running.
+        running: usize,
+        /// Whether it was told to hurry.
+        hurry: bool,
+    },
+    /// The worker has ended.
+    Ended {
+        /// What it did, unless it ended with an error.
+        summary: Option<Summary>,
+        /// The error, if it ended with one.
+        error: Option<String>,
+    },
+    /// The reader was too slow: this many events are gone.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}
+
+impl Event {
+    pub(super) fn of_outcome(job: Arc<Job>, outcome: &Outcome, took: Duration) -> Self {
+        match outcome {
+            Outcome::Completed => Self::JobSucceeded { job, took },
+            Outcome::Failed { error, retry, .. } if job.attempts < job.max_attempts => {
+                Self::JobFailed { job, error: error.clone(), retry: *retry, took }
+            }
+            Outcome::Failed { error, .. } | Outcome::Dead { error } => {
+                Self::JobDead { job, error: error.clone(), took }
+            }
+            Outcome::Snoozed { until } => Self::JobSnoozed { job, until: *until, took },
+            Outcome::Returned => Self::GivenBack { jobs: 1 },
+        }
+    }
+}
+
+/// A stream of events; see [`Worker::events`](super::Worker::events). It ends when the worker is dropped.
+pub struct EventStream(BoxStream<'static, Event>);
+
+impl Stream for EventStream {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+impl std::fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EventStream")
+    }
+}
+
+/// The sending side. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Events {
+    capacity: usize,
+    /// Made when somebody first asks for events.
+    sender: Arc<OnceLock<broadcast::Sender<Event>>>,
+}
+
+impl Events {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, sender: Arc::default() }
+    }
+
+    pub(super) fn tell(&self, event: impl FnOnce() -> Event) {
+        if let Some(sender) = self.sender.get().filter(|sender| sender.receiver_count() > 0) {
+            // Whether somebody still hears it does not matter.
+            let _ = sender.send(event());
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> EventStream {
+        let receiver = self.sender.get_or_init(|| broadcast::Sender::new(self.capacity)).subscribe();
+        let events = stream::unfold(receiver, |mut receiver| async move {
+            match receiver.recv().await {
+                Ok(event) => Some((event, receiver)),
+                Err(RecvError::Lagged(missed)) => Some((Event::Lagged { missed }, receiver)),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        EventStream(events.boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_how_much_it_missed_and_the_stream_ends() {
+        let events = Events::new(4);
+        events.tell(|| unreachable!("nobody listens"));
+        let mut stream = events.subscribe();
+        for count in 0..10 {
+            events.tell(|| Event::Notified { count });
+        }
+        drop(events);
+        let mut seen = Vec::new();
+        while let Some(event) = stream.next().await {
+            seen.push(event);
+        }
+        assert!(matches!(seen[0], Event::Lagged { missed: 6 }), "{seen:?}");
+        assert!(matches!(seen[4], Event::Notified { count: 9 }) && seen.len() == 5, "{seen:?}");
+    }
+}
