@@ -130,12 +130,20 @@ impl BackfillClient {
         self.storage.migrate().await
     }
 
+    /// Fails as [`add`](Self::add) would before anything is sent, and sends nothing.
+    ///
+    /// # Errors
+    /// For a job outside the limits.
+    pub fn check(&self, spec: JobSpec) -> Result<()> {
+        self.checked(vec![spec]).map(drop)
+    }
+
     /// Adds one job and answers it as stored.
     ///
     /// # Errors
     /// For a job outside the limits, before anything is sent; or when the storage fails.
     pub async fn add(&self, spec: JobSpec) -> Result<Job> {
-        let jobs = self.check(vec![spec])?;
+        let jobs = self.checked(vec![spec])?;
         one(self.storage.add(&jobs).await?)
     }
 
@@ -144,7 +152,7 @@ impl BackfillClient {
     /// # Errors
     /// As [`add`](Self::add), and when two of them have the same key.
     pub async fn add_many(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<Job>> {
-        let jobs = self.check(specs)?;
+        let jobs = self.checked(specs)?;
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -165,7 +173,7 @@ impl BackfillClient {
     {
         // Boxed here, where the lifetimes are known: the compiler cannot prove an `async fn` over any `Acquire` to be
         // `Send` in the callers' own futures, such as those of web handlers.
-        let jobs = self.check(vec![spec]);
+        let jobs = self.checked(vec![spec]);
         Box::pin(async move { one(self.postgres()?.add_with(executor, &jobs?).await?) })
     }
 
@@ -181,7 +189,7 @@ impl BackfillClient {
     where
         A: Acquire<'c, Database = Postgres> + Send + 'a,
     {
-        let jobs = self.check(specs);
+        let jobs = self.checked(specs);
         Box::pin(async move { self.postgres()?.add_with(executor, &jobs?).await })
     }
 
@@ -301,9 +309,9 @@ impl BackfillClient {
         self.storage.known_crontabs().await
     }
 
-    fn check(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<NewJob>> {
+    fn checked(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<NewJob>> {
         let now = self.clock.time();
-        let check = |spec: JobSpec| {
+        let checked = |spec: JobSpec| {
             let mut job = spec.check(self.max_payload_bytes)?;
             if let Some(now) = now {
                 job.run_at = Some(RunAt::Time(match job.run_at {
@@ -314,7 +322,7 @@ impl BackfillClient {
             }
             Ok(job)
         };
-        let jobs = specs.into_iter().map(check).collect::<Result<Vec<NewJob>>>()?;
+        let jobs = specs.into_iter().map(checked).collect::<Result<Vec<NewJob>>>()?;
         let mut keys = HashSet::new();
         for key in jobs.iter().filter_map(|job| job.key.as_ref()) {
             if !keys.insert(key) {
@@ -324,12 +332,16 @@ impl BackfillClient {
         Ok(jobs)
     }
 
-    fn postgres(&self) -> Result<&PostgresStorage> {
+    /// The PostgreSQL storage behind this client, for what only that has, such as
+    /// [`diagnose`](PostgresStorage::diagnose).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the client stores its jobs elsewhere.
+    pub fn postgres(&self) -> Result<&PostgresStorage> {
         let storage: &dyn Any = &*self.storage;
-        storage.downcast_ref::<PostgresStorage>().ok_or_else(|| Error::Unsupported {
-            what: "adding jobs through a connection of one's own",
-            storage: self.storage.name(),
-        })
+        storage
+            .downcast_ref::<PostgresStorage>()
+            .ok_or_else(|| Error::Unsupported { what: "a connection of one's own", storage: self.storage.name() })
     }
 }
 

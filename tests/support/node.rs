@@ -1,6 +1,6 @@
 //! Node's graphile-worker, as `./scripts/test` installed it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use sqlx::{AssertSqlSafe, PgPool};
@@ -41,7 +41,8 @@ pub async fn migrate(package: &str, url: &str, schema: &str) {
 
 /// Runs a script of `tests/node` with these arguments and leaves it running.
 pub fn start(script: &str, args: &[&str]) -> Child {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/node").join(script);
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|directory| directory.join("tests/node"));
+    let script = scripts.into_iter().find(|scripts| scripts.is_dir()).expect("the scripts").join(script);
     // Module resolution starts at the script's own place, so it is told where the packages are.
     node()
         .arg(script)

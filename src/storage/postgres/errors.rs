@@ -6,7 +6,7 @@ use crate::error::Error;
 /// SQLSTATE: the role may not do that.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// SQLSTATE: a table does not exist.
-const UNDEFINED_TABLE: &str = "42P01";
+pub(super) const UNDEFINED_TABLE: &str = "42P01";
 /// SQLSTATE: a schema does not exist.
 const INVALID_SCHEMA_NAME: &str = "3F000";
 

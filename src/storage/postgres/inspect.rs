@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use super::PostgresStorage;
 use super::row::Timestamp;
+use super::{PostgresStorage, errors};
 use crate::error::Result;
 use crate::storage::{Counts, PoolInfo, QueueInfo, TaskInfo};
 
@@ -164,8 +164,14 @@ order by 1
 "#
         )
         .fetch_all(self.schema.on(&self.pool))
-        .await
-        .map_err(|e| self.error("list worker pools", e))?;
+        .await;
+        let rows = match rows {
+            // A schema that Node has made, and no worker of ours has run on.
+            Err(error) if errors::code(&error).as_deref() == Some(errors::UNDEFINED_TABLE) => {
+                return self.list_holders().await;
+            }
+            rows => rows.map_err(|e| self.error("list worker pools", e))?,
+        };
         let pools = rows.into_iter().map(|row| PoolInfo {
             id: row.id,
             started_at: row.started_at.map(|time| time.0),
@@ -174,6 +180,37 @@ order by 1
             jobs: u64::try_from(row.jobs).unwrap_or_default(),
             queues: u64::try_from(row.queues).unwrap_or_default(),
             oldest_lock: row.oldest_lock.map(|time| time.0),
+        });
+        Ok(pools.collect())
+    }
+
+    /// Pools by what they hold alone.
+    async fn list_holders(&self) -> Result<Vec<PoolInfo>> {
+        let rows = sqlx::query!(
+            r#"
+select held.id as "id!", sum(held.job) as "jobs!", sum(held.queue) as "queues!", min(held.locked_at) as "oldest_lock: Timestamp"
+from (
+  select job.locked_by as id, 1 as job, 0 as queue, job.locked_at
+  from graphile_worker._private_jobs job
+  where job.locked_by is not null
+  union all
+  select queue.locked_by, 0, 1, queue.locked_at
+  from graphile_worker._private_job_queues queue
+  where queue.locked_by is not null
+) as held
+group by held.id
+order by 1
+"#
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("list worker pools", e))?;
+        let pools = rows.into_iter().map(|row| {
+            let mut pool = PoolInfo::new(row.id);
+            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            pool.queues = u64::try_from(row.queues).unwrap_or_default();
+            pool.oldest_lock = row.oldest_lock.map(|time| time.0);
+            pool
         });
         Ok(pools.collect())
     }

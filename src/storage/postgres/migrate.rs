@@ -214,6 +214,23 @@ select
     Ok(found)
 }
 
+/// Makes a whole new schema within the caller's transaction. Nobody is notified.
+pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let nothing = Found {
+        server_version: 0,
+        server_version_text: String::new(),
+        schema: false,
+        ledger: false,
+        breaking_column: false,
+        own_ledger: false,
+        jobs: false,
+        revision: None,
+        breaking: None,
+        own: 0,
+    };
+    apply(storage, conn, &nothing).await
+}
+
 /// One transaction for everything that is missing.
 async fn apply(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found) -> Result<(), sqlx::Error> {
     let from = found.revision.unwrap_or(0);

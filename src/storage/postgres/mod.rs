@@ -13,11 +13,13 @@
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
 //! | `row` | reading rows that anybody may have written |
+//! | `doctor` | a check-up: what is wrong, and what to do about it |
 //! | `errors` | which database errors mean what |
 
 mod add;
 mod claim;
 mod cron;
+pub mod doctor;
 mod errors;
 mod inspect;
 mod listen;

@@ -111,20 +111,23 @@ impl Engine {
     }
 }
 
+/// The target of what is logged about jobs, so that a program can show their ends without showing all the rest.
+const LOG: &str = "backfill::job";
+
 fn log_outcome(job: &Job, outcome: &Outcome, took: Duration) {
     let (id, task, attempt) = (job.id, &job.task, job.attempts);
     match outcome {
         Outcome::Failed { error, .. } if job.attempts >= job.max_attempts => {
-            tracing::error!(job = id, task, attempt, error, "the job is dead: no attempts left");
+            tracing::error!(target: LOG, job = id, task, attempt, error, "the job is dead: no attempts left");
         }
         Outcome::Failed { error, retry, .. } => {
-            tracing::warn!(job = id, task, attempt, error, ?retry, "the job failed");
+            tracing::warn!(target: LOG, job = id, task, attempt, error, ?retry, "the job failed");
         }
         Outcome::Dead { error } => {
-            tracing::error!(job = id, task, attempt, error, "the job is dead: its task gave up");
+            tracing::error!(target: LOG, job = id, task, attempt, error, "the job is dead: its task gave up");
         }
-        Outcome::Completed => tracing::debug!(job = id, task, attempt, ?took, "the job is done"),
-        Outcome::Snoozed { until } => tracing::debug!(job = id, task, ?until, "the job is put off"),
-        Outcome::Returned => tracing::debug!(job = id, task, "the job is given back"),
+        Outcome::Completed => tracing::debug!(target: LOG, job = id, task, attempt, ?took, "the job is done"),
+        Outcome::Snoozed { until } => tracing::debug!(target: LOG, job = id, task, ?until, "the job is put off"),
+        Outcome::Returned => tracing::debug!(target: LOG, job = id, task, "the job is given back"),
     }
 }

@@ -1,0 +1,403 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backfill::JobKeyMode;
+use chrono::{DateTime, Utc};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::value::{self, ForTask, Retry};
+
+const AFTER_HELP: &str = "\
+The database is --database-url, or DATABASE_URL, or what PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE and the other variables \
+of PostgreSQL say. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
+
+Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.
+
+First steps:
+  mkdir tasks && printf '#!/bin/sh\\ncat\\n' > tasks/hello && chmod +x tasks/hello
+  backfill add hello '{\"name\": \"Ada\"}'
+  backfill worker --once";
+
+/// A job queue on PostgreSQL that shares its schema with Node's graphile-worker.
+#[derive(Parser, Debug)]
+#[command(name = "backfill", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The database, as postgres://user:password@host:port/database
+    ///
+    /// If it holds a password, the program starts itself again without it on the command line, where every user of the
+    /// machine could read it.
+    #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// The schema of the queue [default: graphile_worker]
+    #[arg(short = 's', long, global = true, value_name = "NAME")]
+    pub schema: Option<String>,
+    /// Print JSON, for machines
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more; repeat for still more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Do not log jobs that are done (as NO_LOG_SUCCESS does)
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// How the log looks, which goes to standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+    /// Do not prepare statements by name: for poolers in transaction mode
+    #[arg(long, global = true)]
+    pub no_prepared_statements: bool,
+}
+
+/// How the log looks.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON document a line
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Create the schema, or bring it up to date
+    Migrate,
+    /// Run jobs
+    Worker(Box<WorkerArgs>),
+    /// Add a job, or many from a file
+    Add(AddArgs),
+    /// List jobs
+    Jobs(JobsArgs),
+    /// Show everything about one job
+    Job(JobArgs),
+    /// Delete jobs as if they were done
+    Complete(IdsArgs),
+    /// Make jobs dead: they stay, and do not run again
+    Fail(FailArgs),
+    /// Change time, priority or attempts of jobs
+    Reschedule(RescheduleArgs),
+    /// Let jobs run as soon as a worker is free, dead ones too
+    RunNow(IdsArgs),
+    /// Remove the job that has this key
+    Remove(RemoveArgs),
+    /// Release what dead worker pools hold
+    Unlock(UnlockArgs),
+    /// List serial queues
+    Queues,
+    /// List task names
+    Tasks,
+    /// List worker pools
+    Workers,
+    /// List the crontab entries that workers have run
+    Crontabs,
+    /// Count jobs by state and task
+    Stats(StatsArgs),
+    /// Delete what is no longer needed
+    Cleanup(CleanupArgs),
+    /// Look at crontab files
+    Crontab(CrontabArgs),
+    /// Look for what is wrong with the schema, its server and the way to it
+    Doctor,
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Tasks are programs in a directory, in any language: the file tasks/mail/send.sh runs the jobs of the task mail/send. A program \
+gets {\"payload\": …} on its standard input, and GRAPHILE_WORKER_JOB_ID, _JOB_KEY, _JOB_ATTEMPTS, _JOB_MAX_ATTEMPTS, _JOB_PRIORITY, \
+_JOB_RUN_AT, _TASK_IDENTIFIER and _PAYLOAD_FORMAT in its environment. Exit status 0 means done; anything else fails the attempt, and \
+the last lines of its standard error become last_error. What it prints goes to the log.
+
+The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one hurries.")]
+pub struct WorkerArgs {
+    /// The directory of the tasks [default: tasks]
+    #[arg(long, value_name = "DIR")]
+    pub tasks: Option<PathBuf>,
+    /// A crontab to run [default: crontab, if that is there]
+    #[arg(long, value_name = "FILE")]
+    pub crontab: Option<PathBuf>,
+    /// How many jobs run at the same time
+    #[arg(short = 'j', long, visible_alias = "jobs", value_name = "N", default_value_t = 10)]
+    pub concurrency: usize,
+    /// Run what is ready, then end; the crontab is not run
+    #[arg(long)]
+    pub once: bool,
+    /// How often to look for jobs without being told
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "2s")]
+    pub poll_interval: Duration,
+    /// Do not listen for notifications, only poll: for poolers in transaction mode
+    #[arg(long)]
+    pub no_listen: bool,
+    /// Hold up to this many jobs ready beyond those that run
+    #[arg(long, value_name = "N")]
+    pub prefetch: Option<usize>,
+    /// How long a prefetched job may wait before it is given back
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5m", requires = "prefetch")]
+    pub prefetch_ttl: Duration,
+    /// After a prefetch that found little, wait about this long before the next
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, requires = "prefetch")]
+    pub refetch_delay: Option<Duration>,
+    /// What "little" means
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "refetch_delay")]
+    pub refetch_threshold: usize,
+    /// Leave jobs alone that have any of these flags
+    #[arg(long, value_name = "FLAG,…", value_delimiter = ',')]
+    pub forbidden_flags: Vec<String>,
+    /// How many jobs of one task run at the same time
+    #[arg(long, value_name = "TASK=N", value_parser = value::task_count)]
+    pub task_concurrency: Vec<ForTask<usize>>,
+    /// How long a job may run, of all tasks or of one [default: 4h]
+    #[arg(long, value_name = "[TASK=]DURATION", value_parser = value::task_duration)]
+    pub timeout: Vec<ForTask<Duration>>,
+    /// When failed jobs are tried again: graphile, fixed:10s, linear:10s:1h, exponential:1s:2:1h [default: graphile]
+    #[arg(long, value_name = "[TASK=]POLICY", value_parser = value::task_retry)]
+    pub retry: Vec<ForTask<Retry>>,
+    /// Go by this machine's clock, not the database's
+    #[arg(long, visible_alias = "use-node-time")]
+    pub client_time: bool,
+    /// On shutdown, how long until running programs get SIGTERM
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
+    pub cancel_after: Duration,
+    /// On shutdown, how long until running programs are killed; their attempts have failed
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "25s")]
+    pub grace: Duration,
+    /// How often locks older than four hours are looked for, at least
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "8m")]
+    pub min_reset_locked_interval: Duration,
+    /// The same, at most
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "10m")]
+    pub max_reset_locked_interval: Duration,
+    /// Do not create or upgrade the schema
+    #[arg(long)]
+    pub no_migrate: bool,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).args(["task", "from"]), after_help = "\
+A file has one job a line, as JSON:
+  {\"task\": \"mail\", \"payload\": {\"to\": \"ada@example.com\"}, \"queue\": \"mail\", \"run_at\": \"2026-11-21T10:00:00Z\", \
+\"max_attempts\": 3, \"key\": \"mail 7\", \"key_mode\": \"replace\", \"priority\": -5, \"flags\": [\"bulk\"]}
+Only the task is needed. The names of Node's addJob (identifier, queueName, runAt, …) are understood too.")]
+pub struct AddArgs {
+    /// The task
+    pub task: Option<String>,
+    /// The payload, as JSON [default: {}]
+    pub payload: Option<String>,
+    /// Read jobs from this file, or from standard input if it is -
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "payload", "spec"])]
+    pub from: Option<PathBuf>,
+    #[command(flatten)]
+    pub spec: SpecArgs,
+    /// Do not create the schema if it is missing
+    #[arg(long)]
+    pub no_migrate: bool,
+}
+
+/// What can be said about a job.
+#[derive(clap::Args, Debug)]
+#[group(id = "spec", multiple = true)]
+pub struct SpecArgs {
+    /// The serial queue: one of its jobs runs at a time
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// Not before this time (RFC 3339; UTC if it has no zone)
+    #[arg(long, value_name = "TIME", value_parser = value::time, conflicts_with = "delay")]
+    pub run_at: Option<DateTime<Utc>>,
+    /// Not before this much time has passed
+    #[arg(long = "in", id = "delay", value_name = "DURATION", value_parser = value::duration)]
+    pub delay: Option<Duration>,
+    /// How often it may be started [default: 25]
+    #[arg(long, value_name = "N")]
+    pub max_attempts: Option<u32>,
+    /// A key: at most one waiting job has it
+    #[arg(long, visible_alias = "job-key", value_name = "KEY")]
+    pub key: Option<String>,
+    /// What to do if the key is taken: replace, preserve_run_at or unsafe_dedupe [default: replace]
+    #[arg(long, visible_alias = "job-key-mode", value_name = "MODE", value_parser = key_mode, requires = "key")]
+    pub key_mode: Option<JobKeyMode>,
+    /// Smaller runs sooner [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i16>,
+    /// A flag; may be repeated
+    #[arg(long = "flag", value_name = "FLAG")]
+    pub flags: Vec<String>,
+}
+
+fn key_mode(text: &str) -> Result<JobKeyMode, String> {
+    text.parse().map_err(|_| {
+        let known = ["replace", "preserve_run_at", "unsafe_dedupe"];
+        crate::nearest::unknown("key mode", text, known) + "; there are " + &known.join(", ")
+    })
+}
+
+/// What a job is doing.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waits for a free worker
+    Ready,
+    /// Its time has not come
+    Scheduled,
+    /// A worker pool holds it
+    Running,
+    /// An attempt failed, and another follows
+    Failed,
+    /// No attempts are left
+    Dead,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct JobsArgs {
+    /// Only jobs in this state
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Only jobs of this task
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Only jobs of this serial queue
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// Only the job with this key
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Only jobs with a greater id: the last one of the page before
+    #[arg(long, value_name = "ID")]
+    pub after: Option<i64>,
+    /// How many, at the most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u32,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct JobArgs {
+    /// The job's id
+    pub id: i64,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct IdsArgs {
+    /// The jobs' ids
+    #[arg(required = true)]
+    pub ids: Vec<i64>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct FailArgs {
+    #[command(flatten)]
+    pub ids: IdsArgs,
+    /// What becomes last_error
+    #[arg(long, default_value = "Manually marked as failed")]
+    pub reason: String,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
+pub struct RescheduleArgs {
+    #[command(flatten)]
+    pub ids: IdsArgs,
+    /// A new time (RFC 3339; UTC if it has no zone)
+    #[arg(long, value_name = "TIME", value_parser = value::time, group = "change", conflicts_with = "delay")]
+    pub run_at: Option<DateTime<Utc>>,
+    /// A new time: this much from now
+    #[arg(long = "in", id = "delay", value_name = "DURATION", value_parser = value::duration, group = "change")]
+    pub delay: Option<Duration>,
+    /// A new priority
+    #[arg(long, value_name = "N", allow_negative_numbers = true, group = "change")]
+    pub priority: Option<i16>,
+    /// A new count of attempts; 0 revives a dead job
+    #[arg(long, value_name = "N", group = "change")]
+    pub attempts: Option<i16>,
+    /// A new maximum of attempts
+    #[arg(long, value_name = "N", group = "change")]
+    pub max_attempts: Option<i16>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct RemoveArgs {
+    /// The key
+    pub key: String,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Only for pools that are known to be dead: a live one finds its claims gone and its jobs started by others. \
+`backfill workers` lists pools."
+)]
+pub struct UnlockArgs {
+    /// The pools' ids (of Node up to 0.16: the workers' ids)
+    #[arg(required = true, value_name = "POOL")]
+    pub pools: Vec<String>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct StatsArgs {
+    /// Print again and again, every so often [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, num_args = 0..=1, default_missing_value = "2s")]
+    pub watch: Option<Duration>,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true))]
+pub struct CleanupArgs {
+    /// Delete dead jobs
+    #[arg(long, group = "what")]
+    pub dead: bool,
+    /// Forget task names that no job has. A running Node worker does not see new jobs of a forgotten name until it restarts:
+    /// name those to keep
+    #[arg(long, group = "what")]
+    pub tasks: bool,
+    /// Forget serial queues that no job is in
+    #[arg(long, group = "what")]
+    pub queues: bool,
+    /// A task name to keep although no job has it; may be repeated
+    #[arg(long, value_name = "NAME", requires = "tasks")]
+    pub keep_task: Vec<String>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct CrontabArgs {
+    #[command(subcommand)]
+    pub command: CrontabCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CrontabCommand {
+    /// Tell every problem of a crontab, or when its entries are due. Needs no database
+    Check {
+        /// The file, or - for standard input
+        file: PathBuf,
+        /// How many due times to tell of each entry
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        next: usize,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

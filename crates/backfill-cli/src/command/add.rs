@@ -1,0 +1,234 @@
+//! `backfill add`.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use backfill::storage::Storage;
+use backfill::{BackfillClient, Error, JobSpec, Payload};
+use chrono::Utc;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::spec;
+use crate::args::{AddArgs, Global, SpecArgs};
+use crate::database;
+use crate::failure::{Failure, failed};
+use crate::nearest::nearest;
+use crate::output::{JobJson, Output};
+
+/// Jobs in one statement.
+const BATCH: usize = 1_000;
+/// The most bytes of lines in one batch, so that memory stays bounded whatever the payloads.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// A line longer than this is no job: the largest payload, and room for the rest.
+const MAX_LINE: u64 = 300 * 1024 * 1024;
+
+pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), Failure> {
+    match (args.task, args.from) {
+        (Some(task), _) => {
+            let spec = spec_of(&task, args.payload.as_deref(), args.spec)?;
+            let client = open(global, !args.no_migrate).await?;
+            one(&client, output, &task, spec).await
+        }
+        (None, Some(file)) => many(global, output, &file, !args.no_migrate).await,
+        (None, None) => Err(Failure::Usage("name a task, or a file with --from".to_owned())),
+    }
+}
+
+/// A client whose schema is there. A missing one is created; an old one is left alone, since an upgrade stops Node workers of
+/// older versions.
+async fn open(global: &Global, create: bool) -> Result<BackfillClient, Failure> {
+    let storage = database::storage(global)?;
+    match storage.check().await {
+        Err(Error::SchemaMissing { .. }) if create => {
+            storage.migrate().await?;
+        }
+        checked => checked?,
+    }
+    Ok(BackfillClient::with_storage(Arc::new(storage)))
+}
+
+fn spec_of(task: &str, payload: Option<&str>, args: SpecArgs) -> Result<JobSpec, Failure> {
+    let payload = match payload {
+        None => Payload::empty(),
+        Some(text) => Payload::from_json(text).map_err(|error| {
+            Failure::Usage(format!(
+                "the payload is no JSON: {error}; strings need double quotes, such as '{{\"name\": \"Ada\"}}'"
+            ))
+        })?,
+    };
+    let mut spec = JobSpec::with_payload(task, payload);
+    if let Some(queue) = args.queue {
+        spec = spec.serial_queue(queue);
+    }
+    if let Some(time) = args.run_at {
+        spec = spec.run_at(time);
+    }
+    if let Some(delay) = args.delay {
+        spec = spec.run_in(delay);
+    }
+    if let Some(attempts) = args.max_attempts {
+        spec = spec.max_attempts(attempts);
+    }
+    if let Some(key) = args.key {
+        spec = spec.key(key);
+    }
+    if let Some(mode) = args.key_mode {
+        spec = spec.key_mode(mode);
+    }
+    if let Some(priority) = args.priority {
+        spec = spec.priority(priority);
+    }
+    for flag in args.flags {
+        spec = spec.flag(flag);
+    }
+    Ok(spec)
+}
+
+async fn one(client: &BackfillClient, output: &Output, task: &str, spec: JobSpec) -> Result<(), Failure> {
+    let known = client.tasks().await?;
+    let job = client.add(spec).await?;
+    if !known.iter().any(|known| known.name == task)
+        && let Some(other) = nearest(task, known.iter().map(|known| known.name.as_str()))
+    {
+        let _ = writeln!(io::stderr(), "note: the task {task:?} is new; did you mean {other:?}?");
+    }
+    let what = if job.revision > 0 { "updated" } else { "added" };
+    output.either(&JobJson::new(&job, Utc::now()), format!("{what} job {}", job.id))
+}
+
+/// A line of the input, with its number.
+struct Numbered {
+    number: u64,
+    parsed: spec::Parsed,
+    bytes: usize,
+}
+
+/// Reads jobs a line at a time.
+struct Lines<R> {
+    input: BufReader<R>,
+    number: u64,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Lines<R> {
+    fn new(input: R) -> Self {
+        Self { input: BufReader::with_capacity(1024 * 1024, input), number: 0, buffer: Vec::new() }
+    }
+
+    /// The next job, empty lines left out.
+    fn next(&mut self) -> Result<Option<Numbered>, Failure> {
+        loop {
+            self.buffer.clear();
+            let bytes = (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.buffer)?;
+            if bytes == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            let number = self.number;
+            let wrong = |problem: String| failed(format!("line {number} {problem}"));
+            if bytes as u64 == MAX_LINE {
+                return Err(wrong(format!("is longer than {MAX_LINE} bytes")));
+            }
+            let text = std::str::from_utf8(&self.buffer).map_err(|error| wrong(format!("is no UTF-8: {error}")))?;
+            if text.trim().is_empty() {
+                continue;
+            }
+            let parsed = spec::parse(text).map_err(wrong)?;
+            return Ok(Some(Numbered { number, parsed, bytes }));
+        }
+    }
+}
+
+async fn many(global: &Global, output: &Output, file: &Path, create: bool) -> Result<(), Failure> {
+    let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    if file.as_os_str() == "-" {
+        let progress = ProgressBar::new_spinner();
+        progress.set_style(style("{spinner} {elapsed} {msg}"));
+        return feed(global, output, io::stdin().lock(), create, progress).await;
+    }
+    let open_file = || File::open(file).map_err(|error| failed(format!("could not read {}: {error}", file.display())));
+    let opened = open_file()?;
+    let length = opened.metadata().ok().filter(std::fs::Metadata::is_file).map(|data| data.len());
+    let Some(length) = length else {
+        let progress = ProgressBar::new_spinner();
+        return feed(global, output, opened, create, progress).await;
+    };
+    // A file can be read twice: everything in it is looked at before anything is written.
+    let progress = ProgressBar::new(length);
+    progress.set_style(style("checking {bar:30} {percent}% of {binary_total_bytes}"));
+    let mut lines = Lines::new(progress.wrap_read(opened));
+    while let Some(line) = lines.next()? {
+        BackfillClient::in_memory()
+            .check(line.parsed.spec)
+            .map_err(|error| failed(format!("line {}: {error}", line.number)))?;
+    }
+    progress.finish_and_clear();
+    let progress = ProgressBar::new(length);
+    progress.set_style(style("{bar:30} {percent}% of {binary_total_bytes}, {msg}, {eta} left"));
+    let input = progress.wrap_read(open_file()?);
+    feed(global, output, input, create, progress).await
+}
+
+/// Adds the jobs of an input in batches, in constant memory.
+async fn feed(
+    global: &Global,
+    output: &Output,
+    input: impl Read,
+    create: bool,
+    progress: ProgressBar,
+) -> Result<(), Failure> {
+    let client = open(global, create).await?;
+    let mut lines = Lines::new(input);
+    let mut added = 0_u64;
+    let mut last_line = 0;
+    let mut next = None;
+    loop {
+        let mut batch = Vec::new();
+        let (mut bytes, mut keys) = (0, HashSet::new());
+        let mut problem = None;
+        while batch.len() < BATCH && bytes < BATCH_BYTES {
+            let line = match next.take().map_or_else(|| lines.next(), |line| Ok(Some(line))) {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    problem = Some(error);
+                    break;
+                }
+            };
+            // A key that comes again is for the next batch: the second job is to find the first one there.
+            if line.parsed.key.as_ref().is_some_and(|key| !keys.insert(key.clone())) {
+                next = Some(line);
+                break;
+            }
+            bytes += line.bytes;
+            last_line = line.number;
+            batch.push(line.parsed.spec);
+        }
+        let ended = batch.is_empty();
+        let count = batch.len() as u64;
+        let stored = if ended { Ok(Vec::new()) } else { client.add_many(batch).await };
+        if let Err(error) = stored {
+            progress.finish_and_clear();
+            return Err(failed(format!(
+                "{error}\n{added} jobs were added; none of the lines {} to {last_line} was",
+                last_line + 1 - count.min(last_line)
+            )));
+        }
+        added += count;
+        progress.set_message(format!("{added} jobs"));
+        if let Some(error) = problem {
+            progress.finish_and_clear();
+            let Failure::Failed(message) = error else { return Err(error) };
+            return Err(failed(format!("{message}\n{added} jobs were added, those up to line {last_line}")));
+        }
+        if ended {
+            break;
+        }
+    }
+    progress.finish_and_clear();
+    output.either(&json!({ "added": added }), format!("added {added} jobs"))
+}

@@ -1,0 +1,83 @@
+//! `backfill crontab check`.
+
+use std::io::Read;
+use std::path::Path;
+
+use backfill::cron::CronEntry;
+use backfill::{Crontab, Error};
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use crate::args::CrontabCommand;
+use crate::failure::{Failure, failed};
+use crate::output::{Output, rfc3339, short, table, text};
+
+pub fn run(output: &Output, command: &CrontabCommand) -> Result<(), Failure> {
+    let CrontabCommand::Check { file, next } = command;
+    match read(file)?.parse::<Crontab>() {
+        Ok(crontab) => due(output, &crontab, *next),
+        Err(Error::InvalidCrontab(problems)) => {
+            if output.is_json() {
+                let told: Vec<Value> = problems
+                    .iter()
+                    .map(|problem| {
+                        json!({
+                            "line": problem.line,
+                            "column": problem.column,
+                            "text": problem.text,
+                            "problem": problem.problem,
+                        })
+                    })
+                    .collect();
+                output.json(&json!({ "problems": told }))?;
+            } else {
+                for problem in &problems {
+                    output.line(format!("{}: {problem}", file.display()))?;
+                }
+            }
+            Err(Failure::Told)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().lock().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).map_err(|error| failed(format!("could not read {}: {error}", file.display())))
+}
+
+fn due(output: &Output, crontab: &Crontab, next: usize) -> Result<(), Failure> {
+    let now = Utc::now();
+    let times = |entry: &CronEntry| -> Vec<DateTime<Utc>> {
+        std::iter::successors(entry.schedule.next_after(now), |last| entry.schedule.next_after(*last))
+            .take(next)
+            .collect()
+    };
+    if output.is_json() {
+        let told = crontab.entries().iter().map(|entry| {
+            json!({
+                "identifier": entry.identifier,
+                "task": entry.task,
+                "schedule": entry.schedule.to_string(),
+                "fill_seconds": entry.backfill.as_secs(),
+                "next": times(entry).into_iter().map(rfc3339).collect::<Vec<_>>(),
+            })
+        });
+        return output.json(&json!({ "entries": told.collect::<Vec<_>>() }));
+    }
+    if crontab.entries().is_empty() {
+        return output.line("no entries");
+    }
+    let mut table = table(&["IDENTIFIER", "TASK", "SCHEDULE", "NEXT (UTC)"], &[]);
+    for entry in crontab.entries() {
+        let times: Vec<String> =
+            times(entry).into_iter().map(|time| time.format("%a %Y-%m-%d %H:%M:%S").to_string()).collect();
+        let times = if times.is_empty() && next > 0 { "never".to_owned() } else { times.join(", ") };
+        table.add_row([entry.identifier.clone(), entry.task.clone(), short(&entry.schedule.to_string(), 60), times]);
+    }
+    output.line(text(&table))
+}

@@ -1,0 +1,152 @@
+//! `backfill queues`, `tasks`, `workers` and `crontabs`.
+
+use backfill::Counts;
+use chrono::Utc;
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::database;
+use crate::failure::Failure;
+use crate::output::{Output, rfc3339, seconds, short, table, text, visible};
+use crate::value::{length, relative};
+
+/// Counts for machines.
+pub fn counts_json(counts: &Counts) -> Value {
+    json!({
+        "ready": counts.ready,
+        "scheduled": counts.scheduled,
+        "running": counts.running,
+        "failed": counts.failed,
+        "dead": counts.dead,
+    })
+}
+
+pub fn counts_row(counts: &Counts) -> [String; 5] {
+    [counts.ready, counts.scheduled, counts.running, counts.failed, counts.dead].map(|count| count.to_string())
+}
+
+pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
+    let queues = database::client(global)?.queues().await?;
+    if output.is_json() {
+        let told = queues.iter().map(|queue| {
+            json!({
+                "name": queue.name,
+                "locked_at": queue.locked_at.map(rfc3339),
+                "locked_by": queue.locked_by,
+                "jobs": counts_json(&queue.jobs),
+            })
+        });
+        return output.json(&told.collect::<Vec<_>>());
+    }
+    if queues.is_empty() {
+        return output.line("no queues");
+    }
+    let now = Utc::now();
+    let mut table =
+        table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
+    for queue in queues {
+        let mut row = vec![short(&queue.name, 60)];
+        row.extend(counts_row(&queue.jobs));
+        row.push(queue.locked_at.map(|time| relative(time, now)).unwrap_or_default());
+        row.push(visible(&queue.locked_by.unwrap_or_default()));
+        table.add_row(row);
+    }
+    output.line(text(&table))
+}
+
+pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
+    let tasks = database::client(global)?.tasks().await?;
+    if output.is_json() {
+        let told = tasks.iter().map(|task| {
+            json!({
+                "name": task.name,
+                "oldest_ready": task.oldest_ready.map(rfc3339),
+                "jobs": counts_json(&task.jobs),
+            })
+        });
+        return output.json(&told.collect::<Vec<_>>());
+    }
+    if tasks.is_empty() {
+        return output.line("no tasks");
+    }
+    output.line(tasks_table(&tasks))
+}
+
+pub fn tasks_table(tasks: &[backfill::TaskInfo]) -> String {
+    let now = Utc::now();
+    let mut table =
+        table(&["TASK", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "OLDEST READY"], &[1, 2, 3, 4, 5]);
+    for task in tasks {
+        let mut row = vec![short(&task.name, 60)];
+        row.extend(counts_row(&task.jobs));
+        row.push(task.oldest_ready.map(|time| relative(time, now)).unwrap_or_default());
+        table.add_row(row);
+    }
+    text(&table)
+}
+
+pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
+    let pools = database::client(global)?.pools().await?;
+    if output.is_json() {
+        let told = pools.iter().map(|pool| {
+            json!({
+                "id": pool.id,
+                "started_at": pool.started_at.map(rfc3339),
+                "seen_at": pool.seen_at.map(rfc3339),
+                "silent_seconds": pool.silence.map(|silence| silence.as_secs_f64()),
+                "jobs": pool.jobs,
+                "queues": pool.queues,
+                "oldest_lock": pool.oldest_lock.map(rfc3339),
+            })
+        });
+        return output.json(&told.collect::<Vec<_>>());
+    }
+    if pools.is_empty() {
+        return output.line("no workers");
+    }
+    let now = Utc::now();
+    let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK"], &[3, 4]);
+    for pool in pools {
+        let seen = match pool.silence {
+            Some(silence) => format!("{} ago", length(std::time::Duration::from_secs(silence.as_secs()))),
+            None => "shows no signs of life (Node)".to_owned(),
+        };
+        table.add_row([
+            visible(&pool.id),
+            pool.started_at.map(|time| relative(time, now)).unwrap_or_default(),
+            seen,
+            pool.jobs.to_string(),
+            pool.queues.to_string(),
+            pool.oldest_lock.map(|time| relative(time, now)).unwrap_or_default(),
+        ]);
+    }
+    output.line(text(&table))
+}
+
+pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
+    let known = database::client(global)?.crontabs().await?;
+    if output.is_json() {
+        let told = known.iter().map(|known| {
+            json!({
+                "identifier": known.identifier,
+                "known_since": rfc3339(known.known_since),
+                "last_execution": known.last_execution.map(rfc3339),
+            })
+        });
+        return output.json(&told.collect::<Vec<_>>());
+    }
+    if known.is_empty() {
+        return output.line("no crontab entries");
+    }
+    let now = Utc::now();
+    let mut table = table(&["IDENTIFIER", "KNOWN SINCE", "LAST EXECUTION"], &[]);
+    for known in known {
+        let last = known.last_execution.map(|time| format!("{} ({})", seconds(time), relative(time, now)));
+        table.add_row([
+            short(&known.identifier, 60),
+            seconds(known.known_since),
+            last.unwrap_or_else(|| "never".to_owned()),
+        ]);
+    }
+    output.line(text(&table))
+}

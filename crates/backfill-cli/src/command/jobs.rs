@@ -1,0 +1,191 @@
+//! `backfill jobs` and `backfill job`.
+
+use std::io::{self, Write};
+
+use backfill::{BackfillClient, Job, JobFilter, JobState};
+use chrono::{DateTime, Utc};
+
+use crate::args::{Global, JobArgs, JobsArgs, State};
+use crate::database;
+use crate::failure::{Failure, failed};
+use crate::nearest::unknown;
+use crate::output::{JobJson, Output, seconds, short, table, text, visible};
+use crate::value::relative;
+
+pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    check_names(&client, &args).await?;
+    // One more than asked for tells whether there are more.
+    let mut filter = JobFilter::new().limit(args.limit.saturating_add(1));
+    filter.state = args.state.map(|state| match state {
+        State::Ready => JobState::Ready,
+        State::Scheduled => JobState::Scheduled,
+        State::Running => JobState::Running,
+        State::Failed => JobState::Failed,
+        State::Dead => JobState::Dead,
+    });
+    filter.task = args.task;
+    filter.queue = args.queue;
+    filter.key = args.key;
+    filter.after = args.after;
+    let mut jobs = client.jobs(&filter).await?;
+    let more = jobs.len() > args.limit as usize;
+    jobs.truncate(args.limit as usize);
+    let now = Utc::now();
+    if output.is_json() {
+        return output.json(&jobs.iter().map(|job| JobJson::new(job, now)).collect::<Vec<_>>());
+    }
+    if jobs.is_empty() {
+        return output.line("no jobs");
+    }
+    output.line(jobs_table(&jobs, now))?;
+    if let Some(last) = jobs.last().filter(|_| more) {
+        let _ = writeln!(io::stderr(), "there are more; go on with --after {}", last.id);
+    }
+    Ok(())
+}
+
+/// Nobody has to wonder whether a name was mistyped or has no jobs.
+async fn check_names(client: &BackfillClient, args: &JobsArgs) -> Result<(), Failure> {
+    if let Some(task) = &args.task {
+        let known = client.tasks().await?;
+        if !known.iter().any(|known| known.name == *task) {
+            return Err(failed(unknown("task", task, known.iter().map(|known| known.name.as_str()))));
+        }
+    }
+    if let Some(queue) = &args.queue {
+        let known = client.queues().await?;
+        if !known.iter().any(|known| known.name == *queue) {
+            return Err(failed(unknown("queue", queue, known.iter().map(|known| known.name.as_str()))));
+        }
+    }
+    Ok(())
+}
+
+fn jobs_table(jobs: &[Job], now: DateTime<Utc>) -> String {
+    let mut table =
+        table(&["ID", "TASK", "STATE", "QUEUE", "KEY", "PRIORITY", "ATTEMPTS", "RUN AT", "LAST ERROR"], &[0, 5, 6]);
+    for job in jobs {
+        table.add_row([
+            job.id.to_string(),
+            short(&job.task, 40),
+            job.state(now).to_string(),
+            short(job.queue.as_deref().unwrap_or_default(), 30),
+            short(job.key.as_deref().unwrap_or_default(), 30),
+            job.priority.0.to_string(),
+            format!("{}/{}", job.attempts, job.max_attempts),
+            relative(job.run_at, now),
+            short(job.last_error.as_deref().unwrap_or_default(), 60),
+        ]);
+    }
+    text(&table)
+}
+
+pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let job = client.job(args.id).await?;
+    let Some(job) = job else {
+        return Err(failed(format!("there is no job {}; done jobs are deleted", args.id)));
+    };
+    let now = Utc::now();
+    if output.is_json() { output.json(&JobJson::new(&job, now)) } else { output.line(describe(&job, now)) }
+}
+
+fn describe(job: &Job, now: DateTime<Utc>) -> String {
+    let time = |time| format!("{} UTC ({})", seconds(time), relative(time, now));
+    let none = || "-".to_owned();
+    let mut lines = vec![
+        ("id", job.id.to_string()),
+        ("task", visible(&job.task)),
+        ("state", job.state(now).to_string()),
+        ("queue", job.queue.as_deref().map_or_else(none, visible)),
+        ("key", job.key.as_deref().map_or_else(none, visible)),
+        ("priority", job.priority.0.to_string()),
+        ("flags", if job.flags.is_empty() { none() } else { visible(&job.flags.join(", ")) }),
+        ("attempts", format!("{} of {}", job.attempts, job.max_attempts)),
+        ("run_at", time(job.run_at)),
+        ("created_at", time(job.created_at)),
+        ("updated_at", time(job.updated_at)),
+        ("revision", job.revision.to_string()),
+    ];
+    if let (Some(at), Some(by)) = (job.locked_at, &job.locked_by) {
+        lines.push(("locked_at", time(at)));
+        lines.push(("locked_by", visible(by)));
+    }
+    let mut told: Vec<String> = lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect();
+    if let Some(error) = &job.last_error {
+        told.push(format!("last_error\n{}", indented(&visible(error))));
+    }
+    // Numbers keep their digits, and keys their order: the text is only laid out, never read into values.
+    told.push(format!("payload\n{}", indented(&visible(&laid_out(job.payload.as_str())))));
+    told.join("\n")
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON text with line breaks and indentation, everything else as it is.
+fn laid_out(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() * 2);
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut chars = json.chars().peekable();
+    let new_line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth.min(100)));
+    };
+    while let Some(char) = chars.next() {
+        if in_string {
+            out.push(char);
+            match char {
+                '\\' => out.extend(chars.next()),
+                '"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match char {
+            '"' => {
+                in_string = true;
+                out.push(char);
+            }
+            '{' | '[' => {
+                out.push(char);
+                while chars.next_if(|next| next.is_whitespace()).is_some() {}
+                if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    new_line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut out, depth);
+                out.push(char);
+            }
+            ',' => {
+                out.push(char);
+                new_line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            char if char.is_whitespace() => {}
+            char => out.push(char),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_laid_out_without_changing_a_value() {
+        let json = r#"{"b":[1.0,12345678901234567890],"a":"x{,}\"y","e":{},"f":[ ]}"#;
+        let expected = "{\n  \"b\": [\n    1.0,\n    12345678901234567890\n  ],\n  \"a\": \"x{,}\\\"y\",\n  \"e\": {},\n  \"f\": []\n}";
+        assert_eq!(laid_out(json), expected);
+        assert_eq!(laid_out("3"), "3");
+    }
+}

@@ -1,0 +1,119 @@
+//! The commands that change jobs.
+
+use backfill::{BackfillClient, Job, JobId, Reschedule};
+use chrono::Utc;
+use serde_json::json;
+
+use crate::args::{FailArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockArgs};
+use crate::database;
+use crate::failure::{Failure, failed};
+use crate::nearest::unknown;
+use crate::output::{JobJson, Output};
+
+pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let changed = client.complete(&args.ids).await?;
+    tell(&client, output, "completed", &args.ids, &changed).await
+}
+
+pub async fn fail(global: &Global, output: &Output, args: &FailArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let changed = client.fail(&args.ids.ids, &args.reason).await?;
+    tell(&client, output, "failed", &args.ids.ids, &changed).await
+}
+
+pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let mut change = Reschedule::new();
+    if let Some(time) = args.run_at {
+        change = change.run_at(time);
+    }
+    if let Some(delay) = args.delay {
+        let time = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| Utc::now().checked_add_signed(delay));
+        change = change.run_at(time.ok_or_else(|| Failure::Usage("that is too far in the future".to_owned()))?);
+    }
+    if let Some(priority) = args.priority {
+        change = change.priority(priority);
+    }
+    if let Some(attempts) = args.attempts {
+        change = change.attempts(attempts);
+    }
+    if let Some(attempts) = args.max_attempts {
+        change = change.max_attempts(attempts);
+    }
+    let changed = client.reschedule(&args.ids.ids, &change).await?;
+    tell(&client, output, "rescheduled", &args.ids.ids, &changed).await
+}
+
+pub async fn run_now(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let now = Utc::now();
+    let mut dead = Vec::new();
+    for id in &args.ids {
+        // Attempts are given anew only to jobs that have none left.
+        dead.extend(client.job(*id).await?.filter(|job| job.attempts >= job.max_attempts).map(|job| job.id));
+    }
+    let alive: Vec<JobId> = args.ids.iter().copied().filter(|id| !dead.contains(id)).collect();
+    let mut changed = client.reschedule(&alive, &Reschedule::new().run_at(now)).await?;
+    changed.extend(client.reschedule(&dead, &Reschedule::new().run_at(now).attempts(0)).await?);
+    tell(&client, output, "rescheduled", &args.ids, &changed).await
+}
+
+/// Says what was changed, and of what was not, why.
+async fn tell(
+    client: &BackfillClient,
+    output: &Output,
+    done: &str,
+    asked: &[JobId],
+    changed: &[Job],
+) -> Result<(), Failure> {
+    let mut left = Vec::new();
+    for id in asked.iter().filter(|id| !changed.iter().any(|job| job.id == **id)) {
+        let why = match client.job(*id).await? {
+            None => "there is no such job",
+            Some(job) if job.locked_at.is_some() => "a worker holds it",
+            Some(_) => "it changed meanwhile",
+        };
+        left.push((*id, why));
+    }
+    let now = Utc::now();
+    if output.is_json() {
+        let jobs: Vec<JobJson> = changed.iter().map(|job| JobJson::new(job, now)).collect();
+        let left: Vec<_> = left.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect();
+        output.json(&json!({ "changed": jobs, "unchanged": left }))?;
+    } else {
+        if !changed.is_empty() {
+            let ids: Vec<String> = changed.iter().map(|job| job.id.to_string()).collect();
+            output.line(format!("{done} {}", ids.join(", ")))?;
+        }
+        for (id, why) in &left {
+            output.line(format!("left {id} alone: {why}"))?;
+        }
+    }
+    if left.is_empty() { Ok(()) } else { Err(Failure::Told) }
+}
+
+pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let Some(job) = client.remove(&args.key).await? else {
+        return Err(failed(format!("no job has the key {:?}", args.key)));
+    };
+    let text = if job.locked_at.is_some() {
+        format!("job {} is running; it keeps running, without its key and without further attempts", job.id)
+    } else {
+        format!("removed job {}", job.id)
+    };
+    output.either(&JobJson::new(&job, Utc::now()), text)
+}
+
+pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let known = client.pools().await?;
+    for pool in &args.pools {
+        if !known.iter().any(|known| known.id == *pool) {
+            return Err(failed(unknown("worker pool", pool, known.iter().map(|known| known.id.as_str()))));
+        }
+    }
+    let jobs = client.unlock(args.pools).await?;
+    output.either(&json!({ "jobs": jobs }), format!("released {jobs} jobs"))
+}

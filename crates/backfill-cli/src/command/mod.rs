@@ -1,0 +1,14 @@
+//! One file for each command.
+
+pub mod add;
+pub mod cleanup;
+pub mod completions;
+pub mod crontab;
+pub mod doctor;
+pub mod inspect;
+pub mod jobs;
+pub mod manage;
+pub mod migrate;
+pub mod spec;
+pub mod stats;
+pub mod worker;

@@ -1,0 +1,62 @@
+//! `backfill stats`.
+
+use std::time::Duration;
+
+use backfill::BackfillClient;
+use chrono::Utc;
+use serde_json::{Value, json};
+
+use super::inspect::{counts_json, counts_row, tasks_table};
+use crate::args::{Global, StatsArgs};
+use crate::database;
+use crate::failure::Failure;
+use crate::output::{Output, rfc3339, seconds, table, text};
+
+/// Moves a terminal's cursor to the top left, and clears what is below it.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+pub async fn run(global: &Global, output: &Output, args: StatsArgs) -> Result<(), Failure> {
+    let client = database::client(global)?;
+    let Some(every) = args.watch else {
+        return show(&client, output, false).await;
+    };
+    if every < Duration::from_millis(100) {
+        return Err(Failure::Usage("--watch needs at least 100ms".to_owned()));
+    }
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        show(&client, output, true).await?;
+    }
+}
+
+async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(), Failure> {
+    let tasks = client.tasks().await?;
+    let counts = client.counts().await?;
+    let workers = client.pools().await?;
+    let busy: u64 = workers.iter().map(|pool| pool.jobs).sum();
+    if output.is_json() {
+        let tasks: Vec<Value> =
+            tasks.iter().map(|task| json!({ "name": task.name, "jobs": counts_json(&task.jobs) })).collect();
+        return output.json(&json!({
+            "at": rfc3339(Utc::now()),
+            "jobs": counts_json(&counts),
+            "tasks": tasks,
+            "workers": workers.len(),
+        }));
+    }
+    let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD"], &[0, 1, 2, 3, 4]);
+    totals.add_row(counts_row(&counts));
+    let mut told = format!("{}\n\n{} workers hold {busy} jobs", text(&totals), workers.len());
+    let used: Vec<_> = tasks.into_iter().filter(|task| task.jobs.total() > 0).collect();
+    if !used.is_empty() {
+        told = format!("{told}\n\n{}", tasks_table(&used));
+    }
+    if !again {
+        output.line(told)
+    } else if output.is_terminal() {
+        output.line(format!("{CLEAR}{} UTC\n\n{told}", seconds(Utc::now())))
+    } else {
+        output.line(format!("{} UTC\n{told}\n", seconds(Utc::now())))
+    }
+}

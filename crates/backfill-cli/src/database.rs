@@ -1,0 +1,139 @@
+//! Which database is meant, and how secrets stay secret.
+
+use std::env;
+
+use backfill::BackfillClient;
+use backfill::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::args::Global;
+use crate::failure::{Failure, failed};
+
+/// Where the URL goes when it was given on the command line with a password in it.
+pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT";
+
+const UNREADABLE: &str = "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
+                          characters in the password percent-encoded";
+
+/// Starts the program again without a password on its command line, where every user of the machine could read it. The
+/// environment, where it goes, can be read by the same user and the administrator only.
+#[cfg(unix)]
+pub fn hide_password_of_arguments() -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+
+    let mut url = None;
+    let mut kept = Vec::new();
+    let mut arguments = env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        let Some(text) = argument.to_str() else {
+            kept.push(argument);
+            continue;
+        };
+        if text == "--" {
+            kept.push(argument);
+            kept.extend(arguments.by_ref());
+            break;
+        }
+        if matches!(text, "--database-url" | "--connection" | "-c") {
+            match arguments.next() {
+                Some(value) if value.to_str().is_some_and(has_password) => url = Some(value),
+                Some(value) => kept.extend([argument, value]),
+                None => kept.push(argument),
+            }
+            continue;
+        }
+        let inline = text
+            .strip_prefix("--database-url=")
+            .or_else(|| text.strip_prefix("--connection="))
+            .or_else(|| text.strip_prefix("-c").filter(|_| !text.starts_with("--")));
+        match inline.filter(|value| has_password(value)) {
+            Some(value) => url = Some(value.trim_start_matches('=').into()),
+            None => kept.push(argument),
+        }
+    }
+    let Some(url) = url else { return Ok(()) };
+    let program = env::current_exe()?;
+    let name = env::args_os().next().unwrap_or_else(|| "backfill".into());
+    // Only answers if it did not work.
+    let error = std::process::Command::new(program).arg0(name).args(kept).env(HIDDEN_URL, url).exec();
+    Err(failed(format!("could not take the password off the command line ({error}); use DATABASE_URL instead")))
+}
+
+#[cfg(not(unix))]
+pub fn hide_password_of_arguments() -> Result<(), Failure> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn has_password(url: &str) -> bool {
+    let authority = url.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+    user.is_some_and(|user| user.contains(':')) || url.contains("password=")
+}
+
+fn options(global: &Global) -> Result<PgConnectOptions, Failure> {
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let url = global.database_url.clone().or_else(|| variable(HIDDEN_URL)).or_else(|| variable("DATABASE_URL"));
+    let options: PgConnectOptions = match url {
+        // The driver's message may repeat parts of the URL.
+        Some(url) => url.parse().map_err(|_| Failure::Usage(UNREADABLE.to_owned()))?,
+        None if ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER"].into_iter().any(|name| variable(name).is_some()) => {
+            PgConnectOptions::new()
+        }
+        None => {
+            return Err(Failure::Usage(
+                "no database is named; give --database-url postgres://user@host/database, or set DATABASE_URL, or PGHOST, \
+                 PGDATABASE and the like"
+                    .to_owned(),
+            ));
+        }
+    };
+    Ok(if options.get_application_name().is_none() { options.application_name("backfill") } else { options })
+}
+
+/// The schema's name.
+pub fn schema(global: &Global) -> String {
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    global
+        .schema
+        .clone()
+        .or_else(|| variable("BACKFILL_SCHEMA"))
+        .or_else(|| variable("GRAPHILE_WORKER_SCHEMA"))
+        .unwrap_or_else(|| DEFAULT_SCHEMA.to_owned())
+}
+
+fn pool(global: &Global) -> Result<PgPool, Failure> {
+    Ok(PgPoolOptions::new()
+        .max_connections(4)
+        .acquire_timeout(std::time::Duration::from_secs(10))
+        .connect_lazy_with(options(global)?))
+}
+
+/// The storage as it is: nothing is created, upgraded or even looked at.
+pub fn storage(global: &Global) -> Result<PostgresStorage, Failure> {
+    let prepared = !global.no_prepared_statements;
+    Ok(PostgresStorage::with_prepared_statements(pool(global)?, &schema(global), prepared)?)
+}
+
+/// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.
+pub fn client(global: &Global) -> Result<BackfillClient, Failure> {
+    Ok(BackfillClient::with_storage(std::sync::Arc::new(storage(global)?)))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_recognised_wherever_a_url_may_have_it() {
+        for with in
+            ["postgres://u:p@h/d", "postgres://u:@h", "postgres://h/d?user=u&password=p", "postgres://u:a%40b@h:1/d"]
+        {
+            assert!(has_password(with), "{with}");
+        }
+        for without in ["postgres://h/d", "postgres://u@h:5432/d", "postgres://h:5432", "h", "postgres://h/a:b@c"] {
+            assert!(!has_password(without), "{without}");
+        }
+    }
+}

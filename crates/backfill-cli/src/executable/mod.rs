@@ -1,0 +1,14 @@
+//! Tasks that are programs in a directory.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `find` | which files are tasks, and what they are called |
+//! | `run` | running one for a job |
+//! | `lines` | what a program prints, line by line |
+
+mod find;
+mod lines;
+mod run;
+
+pub use find::{Found, find};
+pub use run::handler;

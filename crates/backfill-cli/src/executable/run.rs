@@ -1,0 +1,180 @@
+//! Running a program for a job.
+//!
+//! The program gets `{"payload":…}` on its standard input and the job's data in its environment, as from Node's worker. It runs in
+//! a process group of its own, so that a Ctrl-C at the terminal reaches the worker alone, and so that what it has started ends
+//! with it.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use backfill::{Handler, Job, JobContext, TaskError, task_fn};
+use chrono::SecondsFormat;
+use serde::de::IgnoredAny;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+
+use super::lines::{Tail, read};
+use crate::database::HIDDEN_URL;
+
+/// How long a program that was asked to end may take before it is killed.
+const MERCY: Duration = Duration::from_secs(5);
+/// How long output is read after a program has ended, if what it has started keeps it open.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A task that runs this program. A job that takes longer than the timeout has failed.
+pub fn handler(task: &str, program: &Path, timeout: Duration) -> Handler {
+    let program = program.to_owned();
+    task_fn(task, move |_: IgnoredAny, ctx: JobContext| run(program.clone(), timeout, ctx))
+}
+
+async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(), TaskError> {
+    let mut child = command(&program, ctx.job())
+        .spawn()
+        .map_err(|error| TaskError::new(format!("{} could not be started: {error}", program.display())))?;
+    let mut group = Group::of(&child);
+    let (mut out, mut err) = (Tail::default(), Tail::default());
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let input = format!("{{\"payload\":{}}}", ctx.job().payload.as_str());
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // A program need not read what it is given; then the pipe is closed.
+            let _ = stdin.write_all(input.as_bytes()).await;
+            let _ = stdin.shutdown().await;
+        }
+    };
+    let read_out = async {
+        if let Some(stdout) = stdout {
+            read(stdout, &mut out, |line| tracing::info!(target: "backfill::task", stream = "stdout", "{line}")).await;
+        }
+    };
+    let read_err = async {
+        if let Some(stderr) = stderr {
+            read(stderr, &mut err, |line| tracing::error!(target: "backfill::task", stream = "stderr", "{line}")).await;
+        }
+    };
+    let status = {
+        let mut talk = std::pin::pin!(futures::future::join3(feed, read_out, read_err));
+        let mut end = std::pin::pin!(end(&mut child, &mut group, timeout, &ctx));
+        let (ended, talked) = tokio::select! {
+            ended = &mut end => (ended, false),
+            _ = &mut talk => (end.await, true),
+        };
+        if !talked {
+            let _ = tokio::time::timeout(LAST_WORDS, talk).await;
+        }
+        ended
+    };
+    // Nothing of it stays behind.
+    group.kill();
+    let (status, too_long) = status.map_err(|error| TaskError::new(format!("its end could not be seen: {error}")))?;
+    let why = if too_long {
+        format!("ran longer than its timeout of {} ({status})", humantime::format_duration(timeout))
+    } else if status.success() {
+        return Ok(());
+    } else {
+        status.to_string()
+    };
+    let last_words = err.text();
+    Err(TaskError::new(if last_words.is_empty() { why } else { format!("{why}: {last_words}") }))
+}
+
+/// Waits for the program's end, and asks it to end when its time is over or the worker ends. When the worker cannot wait any
+/// longer, it drops this, and the program is killed.
+async fn end(
+    child: &mut Child,
+    group: &mut Group,
+    timeout: Duration,
+    ctx: &JobContext,
+) -> io::Result<(ExitStatus, bool)> {
+    tokio::select! {
+        status = child.wait() => return Ok((status?, false)),
+        () = tokio::time::sleep(timeout) => {}
+        () = ctx.cancelled() => {
+            group.ask_to_end();
+            return Ok((child.wait().await?, false));
+        }
+    }
+    group.ask_to_end();
+    Ok((killed_after(MERCY, child.wait(), group).await?, true))
+}
+
+async fn killed_after<T>(mercy: Duration, end: impl Future<Output = T>, group: &mut Group) -> T {
+    let mut end = std::pin::pin!(end);
+    tokio::select! {
+        ended = &mut end => return ended,
+        () = tokio::time::sleep(mercy) => group.kill(),
+    }
+    end.await
+}
+
+fn command(program: &Path, job: &Job) -> Command {
+    let mut command = Command::new(program);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .env_remove(HIDDEN_URL)
+        .env("GRAPHILE_WORKER_PAYLOAD_FORMAT", "json")
+        .env("GRAPHILE_WORKER_TASK_IDENTIFIER", &job.task)
+        .env("GRAPHILE_WORKER_JOB_ID", job.id.to_string())
+        .env("GRAPHILE_WORKER_JOB_ATTEMPTS", job.attempts.to_string())
+        .env("GRAPHILE_WORKER_JOB_MAX_ATTEMPTS", job.max_attempts.to_string())
+        .env("GRAPHILE_WORKER_JOB_PRIORITY", job.priority.0.to_string())
+        .env("GRAPHILE_WORKER_JOB_RUN_AT", job.run_at.to_rfc3339_opts(SecondsFormat::Millis, true));
+    match &job.key {
+        Some(key) => command.env("GRAPHILE_WORKER_JOB_KEY", key),
+        None => command.env_remove("GRAPHILE_WORKER_JOB_KEY"),
+    };
+    #[cfg(unix)]
+    command.process_group(0);
+    command
+}
+
+/// A program and what it has started. Killed when dropped.
+struct Group {
+    #[cfg(unix)]
+    leader: Option<rustix::process::Pid>,
+}
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        #[cfg(unix)]
+        {
+            let leader = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+            Self { leader }
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = child;
+            Self {}
+        }
+    }
+
+    fn ask_to_end(&self) {
+        #[cfg(unix)]
+        if let Some(leader) = self.leader {
+            // It may have ended already.
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::TERM);
+        }
+    }
+
+    /// Once: when the program is gone and nothing of it is left, its number may become somebody else's.
+    fn kill(&mut self) {
+        #[cfg(unix)]
+        if let Some(leader) = self.leader.take() {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,91 @@
+//! What ends the program early.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Exit status of something that did not work.
+pub const FAILED: u8 = 1;
+/// Exit status of something that was not said right.
+pub const USAGE: u8 = 2;
+/// Exit status when a breaking migration arrived while a worker ran: Graphile's.
+pub const BREAKING: u8 = 57;
+
+/// Why the program ends early.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for did not work.
+    Failed(String),
+    /// What was asked for was told already; only the status is left to say so.
+    Told,
+    /// What was asked for was not said right.
+    Usage(String),
+    /// Somebody migrated the schema beyond what this version knows, while a worker ran.
+    Breaking(String),
+    /// Nobody reads the output any more.
+    ClosedPipe,
+}
+
+impl Failure {
+    /// Tells people, or machines, and answers the exit status.
+    pub fn report(self, json: bool) -> ExitCode {
+        let (message, status) = match self {
+            Self::Failed(message) => (message, FAILED),
+            Self::Usage(message) => (message, USAGE),
+            Self::Breaking(message) => (message, BREAKING),
+            Self::Told => return ExitCode::from(FAILED),
+            Self::ClosedPipe => return ExitCode::SUCCESS,
+        };
+        let text = if json { serde_json::json!({ "error": message }).to_string() } else { format!("error: {message}") };
+        // If even this cannot be written, the status has to do.
+        let _ = writeln!(io::stderr(), "{text}");
+        ExitCode::from(status)
+    }
+}
+
+impl From<backfill::Error> for Failure {
+    fn from(error: backfill::Error) -> Self {
+        use backfill::Error;
+        let message = match &error {
+            Error::SchemaMissing { .. } | Error::SchemaOutdated { .. } | Error::OwnObjectsMissing { .. } => {
+                let start = error.to_string();
+                let start = start.split("; ").next().unwrap_or_default();
+                let start = start.strip_suffix(", and migrating at start is switched off").unwrap_or(start);
+                format!("{start}; run `backfill migrate`")
+            }
+            Error::Database { source: source @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut), .. } => {
+                format!("the database cannot be reached ({source}); check its address and that it runs")
+            }
+            _ => error.to_string(),
+        };
+        match error {
+            Error::BreakingMigration { .. } => Self::Breaking(message),
+            Error::InvalidJob { .. }
+            | Error::PayloadTooLarge { .. }
+            | Error::InvalidSchemaName { .. }
+            | Error::InvalidWorker(_)
+            | Error::InvalidClient(_) => Self::Usage(message),
+            _ => Self::Failed(message),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::ClosedPipe } else { Self::Failed(error.to_string()) }
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        match error.io_error_kind() {
+            Some(io::ErrorKind::BrokenPipe) => Self::ClosedPipe,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// A failure with this text.
+pub fn failed(message: impl fmt::Display) -> Failure {
+    Failure::Failed(message.to_string())
+}

@@ -1,0 +1,84 @@
+//! `backfill`: the queue's command line.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `args` | what can be said on the command line |
+//! | `database` | which database is meant, and how secrets stay secret |
+//! | `failure` | what ends the program early, and its exit status |
+//! | `logging` | the log, on standard error |
+//! | `output` | what is printed, for people and for machines |
+//! | `nearest` | the known name that was probably meant |
+//! | `value` | durations, times and the like, as people write them |
+//! | `command` | one file for each command |
+//! | `executable` | tasks that are programs in a directory |
+
+mod args;
+mod command;
+mod database;
+mod executable;
+mod failure;
+mod logging;
+mod nearest;
+mod output;
+mod value;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    if let Err(failure) = database::hide_password_of_arguments() {
+        return failure.report(false);
+    }
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are no errors. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE));
+        }
+    };
+    let json = args.global.json;
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let Args { global, command } = args;
+    logging::start(&global, &command);
+    let output = Output::new(global.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Migrate => command::migrate::run(&global, &output).await,
+            Command::Worker(args) => command::worker::run(&global, &output, args).await,
+            Command::Add(args) => command::add::run(&global, &output, args).await,
+            Command::Jobs(args) => command::jobs::list(&global, &output, args).await,
+            Command::Job(args) => command::jobs::show(&global, &output, &args).await,
+            Command::Complete(args) => command::manage::complete(&global, &output, &args).await,
+            Command::Fail(args) => command::manage::fail(&global, &output, &args).await,
+            Command::Reschedule(args) => command::manage::reschedule(&global, &output, &args).await,
+            Command::RunNow(args) => command::manage::run_now(&global, &output, &args).await,
+            Command::Remove(args) => command::manage::remove(&global, &output, &args).await,
+            Command::Unlock(args) => command::manage::unlock(&global, &output, args).await,
+            Command::Queues => command::inspect::queues(&global, &output).await,
+            Command::Tasks => command::inspect::tasks(&global, &output).await,
+            Command::Workers => command::inspect::workers(&global, &output).await,
+            Command::Crontabs => command::inspect::crontabs(&global, &output).await,
+            Command::Stats(args) => command::stats::run(&global, &output, args).await,
+            Command::Cleanup(args) => command::cleanup::run(&global, &output, args).await,
+            Command::Crontab(args) => command::crontab::run(&output, &args.command),
+            Command::Doctor => command::doctor::run(&global, &output).await,
+            Command::Completions(args) => command::completions::run(&output, &args),
+        }
+    });
+    // What still runs in the background, such as a connection that is being closed, must not keep the program alive.
+    runtime.shutdown_background();
+    done
+}

@@ -1,0 +1,170 @@
+//! What is printed, for people and for machines.
+
+use std::io::{IsTerminal, Write, stdout};
+
+use backfill::Job;
+use chrono::{DateTime, SecondsFormat, Utc};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::failure::Failure;
+
+/// Standard output. Whatever cannot be written ends the program: quietly, if the pipe was closed.
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Whether machines read it.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether a person looks at it.
+    pub fn is_terminal(&self) -> bool {
+        stdout().is_terminal()
+    }
+
+    /// Prints one JSON document and a line's end.
+    pub fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
+        let mut out = stdout().lock();
+        serde_json::to_writer(&mut out, value)?;
+        out.write_all(b"\n")?;
+        Ok(out.flush()?)
+    }
+
+    /// Prints text and a line's end.
+    pub fn line(&self, text: impl AsRef<str>) -> Result<(), Failure> {
+        let mut out = stdout().lock();
+        out.write_all(text.as_ref().as_bytes())?;
+        out.write_all(b"\n")?;
+        Ok(out.flush()?)
+    }
+
+    /// Prints the one or the other.
+    pub fn either<T: Serialize + ?Sized>(&self, value: &T, text: impl AsRef<str>) -> Result<(), Failure> {
+        if self.json { self.json(value) } else { self.line(text) }
+    }
+}
+
+/// A table in which these columns are numbers.
+pub fn table(header: &[&str], numbers: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for number in numbers {
+        if let Some(column) = table.column_mut(*number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// A table's text, without blanks at the ends of lines.
+pub fn text(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// The beginning of a text's first line, made harmless for a terminal.
+pub fn short(text: &str, max: usize) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let line = visible(first);
+    if line.chars().count() <= max && first.len() >= text.trim_end().len() {
+        return line;
+    }
+    line.chars().take(max.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The text with control characters shown rather than obeyed: whoever adds jobs must not move an administrator's cursor.
+pub fn visible(text: &str) -> String {
+    text.chars()
+        .flat_map(|char| {
+            let shown: Vec<char> =
+                if char.is_control() && char != '\n' { char.escape_default().collect() } else { vec![char] };
+            shown
+        })
+        .collect()
+}
+
+pub fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// A time to the second.
+pub fn seconds(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// A job for machines.
+#[derive(Serialize)]
+pub struct JobJson<'a> {
+    id: i64,
+    task: &'a str,
+    state: &'a str,
+    queue: Option<&'a str>,
+    payload: Box<RawValue>,
+    priority: i16,
+    run_at: String,
+    attempts: i16,
+    max_attempts: i16,
+    last_error: Option<&'a str>,
+    created_at: String,
+    updated_at: String,
+    key: Option<&'a str>,
+    revision: i32,
+    flags: &'a [String],
+    locked_at: Option<String>,
+    locked_by: Option<&'a str>,
+}
+
+impl<'a> JobJson<'a> {
+    pub fn new(job: &'a Job, now: DateTime<Utc>) -> Self {
+        Self {
+            id: job.id,
+            task: &job.task,
+            state: job.state(now).as_str(),
+            queue: job.queue.as_deref(),
+            // What a json column holds is JSON; if a custom storage answers anything else, it is told as null. Line breaks
+            // of pretty-printed payloads would break a document a line.
+            payload: RawValue::from_string(one_line(job.payload.as_str()))
+                .unwrap_or_else(|_| RawValue::NULL.to_owned()),
+            priority: job.priority.0,
+            run_at: rfc3339(job.run_at),
+            attempts: job.attempts,
+            max_attempts: job.max_attempts,
+            last_error: job.last_error.as_deref(),
+            created_at: rfc3339(job.created_at),
+            updated_at: rfc3339(job.updated_at),
+            key: job.key.as_deref(),
+            revision: job.revision,
+            flags: &job.flags,
+            locked_at: job.locked_at.map(rfc3339),
+            locked_by: job.locked_by.as_deref(),
+        }
+    }
+}
+
+/// JSON text without line breaks, which outside of strings are mere white space and inside cannot occur.
+fn one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_shortened_and_made_harmless() {
+        assert_eq!(short("fine", 10), "fine");
+        assert_eq!(short("two\nlines", 10), "two…");
+        assert_eq!(short("much too long", 6), "much …");
+        assert_eq!(visible("a\x1b[2Jb\u{7}"), "a\\u{1b}[2Jb\\u{7}");
+    }
+}

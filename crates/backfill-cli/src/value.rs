@@ -1,0 +1,152 @@
+//! Durations, times and the like, as people write them.
+
+use std::time::{Duration, SystemTime};
+
+use backfill::RetryPolicy;
+use chrono::{DateTime, Utc};
+
+/// A duration with units: `2s`, `100ms`, `1h 30m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| {
+        if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+            format!("needs a unit; for milliseconds write {text}ms")
+        } else {
+            format!("{error}; it looks like 2s, 100ms or 1h30m")
+        }
+    })
+}
+
+/// A time: RFC 3339, or without a zone, which means UTC.
+pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    humantime::parse_rfc3339_weak(text).map(|time: SystemTime| time.into()).map_err(|_| {
+        "is no time; it looks like 2026-11-21T10:00:00Z, 2026-11-21T10:00:00+01:00 or \"2026-11-21 10:00:00\""
+            .to_owned()
+    })
+}
+
+/// A value that may be for one task: `TASK=VALUE`, or `VALUE` for all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForTask<T> {
+    /// The task, or `None` for all.
+    pub task: Option<String>,
+    /// The value.
+    pub value: T,
+}
+
+fn for_task<T>(text: &str, value: impl Fn(&str) -> Result<T, String>) -> Result<ForTask<T>, String> {
+    match text.split_once('=') {
+        Some((task, text)) => Ok(ForTask { task: Some(task.to_owned()), value: value(text)? }),
+        None => Ok(ForTask { task: None, value: value(text)? }),
+    }
+}
+
+/// `[TASK=]DURATION`.
+pub fn task_duration(text: &str) -> Result<ForTask<Duration>, String> {
+    for_task(text, duration)
+}
+
+/// `TASK=N`.
+pub fn task_count(text: &str) -> Result<ForTask<usize>, String> {
+    let parsed =
+        for_task(text, |text| text.parse::<usize>().map_err(|error| format!("{text:?} is no number: {error}")))?;
+    if parsed.task.is_none() { Err("it looks like TASK=3".to_owned()) } else { Ok(parsed) }
+}
+
+/// How delays between attempts grow, as `[TASK=]POLICY`.
+pub fn task_retry(text: &str) -> Result<ForTask<Retry>, String> {
+    for_task(text, retry)
+}
+
+/// A retry policy, as it was written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Retry {
+    /// `graphile`.
+    Graphile,
+    /// `fixed:DELAY`.
+    Fixed(Duration),
+    /// `linear:STEP:CAP`.
+    Linear(Duration, Duration),
+    /// `exponential:FIRST:FACTOR:CAP`.
+    Exponential(Duration, f64, Duration),
+}
+
+impl From<Retry> for RetryPolicy {
+    fn from(retry: Retry) -> Self {
+        match retry {
+            Retry::Graphile => Self::graphile(),
+            Retry::Fixed(delay) => Self::fixed(delay),
+            Retry::Linear(step, cap) => Self::linear(step, cap),
+            Retry::Exponential(first, factor, cap) => Self::exponential(first, factor, cap),
+        }
+    }
+}
+
+fn retry(text: &str) -> Result<Retry, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts[..] {
+        ["graphile"] => Ok(Retry::Graphile),
+        ["fixed", delay] => Ok(Retry::Fixed(duration(delay)?)),
+        ["linear", step, cap] => Ok(Retry::Linear(duration(step)?, duration(cap)?)),
+        ["exponential", first, factor, cap] => {
+            let factor = factor.parse().ok().filter(|factor: &f64| *factor >= 1.0 && factor.is_finite());
+            let factor = factor.ok_or("its factor must be a number of at least 1")?;
+            Ok(Retry::Exponential(duration(first)?, factor, duration(cap)?))
+        }
+        _ => Err("it is graphile, fixed:10s, linear:10s:1h or exponential:1s:2:1h".to_owned()),
+    }
+}
+
+/// How long ago a time was, or how long it is until then: `3m ago`, `in 2h`.
+pub fn relative(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let seconds = (now - time).num_seconds();
+    match seconds {
+        0 => "now".to_owned(),
+        1.. => format!("{} ago", length(Duration::from_secs(seconds.unsigned_abs()))),
+        _ => format!("in {}", length(Duration::from_secs(seconds.unsigned_abs()))),
+    }
+}
+
+/// A duration by its two largest units.
+pub fn length(duration: Duration) -> String {
+    let text = humantime::format_duration(duration).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write_is_understood_and_what_is_not_is_explained() {
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("2000").unwrap_err(), "needs a unit; for milliseconds write 2000ms");
+        assert!(duration("soon").unwrap_err().contains("it looks like 2s"));
+        let expected: DateTime<Utc> = "2026-11-21T10:00:00Z".parse().unwrap();
+        for text in ["2026-11-21T10:00:00Z", "2026-11-21T11:00:00+01:00", "2026-11-21 10:00:00", "2026-11-21T10:00:00"]
+        {
+            assert_eq!(time(text), Ok(expected), "{text}");
+        }
+        assert!(time("tomorrow").unwrap_err().contains("is no time"));
+        assert_eq!(task_count("a/b=3"), Ok(ForTask { task: Some("a/b".to_owned()), value: 3 }));
+        assert!(task_count("3").is_err() && task_count("a=x").is_err());
+        assert_eq!(task_duration("5s"), Ok(ForTask { task: None, value: Duration::from_secs(5) }));
+        assert_eq!(
+            retry("exponential:1s:2:1h"),
+            Ok(Retry::Exponential(Duration::from_secs(1), 2.0, Duration::from_secs(3600)))
+        );
+        for wrong in ["exponential:1s:0.5:1h", "exponential:1s:inf:1h", "fixed", "often", "linear:1s"] {
+            assert!(retry(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_as_people_do() {
+        let now = Utc::now();
+        assert_eq!(relative(now, now), "now");
+        assert_eq!(relative(now - chrono::TimeDelta::seconds(90), now), "1m 30s ago");
+        assert_eq!(relative(now + chrono::TimeDelta::seconds(7260), now), "in 2h 1m");
+    }
+}

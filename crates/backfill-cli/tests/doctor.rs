@@ -1,0 +1,195 @@
+//! `backfill doctor`: what it finds, and that it finds nothing where nothing is wrong.
+
+mod common;
+
+use common::support::{node, until};
+use common::{Running, SCHEMA, Scene};
+use serde_json::Value;
+
+impl Scene {
+    /// What it found: check, problem, remedy.
+    async fn findings(&self) -> Vec<(String, String, String)> {
+        let ran = self.run(&["doctor", "--json"]).await;
+        let told: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{}{}", ran.out, ran.err));
+        let text = |check: &Value, name: &str| check[name].as_str().unwrap_or_default().to_owned();
+        let all = told.as_array().expect("checks");
+        let skipped: Vec<&Value> = all.iter().filter(|check| check["status"] == "skipped").collect();
+        let found: Vec<_> = all
+            .iter()
+            .filter(|check| check["status"] == "found")
+            .map(|check| (text(check, "check"), text(check, "problem"), text(check, "remedy")))
+            .collect();
+        assert!(!found.is_empty() || skipped.is_empty(), "{skipped:?}");
+        assert_eq!(ran.status, Some(i32::from(!found.is_empty())));
+        found
+    }
+
+    /// Breaks something, expects this one finding, mends it.
+    async fn breaks(&self, how: &str, expected: (&str, &str, &str), mend: &str) {
+        self.sql(how).await;
+        let found = self.findings().await;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        let (check, problem, remedy) = &found[0];
+        assert_eq!(check, expected.0);
+        assert!(problem.contains(expected.1), "{problem}");
+        assert!(remedy.contains(expected.2), "{remedy}");
+        self.sql(mend).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_found_in_a_schema_of_ours_or_nodes() {
+    let ours = Scene::new().await;
+    let told = ours.run(&["doctor"]).await.ok();
+    assert!(told.lines().count() == 11 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
+    let theirs = Scene::empty().await;
+    node::migrate("graphile-worker", &theirs.url, SCHEMA).await;
+    let found = theirs.findings().await;
+    assert!(
+        found.len() == 1 && found[0].1.contains("backfill_*") && found[0].2.contains("backfill migrate"),
+        "{found:?}"
+    );
+    theirs.run(&["migrate"]).await.ok();
+    assert!(theirs.findings().await.is_empty());
+    // And one that has come a long way.
+    let old = Scene::empty().await;
+    node::migrate("graphile-worker-0.13", &old.url, SCHEMA).await;
+    old.run(&["migrate"]).await.ok();
+    assert_eq!(old.findings().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_trouble_is_found_with_its_remedy() {
+    let scene = Scene::new().await;
+    scene.breaks("drop index S.jobs_no_queue_index", ("objects", "the index jobs_no_queue_index is missing", "CREATE INDEX"),
+        "create index jobs_no_queue_index on S._private_jobs using btree (priority, run_at) include (id, task_id) where (is_available = true and job_queue_id is null)").await;
+    scene
+        .breaks(
+            "create index mine on S._private_jobs (key)",
+            ("objects", "the index mine is not part", "remove it"),
+            "drop index S.mine",
+        )
+        .await;
+    scene
+        .breaks(
+            "alter table S._private_tasks add mine int",
+            ("objects", "the column _private_tasks.mine is not part", "remove it"),
+            "alter table S._private_tasks drop mine",
+        )
+        .await;
+    scene
+        .breaks(
+            "alter table S._private_jobs alter max_attempts set default 3",
+            ("objects", "the column _private_jobs.max_attempts differs", "should be smallint, not null t, default 25"),
+            "alter table S._private_jobs alter max_attempts set default 25",
+        )
+        .await;
+    scene.breaks("create or replace function S.complete_jobs(job_ids bigint[]) returns setof S._private_jobs language sql as 'select * from graphile_worker._private_jobs'",
+        ("objects", "the body of the function complete_jobs(job_ids bigint[]) was changed", "restore it"),
+        "select 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_builds_up_is_found_with_its_remedy() {
+    let scene = Scene::new().await;
+    scene.run(&["add", "t", "--queue", "q"]).await.ok();
+    scene
+        .breaks(
+            "update S._private_jobs set locked_by = 'pool-old', locked_at = now() - interval '5 hours'",
+            ("locks", "1 locks of pool-old are older than four hours", "backfill unlock pool-old"),
+            "update S._private_jobs set locked_by = null, locked_at = null",
+        )
+        .await;
+    scene
+        .breaks(
+            "insert into S.backfill_pools (id, seen_at) values ('pool-x', now() - interval '1 hour')",
+            ("locks", "the worker pool pool-x has been silent for 36", "run a worker"),
+            "delete from S.backfill_pools",
+        )
+        .await;
+    scene
+        .breaks(
+            "create table kept as table S._private_job_queues; delete from S._private_job_queues",
+            ("orphans", "1 jobs belong to a queue that was deleted", "set job_queue_id = null"),
+            "update S._private_jobs set job_queue_id = null",
+        )
+        .await;
+    scene
+        .breaks(
+            "delete from S._private_tasks",
+            ("orphans", "1 jobs belong to a task that was deleted", "delete from \"graphile_worker\"._private_jobs"),
+            "delete from S._private_jobs",
+        )
+        .await;
+    scene
+        .breaks(
+            "select setval('S.tasks_id_seq', 2000000000)",
+            ("numbers", "the sequence tasks_id_seq is used up by 93 %", "upgrade Node's graphile-worker"),
+            "select setval('S.tasks_id_seq', 5)",
+        )
+        .await;
+    // A table that was filled and never looked at.
+    scene.sql("alter table S._private_jobs set (autovacuum_enabled = off)").await;
+    scene.sql("insert into S._private_jobs (task_id) select 1 from generate_series(1, 20000)").await;
+    scene.sql("insert into S._private_tasks (identifier) values ('t')").await;
+    scene.sql("update S._private_jobs set task_id = (select id from S._private_tasks)").await;
+    until("statistics have arrived", || async {
+        scene.ask("select n_live_tup > 10000 from pg_stat_user_tables where relname = '_private_jobs'").await == "true"
+    })
+    .await;
+    scene
+        .breaks(
+            "select 1",
+            ("rows", "has 20000 rows and no statistics", "analyze \"graphile_worker\".\"_private_jobs\""),
+            "analyze S._private_jobs",
+        )
+        .await;
+    for _ in 0..3 {
+        scene.sql("update S._private_jobs set attempts = attempts + 1").await;
+    }
+    until("statistics have arrived", || async {
+        scene.ask("select n_dead_tup > 60000 from pg_stat_user_tables where relname = '_private_jobs'").await == "true"
+    })
+    .await;
+    scene
+        .breaks("select 1", ("rows", "dead rows beside 20000 live ones", "autovacuum_vacuum_scale_factor"), "select 1")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_work_is_told_what_is_missing() {
+    let scene = Scene::new().await;
+    let role = common::support::unique("role");
+    scene.sql(&format!("create role {role} login; grant usage on schema graphile_worker to {role}; grant select on S.migrations, S.backfill_migrations to {role}")).await;
+    let url = scene.url.replacen("postgres@", &format!("{role}@"), 1);
+    let output = scene.command(&["doctor", "--database-url", &url]).output().await.expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for says in [
+        "found    privileges: this role may not select, insert, update, delete in the table _private_jobs",
+        &format!("remedy: grant select, insert, update, delete on \"graphile_worker\".\"_private_jobs\" to \"{role}\""),
+        "row security hides every row of the table _private_jobs from this role",
+        "skipped  objects: ",
+    ] {
+        assert!(told.contains(says), "{says} in {told}");
+    }
+    scene.sql(&format!("drop owned by {role}; drop role {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_or_unmigrated_database_is_a_finding() {
+    let scene = Scene::empty().await;
+    let found = scene.findings().await;
+    assert!(found.len() == 1 && found[0].0 == "revision" && found[0].2.contains("backfill migrate"), "{found:?}");
+    let gone = scene.run(&["doctor", "--json", "--database-url", "postgres://127.0.0.1:9/x"]).await;
+    assert_eq!(gone.status, Some(1));
+    let told: Value = serde_json::from_str(&gone.out).expect("JSON");
+    assert_eq!((&told[0]["check"], &told[0]["status"]), (&Value::from("connection"), &Value::from("found")));
+    // A worker that runs is no trouble.
+    scene.task("t", "#!/bin/sh\n");
+    let mut worker = Running::start(scene.command(&["worker"]));
+    worker.logs("serving").await;
+    assert!(scene.findings().await.is_empty());
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0));
+}

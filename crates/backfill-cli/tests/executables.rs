@@ -1,0 +1,232 @@
+//! `backfill worker`: programs as tasks, signals, settings, as processes.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use backfill::JobSpec;
+use common::support::{node, until};
+use common::{Running, SCHEMA, Scene};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_gets_what_nodes_worker_would_give_it() {
+    let scene = Scene::new().await;
+    let script = "#!/bin/sh\n{ cat; echo; env | grep ^GRAPHILE_WORKER_ | sort; } > \"$OUT.$GRAPHILE_WORKER_JOB_ID\"\n";
+    scene.task("show", script);
+    scene.task("deep/er/show.test.sh", script);
+    scene
+        .run(&[
+            "add",
+            "show",
+            r#"{"a": [1.0, "é"], "b":null}"#,
+            "--key",
+            "k",
+            "--priority",
+            "-3",
+            "--max-attempts",
+            "7",
+        ])
+        .await
+        .ok();
+    scene.run(&["add", "deep/er/show"]).await.ok();
+    scene.run(&["add", "show"]).await.ok();
+    // The first two by us, the third by Node.
+    let ours = scene.path("ours");
+    let mut command = scene.command(&["worker", "--once"]);
+    let output = command.env("OUT", &ours).env("GRAPHILE_WORKER_JOB_KEY", "leaks").output().await.expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = scene.read("ours.1");
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[0], r#"{"payload":{"a": [1.0, "é"], "b":null}}"#);
+    let run_at = lines.iter().find_map(|line| line.strip_prefix("GRAPHILE_WORKER_JOB_RUN_AT=")).expect("it is there");
+    assert!(run_at.len() == 24 && run_at.ends_with('Z') && run_at.as_bytes()[19] == b'.', "{run_at}");
+    let rest: Vec<&&str> = lines[1..].iter().filter(|line| !line.contains("RUN_AT")).collect();
+    assert_eq!(
+        rest,
+        [
+            &"GRAPHILE_WORKER_JOB_ATTEMPTS=1",
+            &"GRAPHILE_WORKER_JOB_ID=1",
+            &"GRAPHILE_WORKER_JOB_KEY=k",
+            &"GRAPHILE_WORKER_JOB_MAX_ATTEMPTS=7",
+            &"GRAPHILE_WORKER_JOB_PRIORITY=-3",
+            &"GRAPHILE_WORKER_PAYLOAD_FORMAT=json",
+            &"GRAPHILE_WORKER_TASK_IDENTIFIER=show",
+        ]
+    );
+    assert!(scene.read("ours.2").contains("TASK_IDENTIFIER=deep/er/show"));
+    assert!(
+        !scene.read("ours.3").contains("JOB_KEY"),
+        "a job without a key has none from the worker's own environment"
+    );
+
+    // Node's worker gives the same to the same program.
+    let id = scene
+        .client()
+        .await
+        .add(JobSpec::new("show", serde_json::json!({ "a": [1, "é"] })).key("k2"))
+        .await
+        .expect("add")
+        .id;
+    let mut theirs = tokio::process::Command::new(std::env::var_os("BACKFILL_TEST_NODE").expect("node"));
+    theirs
+        .arg(node::directory().join("node_modules/graphile-worker/dist/cli.js"))
+        .args(["-c", &scene.url, "-s", SCHEMA, "--once"])
+        .current_dir(scene.directory.path())
+        .env("OUT", scene.path("theirs"));
+    let output = theirs.output().await.expect("node runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs = scene.read(&format!("theirs.{id}"));
+    let names = |text: &str| -> Vec<String> {
+        text.lines().skip(1).filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect()
+    };
+    assert_eq!(names(&theirs), names(&shown));
+    let value = |text: &str| serde_json::from_str::<Value>(text.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(value(&theirs), serde_json::json!({ "payload": { "a": [1, "é"] } }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_a_program_failed_is_kept_as_last_error() {
+    let scene = Scene::new().await;
+    scene.task("status", "#!/bin/sh\nfor n in $(seq 1 100); do echo \"line $n\" >&2; done; exit 3\n");
+    scene.task("quiet", "#!/bin/sh\nexit 9\n");
+    scene.task("killed", "#!/bin/sh\necho last words >&2; kill -KILL $$\n");
+    scene.task("slow", "#!/bin/sh\necho begun >&2; sleep 1000\n");
+    scene.task("stubborn", "#!/bin/sh\ntrap '' TERM; while :; do sleep 0.1; done\n");
+    scene.task("deaf", "#!/bin/sh\nexec <&-\nexit 0\n");
+    scene.task("lingers", "#!/bin/sh\nsleep 1000 & exit 0\n");
+    scene.task("broken", "no program at all\n");
+    scene.task("binary", "#!/bin/sh\nprintf 'a\\000b\\377' >&2; exit 1\n");
+    for task in ["status", "quiet", "killed", "slow", "stubborn", "lingers", "broken", "binary"] {
+        scene.run(&["add", task]).await.ok();
+    }
+    let big = format!("{{\"task\":\"deaf\",\"payload\":\"{}\"}}\n", "x".repeat(3_000_000));
+    scene.run_with(&["add", "--from", "-"], big.as_bytes()).await.ok();
+    let args = ["worker", "--once", "--timeout", "slow=200ms", "--timeout", "stubborn=200ms", "--retry", "fixed:1h"];
+    let ran = scene.run(&args).await;
+    let log = ran.err.clone();
+    assert_eq!(ran.ok(), "2 jobs done, 7 attempts failed\n", "{log}");
+    let error = async |task: &str| {
+        scene.ask(&format!("select last_error from S._private_jobs where task_id = (select id from S._private_tasks where identifier = '{task}')")).await
+    };
+    let status = error("status").await;
+    assert!(status.starts_with("exit status: 3: line 81\nline 82") && status.ends_with("line 100"), "{status}");
+    assert_eq!(error("quiet").await, "exit status: 9");
+    assert_eq!(error("killed").await, "signal: 9 (SIGKILL): last words");
+    assert_eq!(error("slow").await, "ran longer than its timeout of 200ms (signal: 15 (SIGTERM)): begun");
+    assert_eq!(error("stubborn").await, "ran longer than its timeout of 200ms (signal: 9 (SIGKILL))");
+    assert!(error("broken").await.contains("could not be started"), "{}", error("broken").await);
+    assert_eq!(error("binary").await, "exit status: 1: a\u{fffd}b\u{fffd}");
+    assert_eq!(
+        scene
+            .ask("select run_at > now() + interval '50 minutes' from S._private_jobs where last_error like '%9'")
+            .await,
+        "true"
+    );
+    // What it printed is in the log, and nothing of it is left running.
+    assert!(log.contains("line 1") && log.contains("stream=\"stderr\"") && log.contains("task=status"), "{log}");
+    let left = std::process::Command::new("pgrep").args(["-f", "^sleep 1000$"]).output().expect("pgrep");
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_says_what_it_serves_and_ends_in_an_orderly_way() {
+    let scene = Scene::empty().await;
+    scene.task("wait", "#!/bin/sh\ntouch \"$OUT\"; sleep 1; exit 0\n");
+    scene.task("b", "#!/bin/sh\n");
+    scene.write("crontab", "0 0 1 1 * b ?id=x\n0 0 1 1 * b");
+    let mut command = scene.command(&["worker", "-j", "3", "--prefetch", "10", "--forbidden-flags", "no,never"]);
+    command.env("OUT", scene.path("begun"));
+    let mut worker = Running::start(command);
+    let says = worker.logs("serving").await;
+    for part in [
+        "schema=\"graphile_worker\"",
+        "revision=20",
+        "tasks=\"b wait\"",
+        "crontab_entries=2",
+        "concurrency=3",
+        "wakeups=\"listen and poll\"",
+    ] {
+        assert!(says.contains(part), "{part} in {says}");
+    }
+    assert!(!says.contains('\x1b'), "no colours off a terminal");
+    scene.run(&["add", "b", "--flag", "never"]).await.ok();
+    scene.run(&["add", "wait"]).await.ok();
+    until("the job has begun", || async { scene.path("begun").exists() }).await;
+    assert_eq!(scene.run(&["workers", "--json"]).await.json()[0]["jobs"], 1);
+    // As from a terminal: the programs are not in its process group, and go on.
+    worker.signal("INT").await;
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
+    assert!(worker.log.contains("the job is done"), "{}", worker.log);
+    let jobs = scene.run(&["jobs", "--json"]).await.json();
+    assert_eq!((jobs.as_array().map(Vec::len), &jobs[0]["flags"][0]), (Some(1), &Value::from("never")));
+    let known = scene.run(&["crontabs", "--json"]).await.json();
+    assert_eq!((&known[0]["identifier"], &known[1]["identifier"]), (&Value::from("b"), &Value::from("x")));
+    assert_eq!(scene.run(&["workers"]).await.ok(), "no workers\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_that_run_at_the_end_are_asked_and_then_killed() {
+    let scene = Scene::new().await;
+    scene.task(
+        "polite",
+        "#!/bin/sh\ntrap 'echo asked >&2; exit 4' TERM\ntouch \"$OUT.polite\"\nwhile :; do sleep 0.05; done\n",
+    );
+    scene.task("stubborn", "#!/bin/sh\ntrap '' TERM\ntouch \"$OUT.stubborn\"\nwhile :; do sleep 0.05; done\n");
+    scene.run(&["add", "polite"]).await.ok();
+    scene.run(&["add", "stubborn"]).await.ok();
+    let mut command = scene.command(&["worker", "--cancel-after", "100ms", "--grace", "1m"]);
+    command.env("OUT", scene.path("begun"));
+    let mut worker = Running::start(command);
+    until("both have begun", || async { scene.path("begun.polite").exists() && scene.path("begun.stubborn").exists() })
+        .await;
+    let begin = Instant::now();
+    worker.signal("TERM").await;
+    worker.logs("exit status: 4").await;
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
+    assert!(begin.elapsed() < Duration::from_secs(30), "a second signal hurries");
+    let errors = scene.ask("select last_error from S._private_jobs order by id").await;
+    assert!(
+        errors.starts_with("exit status: 4: ") && errors.ends_with("asked;the worker shut down before the job ended"),
+        "{errors}"
+    );
+    let left = std::process::Command::new("pgrep")
+        .args(["-f", scene.directory.path().to_str().expect("UTF-8")])
+        .output()
+        .expect("pgrep");
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "nothing is left running");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breaking_migration_ends_a_running_worker_with_status_57() {
+    let scene = Scene::new().await;
+    scene.task("t", "#!/bin/sh\n");
+    let mut worker = Running::start(scene.command(&["worker", "-v"]));
+    worker.logs("listening for wakeups").await;
+    scene.sql("insert into S.migrations (id, breaking) values (999, true)").await;
+    scene.sql("select pg_notify('worker:migrate', '{\"migrationNumber\":999,\"breaking\":true}')").await;
+    assert_eq!(worker.ended().await, Some(57), "{}", worker.log);
+    assert!(worker.log.contains("error: the schema") && worker.log.contains("breaking revision 999"), "{}", worker.log);
+    // One that starts afterwards was never running.
+    let late = scene.run(&["worker"]).await;
+    assert_eq!(late.status, Some(1), "{}", late.err);
+    assert!(late.err.contains("revision 999"), "{}", late.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_can_be_read_by_machines_and_told_to_be_quiet() {
+    let scene = Scene::new().await;
+    scene.task("t", "#!/bin/sh\necho out\n");
+    for quiet in [false, true] {
+        scene.run(&["add", "t"]).await.ok();
+        let args = ["worker", "--once", "--log-format", "json", "--json"];
+        let ran = if quiet { scene.run(&[&args[..], &["--quiet"]].concat()).await } else { scene.run(&args).await };
+        let lines: Vec<Value> = ran.err.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert!(lines.iter().any(|line| line["message"] == "serving" && line["concurrency"] == 10), "{}", ran.err);
+        let out = lines.iter().find(|line| line["message"] == "out").expect("what it printed");
+        assert_eq!((&out["stream"], &out["span"]["task"]), (&Value::from("stdout"), &Value::from("t")));
+        assert_eq!(lines.iter().any(|line| line["message"] == "the job is done"), !quiet, "{}", ran.err);
+        assert_eq!(ran.json()["completed"], 1);
+    }
+}

@@ -1,0 +1,248 @@
+//! What builds up over time.
+
+use chrono::Utc;
+
+use super::{Findings, Seen};
+use crate::storage::postgres::PostgresStorage;
+use crate::storage::postgres::row::Timestamp;
+
+/// A transaction older than this keeps vacuum from removing what was deleted since.
+const OLD_TRANSACTION_SECONDS: f64 = 300.0;
+/// Fewer dead rows than this are no trouble, whatever their share.
+const MANY_DEAD_ROWS: i64 = 50_000;
+/// A table of fewer rows is planned well without statistics.
+const MANY_ROWS: i64 = 10_000;
+/// More silence than the usual 15 seconds and a check by others every 5.
+const SILENT_SECONDS: f64 = 30.0;
+const CLOCK_SECONDS: i64 = 5;
+
+impl PostgresStorage {
+    pub(super) async fn clock(&self) -> Findings {
+        let before = Utc::now();
+        let server = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: Timestamp""#)
+            .fetch_one(self.schema.on(&self.pool))
+            .await
+            .map_err(|e| self.error("read the clock", e))?
+            .0;
+        // Whatever the way took, the server's time lies between these two if the clocks agree.
+        let after = Utc::now();
+        let off = if server < before { server - before } else { (server - after).max(chrono::TimeDelta::zero()) };
+        let seen = Seen::fine("this machine's clock and the server's agree");
+        if off.abs().num_seconds() < CLOCK_SECONDS {
+            return Ok(seen);
+        }
+        Ok(seen.problem(
+            format!("the server's clock and this machine's differ by {} s", off.num_seconds()),
+            "let both machines follow NTP: crontabs go by the worker's clock, jobs by the server's",
+        ))
+    }
+
+    pub(super) async fn locks(&self) -> Findings {
+        let fail = |e| self.error("look at locks", e);
+        let rows = sqlx::query!(
+            r#"
+select lock.locked_by as "pool!", count(*) as "locks!"
+from (
+  select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
+  union all
+  select queue.locked_by, queue.locked_at from graphile_worker._private_job_queues queue where queue.locked_at is not null
+) as lock
+where lock.locked_at < now() - interval '4 hours'
+group by lock.locked_by
+order by 1
+"#
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(fail)?;
+        let mut seen = Seen::fine("no lock is stale, and no registered pool is silent");
+        for row in rows {
+            seen = seen.problem(
+                format!("{} locks of {} are older than four hours", row.locks, row.pool),
+                format!("run a worker (it releases them within ten minutes), or `backfill unlock {}`", row.pool),
+            );
+        }
+        let silent = sqlx::query!(
+            r#"
+select pool.id, extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "seconds!"
+from graphile_worker.backfill_pools pool
+where pool.seen_at < clock_timestamp() - make_interval(secs => $1)
+order by pool.id
+"#,
+            SILENT_SECONDS,
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(fail)?;
+        for row in silent {
+            seen = seen.problem(
+                format!(
+                    "the worker pool {} has been silent for {:.0} s, and no worker has taken care of it",
+                    row.id, row.seconds
+                ),
+                format!("run a worker (it frees the jobs at once), or `backfill unlock {}`", row.id),
+            );
+        }
+        Ok(seen)
+    }
+
+    pub(super) async fn orphans(&self) -> Findings {
+        let row = sqlx::query!(
+            r#"
+select
+  count(*) filter (where task.id is null) as "without_task!",
+  count(*) filter (where job.job_queue_id is not null and queue.id is null) as "without_queue!"
+from graphile_worker._private_jobs job
+left join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+"#
+        )
+        .fetch_one(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("look for orphans", e))?;
+        let schema = self.schema.quoted();
+        let mut seen = Seen::fine("every job has its task and its queue");
+        if row.without_task > 0 {
+            seen = seen.problem(
+                format!("{} jobs belong to a task that was deleted; no worker ever fetches them", row.without_task),
+                format!(
+                    "delete them: delete from {schema}._private_jobs job where not exists \
+                     (select from {schema}._private_tasks task where task.id = job.task_id);"
+                ),
+            );
+        }
+        if row.without_queue > 0 {
+            seen = seen.problem(
+                format!("{} jobs belong to a queue that was deleted; no worker ever fetches them", row.without_queue),
+                format!(
+                    "take them out of it: update {schema}._private_jobs job set job_queue_id = null where job_queue_id is not \
+                     null and not exists (select from {schema}._private_job_queues queue where queue.id = job.job_queue_id);"
+                ),
+            );
+        }
+        Ok(seen)
+    }
+
+    pub(super) async fn rows(&self) -> Findings {
+        let rows = sqlx::query!(
+            r#"
+select
+  stat.relname::text as "table!",
+  stat.n_live_tup as "live!",
+  stat.n_dead_tup as "dead!",
+  stat.last_vacuum is null and stat.last_autovacuum is null as "never_vacuumed!",
+  stat.last_analyze is null and stat.last_autoanalyze is null as "never_analyzed!",
+  pg_size_pretty(pg_total_relation_size(stat.relid)) as "size!"
+from pg_stat_user_tables stat
+where stat.schemaname = $1 and stat.relname in ('_private_jobs', '_private_job_queues', '_private_tasks')
+order by 1
+"#,
+            self.schema.name(),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("look at the tables' statistics", e))?;
+        let schema = self.schema.quoted();
+        let sizes: Vec<String> = rows.iter().map(|row| format!("{} {}", row.table, row.size)).collect();
+        let mut seen = Seen::fine(sizes.join(", "));
+        for row in rows {
+            if row.dead > MANY_DEAD_ROWS && row.dead > row.live {
+                seen = seen.problem(
+                    format!(
+                        "the table {} has {} dead rows beside {} live ones ({})",
+                        row.table, row.dead, row.live, row.size
+                    ),
+                    format!(
+                        "vacuum {schema}.\"{}\"; and if they come back, let autovacuum run more often: alter table \
+                         {schema}.\"{}\" set (autovacuum_vacuum_scale_factor = 0.01)",
+                        row.table, row.table
+                    ),
+                );
+            }
+            if row.never_analyzed && row.live > MANY_ROWS {
+                seen = seen.problem(
+                    format!(
+                        "the table {} has {} rows and no statistics; claims may be planned badly",
+                        row.table, row.live
+                    ),
+                    format!("analyze {schema}.\"{}\";", row.table),
+                );
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Nothing that was deleted after the oldest snapshot anywhere can be removed, in any table.
+    pub(super) async fn vacuum_horizon(&self) -> Findings {
+        let rows = sqlx::query!(
+            r#"
+select holder.what as "what!", holder.seconds, holder.remedy as "remedy!"
+from (
+  select
+    format('backend %s (%s, user %s, %s)', activity.pid, coalesce(nullif(activity.application_name, ''), 'no application name'),
+      activity.usename, activity.state) as what,
+    extract(epoch from clock_timestamp() - activity.xact_start)::float8 as seconds,
+    format('end its transaction, or: select pg_terminate_backend(%s);', activity.pid) as remedy
+  from pg_stat_activity activity
+  where activity.backend_xmin is not null
+    and activity.pid <> pg_backend_pid()
+    and activity.backend_type = 'client backend'
+    and activity.xact_start < clock_timestamp() - make_interval(secs => $1)
+  union all
+  select
+    format('prepared transaction %s', prepared.gid),
+    extract(epoch from clock_timestamp() - prepared.prepared)::float8,
+    format('commit it or roll it back: rollback prepared %L;', prepared.gid)
+  from pg_prepared_xacts prepared
+  where prepared.prepared < clock_timestamp() - make_interval(secs => $1)
+  union all
+  select
+    format('replication slot %s (%s rows of history)', slot.slot_name, age(coalesce(slot.catalog_xmin, slot.xmin))),
+    null,
+    format('let its consumer catch up, or: select pg_drop_replication_slot(%L);', slot.slot_name)
+  from pg_replication_slots slot
+  where not slot.active and slot.xmin is not null
+) as holder
+"#,
+            OLD_TRANSACTION_SECONDS,
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("look for what holds vacuum back", e))?;
+        let mut seen = Seen::fine("no old transaction keeps deleted rows from being removed");
+        for row in rows {
+            let since = row.seconds.map_or_else(String::new, |seconds| format!(" for {:.0} min", seconds / 60.0));
+            seen = seen.problem(format!("vacuum is held back by {}{since}", row.what), row.remedy);
+        }
+        Ok(seen)
+    }
+
+    pub(super) async fn numbers(&self) -> Findings {
+        // Of both names' tables the numbers are 32 bits wide, and Node up to 0.17 uses one up for each add.
+        let rows = sqlx::query!(
+            r#"
+select sequencename::text as "name!", coalesce(last_value, 0)::float8 / max_value as "used!"
+from pg_sequences
+where schemaname = $1
+order by 1
+"#,
+            self.schema.name(),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("look at sequences", e))?;
+        let mut seen = Seen::fine("no sequence runs out");
+        for row in rows.into_iter().filter(|row| row.used > 0.8) {
+            seen = seen.problem(
+                format!("the sequence {} is used up by {:.0} %", row.name, row.used * 100.0),
+                format!(
+                    "upgrade Node's graphile-worker to 0.18 or later (older ones use a number up for each add), and restart \
+                     the sequence below the smallest number in use: alter sequence {}.\"{}\" restart",
+                    self.schema.quoted(),
+                    row.name
+                ),
+            );
+        }
+        Ok(seen)
+    }
+}

@@ -1,0 +1,107 @@
+//! What this role may do, and whether notifications arrive.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+
+use super::{Findings, Seen};
+use crate::storage::postgres::PostgresStorage;
+
+/// How long a notification may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl PostgresStorage {
+    pub(super) async fn privileges(&self) -> Findings {
+        let rows = sqlx::query!(
+            r#"
+with role as (select rolsuper or rolbypassrls as free from pg_roles where rolname = current_user)
+select
+  rel.relname::text as "table!",
+  (
+    select string_agg(wanted, ', ')
+    from unnest(array['select', 'insert', 'update', 'delete']) as wanted
+    where not has_table_privilege(rel.oid, wanted)
+  ) as missing,
+  rel.relrowsecurity
+    and not (select role.free from role)
+    and not pg_has_role(rel.relowner, 'usage')
+    and not exists (select from pg_policy policy where policy.polrelid = rel.oid) as "blind!"
+from pg_class rel
+where rel.relnamespace = (select oid from pg_namespace where nspname = $1)
+  and rel.relname in (
+    '_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_pools'
+  )
+order by 1
+"#,
+            self.schema.name(),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("look at privileges", e))?;
+        let (schema, role) = (self.schema.quoted(), self.role());
+        let mut seen = Seen::fine("this role may do what a worker does");
+        for row in rows {
+            if let Some(missing) = row.missing {
+                seen = seen.problem(
+                    format!("this role may not {missing} in the table {}", row.table),
+                    format!("grant {missing} on {schema}.\"{}\" to {role};", row.table),
+                );
+            }
+            if row.blind {
+                seen = seen.problem(
+                    format!("row security hides every row of the table {} from this role", row.table),
+                    format!("alter role {role} bypassrls; or make it a member of the role that owns the schema; see DATABASE.md"),
+                );
+            }
+        }
+        let functions = sqlx::query_scalar!(
+            r#"
+select fn.proname::text as "name!"
+from pg_proc fn
+where fn.pronamespace = (select oid from pg_namespace where nspname = $1)
+  and not has_function_privilege(fn.oid, 'execute')
+order by 1
+"#,
+            self.schema.name(),
+        )
+        .fetch_all(self.schema.on(&self.pool))
+        .await
+        .map_err(|e| self.error("look at privileges", e))?;
+        if !functions.is_empty() {
+            seen = seen.problem(
+                format!("this role may not execute {}", functions.join(", ")),
+                format!("grant execute on all functions in schema {schema} to {role};"),
+            );
+        }
+        Ok(seen)
+    }
+
+    /// Listens as a worker does, and notifies as an enqueuer does. Behind a pooler that hands out connections by the
+    /// transaction, `LISTEN` seems to work, and nothing ever arrives.
+    pub(super) async fn notifications(&self) -> Findings {
+        let fail = |e| self.error("listen", e);
+        let channel = format!("backfill:doctor:{:016x}", fastrand::u64(..));
+        let mut listener = PgListener::connect_with(&self.pool).await.map_err(fail)?;
+        listener.eager_reconnect(false);
+        listener.listen(&channel).await.map_err(fail)?;
+        // Through the pool, as from another program; in its own time, so that a pooler may give the connection away.
+        sqlx::query!("select pg_notify($1, '')", channel)
+            .execute(self.schema.on(&self.pool))
+            .await
+            .map_err(|e| self.error("notify", e))?;
+        let heard = tokio::time::timeout(PATIENCE, listener.try_recv()).await;
+        let seen = Seen::fine("notifications arrive");
+        if matches!(heard, Ok(Ok(Some(_)))) {
+            return Ok(seen);
+        }
+        Ok(seen.problem(
+            format!("a notification did not arrive within {PATIENCE:?}: LISTEN does not work on this way to the database"),
+            "give workers an address without a pooler in transaction mode, or let them poll (`backfill worker --no-listen`, \
+             WorkerBuilder::listen(false))",
+        ))
+    }
+
+    fn role(&self) -> String {
+        format!("\"{}\"", self.pool.connect_options().get_username().replace('"', "\"\""))
+    }
+}
