@@ -122,6 +122,7 @@ _JOB_RUN_AT, _TASK_IDENTIFIER and _PAYLOAD_FORMAT in its environment. Exit statu
 the last lines of its standard error become last_error. What it prints goes to the log.
 
 The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one hurries.")]
+#[expect(clippy::struct_excessive_bools, reason = "switches, independent of each other")]
 pub struct WorkerArgs {
     /// The directory of the tasks [default: tasks]
     #[arg(long, value_name = "DIR")]

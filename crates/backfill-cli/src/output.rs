@@ -15,6 +15,7 @@ pub struct Output {
     json: bool,
 }
 
+#[expect(clippy::unused_self, reason = "standard output is one, and this is the only way to it")]
 impl Output {
     pub fn new(json: bool) -> Self {
         Self { json }

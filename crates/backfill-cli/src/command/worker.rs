@@ -94,8 +94,9 @@ fn programs(named: Option<&Path>, has_crontab: bool) -> Result<Found, Failure> {
     let directory = named.unwrap_or(Path::new("tasks"));
     match find(directory) {
         Ok(found) if found.tasks.is_empty() && !has_crontab => {
-            let others: String = found.others.iter().map(|other| format!("\n  {other}")).collect();
-            Err(failed(format!("there are no tasks in {}{others}", directory.display())))
+            let told: Vec<String> =
+                std::iter::once(format!("there are no tasks in {}", directory.display())).chain(found.others).collect();
+            Err(failed(told.join("\n  ")))
         }
         Ok(found) => Ok(found),
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound && has_crontab => {
