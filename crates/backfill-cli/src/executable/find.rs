@@ -100,9 +100,9 @@ mod tests {
 
     fn put(directory: &Path, name: &str, mode: u32) {
         let path = directory.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, "#!/bin/sh\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(&path, "#!/bin/sh\n").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
     }
 
     #[test]
