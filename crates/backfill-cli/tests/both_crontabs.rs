@@ -63,7 +63,7 @@ async fn two_workers_of_each_language_add_one_job_per_entry_and_minute() {
     }
     drop(nodes);
     let per_minute = "select string_agg(jobs::text, ',') from (select count(*) as jobs from S._private_jobs group by run_at, max_attempts) as t";
-    assert_eq!(scene.ask(per_minute).await, vec!["1"; 2 * MINUTES].join(","), "one job an entry a minute");
+    assert_eq!(scene.ask(per_minute).await, ["1"; 2 * MINUTES].join(","), "one job an entry a minute");
     let whole = "select bool_and(run_at = date_trunc('minute', run_at) and payload->'_cron'->>'backfilled' = 'false') from S._private_jobs";
     assert_eq!(scene.ask(whole).await, "true");
     assert_eq!(scene.ask("select count(*) from S._private_known_crontabs").await, "3");
