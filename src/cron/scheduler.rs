@@ -233,7 +233,6 @@ impl Scheduler {
 
     /// Answers the time when it has come, or `None` if the clock was set back.
     async fn wait_until(&self, moment: DateTime<Utc>, plan: &mut Plan) -> Option<DateTime<Utc>> {
-        let mut waited = false;
         loop {
             let now = self.clock.now();
             if now < plan.last_look - SET_BACK {
@@ -241,15 +240,16 @@ impl Scheduler {
                 (self.report)(CronEvent::SetBack { was: plan.last_look, now });
                 return None;
             }
+            // What was due before the last look was not missed by the clock: it is being caught up.
+            let was_to_come = plan.last_look < moment;
             plan.last_look = now;
             if now >= moment {
-                if waited && now - moment >= PRESENT {
+                if was_to_come && now - moment >= PRESENT {
                     tracing::warn!(expected = %moment, %now, "the crontab is late; making up for what was due");
                     (self.report)(CronEvent::Late { expected: moment, now });
                 }
                 return Some(now);
             }
-            waited = true;
             sleep((moment - now).to_std().unwrap_or_default().min(LOOK_EVERY)).await;
         }
     }
