@@ -66,7 +66,7 @@ async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebod
     until("it is taken for dead", || async {
         // Its next sign of life may come between these two.
         sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
-        !client.storage().rescue(Duration::from_secs(3000)).await.expect("rescue").is_empty()
+        !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
     })
     .await;
     let second = soon("the second start", started.recv()).await.expect("a start");

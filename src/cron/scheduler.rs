@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::CronEntry;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::storage::{DueJob, Storage};
+use crate::storage::{DueJob, Line};
 
 /// The clock is looked at this often while nothing is due, in case it was changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ pub enum CronEvent {
 
 /// Runs the entries of a crontab.
 pub(crate) struct Scheduler {
-    pub storage: Arc<dyn Storage>,
+    pub line: Line,
     pub entries: Vec<CronEntry>,
     pub clock: Clock,
     pub max_payload_bytes: usize,
@@ -152,7 +152,7 @@ impl Scheduler {
         let mut delay = FIRST_DELAY;
         loop {
             let started = self.clock.now();
-            match within(self.plan(started)).await {
+            match self.line.call(CALL_TIMEOUT, self.plan(started)).await {
                 Ok(upcoming) => {
                     (self.report)(CronEvent::Started { at: started });
                     return Plan { started, upcoming, outage: false, last_look: started, delay: FIRST_DELAY };
@@ -163,8 +163,14 @@ impl Scheduler {
     }
 
     async fn plan(&self, started: DateTime<Utc>) -> Result<Vec<Option<DateTime<Utc>>>> {
-        let known: HashMap<String, _> =
-            self.storage.known_crontabs().await?.into_iter().map(|known| (known.identifier.clone(), known)).collect();
+        let known: HashMap<String, _> = self
+            .line
+            .storage()
+            .known_crontabs()
+            .await?
+            .into_iter()
+            .map(|known| (known.identifier.clone(), known))
+            .collect();
         let new: Vec<String> = self
             .entries
             .iter()
@@ -172,7 +178,7 @@ impl Scheduler {
             .map(|entry| entry.identifier.clone())
             .collect();
         if !new.is_empty() {
-            self.storage.register_crontabs(&new, started).await?;
+            self.line.storage().register_crontabs(&new, started).await?;
         }
         let upcoming = self.entries.iter().map(|entry| {
             let from = known.get(&entry.identifier).map_or(started, |known| {
@@ -280,13 +286,13 @@ impl Scheduler {
         }
         let identifiers = jobs.iter().map(|due| due.identifier.clone()).collect();
         (self.report)(CronEvent::Due { at: moment, identifiers });
-        match within(self.storage.add_due(moment, &jobs)).await {
+        match self.line.call(CALL_TIMEOUT, self.line.storage().add_due(moment, &jobs)).await {
             Ok(added) => self.added(moment, &jobs, added, backfilled),
             Err(error) if error.is_transient() => return Err(error),
             Err(_) => {
                 for job in jobs {
                     let alone = std::slice::from_ref(&job);
-                    match within(self.storage.add_due(moment, alone)).await {
+                    match self.line.call(CALL_TIMEOUT, self.line.storage().add_due(moment, alone)).await {
                         Ok(added) => self.added(moment, alone, added, backfilled),
                         Err(error) if error.is_transient() => return Err(error),
                         Err(error) => self.refused(moment, &job.identifier, &error),
@@ -326,10 +332,4 @@ impl Scheduler {
 /// A time that is this much earlier, or the earliest there is.
 fn earlier(time: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(by).ok().and_then(|by| time.checked_sub_signed(by)).unwrap_or(DateTime::<Utc>::MIN_UTC)
-}
-
-async fn within<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(CALL_TIMEOUT, call)
-        .await
-        .unwrap_or_else(|_| Err(Error::Storage(format!("no answer for {CALL_TIMEOUT:?}").into())))
 }

@@ -16,6 +16,7 @@ mod claim;
 pub mod contract;
 mod cron;
 mod inspect;
+mod line;
 mod manage;
 pub mod memory;
 pub mod postgres;
@@ -40,6 +41,8 @@ pub use presence::Rescued;
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement};
 pub use wakeup::Wakeup;
 
+pub(crate) use line::Line;
+
 use crate::error::Result;
 pub use crate::job::NewJob;
 use crate::job::{Job, JobId};
@@ -58,6 +61,10 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// The same storage for a worker, which must be able to claim, settle and show its sign of life while the user's code
     /// uses up whatever this one shares with it (such as a pool of connections).
     fn for_worker(&self) -> Arc<dyn Storage>;
+
+    /// Calls are not answered, so whatever connections this holds may be dead: the next calls use new ones. Only asked of
+    /// what [`for_worker`](Self::for_worker) gave. A storage without connections need not do anything.
+    fn reconnect(&self) {}
 
     /// Brings the storage to the version this crate works with. Safe to call from many processes at once.
     async fn migrate(&self) -> Result<Migrated>;

@@ -16,9 +16,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::events::{Event, Events};
-use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Outcome, PoolId, Settlement, Storage};
+use crate::storage::{Line, Outcome, PoolId, Settlement};
 
 /// The most settlements in one write.
 const MAX_BATCH: usize = 2_000;
@@ -78,7 +77,7 @@ impl Summary {
 
 /// The part of a worker that writes outcomes.
 pub(super) struct Settler {
-    storage: Arc<dyn Storage>,
+    line: Line,
     finished: mpsc::UnboundedReceiver<Finished>,
     written: mpsc::UnboundedSender<Written>,
     /// Fires when there is no more time: what cannot be written now is left.
@@ -91,13 +90,13 @@ pub(super) struct Settler {
 
 impl Settler {
     pub(super) fn new(
-        storage: Arc<dyn Storage>,
+        line: Line,
         finished: mpsc::UnboundedReceiver<Finished>,
         written: mpsc::UnboundedSender<Written>,
         give_up: CancellationToken,
         events: Events,
     ) -> Self {
-        Self { storage, finished, written, give_up, events, summary: Summary::default(), unwritten: 0 }
+        Self { line, finished, written, give_up, events, summary: Summary::default(), unwritten: 0 }
     }
 
     /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
@@ -145,19 +144,18 @@ impl Settler {
         let mut in_doubt = false;
         loop {
             let settled = tokio::select! {
-                settled = tokio::time::timeout(WRITE_TIMEOUT, self.storage.settle(pool, batch)) => settled,
+                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, batch)) => settled,
                 () = self.give_up.cancelled() => {
                     self.unwritten += batch.len();
                     return Ok(());
                 }
             };
             let error = match settled {
-                Ok(Ok(applied)) => {
+                Ok(applied) => {
                     self.applied(batch, &applied, in_doubt);
                     return Ok(());
                 }
-                Ok(Err(error)) => error,
-                Err(_) => Error::Storage(format!("no answer for {WRITE_TIMEOUT:?}").into()),
+                Err(error) => error,
             };
             if !error.is_transient() && can_be_simpler(batch) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");

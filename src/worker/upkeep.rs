@@ -1,82 +1,208 @@
 //! What a worker does beside running jobs: signs of life, rescue, and the sweep of stale locks.
 //!
-//! The sign of life has a loop of its own with a limit on each call: nothing else may delay it. Both loops only ever wait
-//! and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
+//! The sign of life has a thread, a connection and a loop of its own: neither a job that blocks its thread, nor one that uses
+//! up the pool, nor a write that waits for a lock may make the worker look dead. Each sign has a limit; when one is not
+//! answered, the next is shown on a new connection, and if that works the old connections are known to be dead.
+//!
+//! **Whose silence counts.** Others are taken for dead only by a worker that would have heard them: one that has been in
+//! *contact* with the storage itself for as long as the silence lasts. When the storage was away for everybody, nobody could
+//! show a sign, and all get the time to show one again. (The storage adds to this what it knows, such as that it was
+//! started only just now.)
+//!
+//! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::builder::Options;
 use super::events::{Event, Events};
-use crate::storage::{PoolId, Storage};
+use crate::storage::{Line, PoolId, Storage};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
+/// A look after others that has not been answered for this long never will be.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs until it is dropped.
-pub(super) async fn run(
-    storage: Arc<dyn Storage>,
-    pool: watch::Receiver<Arc<PoolId>>,
+/// The upkeep of one worker. Dropping it ends it.
+pub(super) struct Upkeep {
+    line: Line,
     options: Options,
     events: Events,
-    evicted: mpsc::UnboundedSender<Arc<PoolId>>,
-) {
-    tokio::join!(
-        show_signs(&*storage, pool, &options, &events, evicted),
-        look_after_others(&*storage, &options, &events)
-    );
+    contact: watch::Receiver<Contact>,
+    signs: JoinHandle<()>,
+    _end_signs: DropGuard,
 }
 
-/// Shows the sign of life. The engine has registered the pool before it claimed anything.
-async fn show_signs(
-    storage: &dyn Storage,
-    mut pool: watch::Receiver<Arc<PoolId>>,
-    options: &Options,
-    events: &Events,
-    evicted: mpsc::UnboundedSender<Arc<PoolId>>,
-) {
-    let mut tick = interval(options.sign_of_life);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let current = Arc::clone(&pool.borrow_and_update());
-        let error = match timeout(options.sign_of_life, storage.show_presence(&current, false)).await {
-            Ok(Ok(true)) => continue,
-            Ok(Ok(false)) => {
-                // Nobody hears it any more when the worker is at its end, and then it does not matter.
-                let _ = evicted.send(current);
-                continue;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer for {:?}", options.sign_of_life),
+impl Upkeep {
+    /// Starts to show signs of life. The engine has registered the pool before it claimed anything.
+    pub(super) fn start(
+        line: Line,
+        storage: &Arc<dyn Storage>,
+        pool: watch::Receiver<Arc<PoolId>>,
+        options: Options,
+        events: Events,
+        evicted: mpsc::UnboundedSender<Arc<PoolId>>,
+    ) -> Self {
+        let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life));
+        let signs = Signs {
+            line: line.clone(),
+            pool,
+            every: options.sign_of_life,
+            events: events.clone(),
+            evicted,
+            contact: contact_tx,
         };
+        let end = CancellationToken::new();
+        let (ended, storage) = (end.clone(), Arc::clone(storage));
+        let signs = tokio::task::spawn_blocking(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    tracing::error!(%error, "no signs of life can be shown");
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                // Connections belong to the runtime that opened them.
+                let storage = storage.for_worker();
+                tokio::select! {
+                    () = signs.show(&*storage) => {}
+                    () = ended.cancelled() => {}
+                }
+            });
+            // Whatever a dead connection still waits for is not waited for.
+            runtime.shutdown_background();
+        });
+        Self { line, options, events, contact, signs, _end_signs: end.drop_guard() }
+    }
+
+    /// Runs until it is dropped; ends only if no signs can be shown.
+    pub(super) async fn run(mut self) {
+        tokio::select! {
+            _ = &mut self.signs => {}
+            () = look_after_others(&self.line, &self.options, &self.events, &self.contact) => {}
+        }
+    }
+}
+
+/// Since when the storage has been within reach.
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    /// `None` as long as it was never lost.
+    since: Option<Instant>,
+    last: Instant,
+    /// By the wall clock too, because the other one stands still while a machine sleeps.
+    last_by_wall: SystemTime,
+    /// A longer time without an answer is a loss.
+    gap: Duration,
+}
+
+impl Contact {
+    fn begins(sign_of_life: Duration) -> Self {
+        let gap = sign_of_life.mul_f64(1.5);
+        Self { since: None, last: Instant::now(), last_by_wall: SystemTime::now(), gap }
+    }
+
+    /// The storage answered.
+    fn heard(&mut self) {
+        let now = Instant::now();
+        let by_wall = self.last_by_wall.elapsed().unwrap_or_default();
+        if (now - self.last).max(by_wall) > self.gap {
+            self.since = Some(now);
+        }
+        self.last = now;
+        self.last_by_wall = SystemTime::now();
+    }
+
+    /// Whether a silence of this length would have been heard.
+    fn would_have_heard(&self, silence: Duration) -> bool {
+        self.last.elapsed() <= self.gap && self.since.is_none_or(|since| since.elapsed() >= silence)
+    }
+}
+
+struct Signs {
+    line: Line,
+    pool: watch::Receiver<Arc<PoolId>>,
+    every: Duration,
+    events: Events,
+    evicted: mpsc::UnboundedSender<Arc<PoolId>>,
+    contact: watch::Sender<Contact>,
+}
+
+impl Signs {
+    async fn show(mut self, storage: &dyn Storage) {
+        let mut tick = interval(self.every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A sign was not answered, and none has been since.
+        let mut suspicious = false;
+        loop {
+            tick.tick().await;
+            let pool = Arc::clone(&self.pool.borrow_and_update());
+            // The second try, on a new connection, tells a dead connection from a storage that is away.
+            for _ in 0..2 {
+                match timeout(self.every / 2, storage.show_presence(&pool, false)).await {
+                    Ok(Ok(known)) => {
+                        self.contact.send_modify(Contact::heard);
+                        if std::mem::take(&mut suspicious) {
+                            self.line.storage().reconnect();
+                            self.line.cut();
+                        }
+                        if !known {
+                            // Nobody hears it any more when the worker is at its end, and then it does not matter.
+                            let _ = self.evicted.send(Arc::clone(&pool));
+                        }
+                        break;
+                    }
+                    Ok(Err(error)) => {
+                        self.failed(&error.to_string());
+                        break;
+                    }
+                    Err(_) => {
+                        suspicious = true;
+                        storage.reconnect();
+                        self.failed(&format!("no answer for {:?}", self.every / 2));
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&self, error: &str) {
         tracing::warn!(error, "the sign of life could not be shown");
-        events.tell(|| Event::SignOfLifeFailed { error });
+        self.events.tell(|| Event::SignOfLifeFailed { error: error.to_owned() });
     }
 }
 
 /// Frees the jobs of pools that fell silent, and locks that are stale.
-async fn look_after_others(storage: &dyn Storage, options: &Options, events: &Events) {
+async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Contact>) {
     let mut tick = interval(options.sign_of_life);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (least, most) = options.sweep;
     let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.min(most).mul_f64(fastrand::f64());
     loop {
         tick.tick().await;
-        match storage.rescue(options.dead_after).await {
-            Ok(rescued) => {
-                for pool in rescued {
-                    tracing::warn!(pool = pool.pool, jobs = pool.jobs, "a worker pool fell silent; its jobs are free");
-                    events.tell(|| Event::Rescued { pool: pool.pool, jobs: pool.jobs });
+        if contact.borrow().would_have_heard(options.dead_after) {
+            match line.call(LOOK_TIMEOUT, line.storage().rescue(options.dead_after)).await {
+                Ok(rescued) => {
+                    for pool in rescued {
+                        tracing::warn!(
+                            pool = pool.pool,
+                            jobs = pool.jobs,
+                            "a worker pool fell silent; its jobs are free"
+                        );
+                        events.tell(|| Event::Rescued { pool: pool.pool, jobs: pool.jobs });
+                    }
                 }
+                Err(error) => tracing::warn!(%error, "silent worker pools could not be looked for"),
             }
-            Err(error) => tracing::warn!(%error, "silent worker pools could not be looked for"),
         }
         if Instant::now() >= next_sweep {
-            match storage.release_stale().await {
+            match line.call(LOOK_TIMEOUT, line.storage().release_stale()).await {
                 Ok(jobs) => {
                     if jobs > 0 {
                         tracing::warn!(jobs, "released jobs that were locked for more than four hours");
@@ -90,5 +216,39 @@ async fn look_after_others(storage: &dyn Storage, options: &Options, events: &Ev
             }
             next_sweep = Instant::now() + least + most.saturating_sub(least).mul_f64(fastrand::f64());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SIGN: Duration = Duration::from_secs(5);
+    const SILENCE: Duration = Duration::from_secs(15);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_counts_only_for_who_has_been_in_contact_all_the_time() {
+        let mut contact = Contact::begins(SIGN);
+        assert!(contact.would_have_heard(SILENCE), "a new worker looks at once");
+        advance(SIGN).await;
+        contact.heard();
+        assert!(contact.would_have_heard(SILENCE), "nothing was lost");
+
+        // The storage is away for a minute.
+        advance(Duration::from_secs(8)).await;
+        assert!(!contact.would_have_heard(SILENCE), "not while it is away");
+        advance(Duration::from_secs(52)).await;
+        contact.heard();
+        assert!(!contact.would_have_heard(SILENCE), "the others need time to be heard again");
+        for _ in 0..2 {
+            advance(SIGN).await;
+            contact.heard();
+            assert!(!contact.would_have_heard(SILENCE));
+        }
+        advance(SIGN).await;
+        contact.heard();
+        assert!(contact.would_have_heard(SILENCE), "now their silence is their own");
     }
 }

@@ -12,6 +12,8 @@
 //! Only the queue rows of the candidates are locked. (Node's fetch locks every free queue's row, so that two
 //! fetches at once see no queues at all and one goes away empty.)
 
+use sqlx::PgConnection;
+
 use super::PostgresStorage;
 use super::row::{JobRow, Timestamp};
 use crate::error::Result;
@@ -20,7 +22,7 @@ use crate::storage::{ClaimRequest, Claimed};
 
 impl PostgresStorage {
     #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]
-    pub(super) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+    pub(super) async fn claim_jobs(&self, conn: &mut PgConnection, request: &ClaimRequest<'_>) -> Result<Claimed> {
         let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
         let (limited, rooms): (Vec<String>, Vec<i64>) =
             request.limits.iter().map(|(task, room)| (task.clone(), i64::try_from(*room).unwrap_or(i64::MAX))).unzip();
@@ -155,7 +157,7 @@ order by job.priority, job.run_at, job.id
             forbidden,
             request.now,
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("claim jobs", e))?;
         let candidates = rows.first().map_or(0, |row| row.candidates);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection};
 
 use super::PostgresStorage;
 use super::row::Timestamp;
@@ -22,7 +23,7 @@ from graphile_worker._private_known_crontabs known
 order by known.identifier
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("read the known crontab entries", e))?;
         let known = rows
@@ -42,16 +43,21 @@ on conflict do nothing
             identifiers,
             since,
         )
-        .execute(self.schema.on(&self.pool))
+        .execute(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("register crontab entries", e))?;
         Ok(())
     }
 
-    pub(super) async fn add_due_jobs(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+    pub(super) async fn add_due_jobs(
+        &self,
+        conn: &mut PgConnection,
+        moment: DateTime<Utc>,
+        due: &[DueJob],
+    ) -> Result<Vec<Option<Job>>> {
         let fail = |e| self.error("add the jobs of the crontab", e);
         let identifiers: Vec<String> = due.iter().map(|due| due.identifier.clone()).collect();
-        let mut tx = self.pool.begin().await.map_err(fail)?;
+        let mut tx = conn.begin().await.map_err(fail)?;
         // The gate. Whoever moves an entry's last execution forward may add its job; the row stays locked until that job is
         // committed with it. The rows are locked in the order of the crontab, as Node does, so that two workers with the same
         // file do not deadlock.

@@ -9,6 +9,8 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub(super) const UNDEFINED_TABLE: &str = "42P01";
 /// SQLSTATE: a schema does not exist.
 const INVALID_SCHEMA_NAME: &str = "3F000";
+/// SQLSTATE: the server, or the transaction, may only be read.
+const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 
 impl PostgresStorage {
     /// Names what was being done, and recognises what has a remedy of its own.
@@ -17,6 +19,11 @@ impl PostgresStorage {
             Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source),
             Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => {
                 Error::SchemaMissing { schema: self.schema.name().to_owned() }
+            }
+            Some(READ_ONLY_SQL_TRANSACTION) => {
+                // After a failover this server may be the old one. Whatever the address means now is asked next time.
+                self.connections.renew();
+                Error::Database { action, source }
             }
             _ => Error::Database { action, source },
         }
@@ -64,6 +71,11 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
         sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => false,
         other => !matches!(code(other).as_deref().and_then(|code| code.get(..2)), Some("22" | "23" | "54")),
     }
+}
+
+/// Whether a transaction met another under a strict isolation.
+pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("40001")
 }
 
 /// Whether a transaction failed only because of another at the same time: serialization_failure, deadlock_detected.

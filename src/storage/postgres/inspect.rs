@@ -65,7 +65,7 @@ group by queue.id
 order by queue.queue_name
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("list queues", e))?;
         let queues = rows.into_iter().map(|row| {
@@ -114,7 +114,7 @@ group by task.id
 order by task.identifier
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("list tasks", e))?;
         let tasks = rows.into_iter().map(|row| {
@@ -163,7 +163,7 @@ full join holder on holder.id = pool.id
 order by 1
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await;
         let rows = match rows {
             // A schema that Node has made, and no worker of ours has run on.
@@ -202,7 +202,7 @@ group by held.id
 order by 1
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("list worker pools", e))?;
         let pools = rows.into_iter().map(|row| {

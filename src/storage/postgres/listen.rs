@@ -4,15 +4,21 @@
 //! busy pool cannot starve it. When the connection is lost it says so once ([`Wakeup::Deaf`]; the worker polls
 //! meanwhile), reconnects with a growing, jittered delay, and says [`Wakeup::Listening`] when it hears again: what
 //! was notified in between is lost, so the worker looks once.
+//!
+//! A listener can be deaf without knowing it: through a pooler that lends connections by the transaction, `LISTEN` succeeds and
+//! nothing ever arrives, and a connection can die without a word. So the ear *calls to itself*, when it begins to listen and
+//! every [`CALL_EVERY`]: a notification on a channel of its own, sent through another connection, must come back.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::Deserialize;
-use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgNotification};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::connections::apart;
 use super::{PostgresStorage, REVISION};
 use crate::error::Result;
 use crate::storage::Wakeup;
@@ -23,19 +29,27 @@ const JOBS_INSERT: &str = "jobs:insert";
 const WORKER_MIGRATE: &str = "worker:migrate";
 /// The longest delay between two tries to connect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(10);
+/// How often the ear calls to itself.
+const CALL_EVERY: Duration = Duration::from_secs(30);
+/// How long a call may be on its way.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting may take, and anything else that is asked of the database here.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a call that did not come back, which nothing but another way to the database will change, to try again.
+const DEAF_RETRY: Duration = Duration::from_secs(60);
 
 pub(super) fn wakeups(storage: PostgresStorage) -> BoxStream<'static, Wakeup> {
-    // The user's own pool options are kept, because they may carry hooks that set a role.
-    let pool = storage
-        .pool
-        .options()
-        .clone()
-        .min_connections(0)
-        .max_connections(1)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .connect_lazy_with((*storage.pool.connect_options()).clone());
-    let ear = Ear { storage, pool, listener: None, failures: 0, pending: VecDeque::new() };
+    let ear = Ear {
+        renewals: storage.connections.renewals(),
+        channel: format!("backfill:echo:{:016x}", fastrand::u64(..)),
+        storage,
+        listener: None,
+        call: Call::None { next: Instant::now() },
+        failures: 0,
+        proven: false,
+        deaf_on_this_way: false,
+        pending: VecDeque::new(),
+    };
     stream::unfold(ear, |mut ear| async move {
         let wakeup = ear.next().await;
         Some((wakeup, ear))
@@ -45,11 +59,34 @@ pub(super) fn wakeups(storage: PostgresStorage) -> BoxStream<'static, Wakeup> {
 
 struct Ear {
     storage: PostgresStorage,
-    pool: PgPool,
+    /// Tells when the worker's connections were given up for dead.
+    renewals: Option<watch::Receiver<()>>,
     listener: Option<PgListener>,
+    /// The channel on which the ear calls to itself.
+    channel: String,
+    call: Call,
     /// Failed tries to connect since it last heard.
     failures: i32,
+    /// Whether this connection has heard its own call.
+    proven: bool,
+    /// Whether the last connection listened and did not hear its own call.
+    deaf_on_this_way: bool,
     pending: VecDeque<Wakeup>,
+}
+
+/// The ear's call to itself.
+#[derive(Clone, Copy)]
+enum Call {
+    None { next: Instant },
+    OnItsWay { until: Instant },
+}
+
+/// What the ear waits for.
+enum Heard {
+    Notification(Result<Option<PgNotification>, sqlx::Error>),
+    TimeToCall,
+    NoEcho,
+    Renewed,
 }
 
 impl Ear {
@@ -62,36 +99,88 @@ impl Ear {
                 self.connect().await;
                 continue;
             };
-            let heard = listener.try_recv().await;
+            let alarm = async {
+                match self.call {
+                    Call::None { next } => {
+                        sleep_until(next).await;
+                        Heard::TimeToCall
+                    }
+                    Call::OnItsWay { until } => {
+                        sleep_until(until).await;
+                        Heard::NoEcho
+                    }
+                }
+            };
+            // Dropping a wait for a notification loses none: what was read of it stays with the connection.
+            let heard = tokio::select! {
+                heard = listener.try_recv() => Heard::Notification(heard),
+                heard = alarm => heard,
+                () = renewed(&mut self.renewals) => Heard::Renewed,
+            };
             match heard {
-                Ok(Some(notification)) => self.understand(&notification).await,
-                Ok(None) => self.deafen("the connection was closed"),
-                Err(error) => self.deafen(&error.to_string()),
+                Heard::Notification(Ok(Some(notification))) => self.understand(&notification).await,
+                Heard::Notification(Ok(None)) => self.deafen("the connection was closed"),
+                Heard::Notification(Err(error)) => self.deafen(&error.to_string()),
+                Heard::TimeToCall => self.call().await,
+                Heard::NoEcho => {
+                    self.deaf_on_this_way = true;
+                    self.deafen(&format!(
+                        "a notification did not come back within {CALL_TIMEOUT:?}: the connection is dead, or a pooler in \
+                         transaction mode stands between"
+                    ));
+                }
+                Heard::Renewed => self.deafen("the worker's connections were given up for dead"),
             }
+        }
+    }
+
+    /// Calls to itself, through another connection.
+    async fn call(&mut self) {
+        let pool = self.storage.db();
+        let call = sqlx::query!("select pg_notify($1, '')", self.channel).execute(self.storage.schema.on(&pool));
+        self.call = match timeout(TIMEOUT, call).await {
+            Ok(Ok(_)) => Call::OnItsWay { until: Instant::now() + CALL_TIMEOUT },
+            // Nothing is known about the ear then.
+            Ok(Err(_)) | Err(_) => Call::None { next: Instant::now() + CALL_TIMEOUT },
+        };
+    }
+
+    /// The ear heard itself.
+    fn echo(&mut self) {
+        self.call = Call::None { next: Instant::now() + CALL_EVERY };
+        self.deaf_on_this_way = false;
+        if !self.proven {
+            self.proven = true;
+            self.failures = 0;
+            self.pending.push_back(Wakeup::Listening);
         }
     }
 
     async fn connect(&mut self) {
-        if self.failures > 0 {
-            tokio::time::sleep(reconnect_delay(self.failures)).await;
+        if self.deaf_on_this_way {
+            sleep(DEAF_RETRY.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        } else if self.failures > 0 {
+            sleep(reconnect_delay(self.failures)).await;
         }
-        match self.try_connect().await {
-            Ok(listener) => {
+        match timeout(TIMEOUT, self.try_connect()).await {
+            Ok(Ok(listener)) => {
                 self.listener = Some(listener);
-                self.failures = 0;
-                self.pending.push_back(Wakeup::Listening);
+                self.proven = false;
+                self.call = Call::None { next: Instant::now() };
                 // A migration that was announced while nobody listened.
                 self.check_revision().await;
             }
-            Err(error) => self.deafen(&error.to_string()),
+            Ok(Err(error)) => self.deafen(&error.to_string()),
+            Err(_) => self.deafen(&format!("no connection within {TIMEOUT:?}")),
         }
     }
 
     async fn try_connect(&self) -> Result<PgListener, sqlx::Error> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
+        let pool = apart(&self.storage.pool, 1, |options| options.max_lifetime(None).idle_timeout(None));
+        let mut listener = PgListener::connect_with(&pool).await?;
         // Its own silent reconnecting would hide that notifications were missed.
         listener.eager_reconnect(false);
-        listener.listen_all([JOBS_INSERT, WORKER_MIGRATE]).await?;
+        listener.listen_all([JOBS_INSERT, WORKER_MIGRATE, self.channel.as_str()]).await?;
         Ok(listener)
     }
 
@@ -107,6 +196,7 @@ impl Ear {
         match notification.channel() {
             JOBS_INSERT => self.pending.extend(jobs_added(notification.payload())),
             WORKER_MIGRATE => self.check_revision().await,
+            channel if channel == self.channel => self.echo(),
             _ => {}
         }
     }
@@ -114,21 +204,31 @@ impl Ear {
     /// The notice does not say which schema was migrated, so it is checked against our own ledger before anybody
     /// obeys it. (Node's workers stop for any schema's notice.)
     async fn check_revision(&mut self) {
-        match self.breaking_revision().await {
-            Ok(Some(revision)) if revision > REVISION => {
+        match timeout(TIMEOUT, self.breaking_revision()).await {
+            Ok(Ok(Some(revision))) if revision > REVISION => {
                 self.pending.push_back(Wakeup::BreakingMigration { revision, supported: REVISION });
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "could not check the schema's revision after a migration notice"),
+            Ok(Ok(_)) | Err(_) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not check the schema's revision after a migration notice"),
         }
     }
 
     async fn breaking_revision(&self) -> Result<Option<i32>> {
         sqlx::query_scalar!("select max(id) filter (where breaking) from graphile_worker.migrations")
-            .fetch_one(self.storage.schema.on(&self.storage.pool))
+            .fetch_one(self.storage.schema.on(&self.storage.db()))
             .await
             .map_err(|e| self.storage.error("read the schema's revision", e))
     }
+}
+
+/// Waits until the connections are renewed, which never happens to those that cannot be.
+async fn renewed(renewals: &mut Option<watch::Receiver<()>>) {
+    if let Some(renewals) = renewals
+        && renewals.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// What a notification on `jobs:insert` says. The text may be empty (old schemas), foreign, or a count of removals.

@@ -47,7 +47,7 @@ released_job as (
 select count(*) as "released!" from released_job
 "#
         )
-        .fetch_one(self.schema.on(&self.pool))
+        .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("release stale locks", e))?;
         Ok(u64::try_from(released).unwrap_or_default())
@@ -64,7 +64,7 @@ left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_
 "#,
             key,
         )
-        .fetch_optional(self.schema.on(&self.pool))
+        .fetch_optional(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("remove a job", e))?;
         Ok(row.map(Job::from))
@@ -81,7 +81,7 @@ order by job.id
 "#,
             ids,
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("complete jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
@@ -99,7 +99,7 @@ order by job.id
             ids,
             clean_error(reason),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("fail jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
@@ -135,14 +135,14 @@ order by job.id
             change.attempts.map(i32::from),
             change.max_attempts.map(i32::from),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("reschedule jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
     pub(super) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
-        let mut tx = self.pool.begin().await.map_err(|e| self.error("begin unlocking", e))?;
+        let mut tx = self.db().begin().await.map_err(|e| self.error("begin unlocking", e))?;
         let held = sqlx::query_scalar!(
             r#"
 select count(*) as "held!"
@@ -202,7 +202,7 @@ where id = any (array(
 ))
 "#
             )
-            .execute(self.schema.on(&self.pool))
+            .execute(self.schema.on(&self.db()))
             .await
             .map_err(|e| self.error("delete dead jobs", e))?
             .rows_affected();
@@ -222,7 +222,7 @@ where id = any (array(
     // behind us.
 
     async fn forget_tasks(&self, keep: &[String]) -> Result<u64> {
-        let mut conn = self.pool.acquire().await.map_err(|e| self.error("forget task names", e))?;
+        let mut conn = self.db().acquire().await.map_err(|e| self.error("forget task names", e))?;
         let mut tx = conn.begin().await.map_err(|e| self.error("forget task names", e))?;
         sqlx::query!("set local lock_timeout = '2s'")
             .execute(self.schema.on(&mut *tx))
@@ -249,7 +249,7 @@ where task.identifier <> all ($1)
     }
 
     async fn forget_queues(&self) -> Result<u64> {
-        let mut conn = self.pool.acquire().await.map_err(|e| self.error("forget queues", e))?;
+        let mut conn = self.db().acquire().await.map_err(|e| self.error("forget queues", e))?;
         let mut tx = conn.begin().await.map_err(|e| self.error("forget queues", e))?;
         sqlx::query!("set local lock_timeout = '2s'")
             .execute(self.schema.on(&mut *tx))
@@ -285,7 +285,7 @@ where job.id = $1
 "#,
             id,
         )
-        .fetch_optional(self.schema.on(&self.pool))
+        .fetch_optional(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("read a job", e))?;
         Ok(row.map(Job::from))
@@ -319,7 +319,7 @@ limit $6
             filter.state.map(JobState::as_str),
             i64::from(filter.limit),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("list jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
@@ -341,7 +341,7 @@ from graphile_worker._private_jobs job
 group by 1
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("count jobs", e))?;
         let mut counts = Counts::default();

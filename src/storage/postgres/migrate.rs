@@ -60,7 +60,7 @@ struct Found {
 }
 
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
-    let mut conn = storage.pool.acquire().await.map_err(|e| storage.error("connect", e))?;
+    let mut conn = storage.db().acquire().await.map_err(|e| storage.error("connect", e))?;
     let mut standstill = (None, 0);
     let mut first_found = None;
     for _ in 0..TRIES {
@@ -106,7 +106,7 @@ fn unusable(storage: &PostgresStorage, found: &Found) -> Error {
 
 /// Fails unless the schema can be worked with as it is.
 pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
-    let mut conn = storage.pool.acquire().await.map_err(|e| storage.error("connect", e))?;
+    let mut conn = storage.db().acquire().await.map_err(|e| storage.error("connect", e))?;
     let found = look(storage, &mut conn).await?;
     check_server(&found)?;
     check_not_too_new(storage, &found)?;

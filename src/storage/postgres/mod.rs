@@ -3,6 +3,8 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `schema` | the configurable schema name, and the executor that puts it into each statement |
+//! | `connections` | the connections that statements use, and how a worker gets new ones |
+//! | `isolation` | transactions beside a default isolation that is stricter than ours |
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
 //! | `claim` | taking jobs |
@@ -18,10 +20,12 @@
 
 mod add;
 mod claim;
+mod connections;
 mod cron;
 pub mod doctor;
 mod errors;
 mod inspect;
+mod isolation;
 mod listen;
 mod manage;
 mod migrate;
@@ -40,7 +44,9 @@ use sqlx::{Acquire, PgPool, Postgres};
 
 pub use migrate::REVISION;
 
+use connections::Connections;
 pub(crate) use errors::is_transient;
+use isolation::Isolation;
 use schema::Schema;
 
 use super::{
@@ -51,19 +57,19 @@ use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
 use crate::job::{Job, JobId, NewJob};
 
-/// The connections of a worker, besides the one that listens: to claim, to settle, to show its sign of life, to rescue.
-const WORKER_CONNECTIONS: u32 = 4;
-/// How long a worker waits for one of them. Its own four calls never wait for each other, so this is the time to connect.
-const WORKER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The name of the schema when nobody names one: Graphile's.
 pub const DEFAULT_SCHEMA: &str = schema::TEMPLATE;
 
 /// Jobs in a PostgreSQL schema. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PostgresStorage {
+    /// The user's pool.
     pool: PgPool,
+    /// What statements use: that pool, or a worker's own.
+    connections: Connections,
     schema: Arc<Schema>,
+    /// Whether transactions name their isolation level, see [`Isolation`].
+    isolation: Isolation,
 }
 
 impl PostgresStorage {
@@ -81,7 +87,9 @@ impl PostgresStorage {
     /// # Errors
     /// [`Error::InvalidSchemaName`].
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
-        Ok(Self { pool, schema: Arc::new(Schema::new(schema, prepared)?) })
+        let schema = Arc::new(Schema::new(schema, prepared)?);
+        let connections = Connections::Shared(pool.clone());
+        Ok(Self { pool, connections, schema, isolation: Isolation::default() })
     }
 
     /// The pool.
@@ -96,6 +104,11 @@ impl PostgresStorage {
         self.schema.name()
     }
 
+    /// The pool that statements use at this moment.
+    fn db(&self) -> PgPool {
+        self.connections.pool()
+    }
+
     /// Runs a transaction that is ours alone, and runs it again when it failed only because of another at the same time: two
     /// that meet in each other's keys or new names may deadlock, and serializable ones may fail.
     async fn retrying<T, F: Future<Output = Result<T>>>(&self, transaction: impl Fn() -> F) -> Result<T> {
@@ -103,6 +116,7 @@ impl PostgresStorage {
         loop {
             match transaction().await {
                 Err(Error::Database { source, .. }) if errors::is_conflict(&source) && tries < 10 => {
+                    self.isolation.learn(&source);
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20 * tries))).await;
                 }
@@ -128,16 +142,11 @@ impl Storage for PostgresStorage {
     }
 
     fn for_worker(&self) -> Arc<dyn Storage> {
-        // The user's own pool options are kept, because they may carry hooks that set a role.
-        let pool = self
-            .pool
-            .options()
-            .clone()
-            .min_connections(0)
-            .max_connections(WORKER_CONNECTIONS)
-            .acquire_timeout(WORKER_ACQUIRE_TIMEOUT)
-            .connect_lazy_with((*self.pool.connect_options()).clone());
-        Arc::new(Self { pool, schema: Arc::clone(&self.schema) })
+        Arc::new(Self { connections: Connections::like(&self.pool), ..self.clone() })
+    }
+
+    fn reconnect(&self) {
+        self.connections.renew();
     }
 
     async fn migrate(&self) -> Result<Migrated> {
@@ -149,7 +158,13 @@ impl Storage for PostgresStorage {
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-        self.retrying(|| self.add_with(&self.pool, jobs)).await
+        self.retrying(|| async {
+            let mut work = self.work().await?;
+            let added = self.add_on(&mut work, jobs).await?;
+            self.done(work).await?;
+            Ok(added)
+        })
+        .await
     }
 
     async fn register_tasks(&self, names: &[String]) -> Result<()> {
@@ -164,38 +179,50 @@ on conflict do nothing
 "#,
             names,
         )
-        .execute(self.schema.on(&self.pool))
+        .execute(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("register task names", e))?;
         Ok(())
     }
 
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
-        self.claim_jobs(request).await
+        self.retrying(|| async {
+            let mut work = self.work().await?;
+            let claimed = self.claim_jobs(&mut work, request).await?;
+            self.done(work).await?;
+            Ok(claimed)
+        })
+        .await
     }
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
-        self.settle_jobs(pool, settled).await
+        self.retrying(|| async {
+            let mut work = self.work().await?;
+            let applied = self.settle_jobs(&mut work, pool, settled).await?;
+            self.done(work).await?;
+            Ok(applied)
+        })
+        .await
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.release_unknown_jobs(pool, holds).await
+        self.retrying(|| self.release_unknown_jobs(pool, holds)).await
     }
 
     async fn release_stale(&self) -> Result<u64> {
-        self.release_stale_locks().await
+        self.retrying(|| self.release_stale_locks()).await
     }
 
     async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        self.show_sign(pool, first).await
+        self.retrying(|| self.show_sign(pool, first)).await
     }
 
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.withdraw(pool).await
+        self.retrying(|| self.withdraw(pool)).await
     }
 
     async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        self.rescue_pools(silence).await
+        self.retrying(|| self.rescue_pools(silence)).await
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
@@ -207,35 +234,41 @@ on conflict do nothing
     }
 
     async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
-        self.insert_known_crontabs(identifiers, since).await
+        self.retrying(|| self.insert_known_crontabs(identifiers, since)).await
     }
 
     async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-        self.retrying(|| self.add_due_jobs(moment, due)).await
+        self.retrying(|| async {
+            let mut work = self.work().await?;
+            let added = self.add_due_jobs(&mut work, moment, due).await?;
+            self.done(work).await?;
+            Ok(added)
+        })
+        .await
     }
 
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
-        self.remove_job(key).await
+        self.retrying(|| self.remove_job(key)).await
     }
 
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        self.complete_jobs(ids).await
+        self.retrying(|| self.complete_jobs(ids)).await
     }
 
     async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.fail_jobs(ids, reason).await
+        self.retrying(|| self.fail_jobs(ids, reason)).await
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
-        self.reschedule_jobs(ids, change).await
+        self.retrying(|| self.reschedule_jobs(ids, change)).await
     }
 
     async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.unlock_pools(pools).await
+        self.retrying(|| self.unlock_pools(pools)).await
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
-        self.clean(what).await
+        self.retrying(|| self.clean(what)).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

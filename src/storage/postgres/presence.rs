@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
+use super::isolation::READ_COMMITTED;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::{PoolId, Rescued};
-
-/// The second statement of these transactions must see what was committed while the first one waited, whatever isolation
-/// the role or the database has as its default.
-const READ_COMMITTED: &str = "begin isolation level read committed";
 
 impl PostgresStorage {
     pub(super) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
@@ -23,14 +20,14 @@ impl PostgresStorage {
                 "insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing",
                 pool.as_str()
             )
-            .execute(self.schema.on(&self.pool))
+            .execute(self.schema.on(&self.db()))
             .await
         } else {
             sqlx::query!(
                 "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1",
                 pool.as_str()
             )
-            .execute(self.schema.on(&self.pool))
+            .execute(self.schema.on(&self.db()))
             .await
         };
         Ok(shown.map_err(|e| self.error("show a sign of life", e))?.rows_affected() > 0)
@@ -38,7 +35,7 @@ impl PostgresStorage {
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
         let fail = |e| self.error("withdraw the sign of life", e);
-        let mut tx = self.pool.begin_with(READ_COMMITTED).await.map_err(fail)?;
+        let mut tx = self.db().begin_with(READ_COMMITTED).await.map_err(fail)?;
         // The delete waits for a claim that is still running somewhere; what that took is seen by the next statement.
         sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
             .execute(self.schema.on(&mut *tx))
@@ -50,7 +47,7 @@ impl PostgresStorage {
 
     pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
         let fail = |e| self.error("give back the jobs of a lost claim", e);
-        let mut tx = self.pool.begin_with(READ_COMMITTED).await.map_err(fail)?;
+        let mut tx = self.db().begin_with(READ_COMMITTED).await.map_err(fail)?;
         // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
         // waits for it; what it took is seen by the next statement.
         sqlx::query_scalar!("select id from graphile_worker.backfill_pools where id = $1 for update", pool.as_str())
@@ -114,23 +111,25 @@ left join notified on true
 
     pub(super) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
         let fail = |e| self.error("rescue the jobs of silent pools", e);
-        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked.
+        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. While the server was
+        // down nobody could show a sign, so a silence counts from its start.
         let silent = sqlx::query_scalar!(
             r#"
 select exists (
   select from graphile_worker.backfill_pools
   where seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
+    and pg_postmaster_start_time() < clock_timestamp() - $1::bigint * interval '1 microsecond'
 ) as "silent!"
 "#,
             micros(silence),
         )
-        .fetch_one(self.schema.on(&self.pool))
+        .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
         if !silent {
             return Ok(Vec::new());
         }
-        let mut tx = self.pool.begin_with(READ_COMMITTED).await.map_err(fail)?;
+        let mut tx = self.db().begin_with(READ_COMMITTED).await.map_err(fail)?;
         // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
         // longer silent when the delete looks again under the lock) or after (it finds its row gone, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.

@@ -18,15 +18,19 @@ use crate::storage::settle::clean_error;
 use crate::storage::{Outcome, PoolId, Settlement};
 
 impl PostgresStorage {
-    pub(super) async fn settle_jobs(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+    pub(super) async fn settle_jobs(
+        &self,
+        conn: &mut PgConnection,
+        pool: &PoolId,
+        settled: &[Settlement],
+    ) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
-        let mut conn = self.pool.acquire().await.map_err(|e| self.error("get a connection", e))?;
         if rest.is_empty() {
-            return self.delete_completed(&mut conn, pool, &done).await;
+            return self.delete_completed(conn, pool, &done).await;
         }
         if done.is_empty() {
-            return self.write_others(&mut conn, pool, &rest).await;
+            return self.write_others(conn, pool, &rest).await;
         }
         // Both or neither: after a failure nobody has to guess which half was applied.
         let mut tx = conn.begin().await.map_err(|e| self.error("begin writing results", e))?;

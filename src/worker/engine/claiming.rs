@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::events::Event;
 use super::jobs::Waiting;
 use super::{Engine, Mode};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::{ClaimRequest, Claimed, PoolId};
 
@@ -60,7 +60,7 @@ impl Engine {
         if self.doubt_until.is_some_and(|until| now >= until) {
             self.doubt_until = None;
         }
-        let (storage, pool) = (Arc::clone(&self.storage), Arc::clone(&self.pool));
+        let (line, pool) = (self.line.clone(), Arc::clone(&self.pool));
         let forbidden = self.options.forbidden_flags.clone();
         let now = self.client.clock().time();
         self.woken = false;
@@ -69,6 +69,7 @@ impl Engine {
         self.events.tell(|| Event::Claiming { limit });
         self.claiming = Some(Box::pin(async move {
             let claim = async {
+                let storage = line.storage();
                 if let Some(held) = in_doubt {
                     let jobs = storage.release_unknown(&pool, &held).await?;
                     if jobs > 0 {
@@ -79,8 +80,8 @@ impl Engine {
                 let request = ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
                 storage.claim(&request).await
             };
-            let claimed = tokio::time::timeout(CLAIM_TIMEOUT, claim).await;
-            (pool, claimed.unwrap_or_else(|_| Err(Error::Storage(format!("no answer for {CLAIM_TIMEOUT:?}").into()))))
+            let claimed = line.call(CLAIM_TIMEOUT, claim).await;
+            (pool, claimed)
         }));
     }
 

@@ -92,7 +92,7 @@ impl Engine {
             self.settle(&started.pool, &started.job, failed(&started.job, &RetryPolicy::default(), error));
         }
         self.running.detach_all();
-        let Self { results, settler, give_up, storage, pool, ending, failure, options, mut shutdown, .. } = self;
+        let Self { results, settler, give_up, line, pool, ending, failure, options, mut shutdown, .. } = self;
         drop(results);
         let limit = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
         let timer = async {
@@ -114,7 +114,7 @@ impl Engine {
         // Only a pool that holds nothing knowingly takes its sign of life away; for what it holds, others must notice its
         // silence.
         if unwritten == 0 {
-            let withdrawn = tokio::time::timeout(WRITE_GRACE, storage.withdraw_presence(&pool)).await;
+            let withdrawn = tokio::time::timeout(WRITE_GRACE, line.storage().withdraw_presence(&pool)).await;
             if !matches!(withdrawn, Ok(Ok(()))) {
                 tracing::warn!("the sign of life could not be taken away; others will notice the silence");
             }

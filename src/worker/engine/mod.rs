@@ -31,12 +31,13 @@ use super::events::{Event, Events};
 use super::pace::Pace;
 use super::settler::{Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
-use super::{ShutdownHandle, Worker, upkeep};
+use super::upkeep::Upkeep;
+use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
 use crate::error::{Error, Result};
 use crate::job::JobId;
-use crate::storage::{Outcome, PoolId, Storage, Wakeup};
+use crate::storage::{Line, Outcome, PoolId, Wakeup};
 use crate::task::{Chain, Handler};
 use claiming::{Claim, FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
 use ending::Ending;
@@ -44,6 +45,8 @@ use jobs::{GIVE_BACK_AFTER, Started, Waiting};
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
 const MAX_DUE: usize = 1_000;
+/// Registering that has not been answered for this long never will be.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When the engine ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,7 @@ type Registering = BoxFuture<'static, (Arc<PoolId>, Result<bool>)>;
 pub(super) struct Engine {
     client: BackfillClient,
     /// The storage with connections of the worker's own, which the user's code cannot use up.
-    storage: Arc<dyn Storage>,
+    line: Line,
     handlers: Arc<HashMap<String, Handler>>,
     middleware: Chain,
     tasks: Arc<[String]>,
@@ -123,11 +126,11 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(worker: &Worker, pool: PoolId, mode: Mode) -> Self {
-        let storage = worker.client.storage().for_worker();
+        let line = Line::to(worker.client.storage().for_worker());
         let (results, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
-        let settler = Settler::new(Arc::clone(&storage), finished, written_tx, give_up.clone(), worker.events.clone());
+        let settler = Settler::new(line.clone(), finished, written_tx, give_up.clone(), worker.events.clone());
         let mut tasks: Vec<String> = worker.handlers.keys().cloned().collect();
         tasks.sort_unstable();
         let limited = worker
@@ -138,7 +141,7 @@ impl Engine {
         let now = Instant::now();
         Self {
             client: worker.client.clone(),
-            storage,
+            line,
             handlers: Arc::clone(&worker.handlers),
             middleware: worker.middleware.clone(),
             tasks: tasks.into(),
@@ -193,22 +196,23 @@ impl Engine {
         };
         tokio::pin!(signals);
         let begun = tokio::select! {
-            begun = begin(&*self.storage, &self.tasks, &self.pool, self.mode) => begun,
+            begun = begin(&self.line, &self.tasks, &self.pool, self.mode) => begun,
             () = &mut signals => Ok(()),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(()),
         };
         match begun {
             Ok(()) => self.events.tell(|| Event::Started {
                 pool: Arc::clone(&self.pool),
-                storage: self.storage.name(),
+                storage: self.line.storage().name(),
                 tasks: self.tasks.to_vec(),
                 concurrency: self.options.concurrency,
             }),
             Err(error) => self.fail(error),
         }
         let (evicted_tx, evicted) = mpsc::unbounded_channel();
-        let upkeep = upkeep::run(
-            Arc::clone(&self.storage),
+        let upkeep = Upkeep::start(
+            self.line.clone(),
+            self.client.storage(),
             self.pool_changes.subscribe(),
             self.options.clone(),
             self.events.clone(),
@@ -216,12 +220,12 @@ impl Engine {
         );
         let crontab = self.run_crontab();
         let events = self.events.clone();
-        let name = self.storage.name();
+        let name = self.line.storage().name();
         // Upkeep and signals go on until the last result is written: meanwhile others must not take us for dead, and a
         // second signal must be heard.
         tokio::select! {
             ended = async { self.turn(evicted).await.end().await } => ended,
-            () = upkeep => Err(Error::Internal("the worker's upkeep ended".to_owned())),
+            () = upkeep.run() => Err(Error::Internal("the worker's upkeep ended".to_owned())),
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
         }
@@ -236,7 +240,7 @@ impl Engine {
         let wanted = self.mode == Mode::UntilShutdown && !entries.is_empty();
         let events = self.events.clone();
         let scheduler = Scheduler {
-            storage: Arc::clone(&self.storage),
+            line: self.line.clone(),
             entries,
             clock: self.client.clock().clone(),
             max_payload_bytes: self.client.max_payload_bytes(),
@@ -258,7 +262,7 @@ impl Engine {
     /// Turns until everything has ended.
     async fn turn(mut self, mut evicted: mpsc::UnboundedReceiver<Arc<PoolId>>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
-        let mut wakeups = if listen { self.storage.wakeups() } else { futures::stream::pending().boxed() };
+        let mut wakeups = if listen { self.line.storage().wakeups() } else { futures::stream::pending().boxed() };
         self.schedule_poll();
         // Whoever asked before the loop was there to hear it.
         let urgency = *self.shutdown.borrow_and_update();
@@ -311,7 +315,7 @@ impl Engine {
             Wakeup::BreakingMigration { revision, supported } => {
                 self.events.tell(|| Event::BreakingMigration { revision });
                 tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
-                self.fail(Error::BreakingMigration { schema: self.storage.name(), revision, supported });
+                self.fail(Error::BreakingMigration { schema: self.line.storage().name(), revision, supported });
             }
         }
     }
@@ -426,9 +430,9 @@ impl Engine {
         self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
         self.cancel.cancel();
         self.give_back_waiting();
-        let storage = Arc::clone(&self.storage);
+        let line = self.line.clone();
         self.registering = Some(Box::pin(async move {
-            let registered = storage.show_presence(&new, true).await;
+            let registered = line.call(REGISTER_TIMEOUT, line.storage().show_presence(&new, true)).await;
             (new, registered)
         }));
     }
@@ -451,17 +455,18 @@ impl Engine {
 }
 
 /// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends).
-async fn begin(storage: &dyn Storage, tasks: &[String], pool: &PoolId, mode: Mode) -> Result<()> {
+async fn begin(line: &Line, tasks: &[String], pool: &PoolId, mode: Mode) -> Result<()> {
     let mut delay = FIRST_CLAIM_DELAY;
     loop {
         let begun = async {
-            storage.register_tasks(tasks).await?;
-            storage.show_presence(pool, true).await.map(drop)
+            line.storage().register_tasks(tasks).await?;
+            line.storage().show_presence(pool, true).await
         };
-        match begun.await {
-            Ok(()) => return Ok(()),
+        match line.call(REGISTER_TIMEOUT, begun).await {
+            Ok(_) => return Ok(()),
             Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
                 tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");
+                line.storage().reconnect();
                 tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 delay = (delay * 2).min(MAX_CLAIM_DELAY);
             }

@@ -41,7 +41,7 @@ impl PostgresStorage {
             // Nobody asks for this schema again.
             false,
         )?;
-        let mut tx = self.pool.begin().await.map_err(fail)?;
+        let mut tx = self.db().begin().await.map_err(fail)?;
         // Definitions name the schema only while it is not on the path.
         sqlx::query!("set local search_path = pg_catalog").execute(self.schema.on(&mut *tx)).await.map_err(fail)?;
         migrate::create_anew(&scratch, &mut tx).await.map_err(fail)?;

@@ -20,7 +20,7 @@ impl PostgresStorage {
     pub(super) async fn clock(&self) -> Findings {
         let before = Utc::now();
         let server = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: Timestamp""#)
-            .fetch_one(self.schema.on(&self.pool))
+            .fetch_one(self.schema.on(&self.db()))
             .await
             .map_err(|e| self.error("read the clock", e))?
             .0;
@@ -52,7 +52,7 @@ group by lock.locked_by
 order by 1
 "#
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
         let mut seen = Seen::fine("no lock is stale, and no registered pool is silent");
@@ -71,7 +71,7 @@ order by pool.id
 "#,
             SILENT_SECONDS,
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
         for row in silent {
@@ -97,7 +97,7 @@ left join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 "#
         )
-        .fetch_one(self.schema.on(&self.pool))
+        .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("look for orphans", e))?;
         let schema = self.schema.quoted();
@@ -139,7 +139,7 @@ order by 1
 "#,
             self.schema.name(),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("look at the tables' statistics", e))?;
         let schema = self.schema.quoted();
@@ -206,7 +206,7 @@ from (
 "#,
             OLD_TRANSACTION_SECONDS,
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("look for what holds vacuum back", e))?;
         let mut seen = Seen::fine("no old transaction keeps deleted rows from being removed");
@@ -228,7 +228,7 @@ order by 1
 "#,
             self.schema.name(),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("look at sequences", e))?;
         let mut seen = Seen::fine("no sequence runs out");

@@ -109,7 +109,7 @@ select
   current_database()::text as "database!"
 "#
         )
-        .fetch_one(self.schema.on(&self.pool))
+        .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("connect", e))?;
         Ok(Seen::fine(format!("PostgreSQL {}, database {:?}, role {:?}", row.version, row.database, row.role)))

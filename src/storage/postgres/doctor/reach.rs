@@ -35,7 +35,7 @@ order by 1
 "#,
             self.schema.name(),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("look at privileges", e))?;
         let (schema, role) = (self.schema.quoted(), self.role());
@@ -64,7 +64,7 @@ order by 1
 "#,
             self.schema.name(),
         )
-        .fetch_all(self.schema.on(&self.pool))
+        .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("look at privileges", e))?;
         if !functions.is_empty() {
@@ -86,7 +86,7 @@ order by 1
         listener.listen(&channel).await.map_err(fail)?;
         // Through the pool, as from another program; in its own time, so that a pooler may give the connection away.
         sqlx::query!("select pg_notify($1, '')", channel)
-            .execute(self.schema.on(&self.pool))
+            .execute(self.schema.on(&self.db()))
             .await
             .map_err(|e| self.error("notify", e))?;
         let heard = tokio::time::timeout(PATIENCE, listener.try_recv()).await;
