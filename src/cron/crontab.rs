@@ -38,6 +38,8 @@ impl Crontab {
     /// [`Error::InvalidCrontab`] with every problem of the text.
     pub fn parse(text: &str, dialect: Dialect) -> Result<Self> {
         let mut dialect = dialect;
+        // Some editors begin a file with this mark, which Node trims.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut entries: Vec<CronEntry> = Vec::new();
         let mut problems: Vec<CrontabProblem> = Vec::new();
         let mut lines_of: HashMap<String, usize> = HashMap::new();

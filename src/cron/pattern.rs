@@ -118,33 +118,29 @@ impl Pattern {
     /// The first due moment after this time, or `None` if there is none (such as the 31st of February).
     pub(super) fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let [_, hours, ..] = self.fields;
-        let first = self.zone.date(time);
-        let rhythm = hours.is_everything(KINDS[1]);
-        let due_days = (0..MAX_DAYS).filter_map(|days| first.checked_add_days(Days::new(days)));
-        for day in due_days.filter(|day| self.matches_day(*day)) {
-            for hour in (0..24).filter(|hour| hours.contains(*hour)) {
-                // The local times of an hour may come twice, or not at all; across hours the order is that of the clock.
-                let next = self
-                    .times_of(day, hour)
-                    .flat_map(|local| self.zone.moments(local, rhythm))
-                    .flatten()
-                    .filter(|due| *due > time)
-                    .min();
-                if next.is_some() {
-                    return next;
+        self.zone.next_after(time, hours.is_everything(KINDS[1]), |local| self.next_local(local))
+    }
+
+    /// The first local time after this one that the fields name.
+    fn next_local(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
+        let [minutes, hours, ..] = self.fields;
+        let from = after.checked_add_signed(TimeDelta::nanoseconds(1_000_000_000 - i64::from(after.nanosecond())))?;
+        let days = (0..MAX_DAYS).filter_map(|days| from.date().checked_add_days(Days::new(days)));
+        for day in days.filter(|day| self.matches_day(*day)) {
+            // Only the first day's times may be over.
+            let earliest = if day == from.date() { from.time() } else { NaiveTime::MIN };
+            for hour in (earliest.hour()..24).filter(|hour| hours.contains(*hour)) {
+                let first_minute = if hour == earliest.hour() { earliest.minute() } else { 0 };
+                for minute in (first_minute..60).filter(|minute| minutes.contains(*minute)) {
+                    let same = (hour, minute) == (earliest.hour(), earliest.minute());
+                    let first_second = if same { earliest.second() } else { 0 };
+                    if let Some(second) = (first_second..60).find(|second| self.seconds.contains(*second)) {
+                        return day.and_hms_opt(hour, minute, second);
+                    }
                 }
             }
         }
         None
-    }
-
-    fn times_of(&self, day: NaiveDate, hour: u32) -> impl Iterator<Item = NaiveDateTime> {
-        let Self { seconds, fields: [minutes, ..], .. } = *self;
-        (0..60).filter(move |minute| minutes.contains(*minute)).flat_map(move |minute| {
-            (0..60)
-                .filter(move |second| seconds.contains(*second))
-                .filter_map(move |second| Some(day.and_time(NaiveTime::from_hms_opt(hour, minute, second)?)))
-        })
     }
 
     fn matches_day(&self, day: NaiveDate) -> bool {

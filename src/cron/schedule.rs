@@ -125,13 +125,13 @@ impl Schedule {
     pub(super) fn candidate_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match &self.0 {
             Kind::Pattern(pattern) => pattern.next_after(time),
-            Kind::Expression(expression, zone) => match zone {
-                Zone::Utc => expression.after(&time).next(),
-                #[cfg(feature = "time-zones")]
-                Zone::Named(zone) => {
-                    expression.after(&time.with_timezone(zone)).next().map(|due| due.to_utc()).filter(|due| *due > time)
-                }
-            },
+            Kind::Expression(expression, zone) => {
+                let rhythm = ::cron::TimeUnitSpec::is_all(expression.hours());
+                // The crate steps in UTC, as if it were local time: what happens when clocks change is the zone's affair.
+                zone.next_after(time, rhythm, |local| {
+                    expression.after(&local.and_utc()).next().map(|due| due.naive_utc())
+                })
+            }
             Kind::When(_) => next_minute(time),
         }
     }
@@ -391,6 +391,42 @@ mod tests {
                 prop_assert_eq!(schedule.next_after(due - TimeDelta::nanoseconds(1)), Some(due));
             }
         }
+    }
+
+    #[cfg(feature = "time-zones")]
+    #[test]
+    fn expressions_follow_the_same_rules_when_clocks_change() {
+        let berlin = |text| Schedule::expression(text).unwrap().in_time_zone("Europe/Berlin").unwrap();
+        let back = ("2026-10-25T00:00:00Z", "2026-10-25T02:00:00Z");
+        assert_eq!(
+            due(&berlin("0 */30 * * * *"), back.0, back.1),
+            ["25 00:00:00", "25 00:30:00", "25 01:00:00", "25 01:30:00", "25 02:00:00"],
+            "a rhythm goes through both passes"
+        );
+        assert_eq!(due(&berlin("0 30 2 * * *"), back.0, back.1), ["25 00:30:00"], "a time of day comes once");
+        let late = time("2026-10-25T01:10:00Z");
+        assert_eq!(berlin("0 */30 * * * *").next_after(late), Some(time("2026-10-25T01:30:00Z")));
+        assert_eq!(berlin("0 30 2 * * *").next_after(late), Some(time("2026-10-26T01:30:00Z")));
+        let forward = ("2026-03-29T00:00:00Z", "2026-03-29T02:00:00Z");
+        assert_eq!(
+            due(&berlin("0 30 2 * * *"), forward.0, forward.1),
+            ["29 01:00:00"],
+            "a skipped time is made up for"
+        );
+        assert_eq!(
+            due(&berlin("0 */30 * * * *"), forward.0, forward.1),
+            ["29 00:00:00", "29 00:30:00", "29 01:00:00", "29 01:30:00", "29 02:00:00"]
+        );
+    }
+
+    #[cfg(feature = "time-zones")]
+    #[test]
+    fn clocks_that_change_by_two_hours_lose_no_moment_of_a_rhythm() {
+        let troll = extended("*/30 * * * *").in_time_zone("Antarctica/Troll").unwrap();
+        assert_eq!(
+            due(&troll, "2026-10-24T23:00:00Z", "2026-10-25T02:00:00Z"),
+            ["24 23:00:00", "24 23:30:00", "25 00:00:00", "25 00:30:00", "25 01:00:00", "25 01:30:00", "25 02:00:00"]
+        );
     }
 
     #[cfg(not(feature = "time-zones"))]

@@ -216,6 +216,8 @@ impl Scheduler {
             plan.outage = false;
             return true;
         };
+        // Thousands of moments may have to be made up for, and a closure may say no to each: others get their turn.
+        tokio::task::yield_now().await;
         let due: Vec<usize> = (0..self.entries.len()).filter(|place| plan.upcoming[*place] == Some(next)).collect();
         let late = now - next;
         let backfilled = next < plan.started || (plan.outage && late >= PRESENT);

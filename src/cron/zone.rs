@@ -10,7 +10,9 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+#[cfg(feature = "time-zones")]
+use chrono::TimeDelta;
+use chrono::{DateTime, NaiveDateTime, Utc};
 
 /// UTC, or (with the feature `time-zones`) a zone of the IANA database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,49 +39,83 @@ impl Zone {
         }
     }
 
-    pub(super) fn local(self, time: DateTime<Utc>) -> NaiveDateTime {
-        match self {
-            Self::Utc => time.naive_utc(),
-            #[cfg(feature = "time-zones")]
-            Self::Named(zone) => time.with_timezone(&zone).naive_local(),
-        }
-    }
-
-    pub(super) fn date(self, time: DateTime<Utc>) -> NaiveDate {
-        self.local(time).date()
-    }
-
-    /// The moments at which a local time is due: one, or two when it comes twice and `rhythm` is asked for. See the
-    /// module's rules.
-    pub(super) fn moments(self, local: NaiveDateTime, rhythm: bool) -> [Option<DateTime<Utc>>; 2] {
+    /// The first moment after this time at which a schedule is due that is told in local times: `next` answers the first of
+    /// them after another. See the module's rules.
+    pub(super) fn next_after(
+        self,
+        time: DateTime<Utc>,
+        rhythm: bool,
+        next: impl Fn(NaiveDateTime) -> Option<NaiveDateTime>,
+    ) -> Option<DateTime<Utc>> {
         match self {
             Self::Utc => {
                 let _ = rhythm;
-                [Some(local.and_utc()), None]
+                next(time.naive_utc()).map(|due| due.and_utc())
             }
             #[cfg(feature = "time-zones")]
-            Self::Named(zone) => {
-                use chrono::{LocalResult, TimeZone};
-                match zone.from_local_datetime(&local) {
-                    LocalResult::Single(time) => [Some(time.to_utc()), None],
-                    LocalResult::Ambiguous(first, second) => [Some(first.to_utc()), rhythm.then(|| second.to_utc())],
-                    LocalResult::None if rhythm => [None, None],
-                    LocalResult::None => [end_of_gap(zone, local), None],
-                }
-            }
+            Self::Named(zone) => next_in(zone, time, rhythm, next),
         }
     }
 }
 
-/// The moment at which the clocks have gone forward past this local time, which does not exist.
+/// Goes from one change of the clocks to the next: between two, local times are moments moved by a constant.
 #[cfg(feature = "time-zones")]
-fn end_of_gap(zone: chrono_tz::Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
-    use chrono::{TimeDelta, TimeZone};
-    // Clocks change at whole minutes, and the longest gap there ever was is a day.
-    (1..=2 * 24 * 60).find_map(|minutes| {
-        let later = local.checked_add_signed(TimeDelta::minutes(minutes))?;
-        zone.from_local_datetime(&later).earliest().map(|time| time.to_utc())
-    })
+fn next_in(
+    zone: chrono_tz::Tz,
+    time: DateTime<Utc>,
+    rhythm: bool,
+    next: impl Fn(NaiveDateTime) -> Option<NaiveDateTime>,
+) -> Option<DateTime<Utc>> {
+    use chrono::TimeZone;
+    let local = |moment: DateTime<Utc>| moment.with_timezone(&zone).naive_local();
+    let (mut from, mut from_local) = (time, local(time));
+    let mut ahead = from_local - time.naive_utc();
+    loop {
+        let due_local = next(from_local)?;
+        let due = due_local.checked_sub_signed(ahead)?.and_utc();
+        let Some(change) = first_change(zone, from, due, ahead) else {
+            // A time of day that comes twice is due the first time only.
+            if rhythm || zone.from_local_datetime(&due_local).earliest() == Some(due.with_timezone(&zone)) {
+                return Some(due);
+            }
+            (from, from_local) = (due, due_local);
+            continue;
+        };
+        let (before, after) = (change.naive_utc().checked_add_signed(ahead)?, local(change));
+        let instant = TimeDelta::nanoseconds(1);
+        if !rhythm && after > before && next(before - instant).is_some_and(|skipped| skipped < after) {
+            return Some(change);
+        }
+        (from, from_local, ahead) = (change, after - instant, after - change.naive_utc());
+    }
+}
+
+/// The first change of the clocks after one moment and up to another, if they are this much ahead of UTC at the first.
+#[cfg(feature = "time-zones")]
+fn first_change(
+    zone: chrono_tz::Tz,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    ahead: TimeDelta,
+) -> Option<DateTime<Utc>> {
+    let same = |moment: DateTime<Utc>| moment.with_timezone(&zone).naive_local() - moment.naive_utc() == ahead;
+    let mut before = from;
+    while before < to {
+        // No zone has changed its clocks and changed them back within hours.
+        let after = before.checked_add_signed(TimeDelta::hours(6)).map_or(to, |step| step.min(to));
+        if same(after) {
+            before = after;
+            continue;
+        }
+        // Clocks change at whole seconds.
+        let (mut low, mut high) = (before.timestamp(), after.timestamp());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if same(DateTime::from_timestamp(middle, 0)?) { low = middle } else { high = middle }
+        }
+        return DateTime::from_timestamp(high, 0);
+    }
+    None
 }
 
 impl fmt::Display for Zone {

@@ -134,7 +134,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Changes jobs that nobody holds; answers the changed ones.
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
 
-    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold; answers how many jobs.
+    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and unregisters them: one that is alive
+    /// all the same finds that it was taken for dead. Answers how many jobs.
     async fn unlock(&self, pools: &[String]) -> Result<u64>;
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.

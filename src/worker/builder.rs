@@ -157,7 +157,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// Whether [`Worker::run`] shuts down on SIGINT, SIGTERM and SIGHUP. Default: yes.
+    /// Whether [`Worker::run`] and [`Worker::run_once`] shut down on SIGINT, SIGTERM and SIGHUP. Default: yes.
     pub fn handle_signals(mut self, handle: bool) -> Self {
         self.options.handle_signals = handle;
         self

@@ -136,7 +136,8 @@ impl Worker {
         Engine::new(self, PoolId::random(), Mode::UntilShutdown).run().await
     }
 
-    /// Runs jobs until none is ready, then returns. The crontab is not run. Jobs of the future, and jobs that others hold, are not waited for.
+    /// Runs jobs until none is ready, then returns, or until it is shut down, as [`run`](Self::run) is. The crontab is not run.
+    /// Jobs of the future, and jobs that others hold, are not waited for.
     ///
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.

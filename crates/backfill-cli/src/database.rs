@@ -16,41 +16,28 @@ pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT";
 const UNREADABLE: &str = "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
                           characters in the password percent-encoded";
 
+/// What stands on the command line instead of a URL with a password.
+const HIDDEN: &str = "postgres://hidden";
+
 /// Starts the program again without a password on its command line, where every user of the machine could read it. The
 /// environment, where it goes, can be read by the same user and the administrator only.
+///
+/// Whatever looks like a URL with a password goes, unless another option says that it is something else (such as a key): it
+/// may stand behind letters of other options, or where no URL is wanted at all.
 #[cfg(unix)]
 pub fn hide_password_of_arguments() -> Result<(), Failure> {
     use std::os::unix::process::CommandExt;
 
     let mut url = None;
-    let mut kept = Vec::new();
-    let mut arguments = env::args_os().skip(1);
-    while let Some(argument) = arguments.next() {
-        let Some(text) = argument.to_str() else {
+    let mut kept: Vec<std::ffi::OsString> = Vec::new();
+    for argument in env::args_os().skip(1) {
+        let after = kept.last().and_then(|last| last.to_str()).unwrap_or_default();
+        let Some((before, found)) = argument.to_str().and_then(|argument| url_with_password(after, argument)) else {
             kept.push(argument);
             continue;
         };
-        if text == "--" {
-            kept.push(argument);
-            kept.extend(arguments.by_ref());
-            break;
-        }
-        if matches!(text, "--database-url" | "--connection" | "-c") {
-            match arguments.next() {
-                Some(value) if value.to_str().is_some_and(has_password) => url = Some(value),
-                Some(value) => kept.extend([argument, value]),
-                None => kept.push(argument),
-            }
-            continue;
-        }
-        let inline = text
-            .strip_prefix("--database-url=")
-            .or_else(|| text.strip_prefix("--connection="))
-            .or_else(|| text.strip_prefix("-c").filter(|_| !text.starts_with("--")));
-        match inline.filter(|value| has_password(value)) {
-            Some(value) => url = Some(value.trim_start_matches('=').into()),
-            None => kept.push(argument),
-        }
+        kept.push(format!("{before}{HIDDEN}").into());
+        url = Some(found.to_owned());
     }
     let Some(url) = url else { return Ok(()) };
     let program = env::current_exe()?;
@@ -65,7 +52,17 @@ pub fn hide_password_of_arguments() -> Result<(), Failure> {
     Ok(())
 }
 
-#[cfg(unix)]
+/// The URL with a password that an argument ends with, and what stands before it, such as `--database-url=`. What the argument
+/// before it is, matters too.
+fn url_with_password<'a>(after: &str, argument: &'a str) -> Option<(&'a str, &'a str)> {
+    let start = ["postgres://", "postgresql://"].into_iter().filter_map(|scheme| argument.find(scheme)).min()?;
+    let (before, url) = argument.split_at(start);
+    let other = |option: &str| option.starts_with("--") && !matches!(option, "--database-url" | "--connection");
+    let option = before.trim_end_matches('=');
+    let meant = if before.is_empty() { !other(after) } else { option.starts_with('-') && !other(option) };
+    (meant && has_password(url)).then_some((before, url))
+}
+
 fn has_password(url: &str) -> bool {
     let authority = url.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
@@ -74,7 +71,9 @@ fn has_password(url: &str) -> bool {
 
 fn options(global: &Global) -> Result<PgConnectOptions, Failure> {
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-    let url = global.database_url.clone().or_else(|| variable(HIDDEN_URL)).or_else(|| variable("DATABASE_URL"));
+    let hidden = || variable(HIDDEN_URL);
+    let given = global.database_url.clone().map(|url| if url == HIDDEN { hidden().unwrap_or(url) } else { url });
+    let url = given.or_else(|| variable("DATABASE_URL"));
     let options: PgConnectOptions = match url {
         // The driver's message may repeat parts of the URL.
         Some(url) => url.parse().map_err(|_| Failure::Usage(UNREADABLE.to_owned()))?,
@@ -121,7 +120,7 @@ pub fn client(global: &Global) -> Result<BackfillClient, Failure> {
     Ok(BackfillClient::with_storage(std::sync::Arc::new(storage(global)?)))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -131,6 +130,21 @@ mod tests {
             ["postgres://u:p@h/d", "postgres://u:@h", "postgres://h/d?user=u&password=p", "postgres://u:a%40b@h:1/d"]
         {
             assert!(has_password(with), "{with}");
+        }
+        let url = "postgres://u:p@h";
+        for (after, argument, before) in [
+            ("worker", "-vcpostgres://u:p@h", "-vc"),
+            ("", "--database-url=postgres://u:p@h", "--database-url="),
+            ("-vc", url, ""),
+            ("--connection", url, ""),
+            ("jobs", url, ""),
+        ] {
+            assert_eq!(url_with_password(after, argument), Some((before, url)), "{after} {argument}");
+        }
+        for (after, argument) in
+            [("mail", "{\"see\": \"postgres://u:p@h\"}"), ("--key", url), ("", "--key=postgres://u:p@h")]
+        {
+            assert_eq!(url_with_password(after, argument), None, "{after} {argument}: none of our business");
         }
         for without in ["postgres://h/d", "postgres://u@h:5432/d", "postgres://h:5432", "h", "postgres://h/a:b@c"] {
             assert!(!has_password(without), "{without}");

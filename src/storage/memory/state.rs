@@ -255,6 +255,9 @@ impl State {
     }
 
     pub(super) fn unlock(&mut self, pools: &[String]) -> usize {
+        for pool in pools {
+            self.pools.remove(pool.as_str());
+        }
         // Unlocking leaves run_at alone.
         self.release(DateTime::<Utc>::MIN_UTC, |lock| pools.contains(&lock.by), None)
     }

@@ -64,12 +64,17 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
-/// Whether the same call may succeed later. Everything may, but what the data itself makes impossible: class 22
-/// (data exception), class 23 (constraint), class 54 (limit exceeded), and values that cannot be encoded.
+/// Whether the same call may succeed later. Everything may, but what the data itself makes impossible, or what a user's trigger
+/// makes of it: class 21 and 22 (cardinality, data exception), 23, 27 and 44 (constraint, triggered change, check option), 38 and
+/// 39 (external routine), 54 (limit exceeded), P0 (raised in PL/pgSQL), and values that cannot be encoded.
 pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => false,
-        other => !matches!(code(other).as_deref().and_then(|code| code.get(..2)), Some("22" | "23" | "54")),
+        other => {
+            let code = code(other);
+            let class = code.as_deref().and_then(|code| code.get(..2));
+            !matches!(class, Some("21" | "22" | "23" | "27" | "38" | "39" | "44" | "54" | "P0"))
+        }
     }
 }
 

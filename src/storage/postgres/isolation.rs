@@ -1,16 +1,23 @@
-//! Transactions beside a default isolation that is stricter than ours.
+//! When single statements need a transaction around them: beside a strict default isolation, and behind some poolers.
 //!
 //! Our statements are written for `read committed`, PostgreSQL's own default: they look again at what they lock. A role or a
 //! database may have another default, and then two claims that meet fail with a serialization failure instead of passing each
 //! other by. To name the level costs a round trip to begin and one to commit, so it is done from the first such failure on:
 //! nobody else pays for it.
+//!
+//! A pooler that lends connections by the transaction and does not know of prepared statements needs the same: the driver
+//! prepares a statement and runs it in two exchanges, between which such a pooler may change the connection. So where prepared
+//! statements are switched off, each statement has its transaction.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Either, Execute, Executor, PgConnection, PgPool, Postgres, SqlStr, Transaction};
 
 use super::{PostgresStorage, errors};
 use crate::error::Result;
@@ -34,6 +41,75 @@ impl Isolation {
     }
 }
 
+/// Where statements go: the pool, with a transaction around each statement if it needs one.
+#[derive(Debug)]
+pub(super) struct Db {
+    pool: PgPool,
+    named: bool,
+}
+
+impl Deref for Db {
+    type Target = PgPool;
+
+    fn deref(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+impl<'p> Executor<'p> for &'p Db {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        if !self.named {
+            return (&self.pool).fetch_many(query);
+        }
+        // Nothing is given out before it is committed. The answers are small: lists are read with a limit.
+        stream::once(async move {
+            let mut transaction = self.pool.begin_with(READ_COMMITTED).await?;
+            let answers: Vec<_> = transaction.fetch_many(query).try_collect().await?;
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>(stream::iter(answers).map(Ok))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        if !self.named {
+            return (&self.pool).fetch_optional(query);
+        }
+        Box::pin(async move {
+            let mut transaction = self.pool.begin_with(READ_COMMITTED).await?;
+            let answer = transaction.fetch_optional(query).await?;
+            transaction.commit().await?;
+            Ok(answer)
+        })
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'p: 'e,
+    {
+        (&self.pool).prepare_with(sql, parameters)
+    }
+
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>
+    where
+        'p: 'e,
+    {
+        (&self.pool).describe(sql)
+    }
+}
+
 /// A connection for one piece of work: as it is, where single statements commit by themselves, or in a transaction that names
 /// its isolation.
 pub(super) enum Work {
@@ -42,12 +118,18 @@ pub(super) enum Work {
 }
 
 impl PostgresStorage {
+    /// Where statements go at this moment.
+    pub(super) fn db(&self) -> Db {
+        let named = !self.schema.persistent() || self.isolation.strict.load(Ordering::Relaxed);
+        Db { pool: self.connections.pool(), named }
+    }
+
     pub(super) async fn work(&self) -> Result<Work> {
-        let pool = self.db();
-        let work = if self.isolation.strict.load(Ordering::Relaxed) {
-            pool.begin_with(READ_COMMITTED).await.map(Work::Named)
+        let db = self.db();
+        let work = if db.named {
+            db.begin_with(READ_COMMITTED).await.map(Work::Named)
         } else {
-            pool.acquire().await.map(Work::Plain)
+            db.acquire().await.map(Work::Plain)
         };
         work.map_err(|e| self.error("get a connection", e))
     }

@@ -167,6 +167,26 @@ select
         .execute(self.schema.on(&mut *tx))
         .await
         .map_err(|e| self.error("unlock pools", e))?;
+        // Whoever is unlocked counts as dead: a pool that is alive all the same notices, as after a rescue. (A schema that only
+        // Node has used has no such table.)
+        let has_pools = sqlx::query_scalar!(
+            r#"
+select exists (
+  select from pg_catalog.pg_class rel
+  where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1) and rel.relname = 'backfill_pools'
+) as "has_pools!"
+"#,
+            self.schema.name(),
+        )
+        .fetch_one(self.schema.on(&mut *tx))
+        .await
+        .map_err(|e| self.error("unlock pools", e))?;
+        if has_pools {
+            sqlx::query!("delete from graphile_worker.backfill_pools where id = any ($1)", pools)
+                .execute(self.schema.on(&mut *tx))
+                .await
+                .map_err(|e| self.error("unlock pools", e))?;
+        }
         tx.commit().await.map_err(|e| self.error("commit unlocking", e))?;
         Ok(u64::try_from(held).unwrap_or_default())
     }

@@ -104,11 +104,6 @@ impl PostgresStorage {
         self.schema.name()
     }
 
-    /// The pool that statements use at this moment.
-    fn db(&self) -> PgPool {
-        self.connections.pool()
-    }
-
     /// Runs a transaction that is ours alone, and runs it again when it failed only because of another at the same time: two
     /// that meet in each other's keys or new names may deadlock, and serializable ones may fail.
     async fn retrying<T, F: Future<Output = Result<T>>>(&self, transaction: impl Fn() -> F) -> Result<T> {
@@ -123,6 +118,17 @@ impl PostgresStorage {
                 result => return result,
             }
         }
+    }
+
+    /// The known task names, sorted. Reads no jobs.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn task_names(&self) -> Result<Vec<String>> {
+        sqlx::query_scalar!("select identifier from graphile_worker._private_tasks order by identifier")
+            .fetch_all(self.schema.on(&self.db()))
+            .await
+            .map_err(|e| self.error("read task names", e))
     }
 
     /// Stores jobs through the caller's own pool, connection or transaction.

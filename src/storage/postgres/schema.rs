@@ -55,6 +55,11 @@ impl Schema {
         &self.name
     }
 
+    /// Whether statements may be prepared under a name and kept by the connection.
+    pub(crate) fn persistent(&self) -> bool {
+        self.persistent
+    }
+
     /// The name as it stands in SQL text.
     pub(crate) fn quoted(&self) -> &str {
         &self.quoted

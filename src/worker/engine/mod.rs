@@ -186,7 +186,7 @@ impl Engine {
     }
 
     pub(super) async fn run(mut self) -> Result<Summary> {
-        let handle = (self.options.handle_signals && self.mode == Mode::UntilShutdown).then(|| self.handle.clone());
+        let handle = self.options.handle_signals.then(|| self.handle.clone());
         let signal_events = self.events.clone();
         let signals = async move {
             match handle {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backfill::storage::Storage;
+use backfill::storage::postgres::PostgresStorage;
 use backfill::{BackfillClient, Error, JobSpec, Payload};
 use chrono::Utc;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +20,8 @@ use crate::failure::{Failure, failed};
 use crate::nearest::nearest;
 use crate::output::{JobJson, Output};
 
+/// The revision of Graphile's schema from which on jobs are added to the tables that we know.
+const FIRST_WITH_PRIVATE_TABLES: i32 = 16;
 /// Jobs in one statement.
 const BATCH: usize = 1_000;
 /// The most bytes of lines in one batch, so that memory stays bounded whatever the payloads.
@@ -30,8 +33,8 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
     match (args.task, args.from) {
         (Some(task), _) => {
             let spec = spec_of(&task, args.payload.as_deref(), args.spec)?;
-            let client = open(global, !args.no_migrate).await?;
-            one(&client, output, &task, spec).await
+            let storage = open(global, !args.no_migrate).await?;
+            one(storage, output, &task, spec).await
         }
         (None, Some(file)) => many(global, output, &file, !args.no_migrate).await,
         (None, None) => Err(Failure::Usage("name a task, or a file with --from".to_owned())),
@@ -40,15 +43,19 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 
 /// A client whose schema is there. A missing one is created; an old one is left alone, since an upgrade stops Node workers of
 /// older versions.
-async fn open(global: &Global, create: bool) -> Result<BackfillClient, Failure> {
+async fn open(global: &Global, create: bool) -> Result<PostgresStorage, Failure> {
     let storage = database::storage(global)?;
     match storage.check().await {
         Err(Error::SchemaMissing { .. }) if create => {
             storage.migrate().await?;
         }
+        // A schema that Node's workers use, who never made our own objects: adding needs none, and it needs no more than the
+        // tables of revision 16.
+        Err(Error::OwnObjectsMissing { .. }) => {}
+        Err(Error::SchemaOutdated { revision, .. }) if revision >= FIRST_WITH_PRIVATE_TABLES => {}
         checked => checked?,
     }
-    Ok(BackfillClient::with_storage(Arc::new(storage)))
+    Ok(storage)
 }
 
 fn spec_of(task: &str, payload: Option<&str>, args: SpecArgs) -> Result<JobSpec, Failure> {
@@ -88,11 +95,12 @@ fn spec_of(task: &str, payload: Option<&str>, args: SpecArgs) -> Result<JobSpec,
     Ok(spec)
 }
 
-async fn one(client: &BackfillClient, output: &Output, task: &str, spec: JobSpec) -> Result<(), Failure> {
-    let known = client.tasks().await?;
+async fn one(storage: PostgresStorage, output: &Output, task: &str, spec: JobSpec) -> Result<(), Failure> {
+    let known = storage.task_names().await?;
+    let client = BackfillClient::with_storage(Arc::new(storage));
     let job = client.add(spec).await?;
-    if !known.iter().any(|known| known.name == task)
-        && let Some(other) = nearest(task, known.iter().map(|known| known.name.as_str()))
+    if !known.iter().any(|known| known == task)
+        && let Some(other) = nearest(task, known.iter().map(String::as_str))
     {
         let _ = writeln!(io::stderr(), "note: the task {task:?} is new; did you mean {other:?}?");
     }
@@ -181,7 +189,7 @@ async fn feed(
     create: bool,
     progress: ProgressBar,
 ) -> Result<(), Failure> {
-    let client = open(global, create).await?;
+    let client = BackfillClient::with_storage(Arc::new(open(global, create).await?));
     let mut lines = Lines::new(input);
     let mut added = 0_u64;
     let mut last_line = 0;

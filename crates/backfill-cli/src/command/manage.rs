@@ -98,7 +98,8 @@ pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Resu
     let Some(job) = client.remove(&args.key).await? else {
         return Err(failed(format!("no job has the key {:?}", args.key)));
     };
-    let text = if job.locked_at.is_some() {
+    // A running job loses its key; one that is gone is answered as it was.
+    let text = if job.key.is_none() {
         format!("job {} is running; it keeps running, without its key and without further attempts", job.id)
     } else {
         format!("removed job {}", job.id)

@@ -119,6 +119,10 @@ fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<V
     named(args.task_concurrency.iter().map(|limit| &limit.task).collect())?;
     named(args.timeout.iter().map(|limit| &limit.task).collect())?;
     named(args.retry.iter().map(|policy| &policy.task).collect())?;
+    if let Some(none) = args.timeout.iter().find(|limit| limit.value.is_zero()) {
+        let of = none.task.as_ref().map_or_else(|| "every task".to_owned(), |task| format!("the task {task:?}"));
+        return Err(Failure::Usage(format!("the timeout of {of} is 0; give more, such as 30s")));
+    }
     let handlers = programs.iter().map(|(task, program)| {
         let timeout = value_for(task, &args.timeout).unwrap_or(DEFAULT_TIMEOUT);
         let mut handler = handler(task, program, timeout);

@@ -91,12 +91,17 @@ async fn end(
     timeout: Duration,
     ctx: &JobContext,
 ) -> io::Result<(ExitStatus, bool)> {
+    let mut over = std::pin::pin!(tokio::time::sleep(timeout));
     tokio::select! {
         status = child.wait() => return Ok((status?, false)),
-        () = tokio::time::sleep(timeout) => {}
+        () = &mut over => {}
         () = ctx.cancelled() => {
             group.ask_to_end();
-            return Ok((child.wait().await?, false));
+            // A worker that goes on (it was only taken for dead) does not drop this, so its time limit stays.
+            tokio::select! {
+                status = child.wait() => return Ok((status?, false)),
+                () = over => {}
+            }
         }
     }
     group.ask_to_end();

@@ -42,8 +42,6 @@ impl PostgresStorage {
             false,
         )?;
         let mut tx = self.db().begin().await.map_err(fail)?;
-        // Definitions name the schema only while it is not on the path.
-        sqlx::query!("set local search_path = pg_catalog").execute(self.schema.on(&mut *tx)).await.map_err(fail)?;
         migrate::create_anew(&scratch, &mut tx).await.map_err(fail)?;
         let expected = objects(&scratch, &mut tx).await.map_err(fail)?;
         let found = objects(self, &mut tx).await.map_err(fail)?;
@@ -89,6 +87,8 @@ fn is_nodes(name: &str, body: Option<&str>) -> bool {
 async fn objects(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<BTreeMap<Name, Object>, sqlx::Error> {
     let schema = storage.schema.name();
     let quoted = storage.schema.quoted();
+    // Definitions do not name a schema that is on the path (but for the table of an index or a trigger).
+    sqlx::query!("select set_config('search_path', $1, true)", quoted).fetch_one(&mut *conn).await?;
     let rows = sqlx::query!(
         r#"
 with schema as (select oid from pg_namespace where nspname = $1),
@@ -140,12 +140,14 @@ from (
     )
     .fetch_all(storage.schema.on(conn))
     .await?;
-    let plain = |text: String| text.replace(&format!("{quoted}."), "").replace(&format!("{schema}."), "");
+    let plain = |text: String| {
+        text.replacen(&format!(" ON {quoted}."), " ON ", 1).replacen(&format!(" ON {schema}."), " ON ", 1)
+    };
     Ok(rows
         .into_iter()
         .map(|row| {
             let object = Object { definition: plain(row.definition), body: row.body, ours: row.ours };
-            ((row.kind, plain(row.name)), object)
+            ((row.kind, row.name), object)
         })
         .collect())
 }

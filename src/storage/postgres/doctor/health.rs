@@ -174,6 +174,17 @@ order by 1
 
     /// Nothing that was deleted after the oldest snapshot anywhere can be removed, in any table.
     pub(super) async fn vacuum_horizon(&self) -> Findings {
+        // Without this right, other roles' sessions look as if they had no transaction.
+        let sees = sqlx::query_scalar!(r#"select pg_has_role(current_user, 'pg_read_all_stats', 'usage') as "sees!""#)
+            .fetch_one(self.schema.on(&self.db()))
+            .await
+            .map_err(|e| self.error("look for what holds vacuum back", e))?;
+        if !sees {
+            return Err(crate::Error::Unsupported {
+                what: "seeing other roles' transactions (grant pg_read_all_stats to this role)",
+                storage: self.schema.name().to_owned(),
+            });
+        }
         let rows = sqlx::query!(
             r#"
 select holder.what as "what!", holder.seconds, holder.remedy as "remedy!"
@@ -190,6 +201,14 @@ from (
     and activity.xact_start < clock_timestamp() - make_interval(secs => $1)
   union all
   select
+    format('the standby behind backend %s (%s; hot_standby_feedback)', activity.pid,
+      coalesce(nullif(activity.application_name, ''), 'no application name')),
+    null,
+    'end the long query on that standby, or switch its hot_standby_feedback off'
+  from pg_stat_activity activity
+  where activity.backend_type = 'walsender' and age(activity.backend_xmin) > 1000000
+  union all
+  select
     format('prepared transaction %s', prepared.gid),
     extract(epoch from clock_timestamp() - prepared.prepared)::float8,
     format('commit it or roll it back: rollback prepared %L;', prepared.gid)
@@ -201,7 +220,7 @@ from (
     null,
     format('let its consumer catch up, or: select pg_drop_replication_slot(%L);', slot.slot_name)
   from pg_replication_slots slot
-  where not slot.active and slot.xmin is not null
+  where slot.xmin is not null and (not slot.active or age(slot.xmin) > 1000000)
 ) as holder
 "#,
             OLD_TRANSACTION_SECONDS,
@@ -237,9 +256,12 @@ order by 1
                 format!("the sequence {} is used up by {:.0} %", row.name, row.used * 100.0),
                 format!(
                     "upgrade Node's graphile-worker to 0.18 or later (older ones use a number up for each add), and restart \
-                     the sequence below the smallest number in use: alter sequence {}.\"{}\" restart",
-                    self.schema.quoted(),
-                    row.name
+                     the sequence where a long stretch of its table's numbers is free: alter sequence {schema}.\"{}\" restart \
+                     with N; of the table T, N is the n of: select id + 1 as n, coalesce(lead(id) over (order by id), \
+                     2147483647) - id - 1 as free from (select 0 as id union all select id from {schema}.\"T\") as used \
+                     order by free desc limit 1;",
+                    row.name,
+                    schema = self.schema.quoted(),
                 ),
             );
         }

@@ -68,6 +68,10 @@ impl Seen {
     }
 }
 
+/// The remedy where `LISTEN` does not work.
+const POLL: &str = "give workers an address without a pooler in transaction mode, or let them poll (`backfill worker \
+                    --no-listen`, WorkerBuilder::listen(false))";
+
 impl PostgresStorage {
     /// Looks at everything. The schema need not be there.
     pub async fn diagnose(&self) -> Vec<Checked> {
@@ -82,7 +86,7 @@ impl PostgresStorage {
         let revision = self.revision().await;
         let usable = revision.as_ref().is_ok_and(|seen| seen.problems.is_empty());
         report(&mut checked, "revision", revision, "");
-        report(&mut checked, "notifications", self.notifications().await, "");
+        report(&mut checked, "notifications", self.notifications().await, POLL);
         report(&mut checked, "vacuum", self.vacuum_horizon().await, "");
         if usable {
             report(&mut checked, "privileges", self.privileges().await, "");

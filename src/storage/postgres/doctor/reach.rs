@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgListener;
 
-use super::{Findings, Seen};
+use super::{Findings, POLL, Seen};
 use crate::storage::postgres::PostgresStorage;
 
 /// How long a notification may take.
@@ -95,9 +95,10 @@ order by 1
             return Ok(seen);
         }
         Ok(seen.problem(
-            format!("a notification did not arrive within {PATIENCE:?}: LISTEN does not work on this way to the database"),
-            "give workers an address without a pooler in transaction mode, or let them poll (`backfill worker --no-listen`, \
-             WorkerBuilder::listen(false))",
+            format!(
+                "a notification did not arrive within {PATIENCE:?}: LISTEN does not work on this way to the database"
+            ),
+            POLL,
         ))
     }
 
