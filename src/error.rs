@@ -170,7 +170,9 @@ pub enum Error {
     },
 
     /// The role may not do what is needed.
-    #[error("the database role lacks a privilege ({source}); as the schema's owner or a superuser run: {grant}")]
+    #[error(
+        "the database role lacks a privilege ({}); as the schema's owner or a superuser run: {grant}", plainly(.source)
+    )]
     MissingPrivilege {
         /// The statement that gives it.
         grant: String,
@@ -206,7 +208,7 @@ pub enum Error {
     },
 
     /// A database call failed.
-    #[error("could not {action}: {source}")]
+    #[error("could not {action}: {}", plainly(.source))]
     Database {
         /// What was being done.
         action: &'static str,
@@ -230,6 +232,17 @@ pub enum Error {
     /// A promise that this crate gives itself was broken; please report it.
     #[error("internal error, please report it: {0}")]
     Internal(String),
+}
+
+/// What the server said, without the line of its own source code that the driver adds.
+fn plainly(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("{} (SQLSTATE {code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        other => other.to_string(),
+    }
 }
 
 fn problems(count: usize) -> String {

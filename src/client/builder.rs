@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -27,6 +28,7 @@ pub struct BackfillClientBuilder {
     max_connections: u32,
     max_payload_bytes: usize,
     prepared_statements: bool,
+    patience: Duration,
     clock: Clock,
 }
 
@@ -40,6 +42,7 @@ impl Default for BackfillClientBuilder {
             max_connections: 10,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
             prepared_statements: true,
+            patience: Duration::from_secs(30),
             clock: Clock::storage(),
         }
     }
@@ -91,6 +94,13 @@ impl BackfillClientBuilder {
         self
     }
 
+    /// How long building waits for a database that cannot be reached, such as one that is still starting. Default: 30 s; zero
+    /// fails at once, [`Duration::MAX`] waits for as long as it takes. Each try that fails is logged as a warning.
+    pub fn wait_for_database(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Whose clock decides when jobs are ready. Default: the database's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -102,12 +112,7 @@ impl BackfillClientBuilder {
     /// # Errors
     /// When settings do not go together, the database cannot be reached, or the schema cannot be used.
     pub async fn build(self) -> Result<BackfillClient> {
-        if self.max_payload_bytes == 0 || self.max_payload_bytes > LARGEST_PAYLOAD_CAP {
-            return Err(Error::InvalidClient(format!(
-                "max_payload_bytes is {}, and must be from 1 to {LARGEST_PAYLOAD_CAP}",
-                self.max_payload_bytes
-            )));
-        }
+        check_payload_cap(self.max_payload_bytes)?;
         let pool = match (self.pool, self.database_url) {
             (Some(pool), None) => pool,
             (None, Some(url)) => connect(&url, self.max_connections)?,
@@ -122,6 +127,7 @@ impl BackfillClientBuilder {
         };
         let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
         let storage = PostgresStorage::with_prepared_statements(pool, schema, self.prepared_statements)?;
+        storage.reach(self.patience).await?;
         if self.migrate {
             storage.migrate().await?;
         } else {
@@ -129,6 +135,13 @@ impl BackfillClientBuilder {
         }
         Ok(BackfillClient { storage: Arc::new(storage), max_payload_bytes: self.max_payload_bytes, clock: self.clock })
     }
+}
+
+pub(super) fn check_payload_cap(bytes: usize) -> Result<()> {
+    if (1..=LARGEST_PAYLOAD_CAP).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Error::InvalidClient(format!("max_payload_bytes is {bytes}, and must be from 1 to {LARGEST_PAYLOAD_CAP}")))
 }
 
 fn connect(url: &str, max_connections: u32) -> Result<PgPool> {

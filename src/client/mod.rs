@@ -116,6 +116,16 @@ impl BackfillClient {
         self.max_payload_bytes
     }
 
+    /// The same client with another cap on one payload's JSON text, in bytes: at most 256 MiB.
+    ///
+    /// # Errors
+    /// [`Error::InvalidClient`].
+    pub fn with_max_payload_bytes(mut self, bytes: usize) -> Result<Self> {
+        builder::check_payload_cap(bytes)?;
+        self.max_payload_bytes = bytes;
+        Ok(self)
+    }
+
     /// The storage behind this client.
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {

@@ -46,7 +46,15 @@ impl Crontab {
         for (number, line) in (1..).zip(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line))) {
             let trimmed = line.trim();
             if let Some(comment) = trimmed.strip_prefix('#') {
-                dialect = dialect_of(comment).unwrap_or(dialect);
+                match dialect_of(comment) {
+                    Some(Ok(other)) => dialect = other,
+                    Some(Err(word)) => {
+                        let offset = word.as_ptr() as usize - line.as_ptr() as usize;
+                        let problem = "is no dialect: there are graphile and extended";
+                        problems.push(Complaint::new(offset, word, problem).at(number, line));
+                    }
+                    None => {}
+                }
                 continue;
             }
             if trimmed.is_empty() {
@@ -63,7 +71,15 @@ impl Crontab {
                     }
                     entries.push(entry);
                 }
-                Err(complaints) => problems.extend(complaints.into_iter().map(|complaint| complaint.at(number, line))),
+                Err(complaints) => {
+                    let told = problems.len();
+                    problems.extend(complaints.into_iter().map(|complaint| complaint.at(number, line)));
+                    if dialect == Dialect::Graphile && entry(line, Dialect::Extended).is_ok() {
+                        let hint = "; the extended dialect knows it: put the comment `# dialect: extended` above it, or the \
+                                    option ?dialect=extended on the line (Node's worker knows neither)";
+                        problems.iter_mut().skip(told).take(1).for_each(|first| first.problem.push_str(hint));
+                    }
+                }
             }
         }
         if problems.is_empty() { Ok(Self { entries }) } else { Err(Error::InvalidCrontab(problems)) }
@@ -79,12 +95,14 @@ impl FromStr for Crontab {
     }
 }
 
-/// What a comment says about the lines after it, such as `dialect: extended`.
-fn dialect_of(comment: &str) -> Option<Dialect> {
+/// What a comment says about the lines after it, such as `dialect: extended`: a dialect, or a word that is none.
+fn dialect_of(comment: &str) -> Option<Result<Dialect, &str>> {
     match comment.trim().strip_prefix("dialect:")?.trim() {
-        "extended" => Some(Dialect::Extended),
-        "graphile" => Some(Dialect::Graphile),
-        _ => None,
+        "extended" => Some(Ok(Dialect::Extended)),
+        "graphile" => Some(Ok(Dialect::Graphile)),
+        // A comment that goes on is one for people.
+        word if word.is_empty() || word.contains(char::is_whitespace) => None,
+        word => Some(Err(word)),
     }
 }
 
@@ -276,7 +294,16 @@ mod tests {
             assert!(Crontab::parse(line, Dialect::Extended).is_ok(), "{line}");
         }
         assert!(!problems("# dialect: extended\n@daily a\n# dialect: graphile\n@daily b").is_empty());
-        assert_eq!(crontab("# dialect: french\n* * * * * a").entries.len(), 1);
+        assert_eq!(crontab("# dialect: a word for people\n* * * * * a").entries.len(), 1);
+        assert_eq!(
+            problems("* * * * * a\n# dialect: extnded\n@daily a"),
+            [
+                "line 2, column 12: \"extnded\" is no dialect: there are graphile and extended".to_owned(),
+                problems("\n\n@daily a").remove(0),
+            ]
+        );
+        assert!(problems("0 4 * * MON a")[0].contains("`# dialect: extended`"));
+        assert_eq!(crontab("\u{feff}# from an editor\n* * * * * a").entries.len(), 1);
     }
 
     #[test]

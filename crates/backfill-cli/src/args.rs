@@ -121,7 +121,12 @@ gets {\"payload\": …} on its standard input, and GRAPHILE_WORKER_JOB_ID, _JOB_
 _JOB_RUN_AT, _TASK_IDENTIFIER and _PAYLOAD_FORMAT in its environment. Exit status 0 means done; anything else fails the attempt, and \
 the last lines of its standard error become last_error. What it prints goes to the log.
 
-The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one hurries.")]
+A crontab is in Graphile's dialect, which Node reads too. After the comment `# dialect: extended` (or, for one line, with the option \
+?dialect=extended) it may say more: names such as MON, steps of ranges, @daily, seconds before the minutes, and ?tz=Europe/Berlin. \
+`backfill crontab check FILE` tells what is wrong with one, or when it is due.
+
+The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one hurries. A worker whose log nobody reads any more ends as by \
+a signal. One that is killed (SIGKILL) cannot end its programs: each runs on, beside the next attempt.")]
 #[expect(clippy::struct_excessive_bools, reason = "switches, independent of each other")]
 pub struct WorkerArgs {
     /// The directory of the tasks [default: tasks]
@@ -131,7 +136,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "FILE")]
     pub crontab: Option<PathBuf>,
     /// How many jobs run at the same time
-    #[arg(short = 'j', long, visible_alias = "jobs", value_name = "N", default_value_t = 10)]
+    #[arg(short = 'j', long, visible_alias = "jobs", value_name = "N", default_value_t = 10, value_parser = value::up_to(1_000_000))]
     pub concurrency: usize,
     /// Run what is ready, then end; the crontab is not run
     #[arg(long)]
@@ -184,6 +189,9 @@ pub struct WorkerArgs {
     /// Do not create or upgrade the schema
     #[arg(long)]
     pub no_migrate: bool,
+    /// Fail if the database cannot be reached at the start, rather than wait for it (--once never waits)
+    #[arg(long)]
+    pub fail_fast: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -202,6 +210,9 @@ pub struct AddArgs {
     pub from: Option<PathBuf>,
     #[command(flatten)]
     pub spec: SpecArgs,
+    /// The most bytes that a payload may have
+    #[arg(long, value_name = "N", default_value_t = 8 * 1024 * 1024)]
+    pub max_payload_bytes: usize,
     /// Do not create the schema if it is missing
     #[arg(long)]
     pub no_migrate: bool,
@@ -277,7 +288,7 @@ pub struct JobsArgs {
     #[arg(long, value_name = "ID")]
     pub after: Option<i64>,
     /// How many, at the most
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: u32,
 }
 
@@ -376,11 +387,15 @@ pub struct CrontabArgs {
 #[derive(Subcommand, Debug)]
 pub enum CrontabCommand {
     /// Tell every problem of a crontab, or when its entries are due. Needs no database
+    ///
+    /// Lines are in Graphile's dialect, which Node reads too: five fields, a task, ?options, a JSON5 payload. After the comment
+    /// `# dialect: extended` (or with the option ?dialect=extended on one line) they may say more: names such as MON, steps of
+    /// ranges such as 1-5/2, @daily and the like, seconds before the minutes, and a time zone with ?tz=Europe/Berlin.
     Check {
         /// The file, or - for standard input
         file: PathBuf,
         /// How many due times to tell of each entry
-        #[arg(long, value_name = "N", default_value_t = 3)]
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = value::up_to(1000))]
         next: usize,
     },
 }

@@ -1,6 +1,7 @@
 //! Which database is meant, and how secrets stay secret.
 
 use std::env;
+use std::time::Duration;
 
 use backfill::BackfillClient;
 use backfill::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage};
@@ -74,6 +75,14 @@ fn options(global: &Global) -> Result<PgConnectOptions, Failure> {
     let hidden = || variable(HIDDEN_URL);
     let given = global.database_url.clone().map(|url| if url == HIDDEN { hidden().unwrap_or(url) } else { url });
     let url = given.or_else(|| variable("DATABASE_URL"));
+    if let Some(scheme) = url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme)
+        && !matches!(scheme, "postgres" | "postgresql")
+    {
+        return Err(Failure::Usage(format!("the database URL begins with {scheme}://, and only postgres:// is known")));
+    }
+    if let Some(port) = variable("PGPORT").filter(|port| port.parse::<u16>().is_err()) {
+        return Err(Failure::Usage(format!("PGPORT is {port:?}, and must be a number from 1 to 65535")));
+    }
     let options: PgConnectOptions = match url {
         // The driver's message may repeat parts of the URL.
         Some(url) => url.parse().map_err(|_| Failure::Usage(UNREADABLE.to_owned()))?,
@@ -82,7 +91,7 @@ fn options(global: &Global) -> Result<PgConnectOptions, Failure> {
         }
         None => {
             return Err(Failure::Usage(
-                "no database is named; give --database-url postgres://user@host/database, or set DATABASE_URL, or PGHOST, \
+                "no database is named (of PostgreSQL's variables, PGSERVICE is not known); give --database-url postgres://user@host/database, or set DATABASE_URL, or PGHOST, \
                  PGDATABASE and the like"
                     .to_owned(),
             ));
@@ -105,7 +114,7 @@ pub fn schema(global: &Global) -> String {
 fn pool(global: &Global) -> Result<PgPool, Failure> {
     Ok(PgPoolOptions::new()
         .max_connections(4)
-        .acquire_timeout(std::time::Duration::from_secs(10))
+        .acquire_timeout(Duration::from_secs(10))
         .connect_lazy_with(options(global)?))
 }
 
@@ -115,9 +124,16 @@ pub fn storage(global: &Global) -> Result<PostgresStorage, Failure> {
     Ok(PostgresStorage::with_prepared_statements(pool(global)?, &schema(global), prepared)?)
 }
 
+/// The same, of a database that answers. One that does not is told with its reason at once, or waited for.
+pub async fn reached(global: &Global, patience: Duration) -> Result<PostgresStorage, Failure> {
+    let storage = storage(global)?;
+    storage.reach(patience).await?;
+    Ok(storage)
+}
+
 /// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.
-pub fn client(global: &Global) -> Result<BackfillClient, Failure> {
-    Ok(BackfillClient::with_storage(std::sync::Arc::new(storage(global)?)))
+pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
+    Ok(BackfillClient::with_storage(std::sync::Arc::new(reached(global, Duration::ZERO).await?)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The log, on standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
+
+use tokio::sync::Notify;
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -23,9 +25,34 @@ fn targets(global: &Global, command: &Command) -> Targets {
     text.parse().unwrap_or_default()
 }
 
+/// Fires when the log's reader is gone.
+static UNREAD: Notify = Notify::const_new();
+
+/// Waits until nobody reads the log any more.
+pub async fn nobody_reads() {
+    UNREAD.notified().await;
+}
+
+/// Standard error, which notices when its reader is gone.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        stderr().write(bytes).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                UNREAD.notify_one();
+            }
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
 pub fn start(global: &Global, command: &Command) {
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let layer = fmt::layer().with_writer(stderr).with_ansi(colours).log_internal_errors(false);
+    let layer = fmt::layer().with_writer(|| Log).with_ansi(colours).log_internal_errors(false);
     let registry = tracing_subscriber::registry();
     match global.log_format {
         LogFormat::Text => registry.with(layer.with_target(false).with_filter(targets(global, command))).init(),

@@ -157,6 +157,11 @@ fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
+/// A number of things: `1 job`, `2 jobs`.
+pub fn count_of(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

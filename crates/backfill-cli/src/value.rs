@@ -9,11 +9,19 @@ use chrono::{DateTime, Utc};
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| {
         if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
-            format!("needs a unit; for milliseconds write {text}ms")
+            format!("needs a unit, such as {text}s or {text}ms")
         } else {
             format!("{error}; it looks like 2s, 100ms or 1h30m")
         }
     })
+}
+
+/// A number from 1 to this.
+pub fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+        number.ok_or_else(|| format!("must be a number from 1 to {most}"))
+    }
 }
 
 /// A time: RFC 3339, or without a zone, which means UTC.
@@ -21,8 +29,14 @@ pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
-    humantime::parse_rfc3339_weak(text).map(|time: SystemTime| time.into()).map_err(|_| {
-        "is no time; it looks like 2026-11-21T10:00:00Z, 2026-11-21T10:00:00+01:00 or \"2026-11-21 10:00:00\""
+    // A day, or a day and a minute.
+    let whole = match text.len() {
+        10 => format!("{text}T00:00:00"),
+        16 => format!("{text}:00"),
+        _ => text.to_owned(),
+    };
+    humantime::parse_rfc3339_weak(&whole).map(|time: SystemTime| time.into()).map_err(|_| {
+        "is no time; it looks like 2026-11-21T10:00:00Z, 2026-11-21T10:00:00+01:00, \"2026-11-21 10:00\" or 2026-11-21"
             .to_owned()
     })
 }
@@ -122,7 +136,7 @@ mod tests {
     #[test]
     fn what_people_write_is_understood_and_what_is_not_is_explained() {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("2000").unwrap_err(), "needs a unit; for milliseconds write 2000ms");
+        assert_eq!(duration("2000").unwrap_err(), "needs a unit, such as 2000s or 2000ms");
         assert!(duration("soon").unwrap_err().contains("it looks like 2s"));
         let expected: DateTime<Utc> = "2026-11-21T10:00:00Z".parse().unwrap();
         for text in ["2026-11-21T10:00:00Z", "2026-11-21T11:00:00+01:00", "2026-11-21 10:00:00", "2026-11-21T10:00:00"]

@@ -5,8 +5,8 @@ mod common;
 use std::process::Stdio;
 
 use backfill::storage::{ClaimRequest, PoolId};
-use common::support::{soon, until};
-use common::{Scene, binary};
+use common::support::{node, soon, until};
+use common::{Ran, SCHEMA, Scene, binary};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -163,7 +163,8 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_pools_unlocked() {
     let unknown = scene.run(&["unlock", &mistyped]).await;
     assert_eq!(unknown.status, Some(1));
     assert!(unknown.err.contains(&format!("did you mean {:?}?", pool.as_str())), "{}", unknown.err);
-    assert_eq!(scene.run(&["unlock", pool.as_str()]).await.ok(), "released 1 jobs\n");
+    assert_eq!(scene.run(&["unlock", pool.as_str()]).await.ok(), "released 1 job\n");
+    assert_eq!(scene.run(&["workers"]).await.ok(), "no workers\n", "who is unlocked counts as dead");
     assert_eq!(scene.run(&["stats", "--json"]).await.json()["jobs"]["ready"], 2);
 
     scene.run(&["fail", "1"]).await.ok();
@@ -187,7 +188,7 @@ async fn what_was_not_said_right_is_answered_with_status_2_and_what_to_do() {
         (&["add"], "required"),
         (&["add", "t", "{name: 1}"], "the payload is no JSON"),
         (&["add", "t", "--run-at", "tomorrow"], "is no time; it looks like"),
-        (&["add", "t", "--in", "60"], "needs a unit; for milliseconds write 60ms"),
+        (&["add", "t", "--in", "60"], "needs a unit, such as 60s or 60ms"),
         (&["add", "t", "--in", "1h", "--run-at", "2026-11-21T10:00:00Z"], "cannot be used with"),
         (&["add", "t", "--key-mode", "replace"], "--key"),
         (&["add", "t", "--key", "k", "--key-mode", "replce"], "did you mean \"replace\"?"),
@@ -201,7 +202,7 @@ async fn what_was_not_said_right_is_answered_with_status_2_and_what_to_do() {
         (&["cleanup"], "required"),
         (&["cleanup", "--queues", "--keep-task", "t"], "--tasks"),
         (&["stats", "--watch", "1ms"], "at least 100ms"),
-        (&["worker", "--concurrency", "0"], "concurrency is 0"),
+        (&["worker", "--concurrency", "0"], "must be a number from 1 to 1000000"),
         (&["worker", "--poll-interval", "2000"], "2000ms"),
         (&["worker", "--prefetch-ttl", "1m"], "--prefetch"),
         (&["worker", "--retry", "often"], "exponential:1s:2:1h"),
@@ -256,7 +257,7 @@ async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
     );
     let nowhere = binary(scene.directory.path()).arg("jobs").output().await.expect("it runs");
     assert_eq!(nowhere.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no database is named; give --database-url"));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("give --database-url"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -388,6 +389,14 @@ async fn a_password_is_neither_in_the_process_list_nor_in_output_or_log() {
         let ran = scene.run(&args).await;
         assert!(ran.status != Some(0) && !ran.err.contains("sekret"), "{}", ran.err);
     }
+    // Nor where no URL is wanted, or behind letters of other options.
+    let ran = scene.run(&["jobs", &url]).await;
+    assert!(ran.status == Some(2) && !ran.err.contains("sekret"), "{}", ran.err);
+    let ran: Ran = binary(scene.directory.path()).args(["jobs", "-vc", &url]).output().await.expect("it runs").into();
+    assert_eq!(ran.ok(), "no jobs\n");
+    // A key is what it is, whatever it looks like.
+    scene.run(&["add", "t", "--key", &url]).await.ok();
+    assert_eq!(scene.ask("select key from S._private_jobs").await, url);
     // Nor does --help show what the environment says.
     let mut command = scene.command(&["worker", "--help"]);
     let help = command.env("DATABASE_URL", &url).output().await.expect("it runs");
@@ -421,6 +430,31 @@ async fn database_and_schema_come_from_arguments_or_the_environment() {
     let variables = [("PGHOST", host), ("PGPORT", port), ("PGUSER", "postgres"), ("PGDATABASE", database)];
     let variables: Vec<(&'static str, String)> = variables.map(|(name, value)| (name, value.to_owned())).into();
     assert_eq!(list(variables, vec![]).await, ("graphile_worker".to_owned(), json!(20)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_added_to_a_schema_that_only_node_has_used() {
+    let scene = Scene::empty().await;
+    node::migrate("graphile-worker", &scene.url, SCHEMA).await;
+    scene.run(&["add", "hello"]).await.ok();
+    assert_eq!(scene.ask("select count(*) from S._private_jobs").await, "1");
+    let created = scene.run(&["-s", "mistyped", "add", "hello"]).await;
+    assert!(created.err.contains("created the schema \"mistyped\""), "{}", created.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_database_is_told_at_once_with_its_reason() {
+    let directory = TempDir::new().expect("a directory");
+    let begun = std::time::Instant::now();
+    let ran: Ran = binary(directory.path())
+        .args(["-c", "postgres://127.0.0.1:1/x", "jobs"])
+        .output()
+        .await
+        .expect("it runs")
+        .into();
+    assert_eq!(ran.status, Some(1));
+    assert!(ran.err.contains("Connection refused"), "{}", ran.err);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "nobody waits for what does not come");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use backfill::JobSpec;
-use common::support::{node, until};
+use common::support::{node, soon, until};
 use common::{Running, SCHEMA, Scene};
 use serde_json::Value;
 
@@ -196,6 +196,49 @@ async fn programs_that_run_at_the_end_are_asked_and_then_killed() {
         .output()
         .expect("pgrep");
     assert_eq!(String::from_utf8_lossy(&left.stdout), "", "nothing is left running");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_ends_a_run_that_would_end_when_idle_and_its_programs() {
+    let scene = Scene::new().await;
+    scene.task("slow", "#!/bin/sh\ntouch \"$OUT\"\nsleep 3600\n");
+    scene.run(&["add", "slow"]).await.ok();
+    let mut command = scene.command(&["worker", "--once", "--cancel-after", "100ms"]);
+    command.env("OUT", scene.path("begun"));
+    let mut worker = Running::start(command);
+    until("it has begun", || async { scene.path("begun").exists() }).await;
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
+    assert_eq!(scene.ask("select locked_by is null and attempts = 1 from S._private_jobs").await, "true");
+    assert_eq!(scene.run(&["workers"]).await.ok(), "no workers\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_log_nobody_reads_any_more_ends() {
+    let scene = Scene::new().await;
+    scene.task("hello", "#!/bin/sh\n");
+    let mut worker = scene.command(&["worker"]).spawn().expect("it runs");
+    drop(worker.stderr.take());
+    scene.run(&["add", "hello"]).await.ok();
+    soon("it ends", worker.wait()).await.expect("wait");
+    assert_eq!(scene.run(&["workers"]).await.ok(), "no workers\n", "in an orderly way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_started_says_what_it_lacks() {
+    let scene = Scene::new().await;
+    scene.task("bare", "echo hello\n");
+    scene.task("lost", "#!/no/such/interpreter\n");
+    for (task, lacks) in
+        [("bare", "a first line such as #!/bin/sh"), ("lost", "the interpreter that its first line names")]
+    {
+        scene.run(&["add", task]).await.ok();
+        scene.run(&["worker", "--once"]).await.ok();
+        let error = scene.ask(&format!("select last_error from S._private_jobs where task_id = (select id from S._private_tasks where identifier = '{task}')")).await;
+        assert!(error.contains(lacks), "{error}");
+    }
+    let none = scene.run(&["worker", "--once", "--timeout", "bare=0s"]).await;
+    assert!(none.status == Some(2) && none.err.contains("the timeout of the task \"bare\" is 0"), "{}", none.err);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,7 +52,8 @@ impl PostgresStorage {
             format!(
                 "grant usage on schema {schema} to {role}; \
                  grant select, insert, update, delete on all tables in schema {schema} to {role}; \
-                 grant execute on all functions in schema {schema} to {role};"
+                 grant execute on all functions in schema {schema} to {role}; \
+                 alter role {role} bypassrls;"
             )
         };
         Error::MissingPrivilege { grant, source }
@@ -74,6 +75,18 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
             let code = code(other);
             let class = code.as_deref().and_then(|code| code.get(..2));
             !matches!(class, Some("21" | "22" | "23" | "27" | "38" | "39" | "44" | "54" | "P0"))
+        }
+    }
+}
+
+/// Whether the server was not there to be asked: the network, a server that is starting or stopping, or one with no connection
+/// to spare. (Class 08 is what poolers answer.)
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
+        other => {
+            let code = code(other).unwrap_or_default();
+            matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "53300") || code.starts_with("08")
         }
     }
 }

@@ -228,7 +228,7 @@ async fn renewed(renewals: &mut Option<watch::Receiver<()>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// What a notification on `jobs:insert` says. The text may be empty (old schemas), foreign, or a count of removals.

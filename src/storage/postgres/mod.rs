@@ -14,6 +14,7 @@
 //! | `manage` | the administrative verbs |
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
+//! | `reach` | waiting for a server that is away |
 //! | `row` | reading rows that anybody may have written |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
 //! | `errors` | which database errors mean what |
@@ -30,6 +31,7 @@ mod listen;
 mod manage;
 mod migrate;
 mod presence;
+mod reach;
 mod row;
 mod schema;
 mod settle;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use backfill::storage::Storage;
 use backfill::storage::postgres::PostgresStorage;
@@ -34,9 +35,11 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
         (Some(task), _) => {
             let spec = spec_of(&task, args.payload.as_deref(), args.spec)?;
             let storage = open(global, !args.no_migrate).await?;
-            one(storage, output, &task, spec).await
+            one(storage, output, &task, spec, args.max_payload_bytes).await
         }
-        (None, Some(file)) => many(global, output, &file, !args.no_migrate).await,
+        (None, Some(file)) => {
+            many(global, output, &file, Adding { create: !args.no_migrate, cap: args.max_payload_bytes }).await
+        }
         (None, None) => Err(Failure::Usage("name a task, or a file with --from".to_owned())),
     }
 }
@@ -44,10 +47,12 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 /// A client whose schema is there. A missing one is created; an old one is left alone, since an upgrade stops Node workers of
 /// older versions.
 async fn open(global: &Global, create: bool) -> Result<PostgresStorage, Failure> {
-    let storage = database::storage(global)?;
+    let storage = database::reached(global, Duration::ZERO).await?;
     match storage.check().await {
         Err(Error::SchemaMissing { .. }) if create => {
             storage.migrate().await?;
+            // Said, because the name may have been mistyped.
+            let _ = writeln!(io::stderr(), "note: created the schema {:?}", storage.schema());
         }
         // A schema that Node's workers use, who never made our own objects: adding needs none, and it needs no more than the
         // tables of revision 16.
@@ -95,10 +100,30 @@ fn spec_of(task: &str, payload: Option<&str>, args: SpecArgs) -> Result<JobSpec,
     Ok(spec)
 }
 
-async fn one(storage: PostgresStorage, output: &Output, task: &str, spec: JobSpec) -> Result<(), Failure> {
+/// What is wrong with a job, and what can be done about it here.
+fn with_option(error: Error) -> Failure {
+    match &error {
+        Error::PayloadTooLarge { task, bytes, limit } => Failure::Usage(format!(
+            "the payload for task {task:?} has {bytes} bytes, more than the cap of {limit}; store the data elsewhere and add a \
+             reference, or raise the cap with --max-payload-bytes"
+        )),
+        _ => error.into(),
+    }
+}
+
+fn at_line(number: u64, error: Error) -> Failure {
+    match with_option(error) {
+        Failure::Usage(message) | Failure::Failed(message) => {
+            failed(format!("line {number}: {message}\nnothing was added"))
+        }
+        other => other,
+    }
+}
+
+async fn one(storage: PostgresStorage, output: &Output, task: &str, spec: JobSpec, cap: usize) -> Result<(), Failure> {
     let known = storage.task_names().await?;
-    let client = BackfillClient::with_storage(Arc::new(storage));
-    let job = client.add(spec).await?;
+    let client = BackfillClient::with_storage(Arc::new(storage)).with_max_payload_bytes(cap)?;
+    let job = client.add(spec).await.map_err(with_option)?;
     if !known.iter().any(|known| known == task)
         && let Some(other) = nearest(task, known.iter().map(String::as_str))
     {
@@ -151,34 +176,42 @@ impl<R: Read> Lines<R> {
     }
 }
 
-async fn many(global: &Global, output: &Output, file: &Path, create: bool) -> Result<(), Failure> {
+/// How a file is added.
+#[derive(Clone, Copy)]
+struct Adding {
+    /// Create the schema if it is missing.
+    create: bool,
+    /// The most bytes of a payload.
+    cap: usize,
+}
+
+async fn many(global: &Global, output: &Output, file: &Path, adding: Adding) -> Result<(), Failure> {
     let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     if file.as_os_str() == "-" {
         let progress = ProgressBar::new_spinner();
         progress.set_style(style("{spinner} {elapsed} {msg}"));
-        return feed(global, output, io::stdin().lock(), create, progress).await;
+        return feed(global, output, io::stdin().lock(), adding, progress).await;
     }
     let open_file = || File::open(file).map_err(|error| failed(format!("could not read {}: {error}", file.display())));
     let opened = open_file()?;
     let length = opened.metadata().ok().filter(std::fs::Metadata::is_file).map(|data| data.len());
     let Some(length) = length else {
         let progress = ProgressBar::new_spinner();
-        return feed(global, output, opened, create, progress).await;
+        return feed(global, output, opened, adding, progress).await;
     };
     // A file can be read twice: everything in it is looked at before anything is written.
     let progress = ProgressBar::new(length);
     progress.set_style(style("checking {bar:30} {percent}% of {binary_total_bytes}"));
     let mut lines = Lines::new(progress.wrap_read(opened));
+    let checker = BackfillClient::in_memory().with_max_payload_bytes(adding.cap)?;
     while let Some(line) = lines.next()? {
-        BackfillClient::in_memory()
-            .check(line.parsed.spec)
-            .map_err(|error| failed(format!("line {}: {error}", line.number)))?;
+        checker.check(line.parsed.spec).map_err(|error| at_line(line.number, error))?;
     }
     progress.finish_and_clear();
     let progress = ProgressBar::new(length);
     progress.set_style(style("{bar:30} {percent}% of {binary_total_bytes}, {msg}, {eta} left"));
     let input = progress.wrap_read(open_file()?);
-    feed(global, output, input, create, progress).await
+    feed(global, output, input, adding, progress).await
 }
 
 /// Adds the jobs of an input in batches, in constant memory.
@@ -186,10 +219,11 @@ async fn feed(
     global: &Global,
     output: &Output,
     input: impl Read,
-    create: bool,
+    adding: Adding,
     progress: ProgressBar,
 ) -> Result<(), Failure> {
-    let client = BackfillClient::with_storage(Arc::new(open(global, create).await?));
+    let storage = open(global, adding.create).await?;
+    let client = BackfillClient::with_storage(Arc::new(storage)).with_max_payload_bytes(adding.cap)?;
     let mut lines = Lines::new(input);
     let mut added = 0_u64;
     let mut last_line = 0;

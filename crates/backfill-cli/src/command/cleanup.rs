@@ -19,7 +19,7 @@ pub async fn run(global: &Global, output: &Output, args: CleanupArgs) -> Result<
     if args.queues {
         what = what.queues();
     }
-    let cleaned = database::client(global)?.cleanup(&what).await?;
+    let cleaned = database::client(global).await?.cleanup(&what).await?;
     let mut told = Vec::new();
     for (asked, count, name) in [
         (args.dead, cleaned.dead_jobs, "dead jobs"),

@@ -26,7 +26,7 @@ pub fn counts_row(counts: &Counts) -> [String; 5] {
 }
 
 pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
-    let queues = database::client(global)?.queues().await?;
+    let queues = database::client(global).await?.queues().await?;
     if output.is_json() {
         let told = queues.iter().map(|queue| {
             json!({
@@ -55,7 +55,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
 }
 
 pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
-    let tasks = database::client(global)?.tasks().await?;
+    let tasks = database::client(global).await?.tasks().await?;
     if output.is_json() {
         let told = tasks.iter().map(|task| {
             json!({
@@ -86,7 +86,7 @@ pub fn tasks_table(tasks: &[backfill::TaskInfo]) -> String {
 }
 
 pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
-    let pools = database::client(global)?.pools().await?;
+    let pools = database::client(global).await?.pools().await?;
     if output.is_json() {
         let told = pools.iter().map(|pool| {
             json!({
@@ -124,7 +124,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
 }
 
 pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
-    let known = database::client(global)?.crontabs().await?;
+    let known = database::client(global).await?.crontabs().await?;
     if output.is_json() {
         let told = known.iter().map(|known| {
             json!({

@@ -13,7 +13,7 @@ use crate::output::{JobJson, Output, seconds, short, table, text, visible};
 use crate::value::relative;
 
 pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     check_names(&client, &args).await?;
     // One more than asked for tells whether there are more.
     let mut filter = JobFilter::new().limit(args.limit.saturating_add(1));
@@ -82,7 +82,7 @@ fn jobs_table(jobs: &[Job], now: DateTime<Utc>) -> String {
 }
 
 pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let job = client.job(args.id).await?;
     let Some(job) = job else {
         return Err(failed(format!("there is no job {}; done jobs are deleted", args.id)));

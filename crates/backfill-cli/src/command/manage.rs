@@ -8,22 +8,22 @@ use crate::args::{FailArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockA
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::unknown;
-use crate::output::{JobJson, Output};
+use crate::output::{JobJson, Output, count_of};
 
 pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let changed = client.complete(&args.ids).await?;
     tell(&client, output, "completed", &args.ids, &changed).await
 }
 
 pub async fn fail(global: &Global, output: &Output, args: &FailArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let changed = client.fail(&args.ids.ids, &args.reason).await?;
     tell(&client, output, "failed", &args.ids.ids, &changed).await
 }
 
 pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let mut change = Reschedule::new();
     if let Some(time) = args.run_at {
         change = change.run_at(time);
@@ -46,7 +46,7 @@ pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs)
 }
 
 pub async fn run_now(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let now = Utc::now();
     let mut dead = Vec::new();
     for id in &args.ids {
@@ -94,7 +94,7 @@ async fn tell(
 }
 
 pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let Some(job) = client.remove(&args.key).await? else {
         return Err(failed(format!("no job has the key {:?}", args.key)));
     };
@@ -108,7 +108,7 @@ pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Resu
 }
 
 pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let known = client.pools().await?;
     for pool in &args.pools {
         if !known.iter().any(|known| known.id == *pool) {
@@ -116,5 +116,5 @@ pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Resul
         }
     }
     let jobs = client.unlock(args.pools).await?;
-    output.either(&json!({ "jobs": jobs }), format!("released {jobs} jobs"))
+    output.either(&json!({ "jobs": jobs }), format!("released {}", count_of(jobs, "job")))
 }

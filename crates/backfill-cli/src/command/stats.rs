@@ -16,7 +16,7 @@ use crate::output::{Output, rfc3339, seconds, table, text};
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub async fn run(global: &Global, output: &Output, args: StatsArgs) -> Result<(), Failure> {
-    let client = database::client(global)?;
+    let client = database::client(global).await?;
     let Some(every) = args.watch else {
         return show(&client, output, false).await;
     };

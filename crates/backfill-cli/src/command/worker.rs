@@ -12,8 +12,9 @@ use crate::args::{Global, WorkerArgs};
 use crate::database;
 use crate::executable::{Found, find, handler};
 use crate::failure::{Failure, failed};
+use crate::logging;
 use crate::nearest::unknown;
-use crate::output::Output;
+use crate::output::{Output, count_of};
 use crate::value::ForTask;
 
 /// Node's.
@@ -27,7 +28,8 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
         tracing::warn!("{other}");
     }
     let handlers = handlers(&found.tasks, &args)?;
-    let storage = database::storage(global)?;
+    let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
+    let storage = database::reached(global, patience).await?;
     if args.no_migrate {
         backfill::storage::Storage::check(&storage).await?;
     } else {
@@ -47,7 +49,17 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
         poll_interval = %humantime::format_duration(args.poll_interval),
         "serving"
     );
-    let summary = if args.once { worker.run_once().await? } else { worker.run().await? };
+    let handle = worker.shutdown_handle();
+    let run = async { if args.once { worker.run_once().await } else { worker.run().await } };
+    let unread = async {
+        logging::nobody_reads().await;
+        handle.shutdown();
+        std::future::pending::<()>().await;
+    };
+    let summary = tokio::select! {
+        ended = run => ended?,
+        () = unread => return Err(Failure::ClosedPipe),
+    };
     tell(output, &summary)
 }
 
@@ -155,7 +167,7 @@ fn tell(output: &Output, summary: &Summary) -> Result<(), Failure> {
             "lost": lost,
         }));
     }
-    let mut told = vec![format!("{completed} jobs done"), format!("{failed} attempts failed")];
+    let mut told = vec![count_of(completed, "job") + " done", count_of(failed, "attempt") + " failed"];
     for (count, what) in [(dead, "given up"), (returned, "given back"), (lost, "ended too late")] {
         if count > 0 {
             told.push(format!("{count} {what}"));

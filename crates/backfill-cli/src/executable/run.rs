@@ -31,9 +31,8 @@ pub fn handler(task: &str, program: &Path, timeout: Duration) -> Handler {
 }
 
 async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(), TaskError> {
-    let mut child = command(&program, ctx.job())
-        .spawn()
-        .map_err(|error| TaskError::new(format!("{} could not be started: {error}", program.display())))?;
+    let mut child =
+        command(&program, ctx.job()).spawn().map_err(|error| TaskError::new(not_started(&program, &error)))?;
     let mut group = Group::of(&child);
     let (mut out, mut err) = (Tail::default(), Tail::default());
     let stdin = child.stdin.take();
@@ -81,6 +80,19 @@ async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(),
     };
     let last_words = err.text();
     Err(TaskError::new(if last_words.is_empty() { why } else { format!("{why}: {last_words}") }))
+}
+
+/// Why a program could not be started, and what to do.
+fn not_started(program: &Path, error: &io::Error) -> String {
+    const EXEC_FORMAT: i32 = 8;
+    let why = if error.raw_os_error() == Some(EXEC_FORMAT) {
+        "it is no program; a script needs a first line such as #!/bin/sh".to_owned()
+    } else if error.kind() == io::ErrorKind::NotFound && program.exists() {
+        "the interpreter that its first line names is not there".to_owned()
+    } else {
+        error.to_string()
+    };
+    format!("{} could not be started: {why}", program.display())
 }
 
 /// Waits for the program's end, and asks it to end when its time is over or the worker ends. When the worker cannot wait any
