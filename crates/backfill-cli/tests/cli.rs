@@ -493,7 +493,7 @@ async fn crontabs_are_checked_without_a_database() {
         std::fs::write(&file, text).expect("write");
         let mut command = binary(directory.path());
         command.args(["crontab", "check", "crontab"]).args(args);
-        async move { common::Ran::from(command.output().await.expect("it runs")) }
+        async move { Ran::from(command.output().await.expect("it runs")) }
     };
     let good = "# dialect: extended\n0 4 * * MON report ?fill=1d&tz=Europe/Berlin\n# dialect: graphile\n*/15 * * * * sync ?id=s\n0 0 31 2 * never";
     let told = check(good, &["--next", "2"]).await.ok();
@@ -527,7 +527,7 @@ async fn help_and_completions_are_there_for_everything() {
     let run = |args: Vec<String>| {
         let mut command = binary(directory.path());
         command.args(args);
-        async move { common::Ran::from(command.output().await.expect("it runs")).ok() }
+        async move { Ran::from(command.output().await.expect("it runs")).ok() }
     };
     let help = run(vec!["--help".to_owned()]).await;
     assert!(help.contains("Exit status: 0 done; 1 failed; 2 not said right; 57"), "{help}");
