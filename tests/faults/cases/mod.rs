@@ -1,0 +1,120 @@
+//! The cases, by what they hit.
+
+mod data;
+mod network;
+mod poolers;
+mod processes;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::cluster::Cluster;
+use crate::scene::{Outcome, Scene};
+
+/// How long outages last, and how often things are repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    Bounded,
+    Full,
+}
+
+/// What the cases share.
+pub struct Ground {
+    /// The cluster that faults hit.
+    pub subject: Arc<Cluster>,
+    /// The cluster that none hits.
+    pub witness: Arc<Cluster>,
+    pub scale: Scale,
+}
+
+impl Ground {
+    pub async fn scene(&self) -> Scene {
+        Scene::new(&self.subject, &self.witness).await
+    }
+
+    /// A number that depends on the scale.
+    pub fn scaled<T>(&self, bounded: T, full: T) -> T {
+        match self.scale {
+            Scale::Bounded => bounded,
+            Scale::Full => full,
+        }
+    }
+
+    pub fn seconds(&self, bounded: u64, full: u64) -> Duration {
+        Duration::from_secs(self.scaled(bounded, full))
+    }
+}
+
+pub struct Case {
+    pub name: &'static str,
+    pub run: fn(Arc<Ground>) -> BoxFuture<'static, Outcome>,
+}
+
+macro_rules! cases {
+    ($($room:ident: $($name:ident),* $(,)?;)*) => {
+        vec![$($(Case { name: stringify!($name), run: |ground| Box::pin(async move { $room::$name(&ground).await }) }),*),*]
+    };
+}
+
+pub fn all() -> Vec<Case> {
+    cases! {
+        processes:
+            a_worker_is_killed,
+            a_worker_is_stopped_for_longer_than_the_lease,
+            a_worker_is_asked_to_end_amid_a_batch,
+            a_worker_is_asked_to_end_while_the_database_is_down,
+            a_job_aborts_its_process,
+            a_job_overflows_the_stack,
+            jobs_block_every_thread,
+            jobs_ignore_that_they_are_cancelled,
+            jobs_hold_every_connection_of_the_pool,
+            fifty_workers_start_at_once;
+        server:
+            the_listener_is_terminated,
+            every_connection_is_terminated_again_and_again,
+            the_server_is_restarted,
+            the_server_crashes,
+            the_server_is_down_for_longer_than_the_lease,
+            a_worker_starts_before_the_server,
+            no_connection_is_left,
+            a_standby_is_promoted;
+        network:
+            every_connection_is_reset,
+            connections_die_without_a_word,
+            nothing_passes_for_longer_than_the_lease,
+            answers_are_lost,
+            everything_is_slow;
+        data:
+            many_jobs_fail,
+            an_error_has_ten_megabytes,
+            rows_are_poisoned_by_hand,
+            jobs_are_deleted_while_they_run,
+            the_table_is_locked,
+            the_table_has_no_statistics,
+            a_snapshot_is_held,
+            the_role_has_short_timeouts,
+            the_default_isolation_is_serializable,
+            clocks_are_an_hour_off;
+        poolers:
+            through_a_pooler_by_the_session,
+            through_a_pooler_by_the_transaction;
+    }
+}
+
+/// Starts three workers, and waits until each of them has started jobs.
+pub async fn three_workers(scene: &mut Scene) {
+    for name in ["a", "b", "c"] {
+        scene.start(name);
+    }
+    for name in ["a", "b", "c"] {
+        scene
+            .until(
+                &format!("a start by {name}"),
+                &format!("exists (select from told where what = 'start' and worker = '{name}')"),
+            )
+            .await;
+    }
+}

@@ -1,0 +1,133 @@
+//! Workers behind PgBouncer.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use super::Ground;
+use crate::cluster::free_port;
+use crate::scene::{Outcome, Scene};
+
+/// A pooler, which ends when dropped.
+struct Pooler {
+    port: u16,
+    _process: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Pooler {
+    async fn start(scene: &Scene, mode: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let program = std::env::var("BACKFILL_TEST_PGBOUNCER")
+            .expect("BACKFILL_TEST_PGBOUNCER is not set; run this with ./scripts/test faults, which installs PgBouncer");
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).expect("permissions");
+        let port = free_port();
+        let users = directory.path().join("users");
+        std::fs::write(&users, "\"postgres\" \"\"\n").expect("write");
+        let settings = directory.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = 40\n\
+             max_client_conn = 400\nignore_startup_parameters = extra_float_digits\n",
+            scene.subject.port,
+            users.display()
+        );
+        std::fs::write(&settings, text).expect("write");
+        let mut command = Command::new(program);
+        if let Ok(ids) = std::env::var("BACKFILL_TEST_PG_IDS") {
+            let (user, group) = ids.split_once(':').expect("UID:GID");
+            command.uid(user.parse().expect("a user id")).gid(group.parse().expect("a group id"));
+        }
+        let process = command
+            .arg(&settings)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("start PgBouncer");
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        Self { port, _process: process, _directory: directory }
+    }
+}
+
+/// Jobs, serial queues and a crontab through the pooler; a worker is killed.
+async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
+    let mut scene = ground.scene().await;
+    let pooler = Pooler::start(&scene, mode).await;
+    scene.told.url = crate::cluster::url(pooler.port, &scene.database);
+    scene.told.prepared = prepared;
+    scene.told.crontab = Some("* * * * * nothing ?fill=2m&id=cron".to_owned());
+    // What is two minutes old is made up for at once.
+    let since = (Utc::now() - chrono::TimeDelta::minutes(3)).to_rfc3339();
+    scene
+        .sql(&format!(
+            "insert into graphile_worker._private_known_crontabs (identifier, known_since) values ('cron', '{since}')"
+        ))
+        .await;
+    scene.add(500, 50).await;
+    scene.add_serial(200, 10, 10).await;
+    // Adding through the pooler, too.
+    let client = backfill::BackfillClient::builder()
+        .database_url(&scene.told.url)
+        .prepared_statements(prepared)
+        .build()
+        .await
+        .expect("through the pooler");
+    for name in ["a", "b", "c"] {
+        scene.start(name);
+    }
+    let work = crate::worker::Work { ms: 10, how: crate::worker::How::Sleep };
+    for _ in 0..50 {
+        let job = client.add(backfill::JobSpec::new("work", &work)).await.expect("add through the pooler");
+        scene.accept([job.id]);
+    }
+    let many = client.add_many((0..500).map(|_| backfill::JobSpec::new("work", &work))).await.expect("add");
+    scene.accept(many.iter().map(|job| job.id));
+    for _ in 0..20 {
+        client.counts().await.expect("counts");
+        client.tasks().await.expect("tasks");
+        client.jobs(&backfill::JobFilter::new().limit(5)).await.expect("jobs");
+    }
+    assert!(
+        scene.ask("select count(*) from graphile_worker._private_known_crontabs where last_execution is not null").await == 1
+            || {
+                sleep(Duration::from_secs(5)).await;
+                scene
+                    .ask("select count(*) from graphile_worker._private_known_crontabs where last_execution is not null")
+                    .await
+                    == 1
+            },
+        "the crontab runs through the pooler"
+    );
+    if mode == "transaction" {
+        scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
+        scene.remark = "deafness is noticed; polling".to_owned();
+    } else {
+        scene.until("listening", "exists (select from told where what = 'listening')").await;
+        assert_eq!(scene.count("select count(*) from told where what = 'deaf'").await, 0);
+        scene.remark = "listening".to_owned();
+    }
+    scene.add(100, 1000).await;
+    scene.until("work by a", "exists (select from told where what = 'start' and worker = 'a')").await;
+    scene.kill("a").await;
+    let outcome = scene.end().await;
+    drop(pooler);
+    outcome
+}
+
+pub async fn through_a_pooler_by_the_session(ground: &Ground) -> Outcome {
+    through(ground, "session", true).await
+}
+
+/// This PgBouncer does not track prepared statements, or need not.
+pub async fn through_a_pooler_by_the_transaction(ground: &Ground) -> Outcome {
+    through(ground, "transaction", false).await
+}

@@ -1,0 +1,171 @@
+//! Processes that die, stop, or are kept from working by their jobs.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Ground, three_workers};
+use crate::cluster::Stop;
+use crate::scene::Outcome;
+use crate::worker::How;
+
+/// Survives by: rescue (`postgres/presence.rs`), 15 s after the last sign of life.
+pub async fn a_worker_is_killed(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let rounds = ground.scaled(1, 4);
+    scene.add(150 * rounds, 1500).await;
+    scene.add_serial(60 * rounds, 7, 100).await;
+    three_workers(&mut scene).await;
+    for round in 0..rounds {
+        let victim = scene.names().into_iter().min().expect("a worker");
+        scene.kill(&victim).await;
+        scene.start(&format!("{}{round}", victim.chars().next().unwrap_or('x')));
+        sleep(Duration::from_secs(4)).await;
+    }
+    scene.end().await
+}
+
+/// Survives by: eviction. The stopped one finds its row gone, cancels its jobs, and goes on with a new identity; the fence
+/// refuses its late results.
+pub async fn a_worker_is_stopped_for_longer_than_the_lease(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(300, 1500).await;
+    three_workers(&mut scene).await;
+    scene.signal("a", "STOP").await;
+    scene.faults += 1;
+    sleep(Duration::from_secs(25)).await;
+    scene.signal("a", "CONT").await;
+    scene.until("the eviction", "exists (select from told where what = 'evicted' and worker = 'a')").await;
+    let before = scene.started_by("a").await;
+    scene.add(150, 500).await;
+    scene
+        .until(
+            "work with the new identity",
+            &format!("(select count(*) from told where what = 'start' and worker = 'a') > {before}"),
+        )
+        .await;
+    scene.end().await
+}
+
+/// Survives by: `Engine::end`, which writes everything before the process ends.
+pub async fn a_worker_is_asked_to_end_amid_a_batch(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.told.concurrency = 500;
+    scene.add(1000, 2000).await;
+    scene.start("a");
+    scene.until_started(500).await;
+    scene.signal("a", "TERM").await;
+    scene.ended("a").await;
+    assert_eq!(scene.ask("select count(*) from graphile_worker._private_jobs where locked_at is not null").await, 0);
+    assert_eq!(scene.finished().await, scene.started().await, "what ran has finished");
+    scene.start("b");
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs, "none is repeated");
+    outcome
+}
+
+/// Survives by: the settler, which tries again until the grace period is over; what it cannot write, others are given.
+pub async fn a_worker_is_asked_to_end_while_the_database_is_down(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.told.concurrency = 100;
+    scene.add(200, 3000).await;
+    scene.start("a");
+    scene.until_started(100).await;
+    scene.subject.stop(Stop::Immediate).await;
+    scene.signal("a", "TERM").await;
+    sleep(Duration::from_secs(6)).await;
+    scene.subject.start().await;
+    scene.outage_is_over();
+    scene.ended("a").await;
+    scene.start("b");
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs, "the results were held until they could be written");
+    outcome
+}
+
+async fn a_job_kills_its_process(ground: &Ground, how: How) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(100, 500).await;
+    scene.add_how(1, 500, how).await;
+    scene.add(100, 500).await;
+    scene.start("a");
+    scene.start("b");
+    let dies = loop {
+        if let Some(dead) = scene.dead() {
+            break dead;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    scene.dies_and_is_restarted(&dies).await;
+    scene.end().await
+}
+
+/// Survives by: rescue. The attempt is used up, so such a job runs out in the end.
+pub async fn a_job_aborts_its_process(ground: &Ground) -> Outcome {
+    a_job_kills_its_process(ground, How::Abort).await
+}
+
+pub async fn a_job_overflows_the_stack(ground: &Ground) -> Outcome {
+    a_job_kills_its_process(ground, How::Overflow).await
+}
+
+/// Survives by: the thread of the signs of life (`worker/upkeep.rs`).
+pub async fn jobs_block_every_thread(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add_how(8, 22_000, How::Block).await;
+    scene.start("a");
+    scene.until_started(2).await;
+    // Another one, who would rescue them.
+    scene.add(20, 100).await;
+    scene.start("b");
+    sleep(Duration::from_secs(20)).await;
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs, "a busy worker is not taken for dead");
+    outcome
+}
+
+/// Survives by: the grace period (25 s), after which the job's future is dropped and the attempt has failed.
+pub async fn jobs_ignore_that_they_are_cancelled(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add_how(4, 33_000, How::Ignore).await;
+    scene.start("a");
+    scene.until_started(4).await;
+    scene.signal("a", "TERM").await;
+    scene.faults += 1;
+    scene.ended("a").await;
+    assert_eq!(
+        scene.ask("select count(*) from graphile_worker._private_jobs where attempts = 1 and locked_at is null").await,
+        4,
+        "they have failed, and are free"
+    );
+    scene.sql("update graphile_worker._private_jobs set run_at = now()").await;
+    scene.start("b");
+    scene.end().await
+}
+
+/// Survives by: connections of the worker's own (`postgres/connections.rs`).
+pub async fn jobs_hold_every_connection_of_the_pool(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.told.pool = 1;
+    scene.add_how(6, 4_000, How::Hold).await;
+    scene.start("a");
+    scene.start("b");
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+pub async fn fifty_workers_start_at_once(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let workers = ground.scaled(20, 50);
+    scene.told.pool = 2;
+    scene.add(2000, 20).await;
+    scene.add_serial(500, 50, 5).await;
+    for n in 0..workers {
+        scene.start(&format!("w{n}"));
+    }
+    let mut outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs, "each job is claimed once");
+    outcome.remark = format!("{workers} processes");
+    outcome
+}

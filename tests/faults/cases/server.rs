@@ -1,0 +1,141 @@
+//! A server that goes away, comes back, or is replaced by another.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{Ground, three_workers};
+use crate::cluster::{Cluster, Stop};
+use crate::scene::{Outcome, Scene};
+
+/// Survives by: the ear's reconnecting (`postgres/listen.rs`), and polling meanwhile.
+pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.start("a");
+    scene.until("listening", "exists (select from told where what = 'listening')").await;
+    for round in 1..=3 {
+        scene
+            .sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query ilike 'listen%'")
+            .await;
+        scene.add(20, 10).await;
+        scene.until_finished(20 * round).await;
+        scene.until("hearing again", &format!("(select count(*) from told where what = 'listening') > {round}")).await;
+    }
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: retries of every call; a settlement that was applied and not answered is idempotent, a claim that was is given
+/// back (`release_unknown`).
+pub async fn every_connection_is_terminated_again_and_again(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let time = ground.seconds(8, 60);
+    scene.add(usize::try_from(time.as_secs()).expect("few") * 60, 200).await;
+    three_workers(&mut scene).await;
+    let begun = Instant::now();
+    let admin = scene.admin().await;
+    while begun.elapsed() < time {
+        crate::scene::sql(
+            &admin,
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        .await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    admin.close().await;
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs, "a claim whose answer was lost starts nothing twice");
+    outcome
+}
+
+async fn the_server_is_down(ground: &Ground, how: Stop, time: Duration) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(600, 700).await;
+    scene.add_serial(100, 5, 50).await;
+    three_workers(&mut scene).await;
+    sleep(Duration::from_secs(1)).await;
+    scene.subject.stop(how).await;
+    sleep(time).await;
+    scene.subject.start().await;
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs, "what ran during the outage is settled with its one attempt");
+    outcome
+}
+
+/// Survives by: the settler holds results and tries again.
+pub async fn the_server_is_restarted(ground: &Ground) -> Outcome {
+    the_server_is_down(ground, Stop::Fast, Duration::ZERO).await
+}
+
+pub async fn the_server_crashes(ground: &Ground) -> Outcome {
+    the_server_is_down(ground, Stop::Immediate, Duration::ZERO).await
+}
+
+/// Survives by: a silence counts from the server's start, and only for who has been in contact (`worker/upkeep.rs`).
+pub async fn the_server_is_down_for_longer_than_the_lease(ground: &Ground) -> Outcome {
+    the_server_is_down(ground, Stop::Fast, ground.seconds(20, 60)).await
+}
+
+/// Survives by: `BackfillClientBuilder::wait_for_database`.
+pub async fn a_worker_starts_before_the_server(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(50, 10).await;
+    scene.subject.stop(Stop::Fast).await;
+    scene.start("a");
+    sleep(Duration::from_secs(5)).await;
+    scene.subject.start().await;
+    scene.outage_is_over();
+    scene.end().await
+}
+
+/// Survives by: retries; a worker needs no new connection for what it has.
+pub async fn no_connection_is_left(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(300, 100).await;
+    three_workers(&mut scene).await;
+    let database = scene.database.clone();
+    let admin = scene.admin().await;
+    // A limit of zero still lets a superuser in, so the workers are somebody else's from here on: nobody may connect.
+    crate::scene::sql(&admin, &format!("alter database {database} allow_connections false")).await;
+    crate::scene::sql(
+        &admin,
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    .await;
+    sleep(ground.seconds(8, 30)).await;
+    crate::scene::sql(&admin, &format!("alter database {database} allow_connections true")).await;
+    admin.close().await;
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: new connections after a reset, or after the old primary says that it may only be read.
+pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
+    // A pair of its own. The primary waits for the standby, or a failover would lose what was acknowledged.
+    let primary = Cluster::start_new(&["wal_level=replica", "max_wal_senders=5", "max_connections=100"]).await;
+    let primary = Arc::new(primary);
+    let standby = primary.standby().await;
+    let mut scene = Scene::new(&primary, &ground.witness).await;
+    scene.sql("alter system set synchronous_standby_names = '*'").await;
+    scene.sql("select pg_reload_conf()").await;
+    scene.add(400, 500).await;
+    three_workers(&mut scene).await;
+    sleep(Duration::from_secs(1)).await;
+    primary.stop(Stop::Immediate).await;
+    standby.promote().await;
+    let standby = Arc::new(standby);
+    scene.proxy.lead_to(standby.port);
+    scene.subject = Arc::clone(&standby);
+    scene.sql("alter system reset synchronous_standby_names").await;
+    scene.sql("select pg_reload_conf()").await;
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}

@@ -1,0 +1,136 @@
+//! The fault suite: kill anything at any moment, and count what became of every job.
+//!
+//! Real worker processes (this program, started again), real PostgreSQL clusters, and a proxy between them. The handlers write
+//! every start and finish into a *witness*, a cluster that no fault hits. Whatever a case does, in the end:
+//!
+//! - every accepted job has finished;
+//! - no finished job was started again after its settlement was acknowledged;
+//! - no job was started more than once per fault besides its first start;
+//! - no queue is locked, and nothing is left in the table that could still run.
+//!
+//! `./scripts/test faults` runs all cases at full length; `./scripts/test` runs them bounded.
+
+mod cases;
+mod cluster;
+mod proxy;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
+mod worker;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+
+use cases::{Case, Ground, Scale};
+use cluster::Cluster;
+use scene::Outcome;
+
+const HELP: &str = "\
+The fault suite. Run it with ./scripts/test faults, which finds PostgreSQL.
+
+  faults [--bounded] [--report FILE] [CASE...]
+
+  CASE            only cases whose name contains one of these
+  --bounded       shorter outages and fewer repetitions, as in CI
+  --list          the names of the cases
+  --report FILE   put the table of results into this file, between its marks
+
+Exit status: 0 if every case held, 1 if not.";
+
+fn main() {
+    if let Ok(told) = std::env::var(worker::TOLD) {
+        worker::run(&told);
+        return;
+    }
+    let mut scale = if std::env::var_os("BACKFILL_FAULTS_FULL").is_some() { Scale::Full } else { Scale::Bounded };
+    let mut report = std::env::var("BACKFILL_FAULTS_REPORT").ok();
+    let mut wanted = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--help" | "-h" => return println!("{HELP}"),
+            "--list" => return cases::all().iter().for_each(|case| println!("{}", case.name)),
+            "--bounded" => scale = Scale::Bounded,
+            "--report" => report = arguments.next(),
+            // What the test runner says to every test program.
+            other if other.starts_with("--") => {}
+            name => wanted.push(name.to_owned()),
+        }
+    }
+    let matches = |case: &Case| wanted.is_empty() || wanted.iter().any(|name| case.name.contains(name.as_str()));
+    let cases: Vec<Case> = cases::all().into_iter().filter(matches).collect();
+    // Somebody looks for tests of another name.
+    if cases.is_empty() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let held = runtime.block_on(run(cases, scale, report));
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    if !held {
+        std::process::exit(1);
+    }
+}
+
+async fn run(cases: Vec<Case>, scale: Scale, report: Option<String>) -> bool {
+    let subject = Arc::new(Cluster::start_new(&["max_connections=300"]).await);
+    let witness = Arc::new(Cluster::start_new(&["max_connections=400", "synchronous_commit=off"]).await);
+    let ground = Arc::new(Ground { subject, witness, scale });
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header(["case", "jobs", "starts", "faults", "recovered after", "took", "remark"]);
+    for column in 1..=5 {
+        table.column_mut(column).expect("a column").set_cell_alignment(CellAlignment::Right);
+    }
+    let mut failed = Vec::new();
+    for case in &cases {
+        eprint!("{} ... ", case.name);
+        let begun = Instant::now();
+        // A case that does not hold panics.
+        let ended = tokio::spawn((case.run)(Arc::clone(&ground))).await;
+        let took = format!("{:.1} s", begun.elapsed().as_secs_f64());
+        match ended {
+            Ok(outcome) => {
+                eprintln!("held ({took})");
+                table.add_row(row(case, &outcome, took));
+            }
+            Err(error) => {
+                eprintln!("FAILED ({took}): {error}");
+                failed.push(case.name);
+            }
+        }
+    }
+    println!("{table}");
+    if let Some(file) = report.filter(|_| failed.is_empty()) {
+        write_report(&file, &table.to_string());
+    }
+    if !failed.is_empty() {
+        eprintln!("{} of {} cases failed: {}", failed.len(), cases.len(), failed.join(", "));
+    }
+    failed.is_empty()
+}
+
+fn row(case: &Case, outcome: &Outcome, took: String) -> Vec<String> {
+    let recovery = outcome.recovery.map_or_else(String::new, |time| format!("{:.1} s", time.as_secs_f64()));
+    vec![
+        case.name.replace('_', " "),
+        outcome.jobs.to_string(),
+        outcome.starts.to_string(),
+        outcome.faults.to_string(),
+        recovery,
+        took,
+        outcome.remark.clone(),
+    ]
+}
+
+/// Puts the table between the marks of a document.
+fn write_report(file: &str, table: &str) {
+    const MARKS: (&str, &str) = ("<!-- results -->\n", "<!-- end of results -->");
+    let text = std::fs::read_to_string(file).expect("the report's file");
+    let (before, rest) = text.split_once(MARKS.0).expect("a mark where the results begin");
+    let (_, after) = rest.split_once(MARKS.1).expect("a mark where the results end");
+    let text = format!("{before}{}{table}\n{}{after}", MARKS.0, MARKS.1);
+    std::fs::write(file, text).expect("write the report");
+}

@@ -1,0 +1,373 @@
+//! What a case plays on: a database of its own behind a proxy, worker processes, and a witness that no fault hits.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backfill::{BackfillClient, JobSpec};
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::process::{Child, Command};
+
+use crate::cluster::Cluster;
+use crate::proxy::Proxy;
+use crate::support::{soon, unique};
+use crate::worker::{How, TOLD, Told, Work};
+
+/// How long jobs may take to be done after the last fault. Generous: it only matters when a case fails.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a case leaves.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub jobs: i64,
+    pub starts: i64,
+    pub faults: u32,
+    pub recovery: Option<Duration>,
+    pub remark: String,
+}
+
+pub struct Scene {
+    pub subject: Arc<Cluster>,
+    pub proxy: Proxy,
+    pub database: String,
+    pub client: BackfillClient,
+    pub told: Told,
+    witness: PgPool,
+    workers: HashMap<String, Child>,
+    /// The jobs that were accepted and have to finish.
+    accepted: Vec<i64>,
+    /// Processes that were killed while they ran jobs, with the moment.
+    killed: Vec<(String, DateTime<Utc>)>,
+    outage_over: Option<DateTime<Utc>>,
+    pub faults: u32,
+    pub remark: String,
+}
+
+impl Scene {
+    pub async fn new(subject: &Arc<Cluster>, witness: &Cluster) -> Self {
+        let database = unique("case");
+        for cluster in [&**subject, witness] {
+            let server = connect(&cluster.url("postgres")).await;
+            sql(&server, &format!("create database {database}")).await;
+            server.close().await;
+        }
+        let witness_url = witness.url(&database);
+        let witness = connect(&witness_url).await;
+        sql(
+            &witness,
+            "create table told (job bigint, worker text, what text, at timestamptz); create index on told (job)",
+        )
+        .await;
+        let client = BackfillClient::new(&subject.url(&database)).await.expect("migrate");
+        let proxy = Proxy::to(subject.port).await;
+        let told = Told {
+            name: String::new(),
+            url: crate::cluster::url(proxy.port, &database),
+            witness: witness_url,
+            concurrency: 10,
+            threads: 2,
+            prepared: true,
+            clock_hours: 0,
+            pool: 10,
+            crontab: None,
+        };
+        Self {
+            subject: Arc::clone(subject),
+            proxy,
+            database,
+            client,
+            told,
+            witness,
+            workers: HashMap::new(),
+            accepted: Vec::new(),
+            killed: Vec::new(),
+            outage_over: None,
+            faults: 0,
+            remark: String::new(),
+        }
+    }
+
+    // --- jobs and workers ---------------------------------------------------------------------------------------
+
+    pub async fn add(&mut self, count: usize, ms: u64) {
+        self.add_how(count, ms, How::Sleep).await;
+    }
+
+    pub async fn add_how(&mut self, count: usize, ms: u64, how: How) {
+        let specs = (0..count).map(|_| JobSpec::new("work", Work { ms, how }));
+        let added = self.client.add_many(specs).await.expect("add");
+        self.accept(added.into_iter().map(|job| job.id));
+    }
+
+    /// Jobs in serial queues.
+    pub async fn add_serial(&mut self, count: usize, queues: usize, ms: u64) {
+        let specs =
+            (0..count).map(|n| JobSpec::new("work", Work { ms, how: How::Sleep }).serial_queue(format!("q{}", n % queues)));
+        let added = self.client.add_many(specs).await.expect("add");
+        self.accept(added.into_iter().map(|job| job.id));
+    }
+
+    pub fn accept(&mut self, jobs: impl IntoIterator<Item = i64>) {
+        self.accepted.extend(jobs);
+    }
+
+    pub fn disown(&mut self, jobs: &[i64]) {
+        self.accepted.retain(|job| !jobs.contains(job));
+    }
+
+    /// Starts a worker process with the scene's settings.
+    pub fn start(&mut self, name: &str) {
+        let told = Told { name: name.to_owned(), ..self.told.clone() };
+        let log = std::env::temp_dir().join(format!("{}.{name}.log", self.database));
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .env(TOLD, serde_json::to_string(&told).expect("JSON"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("start a worker");
+        self.workers.insert(name.to_owned(), child);
+    }
+
+    pub async fn signal(&self, name: &str, signal: &str) {
+        let pid = self.workers[name].id().expect("it runs").to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().await.expect("kill");
+        assert!(sent.success(), "{name} could not be sent {signal}");
+    }
+
+    /// Kills a worker process.
+    pub async fn kill(&mut self, name: &str) {
+        let mut worker = self.workers.remove(name).expect("it runs");
+        worker.start_kill().expect("kill");
+        self.killed.push((name.to_owned(), Utc::now()));
+        worker.wait().await.expect("wait");
+        self.faults += 1;
+    }
+
+    /// Waits for the end of a worker that died by itself, and starts another one in its place.
+    pub async fn dies_and_is_restarted(&mut self, name: &str) {
+        let mut worker = self.workers.remove(name).expect("it runs");
+        let status = soon("it dies", worker.wait()).await.expect("wait");
+        assert!(!status.success(), "it dies of its job");
+        self.killed.push((name.to_owned(), Utc::now()));
+        self.faults += 1;
+        self.start(&format!("{name}'"));
+    }
+
+    /// Waits for a worker's end, which must be an orderly one.
+    pub async fn ended(&mut self, name: &str) {
+        let mut worker = self.workers.remove(name).expect("it runs");
+        let status = tokio::time::timeout(PATIENCE, worker.wait()).await.expect("it ends").expect("wait");
+        assert!(status.success(), "{name} ended with {status}");
+    }
+
+    /// The status with which a worker ended.
+    pub async fn end_of(&mut self, name: &str) -> Option<i32> {
+        let mut worker = self.workers.remove(name).expect("it runs");
+        tokio::time::timeout(PATIENCE, worker.wait()).await.expect("it ends").expect("wait").code()
+    }
+
+    /// A worker that has died by itself.
+    pub fn dead(&mut self) -> Option<String> {
+        for (name, worker) in &mut self.workers {
+            if worker.try_wait().expect("wait").is_some() {
+                return Some(name.clone());
+            }
+        }
+        None
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.workers.keys().cloned().collect()
+    }
+
+    // --- looking -------------------------------------------------------------------------------------------------
+
+    /// Asks the witness for a number.
+    pub async fn count(&self, query: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.witness).await.expect("the witness answers")
+    }
+
+    pub async fn started(&self) -> i64 {
+        self.count("select count(distinct job) from told where what = 'start'").await
+    }
+
+    pub async fn finished(&self) -> i64 {
+        self.count("select count(distinct job) from told where what = 'finish'").await
+    }
+
+    /// How many jobs this worker has started.
+    pub async fn started_by(&self, name: &str) -> i64 {
+        self.count(&format!("select count(*) from told where what = 'start' and worker = '{name}'")).await
+    }
+
+    /// Waits until the witness says so.
+    pub async fn until(&self, what: &str, condition: &str) {
+        let begun = Instant::now();
+        while self.count(&format!("select count(*) from (select where {condition}) as yes")).await == 0 {
+            assert!(begun.elapsed() < PATIENCE, "{what} did not happen within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn until_started(&self, jobs: i64) {
+        self.until(
+            &format!("the start of {jobs} jobs"),
+            &format!("(select count(distinct job) from told where what = 'start') >= {jobs}"),
+        )
+        .await;
+    }
+
+    pub async fn until_finished(&self, jobs: i64) {
+        self.until(
+            &format!("the end of {jobs} jobs"),
+            &format!("(select count(distinct job) from told where what = 'finish') >= {jobs}"),
+        )
+        .await;
+    }
+
+    /// A connection to the subject, not through the proxy.
+    pub async fn admin(&self) -> PgPool {
+        connect(&self.subject.url(&self.database)).await
+    }
+
+    pub async fn sql(&self, text: &str) {
+        let admin = self.admin().await;
+        sql(&admin, text).await;
+        admin.close().await;
+    }
+
+    /// Asks the subject for a number.
+    pub async fn ask(&self, query: &str) -> i64 {
+        let admin = self.admin().await;
+        let answer = sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&admin).await.expect("ask");
+        admin.close().await;
+        answer
+    }
+
+    // --- faults ---------------------------------------------------------------------------------------------------
+
+    /// The outage that hit everybody is over.
+    pub fn outage_is_over(&mut self) {
+        self.outage_over = Some(Utc::now());
+        self.faults += 1;
+    }
+
+    // --- the end -------------------------------------------------------------------------------------------------
+
+    /// Waits until every accepted job is done, ends the workers, and checks what must hold whatever happened.
+    pub async fn end(mut self) -> Outcome {
+        let begun = Instant::now();
+        loop {
+            let left = self.left().await;
+            if left == 0 && self.missing().await == 0 {
+                break;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "accepted = finished: {} of {} accepted jobs have not finished, and {left} are left in the table",
+                self.missing().await,
+                self.accepted.len()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for name in self.names() {
+            self.signal(&name, "TERM").await;
+        }
+        for name in self.names() {
+            self.ended(&name).await;
+        }
+        let again = self
+            .count(
+                "select count(*) from told later join told acknowledged using (job)
+                 where later.what = 'start' and acknowledged.what = 'acknowledged' and later.at > acknowledged.at",
+            )
+            .await;
+        assert_eq!(again, 0, "a finished job is never started again after its settlement was acknowledged");
+        let most = self
+            .count(
+                "select coalesce(max(starts), 0) from (select count(*) as starts from told where what = 'start' group by job) as t",
+            )
+            .await;
+        assert!(
+            most <= 1 + i64::from(self.faults),
+            "at most one extra start per job and fault: {most} starts, {} faults",
+            self.faults
+        );
+        assert_eq!(
+            self.ask("select count(*) from graphile_worker._private_job_queues where locked_by is not null").await,
+            0,
+            "no queue is left locked"
+        );
+        let starts = self.count("select count(*) from told where what = 'start'").await;
+        let recovery = self.recovery().await;
+        let jobs = i64::try_from(self.accepted.len()).expect("few jobs");
+        for name in ["a", "b", "c"] {
+            let _ = std::fs::remove_file(std::env::temp_dir().join(format!("{}.{name}.log", self.database)));
+        }
+        Outcome { jobs, starts, faults: self.faults, recovery, remark: self.remark }
+    }
+
+    /// How many jobs are in the table that may still run.
+    async fn left(&self) -> i64 {
+        self.ask("select count(*) from graphile_worker._private_jobs where locked_at is not null or attempts < max_attempts").await
+    }
+
+    /// How many accepted jobs have not finished.
+    async fn missing(&self) -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from unnest($1::bigint[]) as job
+             where job not in (select job from told where what = 'finish')",
+        )
+        .bind(&self.accepted)
+        .fetch_one(&self.witness)
+        .await
+        .expect("the witness answers")
+    }
+
+    /// How long it took to get over the faults: until the first job finished after an outage, and until the last job of each
+    /// killed worker was started anew.
+    async fn recovery(&self) -> Option<Duration> {
+        let mut longest: Option<f64> = None;
+        if let Some(over) = self.outage_over {
+            let first: Option<f64> = sqlx::query_scalar(
+                "select extract(epoch from min(at) - $1)::float8 from told where what = 'finish' and at > $1",
+            )
+            .bind(over)
+            .fetch_one(&self.witness)
+            .await
+            .expect("the witness answers");
+            longest = first;
+        }
+        for (name, moment) in &self.killed {
+            let last: Option<f64> = sqlx::query_scalar(
+                "select extract(epoch from max(next) - $2)::float8 from (
+                   select (select min(anew.at) from told anew where anew.job = begun.job and anew.what = 'start' and anew.at > $2) as next
+                   from told begun
+                   where begun.what = 'start' and begun.worker = $1
+                     and not exists (select from told ended where ended.job = begun.job and ended.worker = $1 and ended.what = 'finish')
+                 ) as t",
+            )
+            .bind(name)
+            .bind(moment)
+            .fetch_one(&self.witness)
+            .await
+            .expect("the witness answers");
+            longest = [longest, last].into_iter().flatten().reduce(f64::max);
+        }
+        longest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
+    }
+}
+
+pub async fn connect(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(2).connect(url).await.expect("connect")
+}
+
+pub async fn sql(pool: &PgPool, text: &str) {
+    sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(pool).await.expect("sql");
+}

@@ -1,0 +1,186 @@
+//! The worker process: the library in its default settings, with handlers that write every start and finish to the witness.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backfill::worker::Event;
+use backfill::{BackfillClient, Clock, JobContext, TaskError, Worker, task_fn};
+use chrono::{TimeDelta, Utc};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+/// What a worker process is told, in the environment variable [`TOLD`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    pub name: String,
+    pub url: String,
+    pub witness: String,
+    pub concurrency: usize,
+    pub threads: usize,
+    pub prepared: bool,
+    pub clock_hours: i64,
+    pub pool: u32,
+    pub crontab: Option<String>,
+}
+
+pub const TOLD: &str = "BACKFILL_FAULTS_WORKER";
+
+/// What a job does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Work {
+    pub ms: u64,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum How {
+    Sleep,
+    /// Ends its process the first time.
+    Abort,
+    /// Uses up the stack the first time.
+    Overflow,
+    /// Keeps its thread.
+    Block,
+    /// Goes on when it is asked to end.
+    Ignore,
+    /// Holds a connection of the client's pool.
+    Hold,
+    /// Fails with an error of ten megabytes the first time.
+    LongError,
+}
+
+/// Jobs that finished in this process.
+type Finished = Arc<Mutex<HashSet<i64>>>;
+
+pub fn run(told: &str) {
+    let told: Told = serde_json::from_str(told).expect("what a worker is told");
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    log.with_max_level(tracing::Level::INFO).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(told.threads).enable_all().build();
+    runtime.expect("a runtime").block_on(work(told));
+}
+
+async fn work(told: Told) {
+    let witness = PgPoolOptions::new().max_connections(4).connect(&told.witness).await.expect("the witness");
+    let client = BackfillClient::builder()
+        .database_url(&told.url)
+        .max_connections(told.pool)
+        .prepared_statements(told.prepared)
+        .wait_for_database(Duration::MAX)
+        .clock(match told.clock_hours {
+            0 => Clock::storage(),
+            hours => Clock::custom(move || Utc::now() + TimeDelta::hours(hours)),
+        })
+        .build()
+        .await
+        .expect("the database");
+    let finished = Finished::default();
+    let pool = client.postgres().expect("PostgreSQL").pool().clone();
+    let handler = {
+        let (witness, finished, name) = (witness.clone(), Arc::clone(&finished), told.name.clone());
+        task_fn("work", move |work: Work, ctx: JobContext| {
+            handle(witness.clone(), pool.clone(), Arc::clone(&finished), name.clone(), work, ctx)
+        })
+    };
+    let mut builder = Worker::builder(client)
+        .task(handler)
+        .task(task_fn("fail", |(): (), _ctx: JobContext| async { Err::<(), _>(TaskError::new("it always fails")) }))
+        .task(task_fn("nothing", |(): (), _ctx: JobContext| async {}))
+        .event_capacity(1_000_000)
+        .concurrency(told.concurrency);
+    if let Some(crontab) = &told.crontab {
+        builder = builder.crontab(crontab.parse().expect("a crontab"));
+    }
+    let worker = builder.build().expect("a worker");
+    let mut events = worker.events();
+    let acknowledging = tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Written { jobs, .. } => {
+                    let ids: Vec<i64> = {
+                        let finished = finished.lock().expect("lock");
+                        jobs.into_iter().filter(|id| finished.contains(id)).collect()
+                    };
+                    tell_many(&witness, &told.name, "acknowledged", &ids).await;
+                }
+                Event::Deaf { .. } => tell(&witness, &told.name, "deaf", 0).await,
+                Event::Listening => tell(&witness, &told.name, "listening", 0).await,
+                Event::Evicted { .. } => tell(&witness, &told.name, "evicted", 0).await,
+                Event::Lagged { missed } => panic!("{missed} events are lost"),
+                _ => {}
+            }
+        }
+    });
+    let ended = worker.run().await;
+    // The stream of events ends with the worker.
+    drop(worker);
+    acknowledging.await.expect("no panic");
+    if let Err(error) = ended {
+        tracing::error!(%error, "the worker ended");
+        std::process::exit(3);
+    }
+}
+
+async fn tell(witness: &PgPool, worker: &str, what: &str, job: i64) {
+    tell_many(witness, worker, what, &[job]).await;
+}
+
+async fn tell_many(witness: &PgPool, worker: &str, what: &str, jobs: &[i64]) {
+    if jobs.is_empty() {
+        return;
+    }
+    sqlx::query("insert into told (job, worker, what, at) select job, $2, $3, $4 from unnest($1::bigint[]) as job")
+        .bind(jobs)
+        .bind(worker)
+        .bind(what)
+        .bind(Utc::now())
+        .execute(witness)
+        .await
+        .expect("the witness answers");
+}
+
+async fn handle(
+    witness: PgPool,
+    pool: PgPool,
+    finished: Finished,
+    name: String,
+    work: Work,
+    ctx: JobContext,
+) -> Result<(), TaskError> {
+    let job = ctx.job().id;
+    let first = ctx.job().attempts == 1;
+    tell(&witness, &name, "start", job).await;
+    let time = Duration::from_millis(work.ms);
+    match work.how {
+        How::Abort if first => std::process::abort(),
+        How::Overflow if first => {
+            overflow(1);
+        }
+        How::LongError if first => {
+            return Err(TaskError::new("x".repeat(10 * 1024 * 1024)).retry_in(Duration::ZERO));
+        }
+        How::Block => std::thread::sleep(time),
+        How::Hold => {
+            let held = pool.acquire().await;
+            tokio::time::sleep(time).await;
+            drop(held);
+        }
+        How::Ignore => tokio::time::sleep(time).await,
+        How::Sleep | How::Abort | How::Overflow | How::LongError => tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = ctx.cancelled() => return Err(TaskError::new("cancelled").retry_in(Duration::ZERO)),
+        },
+    }
+    finished.lock().expect("lock").insert(job);
+    tell(&witness, &name, "finish", job).await;
+    Ok(())
+}
+
+#[expect(unconditional_recursion, reason = "this is what it is for")]
+fn overflow(depth: u64) -> u64 {
+    let room = std::hint::black_box([depth; 1024]);
+    overflow(depth + 1) + room[0]
+}
