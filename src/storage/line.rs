@@ -34,6 +34,8 @@ impl Line {
     pub(crate) async fn call<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         let mut dead = self.dead.subscribe();
         let unanswered = tokio::select! {
+            // An answer that is there counts, however late it is looked at.
+            biased;
             answer = call => return answer,
             () = tokio::time::sleep(limit) => format!("no answer for {limit:?}"),
             _ = dead.changed() => "no answer, and the connection is dead".to_owned(),

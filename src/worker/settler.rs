@@ -152,7 +152,11 @@ impl Settler {
             };
             let error = match settled {
                 Ok(applied) => {
-                    self.applied(batch, &applied, in_doubt);
+                    let mut applied: HashSet<JobId> = applied.into_iter().collect();
+                    if in_doubt {
+                        applied.extend(self.applied_before(batch, &applied).await);
+                    }
+                    self.applied(batch, &applied);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -175,13 +179,28 @@ impl Settler {
         }
     }
 
-    fn applied(&mut self, batch: &[Settlement], applied: &[JobId], in_doubt: bool) {
-        let applied: HashSet<JobId> = applied.iter().copied().collect();
+    /// Of a batch that was tried before without an answer: what an earlier try has written. A job that should be gone and is
+    /// there was claimed by somebody else meanwhile; of the others nobody can tell, and they are taken for written.
+    async fn applied_before(&self, batch: &[Settlement], applied: &HashSet<JobId>) -> Vec<JobId> {
+        let mut before = Vec::new();
+        for settlement in batch.iter().filter(|settlement| !applied.contains(&settlement.claim.id)) {
+            let id = settlement.claim.id;
+            let is_gone = || async {
+                self.line.call(WRITE_TIMEOUT, self.line.storage().job(id)).await.is_ok_and(|job| job.is_none())
+            };
+            if settlement.outcome != Outcome::Completed || is_gone().await {
+                before.push(id);
+            }
+        }
+        before
+    }
+
+    fn applied(&mut self, batch: &[Settlement], applied: &HashSet<JobId>) {
         let mut freed_queue = false;
         let mut lost = Vec::new();
         for settlement in batch {
             freed_queue |= settlement.claim.queue.is_some();
-            if !applied.contains(&settlement.claim.id) && !in_doubt {
+            if !applied.contains(&settlement.claim.id) {
                 self.summary.lost += 1;
                 lost.push(settlement.claim.id);
                 tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");

@@ -79,7 +79,20 @@ impl Cluster {
     pub async fn standby(&self) -> Self {
         let standby = Self { directory: directory(), port: free_port(), settings: self.settings.clone() };
         let mut copy = program("pg_basebackup");
-        copy.args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-p", &self.port.to_string(), "-D"]);
+        copy.args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-p",
+            &self.port.to_string(),
+            "-D",
+        ]);
         copy.arg(standby.data());
         done("pg_basebackup", copy).await;
         standby.start().await;

@@ -24,6 +24,8 @@ pub struct Told {
     pub clock_hours: i64,
     pub pool: u32,
     pub crontab: Option<String>,
+    /// In seconds.
+    pub grace: u64,
 }
 
 pub const TOLD: &str = "BACKFILL_FAULTS_WORKER";
@@ -90,7 +92,8 @@ async fn work(told: Told) {
         .task(task_fn("fail", |(): (), _ctx: JobContext| async { Err::<(), _>(TaskError::new("it always fails")) }))
         .task(task_fn("nothing", |(): (), _ctx: JobContext| async {}))
         .event_capacity(1_000_000)
-        .concurrency(told.concurrency);
+        .concurrency(told.concurrency)
+        .grace(Duration::from_secs(told.grace));
     if let Some(crontab) = &told.crontab {
         builder = builder.crontab(crontab.parse().expect("a crontab"));
     }

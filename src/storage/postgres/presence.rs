@@ -46,16 +46,16 @@ impl PostgresStorage {
     }
 
     pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        let fail = |e| self.error("give back the jobs of a lost claim", e);
-        let mut tx = self.db().begin_with(READ_COMMITTED).await.map_err(fail)?;
         // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
-        // waits for it; what it took is seen by the next statement.
+        // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
+        // this process is kept from going on would keep its sign of life from being shown.
         sqlx::query_scalar!("select id from graphile_worker.backfill_pools where id = $1 for update", pool.as_str())
-            .fetch_optional(self.schema.on(&mut *tx))
+            .fetch_optional(self.schema.on(&self.db()))
             .await
-            .map_err(fail)?;
-        let released = self.give_back(&mut tx, pool, holds).await?;
-        tx.commit().await.map_err(fail)?;
+            .map_err(|e| self.error("wait for a lost claim", e))?;
+        let mut work = self.work().await?;
+        let released = self.give_back(&mut work, pool, holds).await?;
+        self.done(work).await?;
         Ok(released)
     }
 

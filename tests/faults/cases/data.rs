@@ -72,7 +72,9 @@ pub async fn rows_are_poisoned_by_hand(ground: &Ground) -> Outcome {
     scene.accept(ids.iter().copied());
     scene.disown(&stay);
     scene.add(50, 10).await;
-    three_workers(&mut scene).await;
+    for name in ["a", "b", "c"] {
+        scene.start(name);
+    }
     let begun = Instant::now();
     while scene.finished().await < 58 {
         assert!(begun.elapsed() < Duration::from_secs(60), "the healthy ones run: {}", scene.finished().await);
@@ -142,10 +144,12 @@ pub async fn a_snapshot_is_held(ground: &Ground) -> Outcome {
     let time = ground.seconds(10, 600);
     let admin = scene.admin().await;
     let mut holder = admin.begin().await.expect("begin");
-    sqlx::raw_sql("set transaction isolation level repeatable read; select count(*) from graphile_worker._private_jobs")
-        .execute(&mut *holder)
-        .await
-        .expect("a snapshot");
+    sqlx::raw_sql(
+        "set transaction isolation level repeatable read; select count(*) from graphile_worker._private_jobs",
+    )
+    .execute(&mut *holder)
+    .await
+    .expect("a snapshot");
     scene.start("a");
     scene.start("b");
     let begun = Instant::now();
@@ -158,16 +162,16 @@ pub async fn a_snapshot_is_held(ground: &Ground) -> Outcome {
     }
     scene.add(100, 10).await;
     let caught_up = Instant::now();
-    let dead = scene
-        .ask("select n_dead_tup from pg_stat_user_tables where relname = '_private_jobs'")
-        .await;
+    let dead = scene.ask("select n_dead_tup from pg_stat_user_tables where relname = '_private_jobs'").await;
     scene.until_finished(100).await;
     let caught_up = caught_up.elapsed();
     holder.rollback().await.expect("rollback");
     admin.close().await;
     let mut outcome = scene.end().await;
-    outcome.remark =
-        format!("{jobs} no-op jobs at 300/s, {dead} dead rows, the last 100 jobs done in {:.1} s", caught_up.as_secs_f64());
+    outcome.remark = format!(
+        "{jobs} no-op jobs at 300/s, {dead} dead rows, the last 100 jobs done in {:.1} s",
+        caught_up.as_secs_f64()
+    );
     outcome
 }
 
@@ -186,11 +190,8 @@ async fn with_role(ground: &Ground, settings: &[&str]) -> crate::scene::Scene {
 
 /// Survives by: retries, and by no statement or transaction of ours that needs long.
 pub async fn the_role_has_short_timeouts(ground: &Ground) -> Outcome {
-    let settings = [
-        "statement_timeout = '300ms'",
-        "lock_timeout = '50ms'",
-        "idle_in_transaction_session_timeout = '200ms'",
-    ];
+    let settings =
+        ["statement_timeout = '300ms'", "lock_timeout = '50ms'", "idle_in_transaction_session_timeout = '200ms'"];
     let mut scene = with_role(ground, &settings).await;
     scene.add(1000, 50).await;
     scene.add_serial(200, 10, 10).await;

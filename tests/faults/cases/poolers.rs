@@ -21,8 +21,9 @@ struct Pooler {
 impl Pooler {
     async fn start(scene: &Scene, mode: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let program = std::env::var("BACKFILL_TEST_PGBOUNCER")
-            .expect("BACKFILL_TEST_PGBOUNCER is not set; run this with ./scripts/test faults, which installs PgBouncer");
+        let program = std::env::var("BACKFILL_TEST_PGBOUNCER").expect(
+            "BACKFILL_TEST_PGBOUNCER is not set; run this with ./scripts/test faults, which installs PgBouncer",
+        );
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).expect("permissions");
         let port = free_port();
@@ -97,11 +98,16 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
         client.jobs(&backfill::JobFilter::new().limit(5)).await.expect("jobs");
     }
     assert!(
-        scene.ask("select count(*) from graphile_worker._private_known_crontabs where last_execution is not null").await == 1
+        scene
+            .ask("select count(*) from graphile_worker._private_known_crontabs where last_execution is not null")
+            .await
+            == 1
             || {
                 sleep(Duration::from_secs(5)).await;
                 scene
-                    .ask("select count(*) from graphile_worker._private_known_crontabs where last_execution is not null")
+                    .ask(
+                        "select count(*) from graphile_worker._private_known_crontabs where last_execution is not null",
+                    )
                     .await
                     == 1
             },

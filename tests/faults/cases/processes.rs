@@ -112,22 +112,22 @@ pub async fn a_job_overflows_the_stack(ground: &Ground) -> Outcome {
 /// Survives by: the thread of the signs of life (`worker/upkeep.rs`).
 pub async fn jobs_block_every_thread(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
-    scene.add_how(8, 22_000, How::Block).await;
+    scene.add_how(4, 20_000, How::Block).await;
     scene.start("a");
     scene.until_started(2).await;
     // Another one, who would rescue them.
     scene.add(20, 100).await;
     scene.start("b");
-    sleep(Duration::from_secs(20)).await;
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs, "a busy worker is not taken for dead");
     outcome
 }
 
-/// Survives by: the grace period (25 s), after which the job's future is dropped and the attempt has failed.
+/// Survives by: the grace period (25 s unless set otherwise), after which the job's future is dropped and the attempt has failed.
 pub async fn jobs_ignore_that_they_are_cancelled(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
-    scene.add_how(4, 33_000, How::Ignore).await;
+    scene.told.grace = ground.scaled(6, 25);
+    scene.add_how(4, ground.scaled(10_000, 33_000), How::Ignore).await;
     scene.start("a");
     scene.until_started(4).await;
     scene.signal("a", "TERM").await;
@@ -147,7 +147,7 @@ pub async fn jobs_ignore_that_they_are_cancelled(ground: &Ground) -> Outcome {
 pub async fn jobs_hold_every_connection_of_the_pool(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.told.pool = 1;
-    scene.add_how(6, 4_000, How::Hold).await;
+    scene.add_how(4, 4_000, How::Hold).await;
     scene.start("a");
     scene.start("b");
     let outcome = scene.end().await;

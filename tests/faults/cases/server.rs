@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{Ground, three_workers};
 use crate::cluster::{Cluster, Stop};
-use crate::scene::{Outcome, Scene};
+use crate::scene::{Outcome, Scene, connect};
 
 /// Survives by: the ear's reconnecting (`postgres/listen.rs`), and polling meanwhile.
 pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
@@ -53,8 +53,8 @@ pub async fn every_connection_is_terminated_again_and_again(ground: &Ground) -> 
 
 async fn the_server_is_down(ground: &Ground, how: Stop, time: Duration) -> Outcome {
     let mut scene = ground.scene().await;
-    scene.add(600, 700).await;
-    scene.add_serial(100, 5, 50).await;
+    scene.add(240, 700).await;
+    scene.add_serial(50, 5, 50).await;
     three_workers(&mut scene).await;
     sleep(Duration::from_secs(1)).await;
     scene.subject.stop(how).await;
@@ -98,12 +98,12 @@ pub async fn no_connection_is_left(ground: &Ground) -> Outcome {
     scene.add(300, 100).await;
     three_workers(&mut scene).await;
     let database = scene.database.clone();
-    let admin = scene.admin().await;
-    // A limit of zero still lets a superuser in, so the workers are somebody else's from here on: nobody may connect.
+    let admin = connect(&scene.subject.url("postgres")).await;
+    // A limit on connections would let a superuser in.
     crate::scene::sql(&admin, &format!("alter database {database} allow_connections false")).await;
     crate::scene::sql(
         &admin,
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+        &format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'"),
     )
     .await;
     sleep(ground.seconds(8, 30)).await;
