@@ -8,6 +8,7 @@ use backfill::worker::Event;
 use backfill::{BackfillClient, Clock, JobContext, TaskError, Worker, task_fn};
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -90,7 +91,7 @@ async fn work(told: Told) {
     let mut builder = Worker::builder(client)
         .task(handler)
         .task(task_fn("fail", |(): (), _ctx: JobContext| async { Err::<(), _>(TaskError::new("it always fails")) }))
-        .task(task_fn("nothing", |(): (), _ctx: JobContext| async {}))
+        .task(task_fn("nothing", |_: IgnoredAny, _ctx: JobContext| async {}))
         .event_capacity(1_000_000)
         .concurrency(told.concurrency)
         .grace(Duration::from_secs(told.grace));

@@ -7,13 +7,15 @@
 //!
 //! A listener can be deaf without knowing it: through a pooler that lends connections by the transaction, `LISTEN` succeeds and
 //! nothing ever arrives, and a connection can die without a word. So the ear *calls to itself*, when it begins to listen and
-//! every [`CALL_EVERY`]: a notification on a channel of its own, sent through another connection, must come back.
+//! every [`CALL_EVERY`]: a notification on a channel of its own, sent through another connection, must come back. And it does
+//! not begin where connections are lent by the transaction (see `pooled`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::Deserialize;
+use sqlx::Acquire;
 use sqlx::postgres::{PgListener, PgNotification};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -79,6 +81,19 @@ struct Ear {
 enum Call {
     None { next: Instant },
     OnItsWay { until: Instant },
+}
+
+/// Why the ear does not listen.
+enum NotNow {
+    /// Connections are lent by the transaction.
+    Lent,
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for NotNow {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// What the ear waits for.
@@ -170,16 +185,23 @@ impl Ear {
                 // A migration that was announced while nobody listened.
                 self.check_revision().await;
             }
-            Ok(Err(error)) => self.deafen(&error.to_string()),
+            Ok(Err(NotNow::Lent)) => {
+                self.deaf_on_this_way = true;
+                self.deafen("a pooler in transaction mode stands between, through which no notification comes");
+            }
+            Ok(Err(NotNow::Failed(error))) => self.deafen(&error.to_string()),
             Err(_) => self.deafen(&format!("no connection within {TIMEOUT:?}")),
         }
     }
 
-    async fn try_connect(&self) -> Result<PgListener, sqlx::Error> {
+    async fn try_connect(&self) -> Result<PgListener, NotNow> {
         let pool = apart(&self.storage.pool, 1, |options| options.max_lifetime(None).idle_timeout(None));
         let mut listener = PgListener::connect_with(&pool).await?;
         // Its own silent reconnecting would hide that notifications were missed.
         listener.eager_reconnect(false);
+        if self.storage.is_lent(listener.acquire().await?).await? {
+            return Err(NotNow::Lent);
+        }
         listener.listen_all([JOBS_INSERT, WORKER_MIGRATE, self.channel.as_str()]).await?;
         Ok(listener)
     }

@@ -60,11 +60,17 @@ struct Found {
 }
 
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
-    let mut conn = storage.db().acquire().await.map_err(|e| storage.error("connect", e))?;
+    let mut work = storage.work().await?;
+    let migrated = migrate_on(storage, &mut work).await?;
+    storage.done(work).await?;
+    Ok(migrated)
+}
+
+async fn migrate_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Migrated> {
     let mut standstill = (None, 0);
     let mut first_found = None;
     for _ in 0..TRIES {
-        let found = look(storage, &mut conn).await?;
+        let found = look(storage, conn).await?;
         let from = *first_found.get_or_insert(found.revision);
         check_server(&found)?;
         check_not_too_new(storage, &found)?;
@@ -77,10 +83,10 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
                 }
             }
             Some(revision) if revision >= REVISION && found.own >= last_own() => {
-                check_found(storage, &mut conn, &found).await?;
+                check_found(storage, conn, &found).await?;
                 return Ok(Migrated::new(from, revision));
             }
-            _ => match apply(storage, &mut conn, &found).await {
+            _ => match apply(storage, conn, &found).await {
                 Ok(()) => continue,
                 Err(error) if is_race(&error) => {}
                 Err(error) => return Err(explain(storage, &found, error)),
@@ -106,8 +112,13 @@ fn unusable(storage: &PostgresStorage, found: &Found) -> Error {
 
 /// Fails unless the schema can be worked with as it is.
 pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
-    let mut conn = storage.db().acquire().await.map_err(|e| storage.error("connect", e))?;
-    let found = look(storage, &mut conn).await?;
+    let mut work = storage.work().await?;
+    check_on(storage, &mut work).await?;
+    storage.done(work).await
+}
+
+async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<()> {
+    let found = look(storage, conn).await?;
     check_server(&found)?;
     check_not_too_new(storage, &found)?;
     let schema = || storage.schema.name().to_owned();
@@ -119,7 +130,7 @@ pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
             Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
         }
         Some(_) if found.own < last_own() => Err(Error::OwnObjectsMissing { schema: schema() }),
-        Some(_) => check_found(storage, &mut conn, &found).await,
+        Some(_) => check_found(storage, conn, &found).await,
     }
 }
 
@@ -177,7 +188,7 @@ select
 "#,
         storage.schema.name(),
     )
-    .fetch_one(&mut *conn)
+    .fetch_one(storage.schema.on(&mut *conn))
     .await
     .map_err(fail)?;
     let mut found = Found {
@@ -241,10 +252,10 @@ async fn apply(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found
         // Only when it is missing: a role without the right to create schemas may work in one made for it.
         // Dynamic because a schema's name cannot be a parameter; it is quoted.
         let create = format!("create schema if not exists {}", storage.schema.quoted());
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *tx).await?;
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(storage.schema.on(&mut *tx)).await?;
     }
     if !found.ledger || !found.breaking_column {
-        run(script!("ledger.sql")).execute(&mut *tx).await?;
+        run(script!("ledger.sql")).execute(storage.schema.on(&mut *tx)).await?;
         sqlx::query!("update graphile_worker.migrations set breaking = true where id = any ($1)", &BREAKING)
             .execute(storage.schema.on(&mut *tx))
             .await?;
@@ -265,7 +276,7 @@ from generate_series($1::integer + 1, $3::integer) as id
         .execute(storage.schema.on(&mut *tx))
         .await?;
         for script in steps(from) {
-            run(script).execute(&mut *tx).await?;
+            run(script).execute(storage.schema.on(&mut *tx)).await?;
         }
         if from > 0 {
             sqlx::query!(
@@ -283,13 +294,13 @@ from generate_series($1::integer + 1, $3::integer) as id
     }
 
     if !found.own_ledger {
-        run(script!("own/000_ledger.sql")).execute(&mut *tx).await?;
+        run(script!("own/000_ledger.sql")).execute(storage.schema.on(&mut *tx)).await?;
     }
     for (id, name, script) in OWN.into_iter().filter(|(id, ..)| *id > found.own) {
         sqlx::query!("insert into graphile_worker.backfill_migrations (id, name) values ($1, $2)", id, name)
             .execute(storage.schema.on(&mut *tx))
             .await?;
-        run(script).execute(&mut *tx).await?;
+        run(script).execute(storage.schema.on(&mut *tx)).await?;
     }
     tx.commit().await
 }
@@ -353,7 +364,7 @@ where not exists (
 "#,
         storage.schema.name(),
     )
-    .fetch_all(conn)
+    .fetch_all(storage.schema.on(&mut *conn))
     .await
     .map_err(|e| storage.error("look at the schema", e))?;
     if !missing.is_empty() {

@@ -11,6 +11,7 @@
 //! | `settle` | writing how jobs ended |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
+//! | `pooled` | finding out that connections are lent by the transaction |
 //! | `manage` | the administrative verbs |
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
@@ -30,6 +31,7 @@ mod isolation;
 mod listen;
 mod manage;
 mod migrate;
+mod pooled;
 mod presence;
 mod reach;
 mod row;

@@ -88,7 +88,7 @@ async fn objects(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<B
     let schema = storage.schema.name();
     let quoted = storage.schema.quoted();
     // Definitions do not name a schema that is on the path (but for the table of an index or a trigger).
-    sqlx::query!("select set_config('search_path', $1, true)", quoted).fetch_one(&mut *conn).await?;
+    sqlx::query!("select set_config('search_path', $1, true)", quoted).fetch_one(storage.schema.on(&mut *conn)).await?;
     let rows = sqlx::query!(
         r#"
 with schema as (select oid from pg_namespace where nspname = $1),

@@ -13,6 +13,8 @@ mod drift;
 mod health;
 mod reach;
 
+use std::time::Duration;
+
 use super::{PostgresStorage, REVISION, migrate};
 use crate::error::Error;
 
@@ -105,6 +107,7 @@ impl PostgresStorage {
     }
 
     async fn connection(&self) -> Findings {
+        self.reach(Duration::ZERO).await?;
         let row = sqlx::query!(
             r#"
 select
