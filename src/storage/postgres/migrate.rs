@@ -252,10 +252,10 @@ async fn apply(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found
         // Only when it is missing: a role without the right to create schemas may work in one made for it.
         // Dynamic because a schema's name cannot be a parameter; it is quoted.
         let create = format!("create schema if not exists {}", storage.schema.quoted());
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(storage.schema.on(&mut *tx)).await?;
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *tx).await?;
     }
     if !found.ledger || !found.breaking_column {
-        run(script!("ledger.sql")).execute(storage.schema.on(&mut *tx)).await?;
+        run(script!("ledger.sql")).execute(&mut *tx).await?;
         sqlx::query!("update graphile_worker.migrations set breaking = true where id = any ($1)", &BREAKING)
             .execute(storage.schema.on(&mut *tx))
             .await?;
@@ -276,7 +276,7 @@ from generate_series($1::integer + 1, $3::integer) as id
         .execute(storage.schema.on(&mut *tx))
         .await?;
         for script in steps(from) {
-            run(script).execute(storage.schema.on(&mut *tx)).await?;
+            run(script).execute(&mut *tx).await?;
         }
         if from > 0 {
             sqlx::query!(
@@ -294,13 +294,13 @@ from generate_series($1::integer + 1, $3::integer) as id
     }
 
     if !found.own_ledger {
-        run(script!("own/000_ledger.sql")).execute(storage.schema.on(&mut *tx)).await?;
+        run(script!("own/000_ledger.sql")).execute(&mut *tx).await?;
     }
     for (id, name, script) in OWN.into_iter().filter(|(id, ..)| *id > found.own) {
         sqlx::query!("insert into graphile_worker.backfill_migrations (id, name) values ($1, $2)", id, name)
             .execute(storage.schema.on(&mut *tx))
             .await?;
-        run(script).execute(storage.schema.on(&mut *tx)).await?;
+        run(script).execute(&mut *tx).await?;
     }
     tx.commit().await
 }
