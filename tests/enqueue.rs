@@ -10,6 +10,7 @@ use backfill::{
     task_fn,
 };
 use futures::StreamExt;
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{ask, client, database, pool, soon, sql, until};
 
@@ -370,4 +371,31 @@ async fn adding_in_a_transaction_is_send() {
         client.counts().await.expect("counts").total()
     });
     assert_eq!(added.await, 2);
+}
+
+/// The driver's own `begin`, dropped half-way, leaves its connection in the pool with the transaction open; what is done there
+/// later seems to succeed and is never committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_are_dropped_at_any_moment_leave_no_transaction_open() {
+    let (_, url) = database().await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
+    let client = BackfillClient::with_pool_and_schema(pool.clone(), "s").await.expect("migrate");
+    let other = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
+    for polls in 0..200 {
+        // Dropped after so many looks at it, wherever it is then.
+        let mut adding = Box::pin(client.add_many([JobSpec::new("t", ()), JobSpec::new("t", ())]));
+        for _ in 0..polls {
+            if futures::poll!(&mut adding).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(adding);
+        let accepted = client.add(JobSpec::new("accepted", ())).await.expect("add").id;
+        let seen = ask(&other, "s", &format!("select count(*) from S._private_jobs where id = {accepted}")).await;
+        assert_eq!(seen, "1", "what was accepted is there, for everybody (dropped after {polls} looks)");
+    }
+    let odd = "select count(*) from S._private_jobs j join S._private_tasks t on t.id = task_id where identifier = 't'";
+    let odd: i64 = ask(&other, "s", odd).await.parse().expect("a number");
+    assert_eq!(odd % 2, 0, "a batch is stored whole or not at all");
 }

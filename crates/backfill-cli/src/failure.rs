@@ -47,11 +47,15 @@ impl From<backfill::Error> for Failure {
     fn from(error: backfill::Error) -> Self {
         use backfill::Error;
         let message = match &error {
-            Error::SchemaMissing { .. } | Error::SchemaOutdated { .. } | Error::OwnObjectsMissing { .. } => {
-                let start = error.to_string();
-                let start = start.split("; ").next().unwrap_or_default();
-                let start = start.strip_suffix(", and migrating at start is switched off").unwrap_or(start);
-                format!("{start}; run `backfill migrate`")
+            // The library's messages speak of its own settings.
+            Error::SchemaMissing { schema } => {
+                format!("the schema {schema:?} has no job queue in it, or not all of it; run `backfill migrate`")
+            }
+            Error::SchemaOutdated { schema, revision, needed } => format!(
+                "the schema {schema:?} is at revision {revision}, and this version needs {needed}; run `backfill migrate`"
+            ),
+            Error::OwnObjectsMissing { schema } => {
+                format!("the schema {schema:?} lacks objects of backfill's own (backfill_*); run `backfill migrate`")
             }
             Error::Database { source: source @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut), .. } => {
                 format!("the database cannot be reached ({source}); check its address and that it runs")

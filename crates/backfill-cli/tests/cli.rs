@@ -433,6 +433,45 @@ async fn database_and_schema_come_from_arguments_or_the_environment() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_arguments_are_data_or_refused() {
+    let scene = Scene::new().await;
+    for text in [
+        "'; drop schema graphile_worker cascade; --",
+        "\"; delete from _private_jobs; --",
+        "graphile_worker._private_jobs",
+        "$$ $body0$ $1 %s {0} ${HOME} `id`",
+        "\\' \\\" \\u0000",
+        "-c",
+        "--help",
+        "\u{202e}rtl \u{1f980} ünï",
+        "line\nbreak\ttab",
+        " ",
+    ] {
+        let (queue, key, flag) = (format!("--queue={text}"), format!("--key={text}"), format!("--flag={text}"));
+        let payload = json!(text).to_string();
+        let added = scene.run(&["add", "--json", &queue, &key, &flag, "--", text, &payload]).await.json();
+        for name in ["task", "queue", "key"] {
+            assert_eq!(added[name], text, "{name}");
+        }
+        let id = added["id"].to_string();
+        let shown = scene.run(&["job", &id, "--json"]).await.json();
+        assert_eq!((&shown["payload"], &shown["flags"]), (&json!(text), &json!([text])));
+        let reason = format!("--reason={text}");
+        assert_eq!(scene.run(&["fail", "--json", &reason, &id]).await.json()["changed"][0]["last_error"], text);
+        let task = format!("--task={text}");
+        assert_eq!(scene.run(&["jobs", "--json", &task, &queue, &key]).await.json().as_array().map(Vec::len), Some(1));
+        // What people see has no line breaks or control characters of others in it.
+        assert_eq!(scene.run(&["jobs", &task]).await.ok().lines().count(), 2);
+        scene.run(&["remove", "--", text]).await.ok();
+        let other = scene.run(&[&format!("--schema={text}"), "stats"]).await;
+        assert!(other.status == Some(1) && other.err.contains("has no job queue in it"), "{}", other.err);
+        let pool = scene.run(&["unlock", "--", text]).await;
+        assert_eq!(pool.status, Some(1), "{}", pool.err);
+    }
+    assert_eq!(scene.run(&["doctor"]).await.status, Some(0), "the schema is whole");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_to_a_schema_that_only_node_has_used() {
     let scene = Scene::empty().await;
     node::migrate("graphile-worker", &scene.url, SCHEMA).await;

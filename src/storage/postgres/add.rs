@@ -47,7 +47,8 @@ impl PostgresStorage {
         }
     }
 
-    async fn add_chunks(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
+    /// Stores jobs on this connection, where several statements are all or none only in a transaction.
+    pub(super) async fn add_chunks(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
         let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
         for mode in [JobKeyMode::Replace, JobKeyMode::PreserveRunAt, JobKeyMode::UnsafeDedupe] {
             let mut chunk = Vec::new();

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
 
 use super::PostgresStorage;
 use super::row::Timestamp;
@@ -49,15 +48,10 @@ on conflict do nothing
         Ok(())
     }
 
-    pub(super) async fn add_due_jobs(
-        &self,
-        conn: &mut PgConnection,
-        moment: DateTime<Utc>,
-        due: &[DueJob],
-    ) -> Result<Vec<Option<Job>>> {
+    pub(super) async fn add_due_jobs(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
         let fail = |e| self.error("add the jobs of the crontab", e);
         let identifiers: Vec<String> = due.iter().map(|due| due.identifier.clone()).collect();
-        let mut tx = conn.begin().await.map_err(fail)?;
+        let mut tx = self.transaction().await?;
         // The gate. Whoever moves an entry's last execution forward may add its job; the row stays locked until that job is
         // committed with it. The rows are locked in the order of the crontab, as Node does, so that two workers with the same
         // file do not deadlock.
@@ -84,7 +78,7 @@ returning known.identifier
         let winners: Vec<usize> = (0..due.len()).filter(|place| won.contains(&due[*place].identifier)).collect();
         for batch in without_repeated_keys(&winners, due) {
             let jobs: Vec<NewJob> = batch.iter().map(|place| due[*place].job.clone()).collect();
-            let stored = self.add_on(&mut tx, &jobs).await?;
+            let stored = self.add_chunks(&mut tx, &jobs).await?;
             for (place, job) in batch.into_iter().zip(stored) {
                 added[place] = Some(job);
             }

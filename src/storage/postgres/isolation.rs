@@ -24,7 +24,7 @@ use crate::error::Result;
 
 /// The second statement of a transaction must see what was committed while the first one waited, whatever isolation the role
 /// or the database has as its default.
-pub(super) const READ_COMMITTED: &str = "begin isolation level read committed";
+const READ_COMMITTED: &str = "begin isolation level read committed";
 
 /// What is known of the default isolation.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,16 @@ impl Isolation {
             tracing::info!("the database's default isolation is strict; transactions name their level from now on");
         }
     }
+}
+
+/// Begins a transaction, in a task of its own. The caller may be dropped at any moment (a timeout, a web client that goes away),
+/// and a driver's `begin` that is dropped half-way leaves its connection in the pool with the transaction open: what others
+/// then do there seems to succeed, and is never committed.
+pub(super) async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(READ_COMMITTED).await });
+    // Whether the runtime ends or the driver panics, there is no transaction.
+    begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Where statements go: the pool, with a transaction around each statement if it needs one.
@@ -69,7 +79,7 @@ impl<'p> Executor<'p> for &'p Db {
         }
         // Nothing is given out before it is committed. The answers are small: lists are read with a limit.
         stream::once(async move {
-            let mut transaction = self.pool.begin_with(READ_COMMITTED).await?;
+            let mut transaction = begin(&self.pool).await?;
             let answers: Vec<_> = transaction.fetch_many(query).try_collect().await?;
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(stream::iter(answers).map(Ok))
@@ -87,7 +97,7 @@ impl<'p> Executor<'p> for &'p Db {
             return (&self.pool).fetch_optional(query);
         }
         Box::pin(async move {
-            let mut transaction = self.pool.begin_with(READ_COMMITTED).await?;
+            let mut transaction = begin(&self.pool).await?;
             let answer = transaction.fetch_optional(query).await?;
             transaction.commit().await?;
             Ok(answer)
@@ -117,6 +127,12 @@ pub(super) enum Work {
     Named(Transaction<'static, Postgres>),
 }
 
+impl From<Transaction<'static, Postgres>> for Work {
+    fn from(transaction: Transaction<'static, Postgres>) -> Self {
+        Self::Named(transaction)
+    }
+}
+
 impl PostgresStorage {
     /// Where statements go at this moment.
     pub(super) fn db(&self) -> Db {
@@ -126,12 +142,13 @@ impl PostgresStorage {
 
     pub(super) async fn work(&self) -> Result<Work> {
         let db = self.db();
-        let work = if db.named {
-            db.begin_with(READ_COMMITTED).await.map(Work::Named)
-        } else {
-            db.acquire().await.map(Work::Plain)
-        };
+        let work = if db.named { begin(&db).await.map(Work::Named) } else { db.acquire().await.map(Work::Plain) };
         work.map_err(|e| self.error("get a connection", e))
+    }
+
+    /// A transaction of our own, for work of several statements.
+    pub(super) async fn transaction(&self) -> Result<Transaction<'static, Postgres>> {
+        begin(&self.db()).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// Ends what [`work`](Self::work) began.

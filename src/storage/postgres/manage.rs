@@ -3,8 +3,6 @@
 //! Those that Graphile has as SQL functions go through these functions, so that a later revision that changes
 //! their meaning changes ours too.
 
-use sqlx::Connection;
-
 use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
@@ -142,7 +140,7 @@ order by job.id
     }
 
     pub(super) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
-        let mut tx = self.db().begin().await.map_err(|e| self.error("begin unlocking", e))?;
+        let mut tx = self.transaction().await?;
         let held = sqlx::query_scalar!(
             r#"
 select count(*) as "held!"
@@ -242,8 +240,7 @@ where id = any (array(
     // behind us.
 
     async fn forget_tasks(&self, keep: &[String]) -> Result<u64> {
-        let mut conn = self.db().acquire().await.map_err(|e| self.error("forget task names", e))?;
-        let mut tx = conn.begin().await.map_err(|e| self.error("forget task names", e))?;
+        let mut tx = self.transaction().await?;
         sqlx::query!("set local lock_timeout = '2s'")
             .execute(self.schema.on(&mut *tx))
             .await
@@ -269,8 +266,7 @@ where task.identifier <> all ($1)
     }
 
     async fn forget_queues(&self) -> Result<u64> {
-        let mut conn = self.db().acquire().await.map_err(|e| self.error("forget queues", e))?;
-        let mut tx = conn.begin().await.map_err(|e| self.error("forget queues", e))?;
+        let mut tx = self.transaction().await?;
         sqlx::query!("set local lock_timeout = '2s'")
             .execute(self.schema.on(&mut *tx))
             .await

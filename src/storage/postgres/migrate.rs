@@ -11,10 +11,11 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::PostgresStorage;
 use super::errors::code;
+use super::isolation::{Work, begin};
 use crate::error::{Error, Result};
 use crate::storage::Migrated;
 
@@ -60,17 +61,11 @@ struct Found {
 }
 
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
-    let mut work = storage.work().await?;
-    let migrated = migrate_on(storage, &mut work).await?;
-    storage.done(work).await?;
-    Ok(migrated)
-}
-
-async fn migrate_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Migrated> {
     let mut standstill = (None, 0);
     let mut first_found = None;
     for _ in 0..TRIES {
-        let found = look(storage, conn).await?;
+        let mut work = storage.work().await?;
+        let found = look(storage, &mut work).await?;
         let from = *first_found.get_or_insert(found.revision);
         check_server(&found)?;
         check_not_too_new(storage, &found)?;
@@ -83,10 +78,11 @@ async fn migrate_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Resul
                 }
             }
             Some(revision) if revision >= REVISION && found.own >= last_own() => {
-                check_found(storage, conn, &found).await?;
+                check_found(storage, &mut work, &found).await?;
+                storage.done(work).await?;
                 return Ok(Migrated::new(from, revision));
             }
-            _ => match apply(storage, conn, &found).await {
+            _ => match apply(storage, work, &found).await {
                 Ok(()) => continue,
                 Err(error) if is_race(&error) => {}
                 Err(error) => return Err(explain(storage, &found, error)),
@@ -239,13 +235,20 @@ pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnecti
         breaking: None,
         own: 0,
     };
-    apply(storage, conn, &nothing).await
+    apply_in(storage, conn, &nothing).await
 }
 
-/// One transaction for everything that is missing.
-async fn apply(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found) -> Result<(), sqlx::Error> {
+/// One transaction for everything that is missing. The connection that was used to look is given back first: there may be only
+/// one.
+async fn apply(storage: &PostgresStorage, looked: Work, found: &Found) -> Result<(), sqlx::Error> {
+    drop(looked);
+    let mut tx = begin(&storage.db()).await?;
+    apply_in(storage, &mut tx, found).await?;
+    tx.commit().await
+}
+
+async fn apply_in(storage: &PostgresStorage, tx: &mut PgConnection, found: &Found) -> Result<(), sqlx::Error> {
     let from = found.revision.unwrap_or(0);
-    let mut tx = conn.begin().await?;
     let run = |script: &str| sqlx::raw_sql(storage.schema.script(script));
 
     if !found.schema {
@@ -302,7 +305,7 @@ from generate_series($1::integer + 1, $3::integer) as id
             .await?;
         run(script).execute(&mut *tx).await?;
     }
-    tx.commit().await
+    Ok(())
 }
 
 /// The scripts that lead from a revision to [`REVISION`], in order.

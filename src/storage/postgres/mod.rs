@@ -169,8 +169,9 @@ impl Storage for PostgresStorage {
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         self.retrying(|| async {
-            let mut work = self.work().await?;
-            let added = self.add_on(&mut work, jobs).await?;
+            // One job is one statement, which is all or nothing by itself.
+            let mut work = if jobs.len() > 1 { self.transaction().await?.into() } else { self.work().await? };
+            let added = self.add_chunks(&mut work, jobs).await?;
             self.done(work).await?;
             Ok(added)
         })
@@ -207,7 +208,9 @@ on conflict do nothing
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
         self.retrying(|| async {
-            let mut work = self.work().await?;
+            // Both or neither of two statements: after a failure nobody has to guess which half was applied.
+            let mixed = settle::is_mixed(settled);
+            let mut work = if mixed { self.transaction().await?.into() } else { self.work().await? };
             let applied = self.settle_jobs(&mut work, pool, settled).await?;
             self.done(work).await?;
             Ok(applied)
@@ -248,13 +251,7 @@ on conflict do nothing
     }
 
     async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-        self.retrying(|| async {
-            let mut work = self.work().await?;
-            let added = self.add_due_jobs(&mut work, moment, due).await?;
-            self.done(work).await?;
-            Ok(added)
-        })
-        .await
+        self.retrying(|| self.add_due_jobs(moment, due)).await
     }
 
     async fn remove(&self, key: &str) -> Result<Option<Job>> {

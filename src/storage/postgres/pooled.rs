@@ -10,7 +10,7 @@
 use sqlx::{PgConnection, Row};
 
 use super::PostgresStorage;
-use super::isolation::READ_COMMITTED;
+use super::isolation::begin;
 
 /// A pooler that hands out connections in turn may go unnoticed in one round.
 const ROUNDS: usize = 3;
@@ -20,7 +20,7 @@ impl PostgresStorage {
     pub(super) async fn is_lent(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         for _ in 0..ROUNDS {
             let before = server_process(connection).await?;
-            let mut other = self.db().begin_with(READ_COMMITTED).await?;
+            let mut other = begin(&self.db()).await?;
             let others = server_process(&mut other).await?;
             let after = server_process(connection).await?;
             other.rollback().await?;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use super::isolation::READ_COMMITTED;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
@@ -35,7 +34,7 @@ impl PostgresStorage {
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
         let fail = |e| self.error("withdraw the sign of life", e);
-        let mut tx = self.db().begin_with(READ_COMMITTED).await.map_err(fail)?;
+        let mut tx = self.transaction().await?;
         // The delete waits for a claim that is still running somewhere; what that took is seen by the next statement.
         sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
             .execute(self.schema.on(&mut *tx))
@@ -129,7 +128,7 @@ select exists (
         if !silent {
             return Ok(Vec::new());
         }
-        let mut tx = self.db().begin_with(READ_COMMITTED).await.map_err(fail)?;
+        let mut tx = self.transaction().await?;
         // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
         // longer silent when the delete looks again under the lock) or after (it finds its row gone, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.

@@ -9,7 +9,7 @@
 //! use.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 use super::{PostgresStorage, micros};
 use crate::error::Result;
@@ -17,7 +17,14 @@ use crate::job::{JobId, RunAt};
 use crate::storage::settle::clean_error;
 use crate::storage::{Outcome, PoolId, Settlement};
 
+/// Whether a batch needs both statements.
+pub(super) fn is_mixed(batch: &[Settlement]) -> bool {
+    let is_done = |settlement: &Settlement| settlement.outcome == Outcome::Completed;
+    batch.iter().any(is_done) && !batch.iter().all(is_done)
+}
+
 impl PostgresStorage {
+    /// Writes results on this connection, in a transaction if they are mixed.
     pub(super) async fn settle_jobs(
         &self,
         conn: &mut PgConnection,
@@ -26,17 +33,13 @@ impl PostgresStorage {
     ) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
-        if rest.is_empty() {
-            return self.delete_completed(conn, pool, &done).await;
+        let mut applied = Vec::new();
+        if !done.is_empty() {
+            applied = self.delete_completed(conn, pool, &done).await?;
         }
-        if done.is_empty() {
-            return self.write_others(conn, pool, &rest).await;
+        if !rest.is_empty() {
+            applied.extend(self.write_others(conn, pool, &rest).await?);
         }
-        // Both or neither: after a failure nobody has to guess which half was applied.
-        let mut tx = conn.begin().await.map_err(|e| self.error("begin writing results", e))?;
-        let mut applied = self.delete_completed(&mut tx, pool, &done).await?;
-        applied.extend(self.write_others(&mut tx, pool, &rest).await?);
-        tx.commit().await.map_err(|e| self.error("commit results", e))?;
         Ok(applied)
     }
 

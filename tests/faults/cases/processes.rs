@@ -112,7 +112,7 @@ pub async fn a_job_overflows_the_stack(ground: &Ground) -> Outcome {
 /// Survives by: the thread of the signs of life (`worker/upkeep.rs`).
 pub async fn jobs_block_every_thread(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
-    scene.add_how(4, 20_000, How::Block).await;
+    scene.add_how(2, 20_000, How::Block).await;
     scene.start("a");
     scene.until_started(2).await;
     // Another one, who would rescue them.

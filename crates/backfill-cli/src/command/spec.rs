@@ -115,6 +115,16 @@ mod tests {
         assert_eq!(parse(r#"{"task":"t"}"#).unwrap_or_else(|error| panic!("{error}")).spec.task(), "t");
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 4_000, failure_persistence: None, ..Default::default() })]
+        #[test]
+        fn no_line_crashes_the_reader(text in "(\\{?(\"(task|payload|queue|run_at|in|max_attempts|key|key_mode|priority|flags|zz)\":(\"[^\"]{0,9}\"|[-0-9e.]{1,9}|null|\\[\"a\"\\]|\\{\\}),?){0,5}\\}?|.{0,60})") {
+            if let Err(problem) = parse(&text) {
+                proptest::prop_assert!(!problem.is_empty());
+            }
+        }
+    }
+
     #[test]
     fn what_is_wrong_with_a_line_is_said() {
         assert_eq!(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::PgConnection;
 
 use super::{Findings, Seen};
+use crate::storage::postgres::isolation::begin;
 use crate::storage::postgres::{PostgresStorage, migrate};
 
 /// The bodies that Node's 0.18.0 gives its functions at revision 20, as MD5 with the quoted schema replaced by `S`. Ours
@@ -41,7 +42,7 @@ impl PostgresStorage {
             // Nobody asks for this schema again.
             false,
         )?;
-        let mut tx = self.db().begin().await.map_err(fail)?;
+        let mut tx = begin(&self.db()).await.map_err(fail)?;
         migrate::create_anew(&scratch, &mut tx).await.map_err(fail)?;
         let expected = objects(&scratch, &mut tx).await.map_err(fail)?;
         let found = objects(self, &mut tx).await.map_err(fail)?;
