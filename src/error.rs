@@ -254,6 +254,11 @@ fn list(problems: &[CrontabProblem]) -> String {
 }
 
 impl Error {
+    /// Whether the call was ended for taking too long; a smaller one may not be.
+    pub(crate) fn took_too_long(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if crate::storage::postgres::took_too_long(source))
+    }
+
     /// Whether the same call may succeed later, as after a lost connection. `false` means that the data itself, or
     /// the settings, have to change first.
     #[must_use]

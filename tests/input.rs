@@ -78,7 +78,7 @@ async fn hostile_strings_are_data_in_every_verb() {
         // A crontab entry by this name.
         let entry = CronEntry::new(&text, Schedule::expression("0 * * * * *").expect("a schedule")).identifier(&text);
         Worker::builder(client.clone()).cron(entry).build().unwrap_or_else(|error| panic!("{text:?}: {error}"));
-        storage.register_crontabs(&[text.clone()], chrono::Utc::now()).await.expect("register");
+        storage.register_crontabs(std::slice::from_ref(&text), chrono::Utc::now()).await.expect("register");
         assert!(client.crontabs().await.expect("crontabs").iter().any(|known| known.identifier == text));
         assert!(client.remove(&text).await.expect("remove").is_none());
     }

@@ -161,6 +161,10 @@ impl Settler {
                 }
                 Err(error) => error,
             };
+            if error.took_too_long() && batch.len() > 1 {
+                tracing::warn!(%error, jobs = batch.len(), "results took too long to write; writing fewer at a time");
+                return Err(Refused);
+            }
             if !error.is_transient() && can_be_simpler(batch) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
                 return Err(Refused);
@@ -221,7 +225,7 @@ impl Settler {
     }
 }
 
-/// The storage refused a batch for what is in it.
+/// The storage refused a batch for what is in it, or for its size.
 struct Refused;
 
 /// Whether anything but the fence is in it.

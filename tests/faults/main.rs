@@ -10,6 +10,8 @@
 //!
 //! `./scripts/test faults` runs all cases at full length; `./scripts/test` runs them bounded.
 
+#![allow(clippy::assigning_clones, clippy::format_push_string, reason = "a test's remarks need not be fast")]
+
 mod cases;
 mod cluster;
 mod proxy;

@@ -91,6 +91,11 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a statement was ended by a timeout of the role or the database (or by an administrator).
+pub(crate) fn took_too_long(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("57014")
+}
+
 /// Whether a transaction met another under a strict isolation.
 pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("40001")

@@ -49,7 +49,7 @@ use sqlx::{Acquire, PgPool, Postgres};
 pub use migrate::REVISION;
 
 use connections::Connections;
-pub(crate) use errors::is_transient;
+pub(crate) use errors::{is_transient, took_too_long};
 use isolation::Isolation;
 use schema::Schema;
 

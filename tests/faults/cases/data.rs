@@ -191,7 +191,7 @@ async fn with_role(ground: &Ground, settings: &[&str]) -> crate::scene::Scene {
 /// Survives by: retries, and by no statement or transaction of ours that needs long.
 pub async fn the_role_has_short_timeouts(ground: &Ground) -> Outcome {
     let settings =
-        ["statement_timeout = '300ms'", "lock_timeout = '50ms'", "idle_in_transaction_session_timeout = '200ms'"];
+        ["statement_timeout = '100ms'", "lock_timeout = '50ms'", "idle_in_transaction_session_timeout = '200ms'"];
     let mut scene = with_role(ground, &settings).await;
     scene.add(1000, 50).await;
     scene.add_serial(200, 10, 10).await;

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use backfill::storage::postgres::doctor::Verdict;
 use chrono::Utc;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -113,6 +114,12 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
             },
         "the crontab runs through the pooler"
     );
+    let told = client.postgres().expect("PostgreSQL").diagnose().await;
+    let deaf = told.iter().any(|checked| {
+        checked.what == "notifications"
+            && matches!(&checked.verdict, Verdict::Found { problem, .. } if problem.contains("pooler"))
+    });
+    assert_eq!(deaf, mode == "transaction", "the doctor knows: {told:?}");
     if mode == "transaction" {
         scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
         scene.remark = "deafness is noticed; polling".to_owned();
