@@ -184,6 +184,16 @@ impl Scene {
         None
     }
 
+    /// The most memory that a worker process holds, in MiB.
+    pub fn memory(&self) -> u64 {
+        let resident = |worker: &Child| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id()?)).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        self.workers.values().filter_map(resident).max().unwrap_or_default() / 1024
+    }
+
     pub fn names(&self) -> Vec<String> {
         self.workers.keys().cloned().collect()
     }

@@ -214,6 +214,22 @@ async fn a_signal_ends_a_run_that_would_end_when_idle_and_its_programs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_waits_for_a_database_that_is_away_unless_told_to_fail() {
+    let scene = Scene::new().await;
+    scene.task("hello", "#!/bin/sh\n");
+    let nowhere = ["-c", "postgres://postgres@127.0.0.1:1/x", "worker"];
+    let mut worker = Running::start(scene.command(&nowhere));
+    for _ in 0..3 {
+        worker.logs("the database cannot be reached; trying again").await;
+    }
+    worker.child.kill().await.expect("kill");
+    for option in ["--fail-fast", "--once"] {
+        let failed = scene.run(&[&nowhere[..], &[option]].concat()).await;
+        assert!(failed.status == Some(1) && failed.err.contains("Connection refused"), "{}", failed.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_whose_log_nobody_reads_any_more_ends() {
     let scene = Scene::new().await;
     scene.task("hello", "#!/bin/sh\n");

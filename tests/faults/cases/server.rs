@@ -58,7 +58,10 @@ async fn the_server_is_down(ground: &Ground, how: Stop, time: Duration) -> Outco
     three_workers(&mut scene).await;
     sleep(Duration::from_secs(1)).await;
     scene.subject.stop(how).await;
+    let before = scene.memory();
     sleep(time).await;
+    let grown = scene.memory().saturating_sub(before);
+    assert!(grown < 20, "memory stays bounded: {grown} MiB more");
     scene.subject.start().await;
     scene.outage_is_over();
     let outcome = scene.end().await;
