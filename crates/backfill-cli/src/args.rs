@@ -186,6 +186,12 @@ pub struct WorkerArgs {
     /// The same, at most
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "10m")]
     pub max_reset_locked_interval: Duration,
+    /// How often to show a sign of life
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
+    pub sign_of_life: Duration,
+    /// How long a worker may be silent before this one frees its jobs; at least twice the interval of its signs
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s")]
+    pub dead_after: Duration,
     /// Do not create or upgrade the schema
     #[arg(long)]
     pub no_migrate: bool,

@@ -79,7 +79,8 @@ pub fn all() -> Vec<Case> {
             the_server_crashes,
             the_server_is_down_for_longer_than_the_lease,
             a_worker_starts_before_the_server,
-            no_connection_is_left,
+            nobody_may_connect,
+            the_connection_limit_is_reached,
             a_standby_is_promoted;
         network:
             every_connection_is_reset,

@@ -96,7 +96,7 @@ pub async fn a_worker_starts_before_the_server(ground: &Ground) -> Outcome {
 }
 
 /// Survives by: retries; a worker needs no new connection for what it has.
-pub async fn no_connection_is_left(ground: &Ground) -> Outcome {
+pub async fn nobody_may_connect(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(300, 100).await;
     three_workers(&mut scene).await;
@@ -112,6 +112,37 @@ pub async fn no_connection_is_left(ground: &Ground) -> Outcome {
     sleep(ground.seconds(8, 30)).await;
     crate::scene::sql(&admin, &format!("alter database {database} allow_connections true")).await;
     admin.close().await;
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: retries. Three workers want up to twenty connections, and two are to be had.
+pub async fn the_connection_limit_is_reached(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let (database, role) = (scene.database.clone(), format!("role_{}", scene.database));
+    // A superuser would be let in all the same.
+    scene
+        .sql(&format!(
+            "create role {role} login bypassrls;
+             grant usage on schema graphile_worker to {role};
+             grant all on all tables in schema graphile_worker to {role};
+             grant all on all sequences in schema graphile_worker to {role};
+             grant execute on all functions in schema graphile_worker to {role}"
+        ))
+        .await;
+    scene.told.url = scene.told.url.replacen("postgres@", &format!("{role}@"), 1);
+    scene.add(300, 100).await;
+    three_workers(&mut scene).await;
+    scene
+        .sql(&format!(
+            "alter database {database} connection limit 2;
+             select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}' and usename = '{role}'"
+        ))
+        .await;
+    sleep(ground.seconds(8, 30)).await;
+    scene.sql(&format!("alter database {database} connection limit -1")).await;
     scene.outage_is_over();
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
