@@ -37,8 +37,8 @@ impl Line {
             // An answer that is there counts, however late it is looked at.
             biased;
             answer = call => return answer,
-            () = tokio::time::sleep(limit) => format!("no answer for {limit:?}"),
-            _ = dead.changed() => "no answer, and the connection is dead".to_owned(),
+            () = tokio::time::sleep(limit) => Unanswered::For(limit),
+            _ = dead.changed() => Unanswered::Dead,
         };
         Err(Error::Storage(unanswered.into()))
     }
@@ -47,6 +47,20 @@ impl Line {
     pub(crate) fn cut(&self) {
         self.dead.send_replace(());
     }
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("no answer for {0:?}")]
+    For(Duration),
+    #[error("no answer, and the connection is dead")]
+    Dead,
+}
+
+/// Whether a call was given up because it took too long.
+pub(crate) fn is_unanswered(error: &Error) -> bool {
+    matches!(error, Error::Storage(source) if matches!(source.downcast_ref(), Some(Unanswered::For(_))))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub use presence::Rescued;
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement};
 pub use wakeup::Wakeup;
 
-pub(crate) use line::Line;
+pub(crate) use line::{Line, is_unanswered};
 
 use crate::error::Result;
 pub use crate::job::NewJob;

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::{Event, Events};
 use crate::job::{JobId, RunAt};
-use crate::storage::{Line, Outcome, PoolId, Settlement};
+use crate::storage::{Line, Outcome, PoolId, Settlement, is_unanswered};
 
 /// The most settlements in one write.
 const MAX_BATCH: usize = 2_000;
+/// The most bytes of errors and payloads in one write.
+const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// The delays between tries to write.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
@@ -119,18 +121,24 @@ impl Settler {
     /// Writes a batch; when the storage refuses it for what is in it, its halves, so that one bad result cannot hold up
     /// the others.
     async fn write_all(&mut self, pool: &PoolId, batch: Vec<Settlement>) {
-        let mut stack = vec![batch];
-        while let Some(mut batch) = stack.pop() {
-            match self.write(pool, &batch).await {
+        // With each batch, whether it was tried before without an answer: then it may have been written all the same.
+        let mut stack = vec![(batch, false)];
+        while let Some((mut batch, in_doubt)) = stack.pop() {
+            let written = if batch.len() > 1 && weight(&batch) > MAX_BATCH_BYTES {
+                Err(NotAsItIs { in_doubt })
+            } else {
+                self.write(pool, &batch, in_doubt).await
+            };
+            match written {
                 Ok(()) => {}
-                Err(Refused) if batch.len() > 1 => {
+                Err(NotAsItIs { in_doubt }) if batch.len() > 1 => {
                     let half = batch.split_off(batch.len() / 2);
-                    stack.push(half);
-                    stack.push(batch);
+                    stack.push((half, in_doubt));
+                    stack.push((batch, in_doubt));
                 }
-                Err(Refused) => {
+                Err(NotAsItIs { in_doubt }) => {
                     if let Some(plain) = batch.pop().and_then(without_details) {
-                        stack.push(vec![plain]);
+                        stack.push((vec![plain], in_doubt));
                     }
                 }
             }
@@ -138,10 +146,8 @@ impl Settler {
     }
 
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
-    async fn write(&mut self, pool: &PoolId, batch: &[Settlement]) -> Result<(), Refused> {
+    async fn write(&mut self, pool: &PoolId, batch: &[Settlement], mut in_doubt: bool) -> Result<(), NotAsItIs> {
         let mut delay = FIRST_DELAY;
-        // A try that failed may have been applied all the same, its answer lost.
-        let mut in_doubt = false;
         loop {
             let settled = tokio::select! {
                 settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, batch)) => settled,
@@ -161,16 +167,17 @@ impl Settler {
                 }
                 Err(error) => error,
             };
-            if error.took_too_long() && batch.len() > 1 {
+            if (error.took_too_long() || is_unanswered(&error)) && batch.len() > 1 {
                 tracing::warn!(%error, jobs = batch.len(), "results took too long to write; writing fewer at a time");
-                return Err(Refused);
+                return Err(NotAsItIs { in_doubt: in_doubt || is_unanswered(&error) });
             }
             if !error.is_transient() && can_be_simpler(batch) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
-                return Err(Refused);
+                return Err(NotAsItIs { in_doubt });
             }
             self.events.tell(|| Event::WriteFailed { jobs: batch.len(), error: error.to_string() });
             tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
+            // It may have been applied all the same, its answer lost.
             in_doubt = true;
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
@@ -187,14 +194,21 @@ impl Settler {
     /// there was claimed by somebody else meanwhile; of the others nobody can tell, and they are taken for written.
     async fn applied_before(&self, batch: &[Settlement], applied: &HashSet<JobId>) -> Vec<JobId> {
         let mut before = Vec::new();
+        let mut can_tell = true;
         for settlement in batch.iter().filter(|settlement| !applied.contains(&settlement.claim.id)) {
             let id = settlement.claim.id;
-            let is_gone = || async {
-                self.line.call(WRITE_TIMEOUT, self.line.storage().job(id)).await.is_ok_and(|job| job.is_none())
-            };
-            if settlement.outcome != Outcome::Completed || is_gone().await {
-                before.push(id);
+            if can_tell && settlement.outcome == Outcome::Completed {
+                let job = tokio::select! {
+                    job = self.line.call(WRITE_TIMEOUT, self.line.storage().job(id)) => job,
+                    () = self.give_up.cancelled() => Ok(None),
+                };
+                if matches!(job, Ok(Some(_))) {
+                    continue;
+                }
+                // One question without an answer is enough: the rest are taken for written.
+                can_tell = job.is_ok();
             }
+            before.push(id);
         }
         before
     }
@@ -225,8 +239,22 @@ impl Settler {
     }
 }
 
-/// The storage refused a batch for what is in it, or for its size.
-struct Refused;
+/// A batch cannot be written as it is: for what is in it, or for its size.
+struct NotAsItIs {
+    in_doubt: bool,
+}
+
+/// How many bytes a batch sends, about.
+fn weight(batch: &[Settlement]) -> usize {
+    let details = |settlement: &Settlement| match &settlement.outcome {
+        Outcome::Failed { error, payload, .. } => {
+            error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
+        }
+        Outcome::Dead { error } => error.len(),
+        _ => 0,
+    };
+    batch.iter().map(details).sum()
+}
 
 /// Whether anything but the fence is in it.
 fn can_be_simpler(batch: &[Settlement]) -> bool {

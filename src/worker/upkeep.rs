@@ -6,16 +6,16 @@
 //!
 //! **Whose silence counts.** Others are taken for dead only by a worker that would have heard them: one that has been in
 //! *contact* with the storage itself for as long as the silence lasts. When the storage was away for everybody, nobody could
-//! show a sign, and all get the time to show one again. (The storage adds to this what it knows, such as that it was
-//! started only just now.)
+//! show a sign, and all get the time to show one again. A worker that has just started has heard nobody yet, and waits as
+//! long, unless it is one that ends when idle. (The storage adds to this what it knows, such as that it was started only just
+//! now.)
 //!
 //! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -34,7 +34,8 @@ pub(super) struct Upkeep {
     options: Options,
     events: Events,
     contact: watch::Receiver<Contact>,
-    signs: JoinHandle<()>,
+    /// Ends when no signs are shown any more.
+    signs: oneshot::Receiver<()>,
     _end_signs: DropGuard,
 }
 
@@ -45,10 +46,11 @@ impl Upkeep {
         storage: &Arc<dyn Storage>,
         pool: watch::Receiver<Arc<PoolId>>,
         options: Options,
+        hasty: bool,
         events: Events,
         evicted: mpsc::UnboundedSender<Arc<PoolId>>,
     ) -> Self {
-        let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life));
+        let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life, hasty));
         let signs = Signs {
             line: line.clone(),
             pool,
@@ -59,7 +61,11 @@ impl Upkeep {
         };
         let end = CancellationToken::new();
         let (ended, storage) = (end.clone(), Arc::clone(storage));
-        let signs = tokio::task::spawn_blocking(move || {
+        let (showing, shown) = oneshot::channel();
+        // Not one of the runtime's threads for blocking work: there may be none left.
+        let thread = std::thread::Builder::new().name("backfill-signs".to_owned()).spawn(move || {
+            // Dropped at the end, however that comes.
+            let _showing: oneshot::Sender<()> = showing;
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
@@ -78,7 +84,10 @@ impl Upkeep {
             // Whatever a dead connection still waits for is not waited for.
             runtime.shutdown_background();
         });
-        Self { line, options, events, contact, signs, _end_signs: end.drop_guard() }
+        if let Err(error) = thread {
+            tracing::error!(%error, "no signs of life can be shown");
+        }
+        Self { line, options, events, contact, signs: shown, _end_signs: end.drop_guard() }
     }
 
     /// Runs until it is dropped; ends only if no signs can be shown.
@@ -93,7 +102,7 @@ impl Upkeep {
 /// Since when the storage has been within reach.
 #[derive(Clone, Copy, Debug)]
 struct Contact {
-    /// `None` as long as it was never lost.
+    /// `None` for a worker that takes its word for it: one that ends when idle, and until contact is lost.
     since: Option<Instant>,
     last: Instant,
     /// By the wall clock too, because the other one stands still while a machine sleeps.
@@ -103,9 +112,10 @@ struct Contact {
 }
 
 impl Contact {
-    fn begins(sign_of_life: Duration) -> Self {
+    fn begins(sign_of_life: Duration, hasty: bool) -> Self {
+        let now = Instant::now();
         let gap = sign_of_life.mul_f64(1.5);
-        Self { since: None, last: Instant::now(), last_by_wall: SystemTime::now(), gap }
+        Self { since: (!hasty).then_some(now), last: now, last_by_wall: SystemTime::now(), gap }
     }
 
     /// The storage answered.
@@ -121,7 +131,8 @@ impl Contact {
 
     /// Whether a silence of this length would have been heard.
     fn would_have_heard(&self, silence: Duration) -> bool {
-        self.last.elapsed() <= self.gap && self.since.is_none_or(|since| since.elapsed() >= silence)
+        let quiet = self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default());
+        quiet <= self.gap && self.since.is_none_or(|since| since.elapsed() >= silence)
     }
 }
 
@@ -230,10 +241,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silence_counts_only_for_who_has_been_in_contact_all_the_time() {
-        let mut contact = Contact::begins(SIGN);
-        assert!(contact.would_have_heard(SILENCE), "a new worker looks at once");
-        advance(SIGN).await;
-        contact.heard();
+        assert!(Contact::begins(SIGN, true).would_have_heard(SILENCE), "one that ends when idle looks at once");
+        let mut contact = Contact::begins(SIGN, false);
+        for _ in 0..3 {
+            assert!(!contact.would_have_heard(SILENCE), "a new worker has heard nobody yet");
+            advance(SIGN).await;
+            contact.heard();
+        }
         assert!(contact.would_have_heard(SILENCE), "nothing was lost");
 
         // The storage is away for a minute.

@@ -23,8 +23,14 @@ use super::{PostgresStorage, errors};
 use crate::error::Result;
 
 /// The second statement of a transaction must see what was committed while the first one waited, whatever isolation the role
-/// or the database has as its default.
-const READ_COMMITTED: &str = "begin isolation level read committed";
+/// or the database has as its default. And a process that is stopped between two statements must not hold their locks for longer
+/// than the lease: others wait for them. (Both go in one exchange.)
+const READ_COMMITTED: &str =
+    "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'";
+/// The same, for a sign of life: what hangs (a lock on the table, a commit that waits for a standby) is ended by the server too,
+/// so that signs which nobody waits for any more do not use up its connections.
+const SIGN: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+                    set local statement_timeout = '5s'";
 
 /// What is known of the default isolation.
 #[derive(Clone, Debug, Default)]
@@ -45,8 +51,12 @@ impl Isolation {
 /// and a driver's `begin` that is dropped half-way leaves its connection in the pool with the transaction open: what others
 /// then do there seems to succeed, and is never committed.
 pub(super) async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    begin_with(pool, READ_COMMITTED).await
+}
+
+async fn begin_with(pool: &PgPool, text: &'static str) -> sqlx::Result<Transaction<'static, Postgres>> {
     let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin_with(READ_COMMITTED).await });
+    let begun = tokio::spawn(async move { pool.begin_with(text).await });
     // Whether the runtime ends or the driver panics, there is no transaction.
     begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
@@ -149,6 +159,11 @@ impl PostgresStorage {
     /// A transaction of our own, for work of several statements.
     pub(super) async fn transaction(&self) -> Result<Transaction<'static, Postgres>> {
         begin(&self.db()).await.map_err(|e| self.error("begin a transaction", e))
+    }
+
+    /// A transaction for a sign of life, which the server ends if it takes long.
+    pub(super) async fn brief_transaction(&self) -> Result<Transaction<'static, Postgres>> {
+        begin_with(&self.db(), SIGN).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// Ends what [`work`](Self::work) began.

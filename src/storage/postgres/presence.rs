@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::PgConnection;
 
 use super::{PostgresStorage, micros};
@@ -14,22 +15,26 @@ use crate::storage::{PoolId, Rescued};
 
 impl PostgresStorage {
     pub(super) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
+        let fail = |e| self.error("show a sign of life", e);
+        let mut tx = self.brief_transaction().await?;
         let shown = if first {
             sqlx::query!(
                 "insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing",
                 pool.as_str()
             )
-            .execute(self.schema.on(&self.db()))
+            .execute(self.schema.on(&mut *tx))
             .await
         } else {
             sqlx::query!(
                 "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1",
                 pool.as_str()
             )
-            .execute(self.schema.on(&self.db()))
+            .execute(self.schema.on(&mut *tx))
             .await
         };
-        Ok(shown.map_err(|e| self.error("show a sign of life", e))?.rows_affected() > 0)
+        let shown = shown.map_err(fail)?.rows_affected() > 0;
+        tx.commit().await.map_err(fail)?;
+        Ok(shown)
     }
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
@@ -40,7 +45,7 @@ impl PostgresStorage {
             .execute(self.schema.on(&mut *tx))
             .await
             .map_err(fail)?;
-        self.give_back(&mut tx, pool, &[]).await?;
+        self.give_back(&mut tx, pool, &[], far_future()).await?;
         tx.commit().await.map_err(fail)
     }
 
@@ -48,18 +53,35 @@ impl PostgresStorage {
         // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
         // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
         // this process is kept from going on would keep its sign of life from being shown.
-        sqlx::query_scalar!("select id from graphile_worker.backfill_pools where id = $1 for update", pool.as_str())
-            .fetch_optional(self.schema.on(&self.db()))
-            .await
-            .map_err(|e| self.error("wait for a lost claim", e))?;
+        let until = sqlx::query_scalar!(
+            r#"
+with waited as materialized (
+  select id from graphile_worker.backfill_pools where id = $1 for update
+)
+select clock_timestamp() as "until!: DateTime<Utc>" from waited
+"#,
+            pool.as_str()
+        )
+        .fetch_optional(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("wait for a lost claim", e))?;
+        // Nobody else may claim for a pool that is not there, and who took it for dead has released what it held.
+        let Some(until) = until else { return Ok(0) };
         let mut work = self.work().await?;
-        let released = self.give_back(&mut work, pool, holds).await?;
+        let released = self.give_back(&mut work, pool, holds, until).await?;
         self.done(work).await?;
         Ok(released)
     }
 
-    /// Gives back the jobs that a pool holds, but for some.
-    async fn give_back(&self, conn: &mut PgConnection, pool: &PoolId, but: &[JobId]) -> Result<u64> {
+    /// Gives back the jobs that a pool has claimed up to a moment, but for some. (What it claims later it knows of: this may
+    /// itself be late.)
+    async fn give_back(
+        &self,
+        conn: &mut PgConnection,
+        pool: &PoolId,
+        but: &[JobId],
+        until: DateTime<Utc>,
+    ) -> Result<u64> {
         // The attempt is given back, unless the job's key may have been taken over since the claim; that one must stay
         // unavailable. A takeover leaves no key, all attempts used, and a later moment of change.
         let released = sqlx::query_scalar!(
@@ -67,7 +89,7 @@ impl PostgresStorage {
 with held as materialized (
   select job.id, job.job_queue_id, job.locked_at
   from graphile_worker._private_jobs job
-  where job.locked_by = $1 and job.id <> all ($2)
+  where job.locked_by = $1 and job.id <> all ($2) and job.locked_at <= $3
   for update
 ),
 released_queue as (
@@ -101,6 +123,7 @@ left join notified on true
 "#,
             pool.as_str(),
             but,
+            until,
         )
         .fetch_one(self.schema.on(conn))
         .await
@@ -189,4 +212,9 @@ group by dead.id
             .map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() })
             .collect())
     }
+}
+
+/// Later than any lock.
+fn far_future() -> DateTime<Utc> {
+    NaiveDate::from_ymd_opt(9999, 12, 31).unwrap_or_default().and_time(NaiveTime::MIN).and_utc()
 }

@@ -22,8 +22,11 @@ pub(super) const MAX_CLAIM_DELAY: Duration = Duration::from_secs(5);
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// A claim that has not been answered for this long never will be.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a claim whose answer was lost may still be on its way to the storage.
-const DOUBT: Duration = Duration::from_secs(60);
+/// How long a claim whose answer was lost may still be on its way to the storage: as long as an operating system tries to send
+/// what it has.
+const DOUBT: Duration = Duration::from_secs(20 * 60);
+/// For this long it is likely, and jobs that nobody knows of are looked for before each claim; then every so often.
+const STRONG_DOUBT: Duration = Duration::from_secs(60);
 
 /// A claim in flight: who asks, and what comes.
 pub(super) type Claim = BoxFuture<'static, (Arc<PoolId>, Result<Claimed>)>;
@@ -56,9 +59,13 @@ impl Engine {
             self.more = false;
             return;
         };
-        let in_doubt = self.doubt_until.is_some().then(|| self.held.keys().copied().collect::<Vec<JobId>>());
-        if self.doubt_until.is_some_and(|until| now >= until) {
-            self.doubt_until = None;
+        let doubts = self.doubt_since.is_some_and(|since| now < since + STRONG_DOUBT || now >= self.next_doubt);
+        let in_doubt = doubts.then(|| self.held.keys().copied().collect::<Vec<JobId>>());
+        if doubts {
+            self.next_doubt = now + STRONG_DOUBT;
+        }
+        if self.doubt_since.is_some_and(|since| now >= since + DOUBT) {
+            self.doubt_since = None;
         }
         let (line, pool) = (self.line.clone(), Arc::clone(&self.pool));
         let forbidden = self.options.forbidden_flags.clone();
@@ -131,7 +138,7 @@ impl Engine {
                 }
             }
             Err(error) => {
-                self.doubt_until = Some(Instant::now() + DOUBT);
+                self.doubt_since = Some(Instant::now());
                 if self.mode == Mode::UntilIdle {
                     self.fail(error);
                     return;

@@ -102,8 +102,10 @@ pub(super) struct Engine {
     more: bool,
     /// A wakeup came while a claim was in flight, which may not have seen what it announces.
     woken: bool,
-    /// Until this moment, a claim whose answer was lost may still take jobs that we do not know of.
-    doubt_until: Option<Instant>,
+    /// Since this moment, a claim whose answer was lost may take jobs that we do not know of.
+    doubt_since: Option<Instant>,
+    /// When to look for such jobs again.
+    next_doubt: Instant,
     /// No claim before this moment: the last one failed, or found only what others were holding.
     claim_not_before: Option<Instant>,
     claim_delay: Duration,
@@ -167,7 +169,8 @@ impl Engine {
             claiming: None,
             more: true,
             woken: false,
-            doubt_until: None,
+            doubt_since: None,
+            next_doubt: now,
             claim_not_before: None,
             claim_delay: FIRST_CLAIM_DELAY,
             pause: FIRST_PAUSE,
@@ -215,6 +218,7 @@ impl Engine {
             self.client.storage(),
             self.pool_changes.subscribe(),
             self.options.clone(),
+            self.mode == Mode::UntilIdle,
             self.events.clone(),
             evicted_tx,
         );
