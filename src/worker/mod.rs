@@ -133,7 +133,8 @@ impl Worker {
     /// [`Error::BreakingMigration`](crate::Error::BreakingMigration) when somebody migrated the schema beyond what this
     /// version knows, [`Error::Unsettled`](crate::Error::Unsettled) when results could not be written before the end.
     pub async fn run(&self) -> Result<Summary> {
-        Engine::new(self, PoolId::random(), Mode::UntilShutdown).run().await
+        // Boxed: it is large, and whoever awaits it should not have to be.
+        Box::pin(Engine::new(self, PoolId::random(), Mode::UntilShutdown).run()).await
     }
 
     /// Runs jobs until none is ready, then returns, or until it is shut down, as [`run`](Self::run) is. The crontab is not run.
@@ -142,6 +143,6 @@ impl Worker {
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.
     pub async fn run_once(&self) -> Result<Summary> {
-        Engine::new(self, PoolId::random_one_time(), Mode::UntilIdle).run().await
+        Box::pin(Engine::new(self, PoolId::random_one_time(), Mode::UntilIdle).run()).await
     }
 }

@@ -90,12 +90,31 @@ impl Upkeep {
         Self { line, options, events, contact, signs: shown, _end_signs: end.drop_guard() }
     }
 
+    /// What tells whether the worker may still be taken for alive.
+    pub(super) fn lease(&self) -> Lease {
+        Lease { contact: self.contact.clone(), length: self.options.dead_after }
+    }
+
     /// Runs until it is dropped; ends only if no signs can be shown.
     pub(super) async fn run(mut self) {
         tokio::select! {
             _ = &mut self.signs => {}
             () = look_after_others(&self.line, &self.options, &self.events, &self.contact) => {}
         }
+    }
+}
+
+/// The time for which others take this worker for alive. A process that was stopped for longer, and goes on, must not start what
+/// it had claimed before: others have it.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    contact: watch::Receiver<Contact>,
+    length: Duration,
+}
+
+impl Lease {
+    pub(super) fn is_over(&self) -> bool {
+        self.contact.borrow().quiet() > self.length
     }
 }
 
@@ -129,10 +148,14 @@ impl Contact {
         self.last_by_wall = SystemTime::now();
     }
 
+    /// How long ago the last answer was.
+    fn quiet(&self) -> Duration {
+        self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default())
+    }
+
     /// Whether a silence of this length would have been heard.
     fn would_have_heard(&self, silence: Duration) -> bool {
-        let quiet = self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default());
-        quiet <= self.gap && self.since.is_none_or(|since| since.elapsed() >= silence)
+        self.quiet() <= self.gap && self.since.is_none_or(|since| since.elapsed() >= silence)
     }
 }
 

@@ -49,10 +49,14 @@ impl Engine {
             let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), cancel);
             let dropped = self.drop_jobs.clone();
             let chain = self.middleware.clone();
+            let lease = self.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
             let started = Started { job: Arc::clone(&job), pool, handler: handler.clone() };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
+                if lease.is_some_and(|lease| lease.is_over()) {
+                    return (Outcome::Returned, begin.elapsed());
+                }
                 let outcome = execute(&chain, &handler, job, ctx, dropped).await;
                 (outcome, begin.elapsed())
             });

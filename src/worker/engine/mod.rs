@@ -31,7 +31,7 @@ use super::events::{Event, Events};
 use super::pace::Pace;
 use super::settler::{Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
-use super::upkeep::Upkeep;
+use super::upkeep::{Lease, Upkeep};
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
@@ -75,6 +75,8 @@ pub(super) struct Engine {
     pool: Arc<PoolId>,
     pool_changes: watch::Sender<Arc<PoolId>>,
     registering: Option<Registering>,
+    /// How long others take this worker for alive; known once signs of life are shown.
+    lease: Option<Lease>,
     /// Cancelled for the jobs of the present identity.
     cancel: CancellationToken,
     /// Drops the jobs' futures.
@@ -155,6 +157,7 @@ impl Engine {
             pool_changes: watch::Sender::new(Arc::clone(&pool)),
             pool,
             registering: None,
+            lease: None,
             cancel: CancellationToken::new(),
             drop_jobs: CancellationToken::new(),
             running: JoinSet::new(),
@@ -222,6 +225,7 @@ impl Engine {
             self.events.clone(),
             evicted_tx,
         );
+        self.lease = Some(upkeep.lease());
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();

@@ -64,6 +64,7 @@ pub fn all() -> Vec<Case> {
         processes:
             a_worker_is_killed,
             a_worker_is_stopped_for_longer_than_the_lease,
+            a_worker_is_stopped_within_a_transaction,
             a_worker_is_asked_to_end_amid_a_batch,
             a_worker_is_asked_to_end_while_the_database_is_down,
             a_job_aborts_its_process,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backfill::JobSpec;
 use tokio::time::sleep;
 
 use super::{Ground, three_workers};
@@ -44,6 +45,47 @@ pub async fn a_worker_is_stopped_for_longer_than_the_lease(ground: &Ground) -> O
             &format!("(select count(*) from told where what = 'start' and worker = 'a') > {before}"),
         )
         .await;
+    scene.end().await
+}
+
+/// Survives by: `idle_in_transaction_session_timeout` in the text that begins our transactions (`postgres/isolation.rs`): the locks
+/// of a process that is stopped between two statements are gone before others look for them.
+pub async fn a_worker_is_stopped_within_a_transaction(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.told.concurrency = 50;
+    scene.start("a");
+    // Results of both kinds are written together, in a transaction.
+    let mut stopped = false;
+    for _ in 0..200 {
+        scene.add(30, 1).await;
+        scene.client.add_many((0..30).map(|_| JobSpec::new("fail", ()).max_attempts(1))).await.expect("add");
+        sleep(Duration::from_millis(fastrand::u64(0..20))).await;
+        scene.signal("a", "STOP").await;
+        // What is on its way to the server arrives.
+        sleep(Duration::from_millis(10)).await;
+        let within = scene
+            .ask(
+                "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'
+                   and query like '%_private_jobs%'",
+            )
+            .await;
+        if within > 0 {
+            stopped = true;
+            break;
+        }
+        scene.signal("a", "CONT").await;
+    }
+    assert!(stopped, "it was never caught within a transaction");
+    scene.faults += 1;
+    // Rescued jobs have their results elsewhere, within 20 s and what a look takes.
+    scene.start("b");
+    let begun = std::time::Instant::now();
+    while scene.ask("select count(*) from graphile_worker._private_jobs where attempts < max_attempts").await > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(40), "nobody waits for the stopped one's locks");
+        sleep(Duration::from_millis(100)).await;
+    }
+    scene.recovered = Some(begun.elapsed());
+    scene.signal("a", "CONT").await;
     scene.end().await
 }
 
