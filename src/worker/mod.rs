@@ -12,6 +12,7 @@
 //! - **prefetch** is the option to hold more jobs ready than can start at once;
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
+//! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
 //! - **upkeep** shows the pool's sign of life, frees the jobs of pools that fell silent, and sweeps stale locks;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
@@ -20,6 +21,7 @@ mod engine;
 mod events;
 mod execute;
 mod flags;
+mod lease;
 mod pace;
 mod prefetch;
 mod settler;

@@ -21,12 +21,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::builder::Options;
 use super::events::{Event, Events};
+use super::lease::Lease;
 use crate::storage::{Line, PoolId, Storage};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
 /// A look after others that has not been answered for this long never will be.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Who the worker is at present.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub pool: Arc<PoolId>,
+    pub lease: Lease,
+}
 
 /// The upkeep of one worker. Dropping it ends it.
 pub(super) struct Upkeep {
@@ -44,7 +52,7 @@ impl Upkeep {
     pub(super) fn start(
         line: Line,
         storage: &Arc<dyn Storage>,
-        pool: watch::Receiver<Arc<PoolId>>,
+        identity: watch::Receiver<Identity>,
         options: Options,
         hasty: bool,
         events: Events,
@@ -53,7 +61,7 @@ impl Upkeep {
         let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life, hasty));
         let signs = Signs {
             line: line.clone(),
-            pool,
+            identity,
             every: options.sign_of_life,
             events: events.clone(),
             evicted,
@@ -90,31 +98,12 @@ impl Upkeep {
         Self { line, options, events, contact, signs: shown, _end_signs: end.drop_guard() }
     }
 
-    /// What tells whether the worker may still be taken for alive.
-    pub(super) fn lease(&self) -> Lease {
-        Lease { contact: self.contact.clone(), length: self.options.dead_after }
-    }
-
     /// Runs until it is dropped; ends only if no signs can be shown.
     pub(super) async fn run(mut self) {
         tokio::select! {
             _ = &mut self.signs => {}
             () = look_after_others(&self.line, &self.options, &self.events, &self.contact) => {}
         }
-    }
-}
-
-/// The time for which others take this worker for alive. A process that was stopped for longer, and goes on, must not start what
-/// it had claimed before: others have it.
-#[derive(Clone, Debug)]
-pub(super) struct Lease {
-    contact: watch::Receiver<Contact>,
-    length: Duration,
-}
-
-impl Lease {
-    pub(super) fn is_over(&self) -> bool {
-        self.contact.borrow().quiet() > self.length
     }
 }
 
@@ -161,7 +150,7 @@ impl Contact {
 
 struct Signs {
     line: Line,
-    pool: watch::Receiver<Arc<PoolId>>,
+    identity: watch::Receiver<Identity>,
     every: Duration,
     events: Events,
     evicted: mpsc::UnboundedSender<Arc<PoolId>>,
@@ -176,9 +165,10 @@ impl Signs {
         let mut suspicious = false;
         loop {
             tick.tick().await;
-            let pool = Arc::clone(&self.pool.borrow_and_update());
+            let Identity { pool, lease } = self.identity.borrow_and_update().clone();
             // The second try, on a new connection, tells a dead connection from a storage that is away.
             for _ in 0..2 {
+                let sent = (Instant::now(), SystemTime::now());
                 match timeout(self.every / 2, storage.show_presence(&pool, false)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Contact::heard);
@@ -186,7 +176,10 @@ impl Signs {
                             self.line.storage().reconnect();
                             self.line.cut();
                         }
-                        if !known {
+                        if known {
+                            lease.extend(sent);
+                        } else {
+                            lease.end();
                             // Nobody hears it any more when the worker is at its end, and then it does not matter.
                             let _ = self.evicted.send(Arc::clone(&pool));
                         }

@@ -54,7 +54,7 @@ impl Engine {
             let started = Started { job: Arc::clone(&job), pool, handler: handler.clone() };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
-                if lease.is_some_and(|lease| lease.is_over()) {
+                if lease.is_over() {
                     return (Outcome::Returned, begin.elapsed());
                 }
                 let outcome = execute(&chain, &handler, job, ctx, dropped).await;

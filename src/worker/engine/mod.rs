@@ -15,7 +15,7 @@ mod jobs;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -28,10 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::Options;
 use super::events::{Event, Events};
+use super::lease::Lease;
 use super::pace::Pace;
 use super::settler::{Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
-use super::upkeep::{Lease, Upkeep};
+use super::upkeep::{Identity, Upkeep};
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
@@ -73,10 +74,10 @@ pub(super) struct Engine {
     events: Events,
 
     pool: Arc<PoolId>,
-    pool_changes: watch::Sender<Arc<PoolId>>,
+    identities: watch::Sender<Identity>,
     registering: Option<Registering>,
-    /// How long others take this worker for alive; known once signs of life are shown.
-    lease: Option<Lease>,
+    /// How long others take this identity for alive.
+    lease: Lease,
     /// Cancelled for the jobs of the present identity.
     cancel: CancellationToken,
     /// Drops the jobs' futures.
@@ -143,6 +144,7 @@ impl Engine {
             .filter_map(|handler| Some((handler.name().to_owned(), handler.concurrency_limit()?)));
         let pool = Arc::new(pool);
         let now = Instant::now();
+        let lease = Lease::new(worker.options.dead_after);
         Self {
             client: worker.client.clone(),
             line,
@@ -154,10 +156,10 @@ impl Engine {
             options: worker.options.clone(),
             mode,
             events: worker.events.clone(),
-            pool_changes: watch::Sender::new(Arc::clone(&pool)),
+            identities: watch::Sender::new(Identity { pool: Arc::clone(&pool), lease: lease.clone() }),
             pool,
             registering: None,
-            lease: None,
+            lease,
             cancel: CancellationToken::new(),
             drop_jobs: CancellationToken::new(),
             running: JoinSet::new(),
@@ -206,6 +208,8 @@ impl Engine {
             () = &mut signals => Ok(()),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(()),
         };
+        // To register may have taken long.
+        self.lease.extend((Instant::now(), SystemTime::now()));
         match begun {
             Ok(()) => self.events.tell(|| Event::Started {
                 pool: Arc::clone(&self.pool),
@@ -219,13 +223,12 @@ impl Engine {
         let upkeep = Upkeep::start(
             self.line.clone(),
             self.client.storage(),
-            self.pool_changes.subscribe(),
+            self.identities.subscribe(),
             self.options.clone(),
             self.mode == Mode::UntilIdle,
             self.events.clone(),
             evicted_tx,
         );
-        self.lease = Some(upkeep.lease());
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();
@@ -455,7 +458,8 @@ impl Engine {
                 // Whatever the old identity held was released by those who took it for dead.
                 self.held.clear();
                 self.pool = Arc::clone(&new);
-                self.pool_changes.send_replace(new);
+                self.lease = Lease::new(self.options.dead_after);
+                self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
                 self.look();
             }
             // The upkeep will notice again.

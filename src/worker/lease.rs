@@ -1,0 +1,65 @@
+//! For how long others take a worker for alive.
+//!
+//! A process may be stopped at any moment (by a debugger, a hypervisor, a machine that sleeps) and go on as if nothing had
+//! happened. Meanwhile others may have taken it for dead and have run what it had claimed. So a job is started only while the
+//! *lease* of the identity that claimed it lasts: as long since its last answered sign of life as others wait before they take a
+//! pool for dead, and no longer than until it is known that they did.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+/// The lease of one identity.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    length: Duration,
+    /// The last sign, by both clocks (one stands still while a machine sleeps); `None` when the lease has ended for good.
+    last: Arc<Mutex<Option<(Instant, SystemTime)>>>,
+}
+
+impl Lease {
+    /// Begins now.
+    pub(super) fn new(length: Duration) -> Self {
+        Self { length, last: Arc::new(Mutex::new(Some((Instant::now(), SystemTime::now())))) }
+    }
+
+    /// A sign of life was answered that was sent at this moment, and the identity is known.
+    pub(super) fn extend(&self, sent: (Instant, SystemTime)) {
+        if let Some(last) = self.last.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *last = sent;
+        }
+    }
+
+    /// The identity was taken for dead.
+    pub(super) fn end(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_none_or(|(last, by_wall)| last.elapsed().max(by_wall.elapsed().unwrap_or_default()) > self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_lasts_from_sign_to_sign_and_never_comes_back() {
+        let lease = Lease::new(Duration::from_secs(15));
+        tokio::time::advance(Duration::from_secs(14)).await;
+        let now = || (Instant::now(), SystemTime::now());
+        lease.extend(now());
+        tokio::time::advance(Duration::from_secs(14)).await;
+        assert!(!lease.is_over());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(lease.is_over(), "after a pause");
+        lease.extend(now());
+        assert!(!lease.is_over(), "nobody noticed the pause");
+        lease.clone().end();
+        lease.extend(now());
+        assert!(lease.is_over());
+    }
+}
