@@ -77,8 +77,8 @@ fn main() {
 }
 
 async fn run(cases: Vec<Case>, scale: Scale, report: Option<String>) -> bool {
-    let subject = Arc::new(Cluster::start_new(&["max_connections=300"]).await);
-    let witness = Arc::new(Cluster::start_new(&["max_connections=400", "synchronous_commit=off"]).await);
+    let subject = Arc::new(Cluster::start_new(&["max_connections=600"]).await);
+    let witness = Arc::new(Cluster::start_new(&["max_connections=600", "synchronous_commit=off"]).await);
     let ground = Arc::new(Ground { subject, witness, scale });
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
