@@ -262,6 +262,15 @@ impl Scene {
         answer
     }
 
+    /// Waits until the subject's answer to this query is greater than zero.
+    pub async fn until_answered(&self, what: &str, query: &str) {
+        let begun = Instant::now();
+        while self.ask(query).await == 0 {
+            assert!(begun.elapsed() < PATIENCE, "{what} did not happen within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     // --- faults ---------------------------------------------------------------------------------------------------
 
     /// The outage that hit everybody is over.

@@ -71,7 +71,7 @@ struct Ear {
     failures: i32,
     /// Whether this connection has heard its own call.
     proven: bool,
-    /// Whether the last connection listened and did not hear its own call.
+    /// Whether the last connection could not hear its own call, or was not even asked to listen.
     deaf_on_this_way: bool,
     pending: VecDeque<Wakeup>,
 }
@@ -138,7 +138,8 @@ impl Ear {
                 Heard::Notification(Err(error)) => self.deafen(&error.to_string()),
                 Heard::TimeToCall => self.call().await,
                 Heard::NoEcho => {
-                    self.deaf_on_this_way = true;
+                    // One that has heard before is dead, and another one will hear.
+                    self.deaf_on_this_way = !self.proven;
                     self.deafen(&format!(
                         "a notification did not come back within {CALL_TIMEOUT:?}: the connection is dead, or a pooler in \
                          transaction mode stands between"

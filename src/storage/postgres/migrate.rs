@@ -42,6 +42,7 @@ macro_rules! script {
 const OWN: [(i32, &str, &str); 1] = [(1, "pools", script!("own/001_pools.sql"))];
 
 /// What is there.
+#[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 struct Found {
     server_version: i32,
@@ -223,19 +224,7 @@ select
 
 /// Makes a whole new schema within the caller's transaction. Nobody is notified.
 pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let nothing = Found {
-        server_version: 0,
-        server_version_text: String::new(),
-        schema: false,
-        ledger: false,
-        breaking_column: false,
-        own_ledger: false,
-        jobs: false,
-        revision: None,
-        breaking: None,
-        own: 0,
-    };
-    apply_in(storage, conn, &nothing).await
+    apply_in(storage, conn, &Found::default()).await
 }
 
 /// One transaction for everything that is missing. The connection that was used to look is given back first: there may be only
@@ -427,18 +416,7 @@ mod tests {
 
     #[test]
     fn a_server_before_postgresql_12_is_refused_with_its_version() {
-        let mut found = Found {
-            server_version: 110_022,
-            server_version_text: "11.22".to_owned(),
-            schema: false,
-            ledger: false,
-            breaking_column: false,
-            own_ledger: false,
-            jobs: false,
-            revision: None,
-            breaking: None,
-            own: 0,
-        };
+        let mut found = Found { server_version: 110_022, server_version_text: "11.22".to_owned(), ..Found::default() };
         let error = check_server(&found).unwrap_err();
         assert!(matches!(&error, Error::PostgresTooOld { .. }) && error.to_string().contains("11.22"), "{error}");
         found.server_version = 120_000;

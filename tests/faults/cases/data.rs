@@ -17,12 +17,15 @@ pub async fn many_jobs_fail(ground: &Ground) -> Outcome {
     }
     scene.start("a");
     scene.start("b");
-    let begun = Instant::now();
-    let dead = "select count(*) from graphile_worker._private_jobs where attempts = 1 and last_error = 'it always fails' and locked_at is null";
-    while scene.ask(dead).await < count {
-        assert!(begun.elapsed() < Duration::from_secs(300), "{} of {count} have failed", scene.ask(dead).await);
-        sleep(Duration::from_millis(200)).await;
-    }
+    scene
+        .until_answered(
+            "the failure of all",
+            &format!(
+                "select (count(*) = {count})::int::bigint from graphile_worker._private_jobs
+                 where attempts = 1 and last_error = 'it always fails' and locked_at is null"
+            ),
+        )
+        .await;
     // The dead ones are in nobody's way.
     scene.add(100, 10).await;
     let mut outcome = scene.end().await;

@@ -98,22 +98,12 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
         client.tasks().await.expect("tasks");
         client.jobs(&backfill::JobFilter::new().limit(5)).await.expect("jobs");
     }
-    assert!(
-        scene
-            .ask("select count(*) from graphile_worker._private_known_crontabs where last_execution is not null")
-            .await
-            == 1
-            || {
-                sleep(Duration::from_secs(5)).await;
-                scene
-                    .ask(
-                        "select count(*) from graphile_worker._private_known_crontabs where last_execution is not null",
-                    )
-                    .await
-                    == 1
-            },
-        "the crontab runs through the pooler"
-    );
+    scene
+        .until_answered(
+            "a job of the crontab through the pooler",
+            "select count(*) from graphile_worker._private_known_crontabs where last_execution is not null",
+        )
+        .await;
     let told = client.postgres().expect("PostgreSQL").diagnose().await;
     let deaf = told.iter().any(|checked| {
         checked.what == "notifications"
