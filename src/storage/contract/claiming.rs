@@ -173,6 +173,27 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
         .expect("in time");
 }
 
+/// Who begins to listen is told so before anything else, however many jobs are being added at that moment.
+pub async fn a_listener_is_told_first_that_it_listens(storage: Subject) {
+    for _ in 0..5 {
+        let mut wakeups = storage.wakeups();
+        let first = {
+            let adding = async {
+                loop {
+                    add_one(&storage, spec()).await;
+                    // Not every storage has to wait for anything.
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                () = adding => unreachable!("it adds until it is dropped"),
+                first = tokio::time::timeout(Duration::from_secs(20), wakeups.next()) => first.expect("in time"),
+            }
+        };
+        assert_eq!(first, Some(Wakeup::Listening));
+    }
+}
+
 /// After a claim whose answer was lost, a pool gives back what it does not know it holds.
 pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
     let (pool, other) = (register(&storage).await, register(&storage).await);

@@ -53,6 +53,7 @@ macro_rules! storage_contract_tests {
             a_locked_queue_does_not_hide_other_jobs
             jobs_without_attempts_left_are_not_claimed
             adding_wakes_a_listener
+            a_listener_is_told_first_that_it_listens
             a_claim_whose_answer_was_lost_is_given_back
             forbidden_flags_are_left_alone
             limits_of_tasks_hold_and_leave_room_for_others

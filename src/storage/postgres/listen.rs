@@ -217,6 +217,8 @@ impl Ear {
 
     async fn understand(&mut self, notification: &PgNotification) {
         match notification.channel() {
+            // Before it has heard itself it does not say that it hears; whoever is told then that it does, looks anyway.
+            JOBS_INSERT if !self.proven => {}
             JOBS_INSERT => self.pending.extend(jobs_added(notification.payload())),
             WORKER_MIGRATE => self.check_revision().await,
             channel if channel == self.channel => self.echo(),
