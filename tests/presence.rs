@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use backfill::storage::PoolId;
+use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
+use futures::StreamExt;
 use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
@@ -117,7 +120,7 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 #[tokio::test]
 async fn the_jobs_of_a_silent_worker_are_run_by_another() {
     let (client, ..) = client().await;
-    let dead = backfill::storage::PoolId::random();
+    let dead = PoolId::random();
     client.storage().show_presence(&dead, true).await.expect("presence");
     client.storage().register_tasks(&["t".to_owned()]).await.expect("register");
     client
@@ -215,7 +218,7 @@ struct LateClaim {
 }
 
 impl LateClaim {
-    async fn begin(pool: &sqlx::PgPool, schema: &str, id: &backfill::storage::PoolId) -> Self {
+    async fn begin(pool: &sqlx::PgPool, schema: &str, id: &PoolId) -> Self {
         let mut tx = pool.begin().await.expect("begin");
         let claim = format!(
             "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
@@ -242,7 +245,7 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     let (client, pool, schema) = client().await;
     let storage = client.storage().clone();
     client.add(JobSpec::new("t", ())).await.expect("add");
-    let id = backfill::storage::PoolId::random();
+    let id = PoolId::random();
     storage.show_presence(&id, true).await.expect("register");
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
@@ -256,4 +259,39 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     withdrawn.expect("withdraw");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 0));
+}
+
+#[tokio::test]
+async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
+    let (client, pool, schema) = client().await;
+    let start = || {
+        let task = task_fn("t", |(): (), _: JobContext| async {});
+        let worker = Worker::builder(client.clone()).handle_signals(false).task(task).build().expect("a worker");
+        let (mut events, shutdown) = (worker.events(), worker.shutdown_handle());
+        let running = tokio::spawn(async move {
+            // Both draw the same numbers: they begin on this thread, and nothing is drawn in between.
+            fastrand::seed(20);
+            worker.run().await
+        });
+        let identity = async move {
+            loop {
+                if let Event::Started { pool, .. } = events.next().await.expect("it starts") {
+                    return pool.to_string();
+                }
+            }
+        };
+        (identity, shutdown, running)
+    };
+    let (first, first_shutdown, first_running) = start();
+    let first = soon("the first starts", first).await;
+    fastrand::seed(20);
+    assert_eq!(PoolId::random().as_str(), first, "this is how it was chosen");
+    let (second, second_shutdown, second_running) = start();
+    let second = soon("the second starts", second).await;
+    assert_ne!(first, second);
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "2");
+    for (shutdown, running) in [(first_shutdown, first_running), (second_shutdown, second_running)] {
+        shutdown.shutdown();
+        running.await.expect("no panic").expect("an orderly end");
+    }
 }

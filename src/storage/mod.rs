@@ -95,8 +95,9 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
-    /// Shows that a pool is alive. The `first` sign registers it; any later one answers whether it is still
-    /// registered: `false` means that somebody took it for dead and released what it held.
+    /// Shows that a pool is alive. The `first` sign registers it, and answers `false` if this identity is registered already:
+    /// then it is somebody else's. Any later one answers whether it is still registered: `false` means that somebody took it
+    /// for dead and released what it held.
     async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool>;
 
     /// Unregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as

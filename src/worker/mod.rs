@@ -40,7 +40,6 @@ pub use shutdown::ShutdownHandle;
 use crate::client::BackfillClient;
 use crate::cron::CronEntry;
 use crate::error::Result;
-use crate::storage::PoolId;
 use crate::task::{Chain, Handler};
 use builder::Options;
 use engine::{Engine, Mode};
@@ -136,7 +135,7 @@ impl Worker {
     /// version knows, [`Error::Unsettled`](crate::Error::Unsettled) when results could not be written before the end.
     pub async fn run(&self) -> Result<Summary> {
         // Boxed: it is large, and whoever awaits it should not have to be.
-        Box::pin(Engine::new(self, PoolId::random(), Mode::UntilShutdown).run()).await
+        Box::pin(Engine::new(self, Mode::UntilShutdown).run()).await
     }
 
     /// Runs jobs until none is ready, then returns, or until it is shut down, as [`run`](Self::run) is. The crontab is not run.
@@ -145,6 +144,6 @@ impl Worker {
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.
     pub async fn run_once(&self) -> Result<Summary> {
-        Box::pin(Engine::new(self, PoolId::random_one_time(), Mode::UntilIdle).run()).await
+        Box::pin(Engine::new(self, Mode::UntilIdle).run()).await
     }
 }

@@ -8,6 +8,8 @@ use backfill::JobSpec;
 use common::support::{node, soon, until};
 use common::{Running, SCHEMA, Scene};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_gets_what_nodes_worker_would_give_it() {
@@ -223,6 +225,22 @@ async fn a_worker_waits_for_a_database_that_is_away_unless_told_to_fail() {
         worker.logs("the database cannot be reached; trying again").await;
     }
     worker.child.kill().await.expect("kill");
+    // No such host; a server without TLS.
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let without_tls = format!("postgres://postgres@{}/x?sslmode=require", server.local_addr().expect("an address"));
+    let serving = tokio::spawn(async move {
+        while let Ok((mut client, _)) = server.accept().await {
+            // What a server without TLS answers who asks for it.
+            let _ = client.write_all(b"N").await;
+        }
+    });
+    for (url, reason) in [("postgres://postgres@no-such-host.invalid/x", "lookup"), (without_tls.as_str(), "TLS")] {
+        let mut worker = Running::start(scene.command(&["-c", url, "worker"]));
+        worker.logs("the database cannot be reached; trying again").await;
+        worker.logs(reason).await;
+        worker.child.kill().await.expect("kill");
+    }
+    serving.abort();
     for option in ["--fail-fast", "--once"] {
         let failed = scene.run(&[&nowhere[..], &[option]].concat()).await;
         assert!(failed.status == Some(1) && failed.err.contains("Connection refused"), "{}", failed.err);

@@ -91,6 +91,7 @@ macro_rules! storage_contract_tests {
             silent_pools_are_rescued
             pools_that_show_signs_of_life_or_withdrew_are_left_alone
             a_rescued_pool_learns_it
+            an_identity_is_given_once
         ]);
     };
     (@module $module:ident $fresh:ident [$($case:ident)*]) => {

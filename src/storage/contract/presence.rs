@@ -58,3 +58,13 @@ pub async fn a_rescued_pool_learns_it(storage: Subject) {
     assert!(claim(&storage, &PoolId::random(), 1).await.is_empty(), "nor does one that never registered");
     assert_eq!(claim(&storage, &register(&storage).await, 1).await.len(), 1);
 }
+
+/// An identity is given to one pool: who asks for it next is refused, and what the first holds stays its own.
+pub async fn an_identity_is_given_once(storage: Subject) {
+    let pool = register(&storage).await;
+    add_one(&storage, spec()).await;
+    let held = claim(&storage, &pool, 1).await;
+    assert!(!storage.show_presence(&pool, true).await.expect("presence"));
+    assert_eq!(must_read(&storage, held[0].id).await, held[0]);
+    assert!(storage.show_presence(&pool, false).await.expect("presence"), "the first is still there");
+}

@@ -290,7 +290,7 @@ impl State {
 
     pub(super) fn show_presence(&mut self, pool: &PoolId, first: bool) -> bool {
         let now = self.now();
-        if !first && !self.pools.contains_key(pool.as_str()) {
+        if first == self.pools.contains_key(pool.as_str()) {
             return false;
         }
         self.pools.entry(pool.to_string()).or_insert(SignOfLife { started_at: now, seen_at: now }).seen_at = now;

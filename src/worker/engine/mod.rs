@@ -56,6 +56,16 @@ pub(super) enum Mode {
     UntilIdle,
 }
 
+impl Mode {
+    /// A new identity for a worker of this kind.
+    pub(super) fn identity(self) -> PoolId {
+        match self {
+            Self::UntilShutdown => PoolId::random(),
+            Self::UntilIdle => PoolId::random_one_time(),
+        }
+    }
+}
+
 /// A new identity on its way to be registered.
 type Registering = BoxFuture<'static, (Arc<PoolId>, Result<bool>)>;
 
@@ -130,7 +140,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(worker: &Worker, pool: PoolId, mode: Mode) -> Self {
+    pub(super) fn new(worker: &Worker, mode: Mode) -> Self {
         let line = Line::to(worker.client.storage().for_worker());
         let (results, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
@@ -142,7 +152,7 @@ impl Engine {
             .handlers
             .values()
             .filter_map(|handler| Some((handler.name().to_owned(), handler.concurrency_limit()?)));
-        let pool = Arc::new(pool);
+        let pool = Arc::new(mode.identity());
         let now = Instant::now();
         let lease = Lease::new(worker.options.dead_after);
         Self {
@@ -203,13 +213,20 @@ impl Engine {
             }
         };
         tokio::pin!(signals);
+        let first = Arc::clone(&self.pool);
         let begun = tokio::select! {
-            begun = begin(&self.line, &self.tasks, &self.pool, self.mode) => begun,
-            () = &mut signals => Ok(()),
-            _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(()),
+            begun = begin(&self.line, &self.tasks, first, self.mode) => begun.map(Some),
+            () = &mut signals => Ok(None),
+            _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
         };
         // To register may have taken long.
         self.lease.extend((Instant::now(), SystemTime::now()));
+        let begun = begun.map(|pool| {
+            if let Some(pool) = pool {
+                self.pool = Arc::clone(&pool);
+                self.identities.send_replace(Identity { pool, lease: self.lease.clone() });
+            }
+        });
         match begun {
             Ok(()) => self.events.tell(|| Event::Started {
                 pool: Arc::clone(&self.pool),
@@ -432,10 +449,7 @@ impl Engine {
         if *pool != self.pool || self.registering.is_some() || self.ending.is_some() {
             return;
         }
-        let new = Arc::new(match self.mode {
-            Mode::UntilShutdown => PoolId::random(),
-            Mode::UntilIdle => PoolId::random_one_time(),
-        });
+        let new = Arc::new(self.mode.identity());
         tracing::error!(
             was = %pool, now = %new, running = self.running.len(),
             "this worker was taken for dead; its jobs were released to others and are asked to end here"
@@ -453,7 +467,7 @@ impl Engine {
     fn registered(&mut self, new: Arc<PoolId>, registered: Result<bool>) {
         self.registering = None;
         match registered {
-            Ok(_) => {
+            Ok(true) => {
                 self.cancel = CancellationToken::new();
                 // Whatever the old identity held was released by those who took it for dead.
                 self.held.clear();
@@ -462,22 +476,29 @@ impl Engine {
                 self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
                 self.look();
             }
-            // The upkeep will notice again.
+            // In both cases the upkeep will notice again, and another identity is chosen.
+            Ok(false) => tracing::warn!(pool = %new, "this identity is somebody's already; choosing another"),
             Err(error) => tracing::warn!(%error, "the new identity could not be registered; trying again"),
         }
     }
 }
 
-/// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends).
-async fn begin(line: &Line, tasks: &[String], pool: &PoolId, mode: Mode) -> Result<()> {
+/// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends). Answers the
+/// identity under which the pool is registered: another one if the first is taken. That may be by ourselves, through a try
+/// whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the dead.
+async fn begin(line: &Line, tasks: &[String], mut pool: Arc<PoolId>, mode: Mode) -> Result<Arc<PoolId>> {
     let mut delay = FIRST_CLAIM_DELAY;
     loop {
         let begun = async {
             line.storage().register_tasks(tasks).await?;
-            line.storage().show_presence(pool, true).await
+            line.storage().show_presence(&pool, true).await
         };
         match line.call(REGISTER_TIMEOUT, begun).await {
-            Ok(_) => return Ok(()),
+            Ok(true) => return Ok(pool),
+            Ok(false) => {
+                tracing::warn!(%pool, "this identity is somebody's already; choosing another");
+                pool = Arc::new(mode.identity());
+            }
             Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
                 tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");
                 line.storage().reconnect();

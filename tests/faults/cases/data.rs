@@ -235,3 +235,30 @@ pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
     scene.remark = "one clock is fast, one is slow, and the worker whose clock is right is killed".to_owned();
     scene.end().await
 }
+
+/// Survives by: no claims while too many results wait to be written (`worker/engine/claiming.rs`), and smaller batches when one
+/// takes too long.
+pub async fn results_are_written_slowly(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    // Claims are as fast as ever; to complete a job takes the server five milliseconds.
+    scene
+        .sql(
+            "create function crawl() returns trigger language plpgsql as $$ begin perform pg_sleep(0.005); return old; end $$;
+             create trigger crawl before delete on graphile_worker._private_jobs for each row execute function crawl()",
+        )
+        .await;
+    scene.start("a");
+    scene.until("listening", "exists (select from told where what = 'listening')").await;
+    let before = scene.memory();
+    let jobs = ground.scaled(3_000, 20_000);
+    scene.add(jobs, 0).await;
+    let jobs = i64::try_from(jobs).expect("few");
+    scene.until_finished(jobs).await;
+    let waiting = scene.ask("select count(*) from graphile_worker._private_jobs").await;
+    let grown = scene.memory().saturating_sub(before);
+    assert!(grown < 20, "memory stays bounded: {grown} MiB more");
+    scene.remark = format!("{waiting} results of finished jobs were yet to be written, {grown} MiB more");
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}

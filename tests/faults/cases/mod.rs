@@ -82,7 +82,8 @@ pub fn all() -> Vec<Case> {
             a_worker_starts_before_the_server,
             nobody_may_connect,
             the_connection_limit_is_reached,
-            a_standby_is_promoted;
+            a_standby_is_promoted,
+            the_old_primary_may_only_be_read;
         network:
             every_connection_is_reset,
             connections_die_without_a_word,
@@ -91,6 +92,7 @@ pub fn all() -> Vec<Case> {
             everything_is_slow;
         data:
             many_jobs_fail,
+            results_are_written_slowly,
             an_error_has_ten_megabytes,
             rows_are_poisoned_by_hand,
             jobs_are_deleted_while_they_run,

@@ -83,6 +83,11 @@ pub async fn everything_is_slow(ground: &Ground) -> Outcome {
     scene.proxy.set(Way::Slow(Duration::from_millis(200)));
     scene.add(150, 100).await;
     three_workers(&mut scene).await;
+    let before = scene.memory();
+    scene.add(500, 0).await;
+    scene.until_finished(650).await;
+    let grown = scene.memory().saturating_sub(before);
+    assert!(grown < 20, "memory stays bounded: {grown} MiB more");
     let mut outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome.remark = "200 ms each way".to_owned();

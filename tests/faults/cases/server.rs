@@ -173,3 +173,48 @@ pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
 }
+
+/// Survives by: new connections when a server says that it may only be read (`postgres/errors.rs`), for those that listen and
+/// show the sign of life too.
+pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
+    let primary = Cluster::start_new(&["wal_level=replica", "max_wal_senders=5", "max_connections=100"]).await;
+    let primary = Arc::new(primary);
+    let standby = primary.standby().await;
+    let mut scene = Scene::new(&primary, &ground.witness).await;
+    scene.sql("alter system set synchronous_standby_names = '*'").await;
+    scene.sql("select pg_reload_conf()").await;
+    scene.add(400, 500).await;
+    three_workers(&mut scene).await;
+    sleep(Duration::from_secs(1)).await;
+    // Nobody's connection is cut: the old primary lives on, and refuses to write.
+    scene.sql("alter system set default_transaction_read_only = on").await;
+    scene.sql("select pg_reload_conf()").await;
+    scene
+        .until_answered(
+            "read only",
+            "select count(*) from pg_settings where name = 'default_transaction_read_only' and setting = 'on'",
+        )
+        .await;
+    standby.promote().await;
+    let standby = Arc::new(standby);
+    scene.proxy.lead_to(standby.port);
+    scene.subject = Arc::clone(&standby);
+    scene.sql("alter system reset synchronous_standby_names").await;
+    scene.sql("select pg_reload_conf()").await;
+    scene.outage_is_over();
+    scene.until_finished(400).await;
+    let old = connect(&primary.url(&scene.database)).await;
+    let left = "select count(*) from pg_stat_activity
+                where datname = current_database() and query ilike any (array['listen%', '%update %backfill_pools%', '%locked_by%'])
+                  and pid <> pg_backend_pid()";
+    // The sign of life is shown every five seconds.
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(left).fetch_one(&old).await.expect("ask") > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "somebody still trusts the old primary");
+        sleep(Duration::from_millis(100)).await;
+    }
+    old.close().await;
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}

@@ -115,12 +115,27 @@ mod tests {
         assert_eq!(parse(r#"{"task":"t"}"#).unwrap_or_else(|error| panic!("{error}")).spec.task(), "t");
     }
 
-    proptest::proptest! {
-        #![proptest_config(proptest::test_runner::Config { cases: 4_000, failure_persistence: None, ..Default::default() })]
-        #[test]
-        fn no_line_crashes_the_reader(text in "(\\{?(\"(task|payload|queue|run_at|in|max_attempts|key|key_mode|priority|flags|zz)\":(\"[^\"]{0,9}\"|[-0-9e.]{1,9}|null|\\[\"a\"\\]|\\{\\}),?){0,5}\\}?|.{0,60})") {
-            if let Err(problem) = parse(&text) {
-                proptest::prop_assert!(!problem.is_empty());
+    /// For a moment, or for as many seconds as `BACKFILL_FUZZ_SECONDS` says.
+    #[test]
+    fn no_line_crashes_the_reader() {
+        use proptest::test_runner::{Config, TestRunner};
+        let lines = concat!(
+            r#"(\{?("(task|payload|queue|run_at|in|max_attempts|key|key_mode|priority|flags|zz)":"#,
+            r#"("[^"]{0,9}"|[-0-9e.]{1,9}|null|\["a"\]|\{\}),?){0,5}\}?|.{0,60})"#
+        );
+        let seconds = std::env::var("BACKFILL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+        let end = std::time::Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+        loop {
+            let mut runner = TestRunner::new(Config { cases: 4_000, failure_persistence: None, ..Config::default() });
+            let ran = runner.run(&lines, |text| {
+                if let Err(problem) = parse(&text) {
+                    proptest::prop_assert!(!problem.is_empty());
+                }
+                Ok(())
+            });
+            ran.unwrap_or_else(|error| panic!("{error}"));
+            if std::time::Instant::now() >= end {
+                return;
             }
         }
     }
