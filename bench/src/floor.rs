@@ -1,0 +1,99 @@
+//! The floor: the bare statements, in a loop that does nothing else. No runner of this schema that claims and deletes can be
+//! faster than this on the same connections and in the same batches.
+
+use std::time::Instant;
+
+use sqlx::{Connection, PgConnection};
+use tokio::task::JoinSet;
+
+use crate::Result;
+use crate::child::{ready, say};
+
+const CLAIM: &str = "
+with candidate as materialized (
+  select id from graphile_worker._private_jobs
+  where is_available and run_at <= now() and task_id = any (array(select id from graphile_worker._private_tasks))
+  order by priority, run_at
+  limit $1
+  for update skip locked
+)
+update graphile_worker._private_jobs
+set attempts = attempts + 1, locked_by = 'floor', locked_at = now()
+where id = any (array(select id from candidate))
+returning id, payload::text";
+
+const DELETE: &str = "delete from graphile_worker._private_jobs where id = any ($1)";
+
+/// Drains with so many connections.
+pub async fn run(url: &str, batch: i64, connections: usize, fused: bool) -> Result<()> {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        open.push(PgConnection::connect(url).await?);
+    }
+    let input = ready().await?;
+    let mut loops = JoinSet::new();
+    for connection in open {
+        loops.spawn(
+            async move { if fused { in_one(connection, batch).await } else { in_two(connection, batch).await } },
+        );
+    }
+    while let Some(ended) = loops.join_next().await {
+        ended??;
+    }
+    input.closed().await;
+    Ok(())
+}
+
+async fn in_two(mut connection: PgConnection, batch: i64) -> Result<()> {
+    loop {
+        let jobs: Vec<(i64, String)> = sqlx::query_as(CLAIM).bind(batch).fetch_all(&mut connection).await?;
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = jobs.into_iter().map(|job| job.0).collect();
+        sqlx::query(DELETE).bind(ids).execute(&mut connection).await?;
+    }
+}
+
+/// The delete of one batch and the claim of the next are one statement.
+async fn in_one(mut connection: PgConnection, batch: i64) -> Result<()> {
+    let fused =
+        format!("with gone as ({}), {}", DELETE.replace("$1", "$2"), CLAIM.trim_start().trim_start_matches("with "));
+    let mut ids: Vec<i64> = Vec::new();
+    loop {
+        let next =
+            sqlx::query_as(sqlx::AssertSqlSafe(fused.clone())).bind(batch).bind(&ids).fetch_all(&mut connection).await;
+        let jobs: Vec<(i64, String)> = match next {
+            // A claim waits for a row that somebody deletes at this moment in spite of `skip locked`, and here both do both.
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("40P01") => continue,
+            other => other?,
+        };
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        ids = jobs.into_iter().map(|job| job.0).collect();
+    }
+}
+
+/// Bare bulk insert, in portions of ten thousand.
+pub async fn fill(url: &str, jobs: usize) -> Result<()> {
+    let mut connection = PgConnection::connect(url).await?;
+    sqlx::query("insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing")
+        .execute(&mut connection)
+        .await?;
+    ready().await?;
+    let begin = Instant::now();
+    let numbers: Vec<usize> = (0..jobs).collect();
+    for portion in numbers.chunks(10_000) {
+        let payloads: Vec<String> = portion.iter().map(|n| format!("{{\"n\":{n}}}")).collect();
+        sqlx::query(
+            "insert into graphile_worker._private_jobs (task_id, payload)
+             select (select id from graphile_worker._private_tasks where identifier = 'noop'), payload::json
+             from unnest($1::text[]) as payload",
+        )
+        .bind(payloads)
+        .execute(&mut connection)
+        .await?;
+    }
+    say(begin.elapsed().as_secs_f64())
+}
