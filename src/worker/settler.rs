@@ -21,6 +21,8 @@ use crate::storage::{Line, Outcome, PoolId, Settlement, is_unanswered};
 
 /// The most settlements in one write.
 const MAX_BATCH: usize = 2_000;
+/// So many results of one claim are written by themselves.
+const MANY: usize = 200;
 /// The most bytes of errors and payloads in one write.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// The delays between tries to write.
@@ -109,7 +111,12 @@ impl Settler {
             // Nearly always one pool; two after the worker was taken for dead and got a new identity.
             while let Some(first) = batch.first() {
                 let pool = Arc::clone(&first.pool);
-                let (of_pool, others): (Vec<_>, Vec<_>) = batch.drain(..).partition(|item| item.pool == pool);
+                let moment = first.settlement.claim.locked_at;
+                let is_of_claim = |item: &Finished| item.pool == pool && item.settlement.claim.locked_at == moment;
+                // A storage can be quicker with many results of one claim, whose fence is the same.
+                let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
+                let (of_pool, others): (Vec<_>, Vec<_>) =
+                    batch.drain(..).partition(|item| if by_claim { is_of_claim(item) } else { item.pool == pool });
                 batch = others;
                 let settlements: Vec<Settlement> = of_pool.into_iter().map(|item| item.settlement).collect();
                 self.write_all(&pool, settlements).await;

@@ -12,13 +12,15 @@
 //! Only the queue rows of the candidates are locked. (Node's fetch locks every free queue's row, so that two
 //! fetches at once see no queues at all and one goes away empty.)
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 
 use super::PostgresStorage;
 use super::row::{JobRow, Timestamp};
 use crate::error::Result;
 use crate::job::Job;
-use crate::storage::{ClaimRequest, Claimed};
+use crate::storage::{ClaimRequest, Claimed, PoolId};
 
 impl PostgresStorage {
     #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]
@@ -28,7 +30,7 @@ impl PostgresStorage {
             request.limits.iter().map(|(task, room)| (task.clone(), i64::try_from(*room).unwrap_or(i64::MAX))).unzip();
         let forbidden = (!request.forbidden_flags.is_empty()).then_some(request.forbidden_flags);
         let rows = sqlx::query_as!(
-            ClaimedRow,
+            Row,
             r#"
 -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue. The
 -- lock keeps a rescuer (who deletes the row) out until we commit, and does not disturb the sign of life (which does not
@@ -122,32 +124,37 @@ job as (
   update graphile_worker._private_jobs job
   set attempts = job.attempts + 1, locked_by = $1, locked_at = now()
   where job.id = any (array(select chosen.id from chosen))
-  returning job.*
+  returning job.id, job.task_id, job.job_queue_id, job.payload, job.priority, job.run_at, job.attempts, job.max_attempts,
+    job.last_error, job.created_at, job.updated_at, job.key, job.revision, job.flags
 )
--- One row more than nothing: it tells how many candidates there were even when none could be taken.
+-- Four kinds of rows, joined and sorted by who reads them: one that always comes (how many candidates there were, even
+-- when none could be taken, and the moment of the claim), the names of the tasks, the names of the queues, and the jobs.
 select
-  (select count(*) from candidate) as "candidates!",
-  job.id as "id?",
-  served.identifier as "task?",
-  locked_queue.queue_name as "queue?",
-  job.payload::text as "payload?",
-  job.priority as "priority?",
-  job.run_at as "run_at?: Timestamp",
-  job.attempts as "attempts?",
-  job.max_attempts as "max_attempts?",
-  job.last_error as "last_error?",
-  job.created_at as "created_at?: Timestamp",
-  job.updated_at as "updated_at?: Timestamp",
-  job.key as "key?",
-  job.revision as "revision?",
-  job.flags::text as "flags?",
-  job.locked_at as "locked_at?: Timestamp",
-  job.locked_by as "locked_by?"
-from (values (1)) as always
-left join job on true
-left join served on served.id = job.task_id
-left join locked_queue on locked_queue.id = job.job_queue_id
-order by job.priority, job.run_at, job.id
+  null::bigint as "id?",
+  null::integer as "task_id?",
+  null::integer as "queue_id?",
+  (select count(*) from candidate) as "candidates?",
+  null::text as "text?",
+  null::smallint as "priority?",
+  now() as "run_at?: Timestamp",
+  null::smallint as "attempts?",
+  null::smallint as "max_attempts?",
+  null::text as "last_error?",
+  null::timestamptz as "created_at?: Timestamp",
+  null::timestamptz as "updated_at?: Timestamp",
+  null::text as "key?",
+  null::integer as "revision?",
+  null::text as "flags?"
+union all
+select null, served.id, null, null, served.identifier, null, null, null, null, null, null, null, null, null, null
+from served
+union all
+select null, null, locked_queue.id, null, locked_queue.queue_name, null, null, null, null, null, null, null, null, null, null
+from locked_queue
+union all
+select job.id, job.task_id, job.job_queue_id, null, job.payload::text, job.priority, job.run_at, job.attempts,
+  job.max_attempts, job.last_error, job.created_at, job.updated_at, job.key, job.revision, job.flags::text
+from job
 "#,
             request.pool.as_str(),
             request.tasks,
@@ -160,19 +167,20 @@ order by job.priority, job.run_at, job.id
         .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("claim jobs", e))?;
-        let candidates = rows.first().map_or(0, |row| row.candidates);
-        Ok(Claimed { more: candidates >= limit, jobs: rows.into_iter().filter_map(ClaimedRow::job).collect() })
+        Ok(read(request.pool, limit, rows))
     }
 }
 
-/// A claimed job, or the lone row that says that there is none.
-struct ClaimedRow {
-    candidates: i64,
+/// One of the kinds of rows that a claim answers; which one, its empty fields tell.
+struct Row {
     id: Option<i64>,
-    task: Option<String>,
-    queue: Option<String>,
-    payload: Option<String>,
+    task_id: Option<i32>,
+    queue_id: Option<i32>,
+    candidates: Option<i64>,
+    /// The payload of a job, or the name of a task or queue.
+    text: Option<String>,
     priority: Option<i16>,
+    /// Of the row that always comes, the moment of the claim.
     run_at: Option<Timestamp>,
     attempts: Option<i16>,
     max_attempts: Option<i16>,
@@ -182,29 +190,51 @@ struct ClaimedRow {
     key: Option<String>,
     revision: Option<i32>,
     flags: Option<String>,
-    locked_at: Option<Timestamp>,
-    locked_by: Option<String>,
 }
 
-impl ClaimedRow {
-    fn job(self) -> Option<Job> {
-        Some(Job::from(JobRow {
-            id: self.id?,
-            task: self.task?,
-            queue: self.queue,
-            payload: self.payload?,
-            priority: self.priority?,
-            run_at: self.run_at?,
-            attempts: self.attempts?,
-            max_attempts: self.max_attempts?,
-            last_error: self.last_error,
-            created_at: self.created_at?,
-            updated_at: self.updated_at?,
-            key: self.key,
-            revision: self.revision?,
-            flags: self.flags,
-            locked_at: self.locked_at,
-            locked_by: self.locked_by,
-        }))
+/// The jobs in the order in which they should start, and whether there may be more.
+fn read(pool: &PoolId, limit: i64, rows: Vec<Row>) -> Claimed {
+    let (mut tasks, mut queues, mut of_jobs) = (HashMap::new(), HashMap::new(), Vec::with_capacity(rows.len()));
+    let (mut more, mut locked_at) = (false, None);
+    for row in rows {
+        match (row.id, row.task_id, row.queue_id) {
+            (Some(_), _, _) => of_jobs.push(row),
+            (None, Some(task), _) => drop(tasks.insert(task, row.text.unwrap_or_default())),
+            (None, None, Some(queue)) => drop(queues.insert(queue, row.text.unwrap_or_default())),
+            (None, None, None) => {
+                more = row.candidates.unwrap_or_default() >= limit;
+                locked_at = row.run_at;
+            }
+        }
     }
+    let mut jobs: Vec<Job> = of_jobs.into_iter().filter_map(|row| job(pool, locked_at, &tasks, &queues, row)).collect();
+    jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
+    Claimed { jobs, more }
+}
+
+fn job(
+    pool: &PoolId,
+    locked_at: Option<Timestamp>,
+    tasks: &HashMap<i32, String>,
+    queues: &HashMap<i32, String>,
+    row: Row,
+) -> Option<Job> {
+    Some(Job::from(JobRow {
+        id: row.id?,
+        task: tasks.get(&row.task_id?)?.clone(),
+        queue: row.queue_id.and_then(|queue| queues.get(&queue).cloned()),
+        payload: row.text?,
+        priority: row.priority?,
+        run_at: row.run_at?,
+        attempts: row.attempts?,
+        max_attempts: row.max_attempts?,
+        last_error: row.last_error,
+        created_at: row.created_at?,
+        updated_at: row.updated_at?,
+        key: row.key,
+        revision: row.revision?,
+        flags: row.flags,
+        locked_at,
+        locked_by: Some(pool.as_str().to_owned()),
+    }))
 }

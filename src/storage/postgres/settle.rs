@@ -34,13 +34,42 @@ impl PostgresStorage {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
         let mut applied = Vec::new();
-        if !done.is_empty() {
+        if let Some(moment) = one_moment(&done) {
+            applied = self.delete_of_one_claim(conn, pool, moment, &done).await?;
+        } else if !done.is_empty() {
             applied = self.delete_completed(conn, pool, &done).await?;
         }
         if !rest.is_empty() {
             applied.extend(self.write_others(conn, pool, &rest).await?);
         }
         Ok(applied)
+    }
+
+    /// What [`delete_completed`](Self::delete_completed) does, for jobs without queues that one claim took: the fence is the
+    /// same for all, so there is nothing to join, which takes half the time.
+    async fn delete_of_one_claim(
+        &self,
+        conn: &mut PgConnection,
+        pool: &PoolId,
+        moment: DateTime<Utc>,
+        done: &[&Settlement],
+    ) -> Result<Vec<JobId>> {
+        let ids: Vec<JobId> = done.iter().map(|settlement| settlement.claim.id).collect();
+        sqlx::query_scalar!(
+            r#"
+delete from graphile_worker._private_jobs job
+where job.id = any ($2)
+  and job.locked_by || '' = $1
+  and job.locked_at = $3
+returning job.id
+"#,
+            pool.as_str(),
+            &ids,
+            moment,
+        )
+        .fetch_all(self.schema.on(conn))
+        .await
+        .map_err(|e| self.error("complete jobs", e))
     }
 
     async fn delete_completed(
@@ -148,6 +177,13 @@ returning job.id
         .await
         .map_err(|e| self.error("write failed jobs", e))
     }
+}
+
+/// The moment at which all of these jobs were claimed, if it is one and none of them holds a queue.
+fn one_moment(done: &[&Settlement]) -> Option<DateTime<Utc>> {
+    let first = done.first()?.claim.locked_at;
+    let same = |settlement: &&Settlement| settlement.claim.locked_at == first && settlement.claim.queue.is_none();
+    done.iter().all(same).then_some(first)
 }
 
 /// The fences of a batch, one array per value.

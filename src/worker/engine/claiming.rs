@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::super::events::Event;
@@ -28,16 +29,51 @@ const DOUBT: Duration = Duration::from_secs(20 * 60);
 /// For this long it is likely, and jobs that nobody knows of are looked for before each claim; then every so often.
 const STRONG_DOUBT: Duration = Duration::from_secs(60);
 
-/// A claim in flight: who asks, and what comes.
-pub(super) type Claim = BoxFuture<'static, (Arc<PoolId>, Result<Claimed>)>;
+/// From this many jobs claimed ahead, the next claim is sent while one is on its way.
+const OVERLAP_FROM: usize = 500;
+/// How many claims are on their way at once, at the most.
+const MAX_CLAIMS: usize = 2;
+
+/// The claims in flight.
+#[derive(Default)]
+pub(super) struct Claims {
+    pub in_flight: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// How many jobs they ask for.
+    asked: usize,
+    /// The number of the newest one.
+    newest: u64,
+    /// The last answer was as much as had been asked for.
+    deep: bool,
+}
+
+impl Claims {
+    pub fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Forgets those in flight; tells whether there were any.
+    pub fn abandon(&mut self) -> bool {
+        let any = !self.is_empty();
+        self.in_flight.clear();
+        self.asked = 0;
+        any
+    }
+}
+
+/// The answer to a claim, and who asked for how many.
+pub(super) struct Answer {
+    number: u64,
+    limit: usize,
+    pool: Arc<PoolId>,
+    claimed: Result<Claimed>,
+}
 
 /// How many more jobs of some tasks.
 type Limits = Vec<(String, usize)>;
 
 impl Engine {
     pub(super) fn claim_if_useful(&mut self) {
-        let busy = self.claiming.is_some() || self.registering.is_some();
-        if busy || !self.more || self.ending.is_some() || self.failure.is_some() {
+        if self.registering.is_some() || !self.more || self.ending.is_some() || self.failure.is_some() {
             return;
         }
         let now = Instant::now();
@@ -46,20 +82,29 @@ impl Engine {
         }
         let concurrency = self.options.concurrency;
         let prefetch = self.options.prefetch.filter(|_| !self.prefetch_rests).map_or(0, |prefetch| prefetch.size);
-        let full = concurrency + self.pace.ahead(concurrency).max(prefetch);
-        let have = self.running.len() + self.waiting.len();
+        let ahead = self.pace.ahead(concurrency);
+        let full = concurrency + ahead.max(prefetch);
+        // While many fast jobs wait, two claims for half as many keep the storage busy, each while the other's jobs start.
+        // Not where claims have to know of each other: with limits of tasks, a prefetch that was asked for, or a claim whose
+        // answer was lost.
+        let overlaps = ahead >= OVERLAP_FROM && prefetch == 0 && self.limited.is_empty() && self.claims.deep;
+        let doubts = self.doubt_since.is_some_and(|since| now < since + STRONG_DOUBT || now >= self.next_doubt);
+        let in_flight = self.claims.in_flight.len();
+        if in_flight >= if overlaps && !doubts { MAX_CLAIMS } else { 1 } {
+            return;
+        }
+        let have = self.running.len() + self.waiting.len() + self.claims.asked;
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
-        let useful = have < concurrency || have <= full / 2;
+        let useful = (have < concurrency && in_flight == 0) || have <= full / 2;
         if !useful || self.held.len() > full + MAX_UNWRITTEN {
             return;
         }
-        let limit = full - have;
+        let limit = if overlaps { (full - have).min(full / 2) } else { full - have };
         let Some((tasks, limits)) = self.tasks_with_room() else {
             // Every task runs as many jobs as it may; the end of one of them looks again.
             self.more = false;
             return;
         };
-        let doubts = self.doubt_since.is_some_and(|since| now < since + STRONG_DOUBT || now >= self.next_doubt);
         let in_doubt = doubts.then(|| self.held.keys().copied().collect::<Vec<JobId>>());
         if doubts {
             self.next_doubt = now + STRONG_DOUBT;
@@ -74,7 +119,10 @@ impl Engine {
         self.announced = 0;
         self.asked_for = limit;
         self.events.tell(|| Event::Claiming { limit });
-        self.claiming = Some(Box::pin(async move {
+        self.claims.asked += limit;
+        self.claims.newest += 1;
+        let number = self.claims.newest;
+        self.claims.in_flight.push(Box::pin(async move {
             let claim = async {
                 let storage = line.storage();
                 if let Some(held) = in_doubt {
@@ -88,12 +136,12 @@ impl Engine {
                 storage.claim(&request).await
             };
             let claimed = line.call(CLAIM_TIMEOUT, claim).await;
-            (pool, claimed)
+            Answer { number, limit, pool, claimed }
         }));
     }
 
-    pub(super) fn claimed(&mut self, (pool, claimed): (Arc<PoolId>, Result<Claimed>)) {
-        self.claiming = None;
+    pub(super) fn claimed(&mut self, Answer { number, limit, pool, claimed }: Answer) {
+        self.claims.asked -= limit;
         match claimed {
             Ok(claimed) if pool != self.pool => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
@@ -107,7 +155,9 @@ impl Engine {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
                 self.claim_delay = FIRST_CLAIM_DELAY;
                 self.claim_not_before = None;
-                self.more = self.woken || claimed.more;
+                self.claims.deep = claimed.jobs.len() >= limit;
+                // That nothing is left can be told by the newest claim only: an older one did not look as late.
+                self.more = self.woken || claimed.more || (self.more && number < self.claims.newest);
                 if claimed.more && claimed.jobs.is_empty() {
                     // Everything in sight is in queues that others are taking at this moment.
                     self.claim_not_before = Some(Instant::now() + self.pause);
@@ -139,6 +189,9 @@ impl Engine {
             }
             Err(error) => {
                 self.doubt_since = Some(Instant::now());
+                self.claims.deep = false;
+                // What it had locked is there for the next one, whatever another claim has seen meanwhile.
+                self.more = true;
                 if self.mode == Mode::UntilIdle {
                     self.fail(error);
                     return;

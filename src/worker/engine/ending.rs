@@ -64,14 +64,14 @@ impl Engine {
         if now >= ending.drop {
             self.drop_jobs.cancel();
         }
-        if now >= ending.abandon && self.claiming.take().is_some() {
+        if now >= ending.abandon && self.claims.abandon() {
             // What it may have taken is given back when the pool is unregistered.
             tracing::warn!("a claim was not answered before the worker had to end");
         }
     }
 
     pub(super) fn is_over(&self) -> bool {
-        if self.claiming.is_some() {
+        if !self.claims.is_empty() {
             return false;
         }
         let idle = self.running.is_empty() && self.waiting.is_empty();

@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::storage::{Line, Outcome, PoolId, Wakeup};
 use crate::task::{Chain, Handler};
-use claiming::{Claim, FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
+use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
 use ending::Ending;
 use jobs::{GIVE_BACK_AFTER, Started, Waiting};
 
@@ -110,7 +110,7 @@ pub(super) struct Engine {
     /// How many announced jobs end the delay of a refetch.
     abort_refetch_delay_at: Option<u64>,
 
-    claiming: Option<Claim>,
+    claims: Claims,
     /// Whether a claim may find something.
     more: bool,
     /// A wakeup came while a claim was in flight, which may not have seen what it announces.
@@ -181,7 +181,7 @@ impl Engine {
             asked_for: 0,
             announced: 0,
             abort_refetch_delay_at: None,
-            claiming: None,
+            claims: Claims::default(),
             more: true,
             woken: false,
             doubt_since: None,
@@ -311,7 +311,7 @@ impl Engine {
                         self.ended(ended);
                     }
                 }
-                claimed = in_flight(&mut self.claiming) => self.claimed(claimed),
+                Some(answer) = self.claims.in_flight.next(), if !self.claims.is_empty() => self.claimed(answer),
                 wakeup = next_wakeup(&mut wakeups) => self.wake(wakeup),
                 Some(written) = self.written.recv() => self.written(&written),
                 Some(pool) = evicted.recv() => self.evicted(&pool),
@@ -387,7 +387,7 @@ impl Engine {
         });
         let give_back = self.give_back_at();
         let poll = (self.ending.is_none()).then_some(self.next_poll);
-        let claim = self.claim_not_before.filter(|_| self.more && self.claiming.is_none());
+        let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
         [ending, give_back, poll, claim, due]
             .into_iter()
