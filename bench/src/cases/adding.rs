@@ -62,7 +62,7 @@ async fn one_by_one(
     jobs: usize,
     tasks: usize,
 ) -> Result<Vec<(String, Figures)>> {
-    let database = ground.filled(contestant.library(), 0, 0, "").await?;
+    let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut child = Process::start(&ground.told(contestant, &database, Role::AddOneByOne { jobs, tasks })).await?;
     child.go().await?;
     let seconds = child.line().await?.parse()?;
@@ -71,7 +71,7 @@ async fn one_by_one(
 }
 
 async fn bulk(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
-    let database = ground.filled(contestant.library(), 0, 0, "").await?;
+    let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let jobs = ground.jobs;
     let seconds = ground.fill(contestant, &database, jobs, 0).await?;
     rate(ground, contestant, &database, jobs, seconds).await

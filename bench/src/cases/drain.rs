@@ -13,11 +13,11 @@ use crate::process::{Process, Role};
 const EVERYBODY: &[Contestant] = &[Ours, Node, NodeBest, Gw, GwBest, River, RiverBest, Floor];
 const GRAPHILES: &[Contestant] = &[Ours, NodeBest, GwBest];
 
-const ANALYZED: &str = "vacuum analyze";
-const STATELESS: &str = "";
+const ANALYZED: &[&str] = &["vacuum analyze"];
+const STATELESS: &[&str] = &["alter table graphile_worker._private_jobs set (autovacuum_enabled = off)"];
 /// One million jobs that cannot run: of the future, of a task that nobody serves, without attempts, and in two queues that
 /// somebody holds.
-const WAITING: &str = "
+const WAITING: &[&str] = &["
 insert into graphile_worker._private_tasks (identifier) values ('other');
 insert into graphile_worker._private_job_queues (queue_name, locked_at, locked_by) values ('s1', now(), 'x'), ('s2', now(), 'x');
 insert into graphile_worker._private_jobs (task_id, payload, run_at, attempts, max_attempts, job_queue_id)
@@ -29,20 +29,18 @@ select
   25,
   case when n % 10 = 0 then (select id from graphile_worker._private_job_queues where queue_name = 's' || (1 + n / 10 % 2)) end
 from generate_series(1, 2500000) as n
-where n % 10 < 4;
-vacuum analyze";
+where n % 10 < 4;", "vacuum analyze"];
 /// A hundred thousand jobs at the head of the line, in two queues that somebody holds.
-const STUCK: &str = "
+const STUCK: &[&str] = &["
 insert into graphile_worker._private_job_queues (queue_name, locked_at, locked_by) values ('s1', now(), 'x'), ('s2', now(), 'x');
 insert into graphile_worker._private_jobs (task_id, payload, priority, job_queue_id)
 select (select id from graphile_worker._private_tasks where identifier = 'noop'), '{\"n\":1}', -1,
   (select id from graphile_worker._private_job_queues where queue_name = 's' || (1 + n % 2))
-from generate_series(1, 100000) as n;
-vacuum analyze";
+from generate_series(1, 100000) as n;", "vacuum analyze"];
 
 struct Drain {
     queues: usize,
-    sql: &'static str,
+    sql: &'static [&'static str],
     processes: usize,
     concurrency: usize,
     /// A fraction of the jobs of a whole run.

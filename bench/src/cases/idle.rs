@@ -52,7 +52,7 @@ fn worker(record: bool) -> Role {
 
 async fn idle(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
     const TIME: u32 = 30;
-    let database = ground.filled(contestant.library(), 0, 0, "").await?;
+    let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut admin = ground.server.open(&database).await?;
     sqlx::raw_sql(AssertSqlSafe(format!("alter database {database} set log_statement = 'all'")))
         .execute(&mut admin)
@@ -97,7 +97,7 @@ async fn drained(
 }
 
 async fn start_and_stop(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
-    let database = ground.filled(contestant.library(), 1, 0, "").await?;
+    let database = ground.filled(contestant.library(), 1, 0, &[]).await?;
     let begin = Instant::now();
     let mut child = Process::start(&ground.told(contestant, &database, worker(false))).await?;
     let ready = begin.elapsed();
@@ -116,7 +116,7 @@ async fn start_and_stop(ground: &mut Ground, contestant: Contestant) -> Result<V
 }
 
 async fn memory(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
-    let database = ground.filled(contestant.library(), 1_000_000, 0, "vacuum analyze").await?;
+    let database = ground.filled(contestant.library(), 1_000_000, 0, &["vacuum analyze"]).await?;
     let mut child = Process::start(&ground.told(contestant, &database, worker(false))).await?;
     let before = child.spent()?.resident_mib;
     child.go().await?;
@@ -130,7 +130,7 @@ async fn memory(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(Stri
 async fn snapshot(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
     const TIME: Duration = Duration::from_secs(180);
     const BURST: usize = 20_000;
-    let database = ground.filled(contestant.library(), 0, 0, "").await?;
+    let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut child = Process::start(&ground.told(contestant, &database, worker(false))).await?;
     child.go().await?;
     let burst = async |ground: &Ground| -> Result<f64> {

@@ -74,7 +74,7 @@ async fn one_at_a_time(
     contestant: Contestant,
     concurrency: usize,
 ) -> Result<Vec<(String, Figures)>> {
-    let database = ground.filled(contestant.library(), 0, 0, "").await?;
+    let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut worker =
         Process::start(&ground.told(contestant, &database, Role::Work { concurrency, record: true })).await?;
     worker.go().await?;
@@ -114,7 +114,7 @@ async fn one_at_a_time(
 
 async fn cron(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
     const MINUTE: u128 = 60_000_000_000;
-    let database = ground.filled(contestant.library(), 0, 0, "").await?;
+    let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut worker = Process::start(&ground.told(contestant, &database, Role::Cron { entries: 1_000 })).await?;
     let into_minute = crate::child::nanoseconds() % MINUTE;
     if into_minute > MINUTE - 5_000_000_000 {

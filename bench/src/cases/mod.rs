@@ -40,18 +40,26 @@ pub struct Ground {
     pub jobs: usize,
     pub cap: u64,
     /// Databases that were filled once and are copied for each run.
-    templates: HashMap<(Library, usize, usize, &'static str), String>,
+    templates: HashMap<(Library, usize, usize, &'static [&'static str]), String>,
 }
 
 impl Ground {
-    /// A database filled with jobs by the library's own client, then changed by `sql`; a copy for each caller.
-    pub async fn filled(&mut self, library: Library, jobs: usize, queues: usize, sql: &'static str) -> Result<String> {
+    /// A database filled with jobs by the library's own client, then changed by statements; a copy for each caller.
+    pub async fn filled(
+        &mut self,
+        library: Library,
+        jobs: usize,
+        queues: usize,
+        sql: &'static [&'static str],
+    ) -> Result<String> {
         let key = (library, jobs, queues, sql);
         if !self.templates.contains_key(&key) {
             let name = self.server.database(None).await?;
             self.fill(contestant(library), &name, jobs, queues).await?;
             let mut connection = self.server.open(&name).await?;
-            sqlx::raw_sql(sql).execute(&mut connection).await?;
+            for &statement in sql {
+                sqlx::raw_sql(statement).execute(&mut connection).await?;
+            }
             sqlx::Connection::close(connection).await?;
             self.templates.insert(key, name);
         }
