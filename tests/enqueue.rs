@@ -399,3 +399,67 @@ async fn callers_that_are_dropped_at_any_moment_leave_no_transaction_open() {
     let odd: i64 = ask(&other, "s", odd).await.parse().expect("a number");
     assert_eq!(odd % 2, 0, "a batch is stored whole or not at all");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn single_adds_that_meet_are_stored_together_and_answered_one_by_one() {
+    let (client, pool, schema) = client().await;
+    let adding = (0..500).map(|n| {
+        let client = client.clone();
+        let spec = JobSpec::new(format!("t{}", n % 7), n).priority(3).flag(format!("f{}", n % 2));
+        tokio::spawn(async move { (n, client.add(if n % 3 == 0 { spec.serial_queue("q") } else { spec }).await.expect("add")) })
+    });
+    for added in adding.collect::<Vec<_>>() {
+        let (n, job) = added.await.expect("no panic");
+        assert_eq!(job, client.job(job.id).await.expect("read").expect("stored"), "it is answered as it is stored");
+        assert_eq!((job.payload.as_str(), job.task), (n.to_string().as_str(), format!("t{}", n % 7)));
+    }
+    assert_eq!(ask(&pool, &schema, "select count(*) from S._private_jobs").await, "500");
+    let transactions = "select count(distinct xmin::text) < 400 from S._private_jobs";
+    assert_eq!(ask(&pool, &schema, transactions).await, "true", "many share a transaction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_add_that_is_refused_harms_none_of_those_it_is_stored_with() {
+    let (client, pool, schema) = client().await;
+    let refuse = "create function S.refuse() returns trigger language plpgsql as $f$ begin
+                    if new.payload::text = '13' then raise exception 'unlucky'; end if; return new;
+                  end $f$;
+                  create trigger refuse before insert on S._private_jobs for each row execute function S.refuse()";
+    sql(&pool, &schema, refuse).await;
+    let adding = (0..200).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move { client.add(JobSpec::new("t", n % 40)).await })
+    });
+    let mut refused = 0;
+    for added in adding.collect::<Vec<_>>() {
+        match added.await.expect("no panic") {
+            Ok(job) => assert_ne!(job.payload.as_str(), "13"),
+            Err(error) => {
+                assert!(error.to_string().contains("unlucky"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 5);
+    assert_eq!(ask(&pool, &schema, "select count(*) from S._private_jobs").await, "195");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adds_that_are_given_up_leave_nobody_waiting() {
+    let (client, ..) = client().await;
+    for round in 0..50 {
+        let mut adding: Vec<_> = (0..20)
+            .map(|n| {
+                let client = client.clone();
+                tokio::spawn(async move { client.add(JobSpec::new("t", n)).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(round * 20)).await;
+        for given_up in adding.drain(..10) {
+            given_up.abort();
+        }
+        for kept in adding {
+            soon("it is stored", kept).await.expect("no panic").expect("add");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::storage::Storage;
-use crate::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage};
+use crate::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust};
 
 /// The most bytes that a payload's cap may be raised to: PostgreSQL holds values up to 1 GiB, and conversions need room.
 const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
@@ -113,9 +113,10 @@ impl BackfillClientBuilder {
     /// When settings do not go together, the database cannot be reached, or the schema cannot be used.
     pub async fn build(self) -> Result<BackfillClient> {
         check_payload_cap(self.max_payload_bytes)?;
+        let trust = Trust::default();
         let pool = match (self.pool, self.database_url) {
             (Some(pool), None) => pool,
-            (None, Some(url)) => connect(&url, self.max_connections)?,
+            (None, Some(url)) => connect(&url, self.max_connections, &trust)?,
             (Some(_), Some(_)) => {
                 return Err(Error::InvalidClient("both a pool and a database URL were given; give one".to_owned()));
             }
@@ -126,7 +127,7 @@ impl BackfillClientBuilder {
             }
         };
         let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        let storage = PostgresStorage::with_prepared_statements(pool, schema, self.prepared_statements)?;
+        let storage = PostgresStorage::with_trust(pool, schema, self.prepared_statements, trust)?;
         storage.reach(self.patience).await?;
         if self.migrate {
             storage.migrate().await?;
@@ -144,7 +145,7 @@ pub(super) fn check_payload_cap(bytes: usize) -> Result<()> {
     Err(Error::InvalidClient(format!("max_payload_bytes is {bytes}, and must be from 1 to {LARGEST_PAYLOAD_CAP}")))
 }
 
-fn connect(url: &str, max_connections: u32) -> Result<PgPool> {
+fn connect(url: &str, max_connections: u32, trust: &Trust) -> Result<PgPool> {
     // The driver's message may repeat parts of the URL, which may hold a password.
     let options: PgConnectOptions = url.parse().map_err(|_| {
         Error::InvalidClient(
@@ -156,7 +157,7 @@ fn connect(url: &str, max_connections: u32) -> Result<PgPool> {
     if max_connections == 0 {
         return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
     }
-    Ok(PgPoolOptions::new().max_connections(max_connections).connect_lazy_with(options))
+    Ok(trust.watch(PgPoolOptions::new().max_connections(max_connections)).connect_lazy_with(options))
 }
 
 /// The URL may hold a password, so it is not shown.

@@ -1,6 +1,6 @@
 //! Storing jobs.
 //!
-//! One statement stores a chunk of a batch. It does what the schema's own `add_jobs` function does, step for
+//! Jobs without keys have a statement of their own (`add_plain`). Of the others, one statement stores a chunk of a batch. It does what the schema's own `add_jobs` function does, step for
 //! step (names, freeing taken keys, notification, insert or update), with three differences: it carries each
 //! job's values in plain arrays, it serves all three key modes, and its answers can be paired with its inputs:
 //!
@@ -59,7 +59,10 @@ impl PostgresStorage {
             for place in places {
                 let job = &batch[place];
                 let size = job.payload.as_str().len();
-                if chunk.len() == CHUNK_JOBS || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
+                // Jobs without a key are stored by a simpler statement.
+                let other_kind =
+                    chunk.last().is_some_and(|last: &usize| batch[*last].key.is_some() != job.key.is_some());
+                if chunk.len() == CHUNK_JOBS || other_kind || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
                     self.add_chunk(conn, batch, mode, std::mem::take(&mut chunk), &mut stored).await?;
                     bytes = 0;
                 }
@@ -87,8 +90,12 @@ impl PostgresStorage {
             if places.is_empty() {
                 return Ok(());
             }
-            let rows = self.add_statement(conn, &Columns::of(batch, &places), mode).await?;
-            pair(batch, &places, rows, stored)?;
+            if places.iter().all(|place| batch[*place].key.is_none()) {
+                self.add_plain(conn, batch, &places, stored).await?;
+            } else {
+                let rows = self.add_statement(conn, &Columns::of(batch, &places), mode).await?;
+                pair(batch, &places, rows, stored)?;
+            }
             places.retain(|place| stored[*place].is_none());
         }
         Err(Error::Internal(format!(
@@ -247,22 +254,22 @@ order by job.id
 }
 
 /// A chunk of jobs, turned into one array per value.
-struct Columns<'a> {
-    task: Vec<&'a str>,
-    payload: Vec<&'a str>,
-    queue: Vec<Option<&'a str>>,
-    run_at: Vec<Option<DateTime<Utc>>>,
-    delay: Vec<Option<i64>>,
-    max_attempts: Vec<i16>,
-    key: Vec<Option<&'a str>>,
-    priority: Vec<i16>,
-    flags: Vec<Option<String>>,
+pub(super) struct Columns<'a> {
+    pub task: Vec<&'a str>,
+    pub payload: Vec<&'a str>,
+    pub queue: Vec<Option<&'a str>>,
+    pub run_at: Vec<Option<DateTime<Utc>>>,
+    pub delay: Vec<Option<i64>>,
+    pub max_attempts: Vec<i16>,
+    pub key: Vec<Option<&'a str>>,
+    pub priority: Vec<i16>,
+    pub flags: Vec<Option<String>>,
     /// The place in the whole batch.
-    place: Vec<i64>,
+    pub place: Vec<i64>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &'a [NewJob], places: &[usize]) -> Self {
+    pub fn of(batch: &'a [NewJob], places: &[usize]) -> Self {
         let size = places.len();
         let mut columns = Self {
             task: Vec::with_capacity(size),

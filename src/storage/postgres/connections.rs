@@ -4,11 +4,11 @@
 //! the server is no longer the one that may be written to, the old pool is let go with whatever is stuck in it, and the next
 //! call opens a new connection.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgPool};
 use tokio::sync::watch;
 
 /// The connections of a worker, besides the ones that listen and show its sign of life: to claim, to settle, to rescue, for
@@ -16,6 +16,41 @@ use tokio::sync::watch;
 const WORKER_CONNECTIONS: u32 = 5;
 /// How long a worker waits for one of them. Its own calls never wait for each other, so this is the time to connect.
 const WORKER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For this long after its last use a connection is not tested before the next.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// For this long after a connection was lost, every connection is tested.
+const SHAKEN_FOR: Duration = Duration::from_secs(10);
+
+/// Whether connections may be used without asking them first, which would double the way of every call: for those that were in
+/// use a moment ago, unless one was lost lately. Of pools that this crate makes itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trust(Arc<Mutex<Option<Instant>>>);
+
+impl Trust {
+    /// Lets a pool test its connections only when there is reason to.
+    pub(crate) fn watch(&self, pool: PgPoolOptions) -> PgPoolOptions {
+        let trust = self.clone();
+        pool.test_before_acquire(false).before_acquire(move |connection, use_of| {
+            let doubtful = use_of.idle_for > TRUSTED_FOR || trust.is_shaken();
+            Box::pin(async move {
+                if doubtful {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+    }
+
+    pub(super) fn shake(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_shaken(&self) -> bool {
+        let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.is_some_and(|lost| lost.elapsed() < SHAKEN_FOR)
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(super) enum Connections {

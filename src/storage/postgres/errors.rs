@@ -25,7 +25,13 @@ impl PostgresStorage {
                 self.connections.renew();
                 Error::Database { action, source }
             }
-            _ => Error::Database { action, source },
+            _ => {
+                if is_lost(&source) {
+                    // Whatever ended this connection has ended those beside it, as a rule.
+                    self.trust.shake();
+                }
+                Error::Database { action, source }
+            }
         }
     }
 
@@ -89,6 +95,28 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
             matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "53300") || code.starts_with("08")
         }
     }
+}
+
+/// Whether a connection was lost.
+fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || matches!(code(error).as_deref(), Some("57P01" | "57P02"))
+}
+
+/// Whether a statement that failed like this may have been applied: nobody answered it, or the server went away.
+pub(super) fn may_be_stored(error: &sqlx::Error) -> bool {
+    is_away(error) || !matches!(error, sqlx::Error::Database(_))
+}
+
+/// An error for another one whom it concerns. Errors of the driver cannot be cloned; this one says the same, and is one of the
+/// network's, as all are of which nobody knows what they have left undone.
+pub(super) fn told_to_another(error: &sqlx::Error) -> sqlx::Error {
+    let kind = match error {
+        sqlx::Error::Io(error) => error.kind(),
+        sqlx::Error::PoolTimedOut => return sqlx::Error::PoolTimedOut,
+        sqlx::Error::PoolClosed => return sqlx::Error::PoolClosed,
+        _ => std::io::ErrorKind::ConnectionAborted,
+    };
+    sqlx::Error::Io(std::io::Error::new(kind, error.to_string()))
 }
 
 /// Whether a statement was ended by a timeout of the role or the database (or by an administrator).

@@ -7,6 +7,8 @@
 //! | `isolation` | transactions beside a default isolation that is stricter than ours |
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
+//! | `add_plain` | storing jobs without keys |
+//! | `gather` | storing single jobs together that are added at the same time |
 //! | `claim` | taking jobs |
 //! | `settle` | writing how jobs ended |
 //! | `cron` | the gate through which crontabs add their jobs |
@@ -21,11 +23,13 @@
 //! | `errors` | which database errors mean what |
 
 mod add;
+mod add_plain;
 mod claim;
 mod connections;
 mod cron;
 pub mod doctor;
 mod errors;
+mod gather;
 mod inspect;
 mod isolation;
 mod listen;
@@ -39,6 +43,7 @@ mod schema;
 mod settle;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,7 +54,9 @@ use sqlx::{Acquire, PgPool, Postgres};
 pub use migrate::REVISION;
 
 use connections::Connections;
+pub(crate) use connections::Trust;
 pub(crate) use errors::{is_transient, took_too_long};
+use gather::Gathering;
 use isolation::Isolation;
 use schema::Schema;
 
@@ -71,9 +78,14 @@ pub struct PostgresStorage {
     pool: PgPool,
     /// What statements use: that pool, or a worker's own.
     connections: Connections,
+    trust: Trust,
     schema: Arc<Schema>,
     /// Whether transactions name their isolation level, see [`Isolation`].
     isolation: Isolation,
+    /// Single adds under way.
+    gathering: Arc<Gathering>,
+    /// Whether the last sign of life has not been answered.
+    sign_unanswered: Arc<AtomicBool>,
 }
 
 impl PostgresStorage {
@@ -91,9 +103,23 @@ impl PostgresStorage {
     /// # Errors
     /// [`Error::InvalidSchemaName`].
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
+        // A pool of the user's has the user's own hooks.
+        Self::with_trust(pool, schema, prepared, Trust::default())
+    }
+
+    /// The same for a pool that this crate has made, which goes by `trust`.
+    pub(crate) fn with_trust(pool: PgPool, schema: &str, prepared: bool, trust: Trust) -> Result<Self> {
         let schema = Arc::new(Schema::new(schema, prepared)?);
         let connections = Connections::Shared(pool.clone());
-        Ok(Self { pool, connections, schema, isolation: Isolation::default() })
+        Ok(Self {
+            trust,
+            pool,
+            connections,
+            schema,
+            isolation: Isolation::default(),
+            gathering: Arc::default(),
+            sign_unanswered: Arc::default(),
+        })
     }
 
     /// The pool.
@@ -135,6 +161,18 @@ impl PostgresStorage {
             .map_err(|e| self.error("read task names", e))
     }
 
+    /// Stores jobs, all or none.
+    async fn add_all(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
+        self.retrying(|| async {
+            // One job is one statement, which is all or nothing by itself.
+            let mut work = if jobs.len() > 1 { self.transaction().await?.into() } else { self.work().await? };
+            let added = self.add_chunks(&mut work, jobs).await?;
+            self.done(work).await?;
+            Ok(added)
+        })
+        .await
+    }
+
     /// Stores jobs through the caller's own pool, connection or transaction.
     pub(crate) async fn add_with<'c, A>(&self, executor: A, jobs: &[NewJob]) -> Result<Vec<Job>>
     where
@@ -152,7 +190,8 @@ impl Storage for PostgresStorage {
     }
 
     fn for_worker(&self) -> Arc<dyn Storage> {
-        Arc::new(Self { connections: Connections::like(&self.pool), ..self.clone() })
+        let connections = Connections::like(&self.pool);
+        Arc::new(Self { connections, gathering: Arc::default(), sign_unanswered: Arc::default(), ..self.clone() })
     }
 
     fn reconnect(&self) {
@@ -168,14 +207,10 @@ impl Storage for PostgresStorage {
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-        self.retrying(|| async {
-            // One job is one statement, which is all or nothing by itself.
-            let mut work = if jobs.len() > 1 { self.transaction().await?.into() } else { self.work().await? };
-            let added = self.add_chunks(&mut work, jobs).await?;
-            self.done(work).await?;
-            Ok(added)
-        })
-        .await
+        match jobs {
+            [job] if job.key.is_none() => Ok(vec![self.add_gathering(job).await?]),
+            _ => self.add_all(jobs).await,
+        }
     }
 
     async fn register_tasks(&self, names: &[String]) -> Result<()> {

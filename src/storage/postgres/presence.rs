@@ -3,6 +3,7 @@
 //! All times are the database's, so the workers' clocks do not matter. Pools without a row (Node's) are never touched
 //! here; for them the four-hour rule of the sweep stays.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -16,25 +17,32 @@ use crate::storage::{PoolId, Rescued};
 impl PostgresStorage {
     pub(super) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
         let fail = |e| self.error("show a sign of life", e);
-        let mut tx = self.brief_transaction().await?;
-        let shown = if first {
-            sqlx::query!(
+        if first {
+            let mut tx = self.brief_transaction().await?;
+            let shown = sqlx::query!(
                 "insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing",
                 pool.as_str()
             )
             .execute(self.schema.on(&mut *tx))
             .await
-        } else {
-            sqlx::query!(
-                "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1",
-                pool.as_str()
-            )
-            .execute(self.schema.on(&mut *tx))
-            .await
-        };
-        let shown = shown.map_err(fail)?.rows_affected() > 0;
-        tx.commit().await.map_err(fail)?;
-        Ok(shown)
+            .map_err(fail)?;
+            tx.commit().await.map_err(fail)?;
+            return Ok(shown.rows_affected() > 0);
+        }
+        // One statement, and so one exchange. If the last one was not answered, it may still wait at the server for a lock: then
+        // in a transaction that the server ends if it takes long, or such signs would use up its connections.
+        let guarded = self.sign_unanswered.swap(true, Ordering::Relaxed);
+        let mut work = if guarded { self.brief_transaction().await?.into() } else { self.work().await? };
+        let shown = sqlx::query!(
+            "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1",
+            pool.as_str()
+        )
+        .execute(self.schema.on(&mut *work))
+        .await
+        .map_err(fail)?;
+        self.done(work).await?;
+        self.sign_unanswered.store(false, Ordering::Relaxed);
+        Ok(shown.rows_affected() > 0)
     }
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
