@@ -406,7 +406,9 @@ async fn single_adds_that_meet_are_stored_together_and_answered_one_by_one() {
     let adding = (0..500).map(|n| {
         let client = client.clone();
         let spec = JobSpec::new(format!("t{}", n % 7), n).priority(3).flag(format!("f{}", n % 2));
-        tokio::spawn(async move { (n, client.add(if n % 3 == 0 { spec.serial_queue("q") } else { spec }).await.expect("add")) })
+        tokio::spawn(async move {
+            (n, client.add(if n % 3 == 0 { spec.serial_queue("q") } else { spec }).await.expect("add"))
+        })
     });
     for added in adding.collect::<Vec<_>>() {
         let (n, job) = added.await.expect("no panic");

@@ -386,3 +386,52 @@ async fn settings_that_do_not_go_together_are_refused_with_the_reason() {
         assert!(error.to_string().contains(says), "{error}");
     }
 }
+
+/// Jobs of a held queue before all others, so many that walking over them takes long.
+const STUCK: &str = "
+insert into S._private_job_queues (queue_name, locked_at, locked_by) values ('held', now(), 'somebody');
+insert into S._private_jobs (task_id, payload, priority, job_queue_id)
+select task.id, '7', -1, queue.id
+from S._private_tasks task, S._private_job_queues queue, generate_series(1, 40000)
+where queue.queue_name = 'held' and task.identifier = 't'";
+
+#[tokio::test]
+async fn what_becomes_ready_before_the_place_where_claims_begin_is_found_too() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", 0)).await.expect("add");
+    sql(&pool, &schema, STUCK).await;
+    let (ran_tx, mut ran) = mpsc::unbounded_channel();
+    let task = task_fn("t", move |n: u32, _: JobContext| {
+        ran_tx.send(n).expect("open");
+        async {}
+    });
+    let running = Running::start(Worker::builder(client.clone()).task(task).concurrency(1));
+    assert_eq!(soon("the free one runs", ran.recv()).await, Some(0));
+    for n in 1..=5 {
+        client.add(JobSpec::new("t", n).priority(-5)).await.expect("add");
+        assert_eq!(soon("the urgent one runs", ran.recv()).await, Some(n));
+        client.add(JobSpec::new("t", n + 100)).await.expect("add");
+        assert_eq!(soon("the ordinary one runs", ran.recv()).await, Some(n + 100));
+    }
+    sql(&pool, &schema, "update S._private_job_queues set locked_at = null, locked_by = null").await;
+    assert_eq!(soon("a job of the queue runs", ran.recv()).await, Some(7));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_run_that_ends_when_idle_passes_nothing_by() {
+    let (client, pool, schema) = client().await;
+    client.add_many((0..60).map(|n| JobSpec::new("t", n))).await.expect("add");
+    sql(&pool, &schema, STUCK).await;
+    let adder = client.clone();
+    let task = task_fn("t", move |n: u32, _: JobContext| {
+        let adder = adder.clone();
+        async move {
+            if n < 60 {
+                adder.add(JobSpec::new("t", 100).priority(-5)).await.expect("add");
+            }
+        }
+    });
+    let worker = Worker::builder(client.clone()).task(task).concurrency(3).build().expect("a worker");
+    assert_eq!(soon("it ends", worker.run_once()).await.expect("run").completed, 120);
+}

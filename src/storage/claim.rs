@@ -1,6 +1,7 @@
 //! Asking for jobs.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -61,13 +62,15 @@ pub struct ClaimRequest<'a> {
     pub forbidden_flags: &'a [String],
     /// The time by which jobs are ready, if it is not the storage's own.
     pub now: Option<DateTime<Utc>>,
+    /// Whether nothing that is ready may be passed by, however long it takes to find it (see [`Claimed::look_again`]).
+    pub thorough: bool,
 }
 
 impl<'a> ClaimRequest<'a> {
     /// A request for up to `limit` jobs of these tasks.
     #[must_use]
     pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
-        Self { pool, tasks, limit, limits: &[], forbidden_flags: &[], now: None }
+        Self { pool, tasks, limit, limits: &[], forbidden_flags: &[], now: None, thorough: false }
     }
 
     /// At the most so many jobs of these tasks.
@@ -90,6 +93,13 @@ impl<'a> ClaimRequest<'a> {
         self.now = now;
         self
     }
+
+    /// Whether nothing that is ready may be passed by.
+    #[must_use]
+    pub fn thorough(mut self, thorough: bool) -> Self {
+        self.thorough = thorough;
+        self
+    }
 }
 
 /// What a claim took.
@@ -99,6 +109,8 @@ pub struct Claimed {
     pub jobs: Vec<Job>,
     /// Whether the limit kept the claim from seeing all that was ready: another claim may find more at once.
     pub more: bool,
+    /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then.
+    pub look_again: Option<Duration>,
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ impl State {
                 })
             })
             .collect();
-        Claimed { jobs, more }
+        Claimed { jobs, more, look_again: None }
     }
 
     pub(super) fn settle(&mut self, pool: &PoolId, settled: &[Settlement]) -> Vec<JobId> {

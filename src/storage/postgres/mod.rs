@@ -8,6 +8,7 @@
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
 //! | `add_plain` | storing jobs without keys |
+//! | `frontier` | where in the line a claim begins to look |
 //! | `gather` | storing single jobs together that are added at the same time |
 //! | `claim` | taking jobs |
 //! | `settle` | writing how jobs ended |
@@ -29,6 +30,7 @@ mod connections;
 mod cron;
 pub mod doctor;
 mod errors;
+mod frontier;
 mod gather;
 mod inspect;
 mod isolation;
@@ -44,7 +46,7 @@ mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -56,6 +58,7 @@ pub use migrate::REVISION;
 use connections::Connections;
 pub(crate) use connections::Trust;
 pub(crate) use errors::{is_transient, took_too_long};
+use frontier::Frontier;
 use gather::Gathering;
 use isolation::Isolation;
 use schema::Schema;
@@ -82,6 +85,8 @@ pub struct PostgresStorage {
     schema: Arc<Schema>,
     /// Whether transactions name their isolation level, see [`Isolation`].
     isolation: Isolation,
+    /// Where claims begin.
+    frontier: Arc<Frontier>,
     /// Single adds under way.
     gathering: Arc<Gathering>,
     /// Whether the last sign of life has not been answered.
@@ -119,6 +124,7 @@ impl PostgresStorage {
             isolation: Isolation::default(),
             gathering: Arc::default(),
             sign_unanswered: Arc::default(),
+            frontier: Arc::default(),
         })
     }
 
@@ -232,13 +238,16 @@ on conflict do nothing
     }
 
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
-        self.retrying(|| async {
+        let beginning = self.frontier.begin(request, Instant::now());
+        let claimed = self.retrying(|| async {
             let mut work = self.work().await?;
-            let claimed = self.claim_jobs(&mut work, request).await?;
+            let claimed = self.claim_jobs(&mut work, request, beginning.place).await?;
             self.done(work).await?;
             Ok(claimed)
-        })
-        .await
+        });
+        let (mut claimed, walk) = claimed.await?;
+        self.frontier.end(&beginning, request, &mut claimed, walk, Instant::now());
+        Ok(claimed)
     }
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {

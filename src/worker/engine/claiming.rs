@@ -44,6 +44,8 @@ pub(super) struct Claims {
     newest: u64,
     /// The last answer was as much as had been asked for.
     deep: bool,
+    /// The next one passes nothing by.
+    thorough: bool,
 }
 
 impl Claims {
@@ -122,6 +124,7 @@ impl Engine {
         self.claims.asked += limit;
         self.claims.newest += 1;
         let number = self.claims.newest;
+        let thorough = std::mem::take(&mut self.claims.thorough);
         self.claims.in_flight.push(Box::pin(async move {
             let claim = async {
                 let storage = line.storage();
@@ -133,6 +136,7 @@ impl Engine {
                 }
                 let flags = forbidden.now().await?;
                 let request = ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
+                let request = request.thorough(thorough);
                 storage.claim(&request).await
             };
             let claimed = line.call(CLAIM_TIMEOUT, claim).await;
@@ -158,6 +162,15 @@ impl Engine {
                 self.claims.deep = claimed.jobs.len() >= limit;
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
                 self.more = self.woken || claimed.more || (self.more && number < self.claims.newest);
+                if let Some(pause) = claimed.look_again {
+                    if self.mode == Mode::UntilIdle {
+                        // A run that ends when idle has to be sure.
+                        self.claims.thorough = true;
+                        self.more = true;
+                    } else {
+                        self.due.insert(Instant::now() + pause);
+                    }
+                }
                 if claimed.more && claimed.jobs.is_empty() {
                     // Everything in sight is in queues that others are taking at this moment.
                     self.claim_not_before = Some(Instant::now() + self.pause);

@@ -1,0 +1,137 @@
+//! Where in the line of ready jobs a claim begins to look.
+//!
+//! Jobs that cannot be taken may stand at the head of the line: of queues that are held, of tasks that this worker does not run,
+//! or dead rows that a long transaction keeps. Every claim would walk over them again. So after a look from the very start
+//! that took long, the next ones begin at the *frontier*: where that one found its first job. What becomes ready before
+//! it meanwhile (a better priority, a queue that was freed) is found by the next look from the start, which comes when no more
+//! than a tenth of the time is spent on such looks. Where a look from the start is cheap, as it nearly always is, each one is.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use crate::storage::{ClaimRequest, Claimed};
+
+/// A look whose walk took no longer than this is cheap …
+const CHEAP: Duration = Duration::from_millis(1);
+/// … besides what it takes to find and lock each job that it takes, about.
+const EACH: Duration = Duration::from_micros(3);
+/// The time between two looks from the start is so many times what one takes.
+const PAUSE: u32 = 9;
+/// …but no longer than this.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// A place in the line: jobs are claimed by priority, then by time.
+pub(super) type Place = (i16, DateTime<Utc>);
+
+#[derive(Debug, Default)]
+pub(super) struct Frontier(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// For which tasks and flags it holds.
+    of: u64,
+    place: Option<Place>,
+    next_full: Option<Instant>,
+}
+
+/// Where a claim begins, `None` for the very start.
+pub(super) struct Beginning {
+    pub place: Option<Place>,
+    of: u64,
+}
+
+impl Frontier {
+    pub(super) fn begin(&self, request: &ClaimRequest<'_>, now: Instant) -> Beginning {
+        let mut hasher = DefaultHasher::new();
+        (request.tasks, request.forbidden_flags).hash(&mut hasher);
+        let of = hasher.finish();
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A claim with limits of tasks leaves out what another may take.
+        let usable = !request.thorough && request.limits.is_empty() && state.of == of;
+        let early = state.next_full.is_some_and(|next| now < next);
+        Beginning { place: state.place.filter(|_| usable && early), of }
+    }
+
+    /// Learns from an answer, and says in it when to look again if something may have been passed by.
+    pub(super) fn end(
+        &self,
+        beginning: &Beginning,
+        request: &ClaimRequest<'_>,
+        claimed: &mut Claimed,
+        walk: Duration,
+        now: Instant,
+    ) {
+        let first = claimed.jobs.first().map(|job| (job.priority.0, job.run_at));
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if beginning.place.is_some() {
+            if state.of == beginning.of {
+                state.place = first.or(state.place);
+                if claimed.jobs.len() < request.limit {
+                    claimed.look_again = state.next_full.map(|next| next.saturating_duration_since(now));
+                }
+            }
+        } else if request.limits.is_empty() {
+            let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
+            if walk.saturating_sub(EACH.saturating_mul(jobs)) <= CHEAP {
+                *state = State::default();
+            } else {
+                let place = first.or(state.place.filter(|_| state.of == beginning.of));
+                *state = State { of: beginning.of, place, next_full: Some(now + (walk * PAUSE).min(MAX_PAUSE)) };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Priority;
+    use crate::storage::PoolId;
+    use crate::storage::postgres::row::tests::any_job;
+
+    fn found(priority: i16) -> Claimed {
+        let job = crate::job::Job { priority: Priority(priority), ..any_job() };
+        Claimed { jobs: vec![job], ..Claimed::default() }
+    }
+
+    #[test]
+    fn after_a_long_look_the_next_begin_where_it_found_something_until_there_is_time_for_another() {
+        let (pool, tasks) = (PoolId::random(), ["t".to_owned()]);
+        let request = ClaimRequest::new(&pool, &tasks, 10);
+        let frontier = Frontier::default();
+        let begun = Instant::now();
+        let look = |at_ms, walk, mut claimed: Claimed, request: &ClaimRequest<'_>| {
+            let now = begun + Duration::from_millis(at_ms);
+            let beginning = frontier.begin(request, now);
+            frontier.end(&beginning, request, &mut claimed, Duration::from_millis(walk), now);
+            (beginning.place.map(|place| place.0), claimed.look_again.map(|pause| pause.as_millis()))
+        };
+        assert_eq!(look(0, 0, found(1), &request), (None, None));
+        assert_eq!(look(1, 100, found(5), &request), (None, None), "a cheap look is always from the start");
+        assert_eq!(
+            look(1, 0, found(7), &request),
+            (Some(5), Some(900)),
+            "what it may have passed by is looked for later"
+        );
+        assert_eq!(look(101, 0, Claimed::default(), &request), (Some(7), Some(800)), "it moves on");
+        assert_eq!(look(900, 0, found(8), &request), (Some(7), Some(1)));
+        assert_eq!(look(901, 100, Claimed::default(), &request), (None, None), "now there is time");
+        assert_eq!(
+            look(902, 0, found(9), &request),
+            (Some(8), Some(899)),
+            "what was free before the place still is not there"
+        );
+        let others = ["u".to_owned()];
+        assert_eq!(look(903, 100, found(9), &ClaimRequest::new(&pool, &others, 10)), (None, None), "of other tasks");
+        assert_eq!(look(904, 100, found(5), &request), (None, None), "and back");
+        assert_eq!(look(905, 100, found(5), &request.thorough(true)), (None, None), "nothing is passed by");
+        let limits = [("t".to_owned(), 3)];
+        assert_eq!(look(906, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
+        assert_eq!(look(907, 0, found(6), &request), (Some(5), Some(898)));
+        assert_eq!(look(99_000, 0, found(5), &request), (None, None));
+        assert_eq!(look(99_001, 0, found(5), &request), (None, None), "it was cheap, so each is from the start again");
+    }
+}
