@@ -138,10 +138,10 @@ async fn claim_begun(pool: &PgPool, schema: &str) -> sqlx::Transaction<'static, 
 
 /// Until an add in this schema waits for somebody's lock.
 async fn add_waits(pool: &PgPool, schema: &str) {
-    let pattern = format!("with input%{schema}%");
+    let pattern = format!("%with input%{schema}%");
     until("the add waits", || async {
         let waiting =
-            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and ltrim(query, chr(10)) like $1";
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and pid <> pg_backend_pid() and query like $1";
         sqlx::query_scalar::<_, i64>(waiting).bind(&pattern).fetch_one(pool).await.expect("activity") == 1
     })
     .await;

@@ -26,15 +26,28 @@ impl PostgresStorage {
         stored: &mut [Option<Job>],
     ) -> Result<()> {
         let input = Columns::of(batch, places);
+        let in_a_row = input.place.windows(2).all(|pair| pair[0] + 1 == pair[1]);
         // Locking: none but of names that are new, against other first users of them. Table locks are those of an insert.
         let mut rows = sqlx::query!(
             r#"
+-- An array with one element stands for as many that are equal; an empty one for as many nulls.
 with input as materialized (
-  select *
+  select
+    coalesce(given.task, ($1::text[])[1]) as task,
+    given.payload,
+    given.queue,
+    given.run_at,
+    given.delay_micros,
+    coalesce(given.max_attempts, ($6::smallint[])[1]) as max_attempts,
+    coalesce(given.priority, ($7::smallint[])[1]) as priority,
+    given.flags,
+    coalesce(given.place, $12::bigint + given.number - 1) as place
   from unnest(
     $1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::smallint[], $7::smallint[], $8::text[],
     $9::bigint[]
-  ) as input (task, payload, queue, run_at, delay_micros, max_attempts, priority, flags, place)
+  ) with ordinality as given (
+    task, payload, queue, run_at, delay_micros, max_attempts, priority, flags, place, number
+  )
 ),
 -- Only names that are missing are inserted: a conflicting insert would burn an id of a 32-bit sequence.
 new_task as (
@@ -90,7 +103,7 @@ job as (
 ),
 -- The text is Graphile's; it differs each time, because equal notifications of one transaction are merged.
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || cardinality($9)::text || '}')
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || cardinality($2)::text || '}')
 )
 select
   job.id as "id!",
@@ -102,17 +115,18 @@ select
 from job
 left join notified on true
 "#,
-            &input.task as &[&str],
+            one_if_equal(&input.task) as &[&str],
             &input.payload as &[&str],
-            &input.queue as &[Option<&str>],
-            &input.run_at as &[Option<DateTime<Utc>>],
-            &input.delay as &[Option<i64>],
-            &input.max_attempts as &[i16],
-            &input.priority as &[i16],
-            &input.flags as &[Option<String>],
-            &input.place,
+            none_if_null(&input.queue) as &[Option<&str>],
+            none_if_null(&input.run_at) as &[Option<DateTime<Utc>>],
+            none_if_null(&input.delay) as &[Option<i64>],
+            one_if_equal(&input.max_attempts) as &[i16],
+            one_if_equal(&input.priority) as &[i16],
+            none_if_null(&input.flags) as &[Option<String>],
+            if in_a_row { &[] } else { &input.place[..] },
             &distinct(input.task.iter().copied()) as &[&str],
             &distinct(input.queue.iter().copied().flatten()) as &[&str],
+            input.place.first().copied().unwrap_or_default(),
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -134,6 +148,16 @@ left join notified on true
             Some(row) => Err(Error::Internal(format!("job {} was stored out of order", row.id))),
         }
     }
+}
+
+/// One of them, if all are equal.
+fn one_if_equal<T: PartialEq>(values: &[T]) -> &[T] {
+    if values.windows(2).all(|pair| pair[0] == pair[1]) { &values[..values.len().min(1)] } else { values }
+}
+
+/// None of them, if there is none.
+fn none_if_null<T>(values: &[Option<T>]) -> &[Option<T>] {
+    if values.iter().all(Option::is_none) { &[] } else { values }
 }
 
 /// Each name once.
