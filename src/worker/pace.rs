@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How far ahead jobs are claimed.
 const LEAD: Duration = Duration::from_millis(10);
 /// The most jobs that are claimed ahead, however fast they are.
-const MAX_AHEAD: usize = 2_000;
+const MAX_AHEAD: usize = 4_000;
 /// A job counts for a sixteenth of the average, so one slow job is enough to stop claiming ahead for a while.
 const WEIGHT: f64 = 1.0 / 16.0;
 

@@ -20,7 +20,7 @@ use crate::job::{JobId, RunAt};
 use crate::storage::{Line, Outcome, PoolId, Settlement, is_unanswered};
 
 /// The most settlements in one write.
-const MAX_BATCH: usize = 2_000;
+const MAX_BATCH: usize = 4_000;
 /// So many results of one claim are written by themselves.
 const MANY: usize = 200;
 /// The most bytes of errors and payloads in one write.

@@ -4,7 +4,7 @@
 //! or dead rows that a long transaction keeps. Every claim would walk over them again. So after a look from the very start
 //! that took long, the next ones begin at the *frontier*: where that one found its first job. What becomes ready before
 //! it meanwhile (a better priority, a queue that was freed) is found by the next look from the start, which comes when no more
-//! than a tenth of the time is spent on such looks. Where a look from the start is cheap, as it nearly always is, each one is.
+//! than a twentieth of the time is spent on such looks. Where a look from the start is cheap, as it nearly always is, each one is.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,7 @@ const CHEAP: Duration = Duration::from_millis(1);
 /// … besides what it takes to find and lock each job that it takes, about.
 const EACH: Duration = Duration::from_micros(3);
 /// The time between two looks from the start is so many times what one takes.
-const PAUSE: u32 = 9;
+const PAUSE: u32 = 19;
 /// …but no longer than this.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -113,24 +113,24 @@ mod tests {
         assert_eq!(look(1, 100, found(5), &request), (None, None), "a cheap look is always from the start");
         assert_eq!(
             look(1, 0, found(7), &request),
-            (Some(5), Some(900)),
+            (Some(5), Some(1_900)),
             "what it may have passed by is looked for later"
         );
-        assert_eq!(look(101, 0, Claimed::default(), &request), (Some(7), Some(800)), "it moves on");
-        assert_eq!(look(900, 0, found(8), &request), (Some(7), Some(1)));
-        assert_eq!(look(901, 100, Claimed::default(), &request), (None, None), "now there is time");
+        assert_eq!(look(101, 0, Claimed::default(), &request), (Some(7), Some(1_800)), "it moves on");
+        assert_eq!(look(1_900, 0, found(8), &request), (Some(7), Some(1)));
+        assert_eq!(look(1_901, 100, Claimed::default(), &request), (None, None), "now there is time");
         assert_eq!(
             look(902, 0, found(9), &request),
             (Some(8), Some(899)),
             "what was free before the place still is not there"
         );
         let others = ["u".to_owned()];
-        assert_eq!(look(903, 100, found(9), &ClaimRequest::new(&pool, &others, 10)), (None, None), "of other tasks");
-        assert_eq!(look(904, 100, found(5), &request), (None, None), "and back");
-        assert_eq!(look(905, 100, found(5), &request.thorough(true)), (None, None), "nothing is passed by");
+        assert_eq!(look(1_903, 100, found(9), &ClaimRequest::new(&pool, &others, 10)), (None, None), "of other tasks");
+        assert_eq!(look(1_904, 100, found(5), &request), (None, None), "and back");
+        assert_eq!(look(1_905, 100, found(5), &request.thorough(true)), (None, None), "nothing is passed by");
         let limits = [("t".to_owned(), 3)];
-        assert_eq!(look(906, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
-        assert_eq!(look(907, 0, found(6), &request), (Some(5), Some(898)));
+        assert_eq!(look(1_906, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
+        assert_eq!(look(1_907, 0, found(6), &request), (Some(5), Some(1_898)));
         assert_eq!(look(99_000, 0, found(5), &request), (None, None));
         assert_eq!(look(99_001, 0, found(5), &request), (None, None), "it was cheap, so each is from the start again");
     }

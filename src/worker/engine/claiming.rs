@@ -21,6 +21,8 @@ pub(super) const FIRST_CLAIM_DELAY: Duration = Duration::from_millis(100);
 pub(super) const MAX_CLAIM_DELAY: Duration = Duration::from_secs(5);
 /// The delays between claims that see jobs of which others hold the queues at this very moment.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// How long a claim waits for queues of our own to be freed.
+const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 /// A claim that has not been answered for this long never will be.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a claim whose answer was lost may still be on its way to the storage: as long as an operating system tries to send
@@ -46,6 +48,10 @@ pub(super) struct Claims {
     deep: bool,
     /// The next one passes nothing by.
     thorough: bool,
+    /// How many jobs are worth asking for, where more than could be taken were seen: of a serial queue only one is.
+    worth: Option<usize>,
+    /// The next one waits until results are written, which frees queues; but not for long.
+    pub awaits_queues: bool,
 }
 
 impl Claims {
@@ -102,6 +108,7 @@ impl Engine {
             return;
         }
         let limit = if overlaps { (full - have).min(full / 2) } else { full - have };
+        let limit = self.claims.worth.map_or(limit, |worth| limit.min(worth.max(concurrency)));
         let Some((tasks, limits)) = self.tasks_with_room() else {
             // Every task runs as many jobs as it may; the end of one of them looks again.
             self.more = false;
@@ -182,6 +189,7 @@ impl Engine {
                 for job in &claimed.jobs {
                     self.held.insert(job.id, job.locked_at.unwrap_or_default());
                 }
+                self.learn_of_queues(claimed.jobs.len(), limit, claimed.more);
                 let since = Instant::now();
                 if self.waiting.is_empty() {
                     self.waiting_since = since;
@@ -214,6 +222,19 @@ impl Engine {
                 self.claim_not_before = Some(Instant::now() + self.claim_delay.mul_f64(0.5 + fastrand::f64() / 2.0));
                 self.claim_delay = (self.claim_delay * 2).min(MAX_CLAIM_DELAY);
             }
+        }
+    }
+
+    /// Where many of the jobs that were seen could not be taken, it is because of their queues, of which those just taken are
+    /// held now: the next claim would walk over all of their jobs, so it asks for less, and waits until they are done.
+    fn learn_of_queues(&mut self, taken: usize, limit: usize, more: bool) {
+        if more && taken > 0 && taken < limit / 4 * 3 {
+            self.claims.worth = Some(taken + taken / 4 + 1);
+            self.claims.awaits_queues = true;
+            self.claim_not_before = Some(Instant::now() + QUEUES_PAUSE);
+        } else if taken >= limit {
+            self.claims.worth =
+                self.claims.worth.map(|worth| worth.saturating_mul(2)).filter(|worth| *worth < limit * 8);
         }
     }
 

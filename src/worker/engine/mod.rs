@@ -363,6 +363,9 @@ impl Engine {
                 if *freed_queue || self.mode == Mode::UntilIdle {
                     self.look();
                 }
+                if *freed_queue && std::mem::take(&mut self.claims.awaits_queues) {
+                    self.claim_not_before = None;
+                }
             }
             Written::Due(due) => {
                 self.due.insert(Instant::from_std(*due));
