@@ -1,9 +1,8 @@
-//! How fast one worker process drains no-op jobs, beside Node's graphile-worker with batching off, on one database; and
-//! how much memory an idle worker takes. Run it with `./scripts/bench drain`.
+//! How fast one worker drains no-op jobs, and how much memory an idle worker takes; ours alone, in a minute. `bench/` measures
+//! much more, beside peers. Run it with `./scripts/bench drain`.
 //!
-//! The competitors take turns (A B A B …), each on a schema of its own with the same jobs. A run is timed from the start
-//! of the worker process's work to the moment at which the database holds no job any more, so only durably finished jobs
-//! count. The table is analysed before each run, which favours Node.
+//! A run is timed from the start of the worker to the moment at which the database holds no job any more, so only durably
+//! finished jobs count.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::process::Command;
 
-const JOBS: usize = 20_000;
+const JOBS: usize = 100_000;
 const CONCURRENCY: usize = 24;
 const ROUNDS: usize = 5;
 const SCHEMA: &str = "graphile_worker";
@@ -32,21 +31,15 @@ async fn main() -> Result<(), AnyError> {
         return Ok(());
     }
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await?;
-    println!("{JOBS} no-op jobs, concurrency {CONCURRENCY}, {ROUNDS} rounds in turn");
-    println!("{:>6} {:>14} {:>14} {:>8}", "round", "ours jobs/s", "Node jobs/s", "ratio");
-    let (mut ours, mut node, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    println!("{JOBS} no-op jobs, concurrency {CONCURRENCY}, {ROUNDS} rounds");
+    let mut rates = Vec::new();
     for round in 1..=ROUNDS {
-        let a = drain_ours(&url, &pool).await?;
-        let b = drain_node(&url, &pool).await?;
-        println!("{round:>6} {a:>14.0} {b:>14.0} {:>8.1}", a / b);
-        ours.push(a);
-        node.push(b);
-        ratios.push(a / b);
+        let rate = drain(&url, &pool).await?;
+        println!("round {round}: {rate:.0} jobs/s");
+        rates.push(rate);
     }
-    for (name, figures) in [("ours", &mut ours), ("Node", &mut node), ("ratio", &mut ratios)] {
-        figures.sort_by(f64::total_cmp);
-        println!("{name}: median {:.1}, min {:.1}, max {:.1}", figures[ROUNDS / 2], figures[0], figures[ROUNDS - 1]);
-    }
+    rates.sort_by(f64::total_cmp);
+    println!("median {:.0}, min {:.0}, max {:.0} jobs/s", rates[ROUNDS / 2], rates[0], rates[ROUNDS - 1]);
     idle_memory().await
 }
 
@@ -80,7 +73,7 @@ async fn drained(pool: &PgPool, begin: Instant) -> Result<f64, AnyError> {
     }
 }
 
-async fn drain_ours(url: &str, pool: &PgPool) -> Result<f64, AnyError> {
+async fn drain(url: &str, pool: &PgPool) -> Result<f64, AnyError> {
     let worker = worker(fill(url, pool).await?)?;
     let handle = worker.shutdown_handle();
     let begin = Instant::now();
@@ -88,35 +81,6 @@ async fn drain_ours(url: &str, pool: &PgPool) -> Result<f64, AnyError> {
     let rate = drained(pool, begin).await?;
     handle.shutdown();
     running.await??;
-    Ok(rate)
-}
-
-async fn drain_node(url: &str, pool: &PgPool) -> Result<f64, AnyError> {
-    fill(url, pool).await?;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/node/drain.mjs");
-    let directory = std::env::var("BACKFILL_TEST_NODE_DIR")?;
-    let mut child = Command::new(std::env::var("BACKFILL_TEST_NODE")?)
-        .args([script, url, SCHEMA, &CONCURRENCY.to_string()])
-        .current_dir(&directory)
-        .env("PACKAGES", &directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    // Starting Node takes a while; its clock starts when its first job has been taken.
-    loop {
-        let waiting: i64 =
-            sqlx::query_scalar("select count(*) from graphile_worker._private_jobs where locked_at is null")
-                .fetch_one(pool)
-                .await?;
-        if usize::try_from(waiting)? < JOBS {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let rate = drained(pool, Instant::now()).await?;
-    drop(child.stdin.take());
-    child.wait().await?;
     Ok(rate)
 }
 

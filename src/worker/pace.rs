@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// How far ahead jobs are claimed.
 const LEAD: Duration = Duration::from_millis(10);
-/// The most jobs that are claimed ahead, however fast they are.
+/// The most jobs that are claimed ahead, however fast they are: what a worker does in about 50 ms of the fastest.
 const MAX_AHEAD: usize = 4_000;
 /// A job counts for a sixteenth of the average, so one slow job is enough to stop claiming ahead for a while.
 const WEIGHT: f64 = 1.0 / 16.0;

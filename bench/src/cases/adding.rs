@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::{Case, Figures, Ground};
+use super::{Case, Figures, Ground, Measured};
 use crate::Result;
 use crate::contestant::Contestant::{self, Floor, Gw, Node, Ours, River};
 use crate::process::{Process, Role};
@@ -43,7 +43,7 @@ async fn rate(
     database: &str,
     jobs: usize,
     seconds: f64,
-) -> Result<Vec<(String, Figures)>> {
+) -> Result<Measured> {
     let mut connection = ground.server.open(database).await?;
     let stored: i64 =
         sqlx::query_scalar(AssertSqlSafe(contestant.library().count().to_owned())).fetch_one(&mut connection).await?;
@@ -56,12 +56,7 @@ async fn rate(
     Ok(vec![(contestant.to_string(), Figures::from([("jobs/s", jobs as f64 / seconds)]))])
 }
 
-async fn one_by_one(
-    ground: &mut Ground,
-    contestant: Contestant,
-    jobs: usize,
-    tasks: usize,
-) -> Result<Vec<(String, Figures)>> {
+async fn one_by_one(ground: &mut Ground, contestant: Contestant, jobs: usize, tasks: usize) -> Result<Measured> {
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut child = Process::start(&ground.told(contestant, &database, Role::AddOneByOne { jobs, tasks })).await?;
     child.go().await?;
@@ -70,7 +65,7 @@ async fn one_by_one(
     rate(ground, contestant, &database, jobs, seconds).await
 }
 
-async fn bulk(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+async fn bulk(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let jobs = ground.jobs;
     let seconds = ground.fill(contestant, &database, jobs, 0).await?;

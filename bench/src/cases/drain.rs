@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::{Case, Figures, Ground};
+use super::{Case, Figures, Ground, Measured};
 use crate::Result;
 use crate::contestant::Contestant::{self, Floor, Gw, GwBest, Node, NodeBest, Ours, River, RiverBest};
 use crate::contestant::Library;
@@ -107,7 +107,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Drain {
-    async fn measure(&self, ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+    async fn measure(&self, ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
         if contestant != Floor {
             let role = Role::Work { concurrency: self.concurrency, record: false };
             return Ok(vec![(contestant.to_string(), self.run(ground, contestant, role).await?)]);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::{Case, Figures, Ground};
+use super::{Case, Figures, Ground, Measured};
 use crate::Result;
 use crate::contestant::Contestant::{self, Gw, GwBest, Node, NodeBest, Ours, River};
 use crate::process::{Process, Role};
@@ -50,7 +50,7 @@ fn worker(record: bool) -> Role {
     Role::Work { concurrency: 24, record }
 }
 
-async fn idle(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+async fn idle(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
     const TIME: u32 = 30;
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut admin = ground.server.open(&database).await?;
@@ -96,7 +96,7 @@ async fn drained(
     Ok(())
 }
 
-async fn start_and_stop(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+async fn start_and_stop(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
     let database = ground.filled(contestant.library(), 1, 0, &[]).await?;
     let begin = Instant::now();
     let mut child = Process::start(&ground.told(contestant, &database, worker(false))).await?;
@@ -115,7 +115,7 @@ async fn start_and_stop(ground: &mut Ground, contestant: Contestant) -> Result<V
     Ok(vec![(contestant.to_string(), figures)])
 }
 
-async fn memory(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+async fn memory(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
     let database = ground.filled(contestant.library(), 1_000_000, 0, &["vacuum analyze"]).await?;
     let mut child = Process::start(&ground.told(contestant, &database, worker(false))).await?;
     let before = child.spent()?.resident_mib;
@@ -127,7 +127,7 @@ async fn memory(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(Stri
     Ok(vec![(contestant.to_string(), Figures::from([("resident MiB", after), ("resident MiB before", before)]))])
 }
 
-async fn snapshot(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+async fn snapshot(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
     const TIME: Duration = Duration::from_secs(180);
     const BURST: usize = 20_000;
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;

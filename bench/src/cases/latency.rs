@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{Case, Figures, Ground};
+use super::{Case, Figures, Ground, Measured};
 use crate::Result;
 use crate::contestant::Contestant::{self, Gw, GwBest, Node, NodeBest, Ours, River, RiverBest};
 use crate::process::{Process, Role};
@@ -69,11 +69,7 @@ impl Spread {
     }
 }
 
-async fn one_at_a_time(
-    ground: &mut Ground,
-    contestant: Contestant,
-    concurrency: usize,
-) -> Result<Vec<(String, Figures)>> {
+async fn one_at_a_time(ground: &mut Ground, contestant: Contestant, concurrency: usize) -> Result<Measured> {
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut worker =
         Process::start(&ground.told(contestant, &database, Role::Work { concurrency, record: true })).await?;
@@ -112,7 +108,7 @@ async fn one_at_a_time(
     Ok(vec![(contestant.to_string(), figures)])
 }
 
-async fn cron(ground: &mut Ground, contestant: Contestant) -> Result<Vec<(String, Figures)>> {
+async fn cron(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {
     const MINUTE: u128 = 60_000_000_000;
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
     let mut worker = Process::start(&ground.told(contestant, &database, Role::Cron { entries: 1_000 })).await?;

@@ -16,6 +16,9 @@ use crate::report::{Report, Run};
 use crate::server::Server;
 use crate::{Options, Result};
 
+/// What one turn gives: figures by who they are of (the floor has several kinds).
+pub type Measured = Vec<(String, Figures)>;
+
 /// The figures of one run, by name.
 pub type Figures = BTreeMap<&'static str, f64>;
 
@@ -27,7 +30,7 @@ pub struct Case {
     pub contestants: &'static [Contestant],
     /// Whether it takes so long that one round has to do.
     pub once: bool,
-    pub measure: for<'a> fn(&'a mut Ground, Contestant) -> BoxFuture<'a, Result<Vec<(String, Figures)>>>,
+    pub measure: for<'a> fn(&'a mut Ground, Contestant) -> BoxFuture<'a, Result<Measured>>,
 }
 
 pub fn all() -> Vec<Case> {

@@ -73,7 +73,10 @@ pub fn nanoseconds() -> u128 {
 
 /// When jobs began, if that is wanted.
 #[derive(Clone, Default)]
-pub struct Record(Option<Arc<Mutex<Vec<(u64, u128)>>>>);
+pub struct Record(Option<Arc<Mutex<Vec<Begun>>>>);
+
+/// A job's number, and when it began.
+type Begun = (u64, u128);
 
 impl Record {
     pub fn new(wanted: bool) -> Self {

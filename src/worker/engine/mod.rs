@@ -1,6 +1,6 @@
 //! The one loop that decides.
 //!
-//! It owns everything that runs: the jobs (a `JoinSet`), the claim in flight, the settler, the upkeep. Each turn it
+//! It owns everything that runs: the jobs (a `JoinSet`), the claims in flight, the settler, the upkeep. Each turn it
 //! starts claimed jobs in free slots, asks for more if more may be there, and then waits for whatever comes first.
 //!
 //! | file | what it decides |
