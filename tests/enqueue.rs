@@ -403,6 +403,10 @@ async fn callers_that_are_dropped_at_any_moment_leave_no_transaction_open() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn single_adds_that_meet_are_stored_together_and_answered_one_by_one() {
     let (client, pool, schema) = client().await;
+    for task in 0..7 {
+        client.add(JobSpec::new(format!("t{task}"), ()).key("k")).await.expect("its name is known");
+    }
+    client.remove("k").await.expect("remove");
     let adding = (0..500).map(|n| {
         let client = client.clone();
         let spec = JobSpec::new(format!("t{}", n % 7), n).priority(3).flag(format!("f{}", n % 2));
@@ -428,6 +432,8 @@ async fn an_add_that_is_refused_harms_none_of_those_it_is_stored_with() {
                   end $f$;
                   create trigger refuse before insert on S._private_jobs for each row execute function S.refuse()";
     sql(&pool, &schema, refuse).await;
+    let known = client.add(JobSpec::new("t", ())).await.expect("its name is known");
+    client.complete(&[known.id]).await.expect("complete");
     let adding = (0..200).map(|n| {
         let client = client.clone();
         tokio::spawn(async move { client.add(JobSpec::new("t", n % 40)).await })
@@ -449,6 +455,7 @@ async fn an_add_that_is_refused_harms_none_of_those_it_is_stored_with() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn adds_that_are_given_up_leave_nobody_waiting() {
     let (client, ..) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("its name is known");
     for round in 0..50 {
         let mut adding: Vec<_> = (0..20)
             .map(|n| {
@@ -463,5 +470,39 @@ async fn adds_that_are_given_up_leave_nobody_waiting() {
         for kept in adding {
             soon("it is stored", kept).await.expect("no panic").expect("add");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_add_that_waits_for_another_transaction_holds_no_other_add_up() {
+    let (client, pool, _) = client().await;
+    for known in ["t", "u"] {
+        client.add(JobSpec::new(known, ())).await.expect("add");
+    }
+    let mut first_user = pool.begin().await.expect("begin");
+    client.add_with(&mut *first_user, JobSpec::new("new", ()).serial_queue("new")).await.expect("add");
+    let waiting = |spec: JobSpec| {
+        let client = client.clone();
+        tokio::spawn(async move { client.add(spec).await })
+    };
+    let blocked = [waiting(JobSpec::new("new", ())), waiting(JobSpec::new("t", ()).serial_queue("new"))];
+    // The first user of the names itself adds other jobs before it commits.
+    for _ in 0..20 {
+        soon("it is stored", client.add(JobSpec::new("u", ()))).await.expect("add");
+    }
+    first_user.commit().await.expect("commit");
+    for blocked in blocked {
+        soon("it is stored too", blocked).await.expect("no panic").expect("add");
+    }
+}
+
+#[tokio::test]
+async fn an_add_that_is_not_polled_holds_no_other_add_up() {
+    let (client, ..) = client().await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let mut adding = futures::stream::iter(0..10).map(|n| client.add(JobSpec::new("t", n))).buffered(4);
+    while let Some(added) = soon("the next is stored", adding.next()).await {
+        added.expect("add");
+        soon("it is stored", client.add(JobSpec::new("t", ()))).await.expect("add");
     }
 }

@@ -124,15 +124,12 @@ impl Report {
                     "runs": runs.map(|run| json!({ "round": run.round, "figures": run.figures })).collect::<Vec<_>>(),
                 })
             });
-            json!({ "case": case.name, "about": case.about, "figure": case.figure, "contestants": who.collect::<Vec<_>>() })
+            json!({ "case": case.name, "about": case.about, "server": self.server, "jobs": self.jobs, "rounds": self.rounds, "figure": case.figure, "contestants": who.collect::<Vec<_>>() })
         };
         let failures =
             self.failures.iter().map(|(case, who, why)| json!({ "case": case, "who": who.name(), "why": why }));
         json!({
-            "server": self.server,
             "processors": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-            "jobs": self.jobs,
-            "rounds": self.rounds,
             "cases": cases.iter().map(case).collect::<Vec<_>>(),
             "failures": failures.collect::<Vec<_>>(),
         })
@@ -140,7 +137,17 @@ impl Report {
 
     pub fn write(&self, directory: &Path, cases: &[Case]) -> Result<()> {
         std::fs::create_dir_all(directory)?;
-        let text = serde_json::to_string_pretty(&self.json(cases))?;
+        let mut report = self.json(cases);
+        // Cases of an earlier run stay, unless they were measured anew.
+        if let Ok(text) = std::fs::read_to_string(directory.join("results.json")) {
+            let earlier: Value = serde_json::from_str(&text)?;
+            let is_new = |case: &Value| cases.iter().any(|new| case["case"] == new.name);
+            let kept = earlier["cases"].as_array().into_iter().flatten().filter(|case| !is_new(case)).cloned();
+            if let Some(all) = report["cases"].as_array_mut() {
+                all.extend(kept);
+            }
+        }
+        let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(directory.join("results.json"), text + "\n")?;
         if let Some(drain) = cases.iter().find(|case| case.name == "drain") {
             self.plot(drain, &directory.join("drain.svg"))?;

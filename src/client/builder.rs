@@ -74,7 +74,7 @@ impl BackfillClientBuilder {
         self
     }
 
-    /// The size of the pool that is made for a URL. Default: 10. Each worker opens up to seven connections more, so that
+    /// The size of the pool that is made for a URL. Default: 10. Each worker opens up to eight connections more, so that
     /// jobs which use up the pool cannot make it look dead.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections;

@@ -3,7 +3,7 @@
 //! Without a key nothing can be in the way, so the statement only looks up names and inserts, and what is stored is known but
 //! for its id and times. It answers those, half the cost of answering whole jobs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -132,7 +132,26 @@ left join notified on true
         .await
         .map_err(|e| self.error("store jobs", e))?;
         rows.sort_unstable_by_key(|row| row.id);
-        // A name that lost a race leaves out every job of that name, so what came back is matched by name and order.
+        // A name that lost a race leaves out every job of that name, so what came back is matched by name and order; and
+        // nothing else may be left out, or a job would be told another's id.
+        if rows.len() < places.len() {
+            let mut names: HashMap<Names<'_>, (usize, usize)> = HashMap::new();
+            let told = rows.iter().any(|row| row.task.is_some());
+            for &place in places {
+                let task = told.then_some(batch[place].task.as_str());
+                names.entry((task, batch[place].queue.as_deref())).or_default().0 += 1;
+            }
+            for row in &rows {
+                names.entry((row.task.as_deref(), row.queue.as_deref())).or_default().1 += 1;
+            }
+            if names.values().any(|(wanted, stored)| *stored != 0 && stored != wanted) {
+                return Err(Error::Internal(format!(
+                    "{} of {} jobs came back as stored; does a trigger on the jobs table leave rows out?",
+                    rows.len(),
+                    places.len()
+                )));
+            }
+        }
         let mut rows = rows.into_iter().peekable();
         for &place in places {
             let new = &batch[place];
@@ -149,6 +168,9 @@ left join notified on true
         }
     }
 }
+
+/// A task and a queue, as far as they are told.
+type Names<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// One of them, if all are equal.
 fn one_if_equal<T: PartialEq>(values: &[T]) -> &[T] {

@@ -50,7 +50,8 @@ with registered as materialized (
   for key share
 ),
 served as materialized (
-  select task.id, task.identifier, wanted.room
+  -- The moment from which the walk is timed: whoever was waited for above is not part of it.
+  select task.id, task.identifier, wanted.room, clock_timestamp() as begun
   from graphile_worker._private_tasks task
   left join unnest($4::text[], $5::bigint[]) as wanted (identifier, room) on wanted.identifier = task.identifier
   where task.identifier = any ($2)
@@ -159,7 +160,7 @@ select
   null::text as "flags?",
   -- How long the walk took: reading how many there are makes it end.
   case when (select count(*) from candidate) >= 0 then
-    (extract(epoch from clock_timestamp() - statement_timestamp()) * 1000000)::bigint
+    (extract(epoch from clock_timestamp() - (select min(served.begun) from served)) * 1000000)::bigint
   end as "walk?"
 union all
 select null, served.id, null, null, served.identifier, null, null, null, null, null, null, null, null, null, null, null

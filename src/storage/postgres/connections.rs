@@ -11,9 +11,9 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tokio::sync::watch;
 
-/// The connections of a worker, besides the ones that listen and show its sign of life: to claim, to settle, to rescue, for
-/// the crontab, and to test the ear. They are opened when needed.
-const WORKER_CONNECTIONS: u32 = 5;
+/// The connections of a worker, besides the ones that listen and show its sign of life: two to claim, and one each to settle, to
+/// rescue, for the crontab, and to test the ear. They are opened when needed.
+const WORKER_CONNECTIONS: u32 = 6;
 /// How long a worker waits for one of them. Its own calls never wait for each other, so this is the time to connect.
 const WORKER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -102,21 +102,65 @@ fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || matches!(code(error).as_deref(), Some("57P01" | "57P02"))
 }
 
-/// Whether a statement that failed like this may have been applied: nobody answered it, or the server went away.
-pub(super) fn may_be_stored(error: &sqlx::Error) -> bool {
-    is_away(error) || !matches!(error, sqlx::Error::Database(_))
+/// An error for another one whom it concerns. Errors of the driver cannot be cloned; this one is of the same kind and says the
+/// same.
+pub(super) fn for_another(error: &Error) -> Error {
+    match error {
+        Error::Database { action, source } => Error::Database { action, source: told_again(source) },
+        Error::MissingPrivilege { grant, source } => {
+            Error::MissingPrivilege { grant: grant.clone(), source: told_again(source) }
+        }
+        Error::SchemaMissing { schema } => Error::SchemaMissing { schema: schema.clone() },
+        Error::Internal(text) => Error::Internal(text.clone()),
+        other => Error::Storage(other.to_string().into()),
+    }
 }
 
-/// An error for another one whom it concerns. Errors of the driver cannot be cloned; this one says the same, and is one of the
-/// network's, as all are of which nobody knows what they have left undone.
-pub(super) fn told_to_another(error: &sqlx::Error) -> sqlx::Error {
-    let kind = match error {
-        sqlx::Error::Io(error) => error.kind(),
-        sqlx::Error::PoolTimedOut => return sqlx::Error::PoolTimedOut,
-        sqlx::Error::PoolClosed => return sqlx::Error::PoolClosed,
-        _ => std::io::ErrorKind::ConnectionAborted,
-    };
-    sqlx::Error::Io(std::io::Error::new(kind, error.to_string()))
+fn told_again(error: &sqlx::Error) -> sqlx::Error {
+    match error {
+        sqlx::Error::Database(error) => sqlx::Error::Database(Box::new(Told {
+            message: error.message().to_owned(),
+            code: error.code().map(std::borrow::Cow::into_owned),
+        })),
+        sqlx::Error::PoolTimedOut => sqlx::Error::PoolTimedOut,
+        sqlx::Error::PoolClosed => sqlx::Error::PoolClosed,
+        sqlx::Error::Io(error) => sqlx::Error::Io(std::io::Error::new(error.kind(), error.to_string())),
+        other => sqlx::Error::Protocol(other.to_string()),
+    }
+}
+
+/// What a database said, told again.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Told {
+    message: String,
+    code: Option<String>,
+}
+
+impl sqlx::error::DatabaseError for Told {
+    fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        self.code.as_deref().map(Into::into)
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> sqlx::error::ErrorKind {
+        sqlx::error::ErrorKind::Other
+    }
 }
 
 /// Whether a statement was ended by a timeout of the role or the database (or by an administrator).

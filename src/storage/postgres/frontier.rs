@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 
 use crate::storage::{ClaimRequest, Claimed};
 
@@ -20,7 +20,9 @@ const CHEAP: Duration = Duration::from_millis(1);
 const EACH: Duration = Duration::from_micros(3);
 /// The time between two looks from the start is so many times what one takes.
 const PAUSE: u32 = 19;
-/// …but no longer than this.
+/// After the first long look, which may only have been unlucky, it is shorter.
+const FIRST_PAUSE: u32 = 4;
+/// In any case it is no longer than this.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// A place in the line: jobs are claimed by priority, then by time.
@@ -35,6 +37,8 @@ struct State {
     of: u64,
     place: Option<Place>,
     next_full: Option<Instant>,
+    /// How long the last walk from the start took.
+    walk: Duration,
 }
 
 /// Where a claim begins, `None` for the very start.
@@ -55,6 +59,14 @@ impl Frontier {
         Beginning { place: state.place.filter(|_| usable && early), of }
     }
 
+    /// A queue of ours was freed, whose next job may stand before the place: the next look from the start comes sooner, but no
+    /// more than half of the time goes to such looks.
+    pub(super) fn queue_was_freed(&self, now: Instant) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let soon = now + state.walk;
+        state.next_full = state.next_full.map(|next| next.min(soon));
+    }
+
     /// Learns from an answer, and says in it when to look again if something may have been passed by.
     pub(super) fn end(
         &self,
@@ -64,22 +76,28 @@ impl Frontier {
         walk: Duration,
         now: Instant,
     ) {
+        // A row that somebody gave a time of beyond the calendar cannot be a place.
         let first = claimed.jobs.first().map(|job| (job.priority.0, job.run_at));
+        let first = first.filter(|(_, time)| (1..=9999).contains(&time.year()));
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if beginning.place.is_some() {
-            if state.of == beginning.of {
+            if state.of == beginning.of && state.place.is_some() {
                 state.place = first.or(state.place);
-                if claimed.jobs.len() < request.limit {
-                    claimed.look_again = state.next_full.map(|next| next.saturating_duration_since(now));
-                }
+            }
+            if claimed.jobs.len() < request.limit {
+                let next = state.next_full.unwrap_or(now);
+                claimed.look_again = Some(next.saturating_duration_since(now));
             }
         } else if request.limits.is_empty() {
             let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
             if walk.saturating_sub(EACH.saturating_mul(jobs)) <= CHEAP {
                 *state = State::default();
             } else {
-                let place = first.or(state.place.filter(|_| state.of == beginning.of));
-                *state = State { of: beginning.of, place, next_full: Some(now + (walk * PAUSE).min(MAX_PAUSE)) };
+                let same = state.of == beginning.of;
+                let place = first.or(state.place.filter(|_| same));
+                let times = if same && state.next_full.is_some() { PAUSE } else { FIRST_PAUSE };
+                let next_full = Some(now + (walk * times).min(MAX_PAUSE));
+                *state = State { of: beginning.of, place, next_full, walk };
             }
         }
     }
@@ -111,26 +129,23 @@ mod tests {
         };
         assert_eq!(look(0, 0, found(1), &request), (None, None));
         assert_eq!(look(1, 100, found(5), &request), (None, None), "a cheap look is always from the start");
-        assert_eq!(
-            look(1, 0, found(7), &request),
-            (Some(5), Some(1_900)),
-            "what it may have passed by is looked for later"
-        );
-        assert_eq!(look(101, 0, Claimed::default(), &request), (Some(7), Some(1_800)), "it moves on");
-        assert_eq!(look(1_900, 0, found(8), &request), (Some(7), Some(1)));
-        assert_eq!(look(1_901, 100, Claimed::default(), &request), (None, None), "now there is time");
-        assert_eq!(
-            look(902, 0, found(9), &request),
-            (Some(8), Some(899)),
-            "what was free before the place still is not there"
-        );
+        let later = "what it may have passed by is looked for later";
+        assert_eq!(look(1, 0, found(7), &request), (Some(5), Some(400)), "{later}");
+        assert_eq!(look(101, 0, Claimed::default(), &request), (Some(7), Some(300)), "it moves on");
+        assert_eq!(look(400, 0, found(8), &request), (Some(7), Some(1)));
+        assert_eq!(look(401, 100, Claimed::default(), &request), (None, None), "now there is time");
+        let free = "what was free before the place still is not there, and it was no accident";
+        assert_eq!(look(402, 0, found(9), &request), (Some(8), Some(1_899)), "{free}");
+        frontier.queue_was_freed(begun + Duration::from_millis(500));
+        assert_eq!(look(501, 0, found(9), &request), (Some(9), Some(99)), "it may be one of that queue");
+        assert_eq!(look(600, 100, found(9), &request), (None, None));
         let others = ["u".to_owned()];
-        assert_eq!(look(1_903, 100, found(9), &ClaimRequest::new(&pool, &others, 10)), (None, None), "of other tasks");
-        assert_eq!(look(1_904, 100, found(5), &request), (None, None), "and back");
-        assert_eq!(look(1_905, 100, found(5), &request.thorough(true)), (None, None), "nothing is passed by");
+        assert_eq!(look(2_600, 100, found(9), &ClaimRequest::new(&pool, &others, 10)), (None, None), "of other tasks");
+        assert_eq!(look(2_601, 100, found(5), &request), (None, None), "and back");
+        assert_eq!(look(2_602, 100, found(5), &request.thorough(true)), (None, None), "nothing is passed by");
         let limits = [("t".to_owned(), 3)];
-        assert_eq!(look(1_906, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
-        assert_eq!(look(1_907, 0, found(6), &request), (Some(5), Some(1_898)));
+        assert_eq!(look(2_603, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
+        assert_eq!(look(2_604, 0, found(6), &request), (Some(5), Some(1_898)));
         assert_eq!(look(99_000, 0, found(5), &request), (None, None));
         assert_eq!(look(99_001, 0, found(5), &request), (None, None), "it was cheap, so each is from the start again");
     }

@@ -5,18 +5,22 @@
 //! stored by one statement when it is back. Each caller is answered when its own job is stored, durably, as if it had been
 //! alone; who comes alone does not wait for anybody.
 //!
-//! Only jobs without keys gather: nothing that one of them does can be in another's way. If the statement is refused all the
-//! same (a trigger of the user's may refuse a row), each job is tried by itself, so that nobody is told another's error.
+//! Only jobs gather that can be in nobody's way: without a key, without a queue, and of a task whose name this process has seen
+//! stored (a new name may have to wait for another transaction that is the first to use it). If the statement is refused for
+//! what is in it all the same (a trigger of the user's may refuse a row), each job is tried by itself, so that nobody is told
+//! another's error. And whoever has gathered for [`PATIENCE`] without being taken along goes alone.
 //!
-//! **Cancellation.** A caller that is dropped while its job is gathered leaves it there: it is stored or not, as with any add
-//! whose answer is not awaited.
+//! **Cancellation.** The storing is done by a task of its own, so that it goes on when callers do not poll, or are dropped: then
+//! their jobs are stored or not, as with any add whose answer is not awaited.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::PostgresStorage;
-use super::errors::{may_be_stored, told_to_another};
+use super::errors::for_another;
 use crate::error::{Error, Result};
 use crate::job::{Job, NewJob};
 
@@ -24,91 +28,139 @@ use crate::job::{Job, NewJob};
 const MOST: usize = 1_000;
 /// The most bytes of payload that are stored together. (A larger job goes alone.)
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Who has not been taken along after this time goes alone.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The most names that are remembered.
+const MOST_NAMES: usize = 1_000;
 
 /// A job that waits, and who waits for it.
-type Waiting = (NewJob, oneshot::Sender<Result<Job>>);
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    job: NewJob,
+    tell: oneshot::Sender<Result<Job>>,
+}
 
 /// The jobs that gather.
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
-    state: Mutex<State>,
-}
+pub(super) struct Gathering(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     /// Somebody is storing, and will look here afterwards.
     busy: bool,
     waiting: Vec<Waiting>,
+    numbers: u64,
+    /// Names of tasks that have been stored.
+    tasks: HashSet<String>,
 }
 
-/// Who stores at present. Whatever ends it hands over to those who have gathered.
-struct Turn<'a> {
-    storage: &'a PostgresStorage,
+impl Gathering {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this job can be in nobody's way.
+    pub(super) fn may_gather(&self, job: &NewJob) -> bool {
+        job.key.is_none() && job.queue.is_none() && self.state().tasks.contains(&job.task)
+    }
+
+    /// A job of this task was stored.
+    pub(super) fn learn(&self, task: &str) {
+        let mut state = self.state();
+        if !state.tasks.contains(task) {
+            if state.tasks.len() == MOST_NAMES {
+                state.tasks.clear();
+            }
+            state.tasks.insert(task.to_owned());
+        }
+    }
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let waiting = {
-            let mut state = self.storage.gathering.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.waiting.is_empty() {
-                state.busy = false;
+/// Who stores at present. Whatever ends it lets the next one begin.
+struct Turn {
+    storage: PostgresStorage,
+}
+
+impl Turn {
+    /// Stores what has gathered, and then what has gathered meanwhile.
+    async fn run(self) {
+        loop {
+            let taken = {
+                let mut state = self.storage.gathering.state();
+                let mut bytes = 0;
+                let fits = |waiting: &&Waiting| {
+                    bytes += waiting.job.payload.as_str().len();
+                    bytes <= MOST_BYTES
+                };
+                let many = state.waiting.iter().take(MOST).take_while(fits).count().max(1).min(state.waiting.len());
+                state.waiting.drain(..many).collect::<Vec<Waiting>>()
+            };
+            if taken.is_empty() {
+                // Nobody can have come in between: `drop` looks again.
                 return;
             }
-            let mut bytes = 0;
-            let fits = |(job, _): &&Waiting| {
-                bytes += job.payload.as_str().len();
-                bytes <= MOST_BYTES
-            };
-            let many = state.waiting.iter().take(MOST).take_while(fits).count().max(1);
-            state.waiting.drain(..many).collect::<Vec<Waiting>>()
-        };
-        let storage = self.storage.clone();
-        // A caller may be dropped, and others wait for it. The task ends when what has gathered is stored.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // A caller may be dropped, and others wait for it. The task ends when what has gathered is stored.
-            drop(runtime.spawn(async move {
-                let turn = Turn { storage: &storage };
-                storage.store_gathered(waiting).await;
-                drop(turn);
-            }));
-        } else {
-            // Dropped outside of any runtime: those who wait hear that their answer is lost.
-            let mut state = self.storage.gathering.state.lock().unwrap_or_else(PoisonError::into_inner);
+            self.storage.store_gathered(taken).await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.storage.gathering.state();
+        if state.waiting.is_empty() {
             state.busy = false;
-            state.waiting.clear();
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Somebody came at the last moment, or this turn was cut short.
+            drop(state);
+            let next = Self { storage: self.storage.clone() };
+            drop(runtime.spawn(next.run()));
+        } else {
+            // Outside of any runtime: those who wait lose their patience and go alone.
+            state.busy = false;
         }
     }
 }
 
 impl PostgresStorage {
-    /// Stores one job without a key, with those that others add at the same time.
+    /// Stores one job with those that others add at the same time.
     pub(super) async fn add_gathering(&self, job: &NewJob) -> Result<Job> {
-        let answer = {
-            let mut state = self.gathering.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.busy {
-                let (tell, answer) = oneshot::channel();
-                state.waiting.push((job.clone(), tell));
-                Some(answer)
-            } else {
-                state.busy = true;
-                None
-            }
+        let (tell, mut answer) = oneshot::channel();
+        let (number, first) = {
+            let mut state = self.gathering.state();
+            state.numbers += 1;
+            let number = state.numbers;
+            state.waiting.push(Waiting { number, job: job.clone(), tell });
+            (number, !std::mem::replace(&mut state.busy, true))
         };
-        if let Some(answer) = answer {
-            return answer.await.unwrap_or_else(|_| {
-                Err(Error::Internal("the task that was storing this job has ended; it may be stored or not".to_owned()))
-            });
+        if first {
+            let turn = Turn { storage: self.clone() };
+            drop(tokio::spawn(turn.run()));
         }
-        let turn = Turn { storage: self };
-        let stored = self.add_alone(job).await;
-        drop(turn);
-        stored
+        let lost =
+            || Error::Internal("the task that was storing this job has ended; it may be stored or not".to_owned());
+        if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut answer).await {
+            return answer.unwrap_or_else(|_| Err(lost()));
+        }
+        let alone = {
+            let mut state = self.gathering.state();
+            let place = state.waiting.iter().position(|waiting| waiting.number == number);
+            place.map(|place| drop(state.waiting.remove(place))).is_some()
+        };
+        if alone {
+            return self.add_alone(job).await;
+        }
+        answer.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    async fn store_gathered(&self, waiting: Vec<Waiting>) {
+    async fn store_gathered(&self, taken: Vec<Waiting>) {
         // Whoever has gone away meanwhile has no wish any more.
-        let waiting: Vec<Waiting> = waiting.into_iter().filter(|(_, tell)| !tell.is_closed()).collect();
-        let (jobs, tells): (Vec<NewJob>, Vec<oneshot::Sender<Result<Job>>>) = waiting.into_iter().unzip();
+        let taken: Vec<Waiting> = taken.into_iter().filter(|waiting| !waiting.tell.is_closed()).collect();
+        if taken.is_empty() {
+            return;
+        }
+        let (jobs, tells): (Vec<NewJob>, Vec<oneshot::Sender<Result<Job>>>) =
+            taken.into_iter().map(|waiting| (waiting.job, waiting.tell)).unzip();
         let places: Vec<usize> = (0..jobs.len()).collect();
         let stored = self.retrying(|| async {
             let mut stored: Vec<Option<Job>> = jobs.iter().map(|_| None).collect();
@@ -120,23 +172,23 @@ impl PostgresStorage {
         match stored.await {
             Ok(stored) => {
                 for ((job, stored), tell) in jobs.iter().zip(stored).zip(tells) {
-                    // A job is left out when another transaction used its name first; who has gone away does not hear it.
+                    // A job is left out when its task's name was forgotten and another transaction is the first to use it
+                    // again; who has gone away does not hear it.
                     let _ = tell.send(match stored {
                         Some(stored) => Ok(stored),
                         None => self.add_alone(job).await,
                     });
                 }
             }
-            // Nobody knows whether anything is stored.
-            Err(Error::Database { action, source }) if may_be_stored(&source) => {
-                for tell in tells {
-                    let _ = tell.send(Err(Error::Database { action, source: told_to_another(&source) }));
-                }
-            }
-            // One statement is refused as a whole, so nothing is stored; by themselves, each is told its own error.
-            Err(_) => {
+            // Refused for what is in one of them, as a whole: nothing is stored, and by itself each is told its own error.
+            Err(error @ Error::Database { .. }) if !error.is_transient() && jobs.len() > 1 => {
                 for (job, tell) in jobs.iter().zip(tells) {
                     let _ = tell.send(self.add_alone(job).await);
+                }
+            }
+            Err(error) => {
+                for tell in tells {
+                    let _ = tell.send(Err(for_another(&error)));
                 }
             }
         }

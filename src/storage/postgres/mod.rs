@@ -197,7 +197,13 @@ impl Storage for PostgresStorage {
 
     fn for_worker(&self) -> Arc<dyn Storage> {
         let connections = Connections::like(&self.pool);
-        Arc::new(Self { connections, gathering: Arc::default(), sign_unanswered: Arc::default(), ..self.clone() })
+        Arc::new(Self {
+            connections,
+            gathering: Arc::default(),
+            sign_unanswered: Arc::default(),
+            frontier: Arc::default(),
+            ..self.clone()
+        })
     }
 
     fn reconnect(&self) {
@@ -214,8 +220,14 @@ impl Storage for PostgresStorage {
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         match jobs {
-            [job] if job.key.is_none() => Ok(vec![self.add_gathering(job).await?]),
-            _ => self.add_all(jobs).await,
+            [job] if self.gathering.may_gather(job) => Ok(vec![self.add_gathering(job).await?]),
+            _ => {
+                let stored = self.add_all(jobs).await?;
+                if let [job] = jobs {
+                    self.gathering.learn(&job.task);
+                }
+                Ok(stored)
+            }
         }
     }
 
@@ -257,6 +269,9 @@ on conflict do nothing
             let mut work = if mixed { self.transaction().await?.into() } else { self.work().await? };
             let applied = self.settle_jobs(&mut work, pool, settled).await?;
             self.done(work).await?;
+            if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
+                self.frontier.queue_was_freed(Instant::now());
+            }
             Ok(applied)
         })
         .await

@@ -48,6 +48,9 @@ pub(super) struct Claims {
     deep: bool,
     /// The next one passes nothing by.
     thorough: bool,
+    /// The one that gives back what the pool does not know of, before it claims: no other may be on its way meanwhile, or
+    /// what that one takes would be given back too.
+    doubting: Option<u64>,
     /// How many jobs are worth asking for, where more than could be taken were seen: of a serial queue only one is.
     worth: Option<usize>,
     /// The next one waits until results are written, which frees queues; but not for long.
@@ -64,6 +67,7 @@ impl Claims {
         let any = !self.is_empty();
         self.in_flight.clear();
         self.asked = 0;
+        self.doubting = None;
         any
     }
 }
@@ -95,10 +99,12 @@ impl Engine {
         // While many fast jobs wait, two claims for half as many keep the storage busy, each while the other's jobs start.
         // Not where claims have to know of each other: with limits of tasks, a prefetch that was asked for, or a claim whose
         // answer was lost.
-        let overlaps = ahead >= OVERLAP_FROM && prefetch == 0 && self.limited.is_empty() && self.claims.deep;
+        let overlaps =
+            concurrency > 1 && ahead >= OVERLAP_FROM && prefetch == 0 && self.limited.is_empty() && self.claims.deep;
         let doubts = self.doubt_since.is_some_and(|since| now < since + STRONG_DOUBT || now >= self.next_doubt);
         let in_flight = self.claims.in_flight.len();
-        if in_flight >= if overlaps && !doubts { MAX_CLAIMS } else { 1 } {
+        let alone = doubts || self.claims.doubting.is_some();
+        if in_flight >= if overlaps && !alone { MAX_CLAIMS } else { 1 } {
             return;
         }
         let have = self.running.len() + self.waiting.len() + self.claims.asked;
@@ -131,6 +137,8 @@ impl Engine {
         self.claims.asked += limit;
         self.claims.newest += 1;
         let number = self.claims.newest;
+        self.claims.doubting = doubts.then_some(number);
+        self.claims.awaits_queues = false;
         let thorough = std::mem::take(&mut self.claims.thorough);
         self.claims.in_flight.push(Box::pin(async move {
             let claim = async {
@@ -153,6 +161,9 @@ impl Engine {
 
     pub(super) fn claimed(&mut self, Answer { number, limit, pool, claimed }: Answer) {
         self.claims.asked -= limit;
+        if self.claims.doubting == Some(number) {
+            self.claims.doubting = None;
+        }
         match claimed {
             Ok(claimed) if pool != self.pool => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
@@ -175,7 +186,8 @@ impl Engine {
                         self.claims.thorough = true;
                         self.more = true;
                     } else {
-                        self.due.insert(Instant::now() + pause);
+                        let time = Instant::now() + pause;
+                        self.look_again_at = Some(self.look_again_at.map_or(time, |earlier| earlier.min(time)));
                     }
                 }
                 if claimed.more && claimed.jobs.is_empty() {
@@ -185,11 +197,11 @@ impl Engine {
                 } else {
                     self.pause = FIRST_PAUSE;
                     self.delay_refetch(claimed.jobs.len());
+                    self.learn_of_queues(claimed.jobs.len(), limit, claimed.more);
                 }
                 for job in &claimed.jobs {
                     self.held.insert(job.id, job.locked_at.unwrap_or_default());
                 }
-                self.learn_of_queues(claimed.jobs.len(), limit, claimed.more);
                 let since = Instant::now();
                 if self.waiting.is_empty() {
                     self.waiting_since = since;
@@ -230,8 +242,11 @@ impl Engine {
     fn learn_of_queues(&mut self, taken: usize, limit: usize, more: bool) {
         if more && taken > 0 && taken < limit / 4 * 3 {
             self.claims.worth = Some(taken + taken / 4 + 1);
-            self.claims.awaits_queues = true;
-            self.claim_not_before = Some(Instant::now() + QUEUES_PAUSE);
+            let soon = Instant::now() + QUEUES_PAUSE;
+            if self.claim_not_before.is_none() {
+                self.claims.awaits_queues = true;
+                self.claim_not_before = Some(soon);
+            }
         } else if taken >= limit {
             self.claims.worth =
                 self.claims.worth.map(|worth| worth.saturating_mul(2)).filter(|worth| *worth < limit * 8);

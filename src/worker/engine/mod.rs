@@ -125,6 +125,8 @@ pub(super) struct Engine {
     pause: Duration,
     pace: Pace,
     next_poll: Instant,
+    /// The storage may have passed jobs by, and finds them then.
+    look_again_at: Option<Instant>,
     /// Moments at which jobs of ours are known to become ready.
     due: BTreeSet<Instant>,
 
@@ -191,6 +193,7 @@ impl Engine {
             pause: FIRST_PAUSE,
             pace: Pace::default(),
             next_poll: now,
+            look_again_at: None,
             due: BTreeSet::new(),
             results,
             written,
@@ -392,7 +395,8 @@ impl Engine {
         let poll = (self.ending.is_none()).then_some(self.next_poll);
         let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
-        [ending, give_back, poll, claim, due]
+        let again = self.look_again_at.filter(|_| self.ending.is_none());
+        [ending, give_back, poll, claim, due, again]
             .into_iter()
             .flatten()
             .min()
@@ -410,6 +414,10 @@ impl Engine {
         }
         while self.due.first().is_some_and(|due| now >= *due) {
             self.due.pop_first();
+            self.look();
+        }
+        if self.look_again_at.is_some_and(|time| now >= time) {
+            self.look_again_at = None;
             self.look();
         }
         if self.claim_not_before.is_some_and(|earliest| now >= earliest) {
