@@ -313,7 +313,7 @@ async fn after_every_reconnect_of_the_listener_one_look_catches_up() {
 async fn results_survive_the_loss_of_every_connection() {
     let (pool, url) = support::database().await;
     let client = BackfillClient::new(&url).await.expect("migrate");
-    client.add_many((0..200).map(|n| JobSpec::new("t", n))).await.expect("add");
+    client.add_many((0..1_000).map(|n| JobSpec::new("t", n))).await.expect("add");
     let starts = Arc::new(AtomicUsize::new(0));
     let counted = starts.clone();
     let handler = task_fn("t", move |_: u32, _: JobContext| {
@@ -325,15 +325,15 @@ async fn results_survive_the_loss_of_every_connection() {
                 where datname = current_database() and pid <> pg_backend_pid()) select count(*) from gone";
     let own = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
     drop(pool);
-    while starts.load(Ordering::SeqCst) < 150 {
+    while starts.load(Ordering::SeqCst) < 800 {
         ask(&own, "x", kill).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     until("all are done", || async { client.counts().await.is_ok_and(|counts| counts.total() == 0) }).await;
     let summary = running.end().await;
     // Each is done exactly once by what was written. A start may be repeated only where the claim's connection was lost.
-    assert_eq!((summary.completed, summary.failed, summary.lost), (200, 0, 0), "{summary:?}");
-    assert_eq!(starts.load(Ordering::SeqCst), 200);
+    assert_eq!((summary.completed, summary.failed, summary.lost), (1_000, 0, 0), "{summary:?}");
+    assert_eq!(starts.load(Ordering::SeqCst), 1_000);
 }
 
 #[tokio::test]
