@@ -82,6 +82,9 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// the most one, and only while no other of it is held by anybody.
     ///
     /// A pool that is not registered (see [`show_presence`](Self::show_presence)) gets nothing.
+    ///
+    /// It may pass ready jobs by to save itself a long search, unless the request is `thorough`; then the answer says when to
+    /// look again.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
