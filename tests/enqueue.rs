@@ -463,6 +463,7 @@ async fn adds_that_are_given_up_leave_nobody_waiting() {
                 tokio::spawn(async move { client.add(JobSpec::new("t", n)).await })
             })
             .collect();
+        // Not a wait: in each round they are given up a little later on their way.
         tokio::time::sleep(Duration::from_micros(round * 20)).await;
         for given_up in adding.drain(..10) {
             given_up.abort();

@@ -2,10 +2,8 @@
 //!
 //! Jobs without keys have a statement of their own (`add_plain`). Of the others, one statement stores a chunk of a batch. It does what the schema's own `add_jobs` function does, step for
 //! step (names, freeing taken keys, notification, insert or update), with three differences: it carries each
-//! job's values in plain arrays, it serves all three key modes, and its answers can be paired with its inputs:
-//!
-//! - a job with a key is paired by its key, which is unique within a batch;
-//! - the jobs without one are inserted in the order of the input, so their ids grow in that order.
+//! job's values in plain arrays, it serves all three key modes, and its answers are paired with its inputs by their keys,
+//! which are unique within a batch.
 //!
 //! A row can be missing from the answer when another transaction gets in between the statement's snapshot and its
 //! insert: it claims the job that has the key, or it is the first to use the same new name. Nothing was stored
@@ -303,36 +301,16 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Puts each stored job at the place of its input. `rows` are in the order of their ids.
+/// Puts each stored job at the place of its input, which its key tells.
 fn pair(batch: &[NewJob], places: &[usize], rows: Vec<Job>, stored: &mut [Option<Job>]) -> Result<()> {
-    let mut place_of_key: HashMap<&str, usize> = HashMap::new();
-    let mut keyless = Vec::new();
-    for place in places {
-        match &batch[*place].key {
-            Some(key) => {
-                place_of_key.insert(key, *place);
-            }
-            None => keyless.push(*place),
-        }
-    }
-    let (keyed_rows, keyless_rows): (Vec<Job>, Vec<Job>) = rows.into_iter().partition(|job| job.key.is_some());
-    for job in keyed_rows {
+    let key = |place: &usize| batch[*place].key.as_deref().map(|key| (key, *place));
+    let place_of_key: HashMap<&str, usize> = places.iter().filter_map(key).collect();
+    for job in rows {
         let place = job.key.as_deref().and_then(|key| place_of_key.get(key)).copied();
         let Some(place) = place else {
             return Err(Error::Internal(format!("job {} was stored under a key nobody gave", job.id)));
         };
         stored[place] = Some(job);
     }
-    // A name that lost a race leaves out every job of that name, so what came back is matched by name and order.
-    let mut rows = keyless_rows.into_iter().peekable();
-    for place in keyless {
-        let wanted = &batch[place];
-        if let Some(job) = rows.next_if(|job| job.task == wanted.task && job.queue == wanted.queue) {
-            stored[place] = Some(job);
-        }
-    }
-    match rows.next() {
-        None => Ok(()),
-        Some(job) => Err(Error::Internal(format!("job {} was stored out of order", job.id))),
-    }
+    Ok(())
 }

@@ -149,9 +149,9 @@ pub async fn the_connection_limit_is_reached(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: new connections after a reset, or after the old primary says that it may only be read.
-pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
-    // A pair of its own. The primary waits for the standby, or a failover would lose what was acknowledged.
+/// A primary and a standby of a case's own, and three workers amid their jobs. The primary waits for the standby, or a failover
+/// would lose what was acknowledged.
+async fn pair_at_work(ground: &Ground) -> (Arc<Cluster>, Cluster, Scene) {
     let primary = Cluster::start_new(&["wal_level=replica", "max_wal_senders=5", "max_connections=100"]).await;
     let primary = Arc::new(primary);
     let standby = primary.standby().await;
@@ -161,7 +161,11 @@ pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
     scene.add(400, 500).await;
     three_workers(&mut scene).await;
     sleep(Duration::from_secs(1)).await;
-    primary.stop(Stop::Immediate).await;
+    (primary, standby, scene)
+}
+
+/// The standby takes over, and new connections lead to it.
+async fn fail_over(scene: &mut Scene, standby: Cluster) {
     standby.promote().await;
     let standby = Arc::new(standby);
     scene.proxy.lead_to(standby.port);
@@ -169,6 +173,13 @@ pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
     scene.sql("alter system reset synchronous_standby_names").await;
     scene.sql("select pg_reload_conf()").await;
     scene.outage_is_over();
+}
+
+/// Survives by: new connections after a reset, or after the old primary says that it may only be read.
+pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
+    let (primary, standby, mut scene) = pair_at_work(ground).await;
+    primary.stop(Stop::Immediate).await;
+    fail_over(&mut scene, standby).await;
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
@@ -177,15 +188,7 @@ pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
 /// Survives by: new connections when a server says that it may only be read (`postgres/errors.rs`), for those that listen and
 /// show the sign of life too.
 pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
-    let primary = Cluster::start_new(&["wal_level=replica", "max_wal_senders=5", "max_connections=100"]).await;
-    let primary = Arc::new(primary);
-    let standby = primary.standby().await;
-    let mut scene = Scene::new(&primary, &ground.witness).await;
-    scene.sql("alter system set synchronous_standby_names = '*'").await;
-    scene.sql("select pg_reload_conf()").await;
-    scene.add(400, 500).await;
-    three_workers(&mut scene).await;
-    sleep(Duration::from_secs(1)).await;
+    let (primary, standby, mut scene) = pair_at_work(ground).await;
     // Nobody's connection is cut: the old primary lives on, and refuses to write.
     scene.sql("alter system set default_transaction_read_only = on").await;
     scene.sql("select pg_reload_conf()").await;
@@ -195,13 +198,7 @@ pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
             "select count(*) from pg_settings where name = 'default_transaction_read_only' and setting = 'on'",
         )
         .await;
-    standby.promote().await;
-    let standby = Arc::new(standby);
-    scene.proxy.lead_to(standby.port);
-    scene.subject = Arc::clone(&standby);
-    scene.sql("alter system reset synchronous_standby_names").await;
-    scene.sql("select pg_reload_conf()").await;
-    scene.outage_is_over();
+    fail_over(&mut scene, standby).await;
     scene.until_finished(400).await;
     let old = connect(&primary.url(&scene.database)).await;
     let left = "select count(*) from pg_stat_activity
