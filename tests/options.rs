@@ -52,9 +52,13 @@ async fn a_task_with_a_limit_of_its_own_keeps_it_and_does_not_hold_up_others() {
         // The narrow ones are first in line, and there are many of them.
         client.add_many((0..60).map(|n| JobSpec::new("narrow", n).priority(-1))).await.expect("add");
         client.add_many((0..200).map(|n| JobSpec::new("quick", n))).await.expect("add");
+        let (open, is_open) = tokio::sync::watch::channel(false);
         let narrow = task_fn("narrow", move |_: u32, _| {
-            let gauge = Arc::clone(&narrow_gauge);
-            async move { gauge.pass(Duration::from_millis(20)).await }
+            let (gauge, mut is_open) = (Arc::clone(&narrow_gauge), is_open.clone());
+            async move {
+                is_open.wait_for(|open| *open).await.expect("the test is there");
+                gauge.pass(Duration::from_millis(5)).await;
+            }
         })
         .concurrency(3);
         let quick_task = task_fn("quick", move |_: u32, _| {
@@ -62,8 +66,9 @@ async fn a_task_with_a_limit_of_its_own_keeps_it_and_does_not_hold_up_others() {
             async {}
         });
         let worker = Running::start(Worker::builder(client.clone()).task(narrow).task(quick_task).concurrency(20));
+        // None of the narrow ones ends before all of the quick ones have run.
         until("the quick ones are done", || async { quick.load(Ordering::SeqCst) == 200 }).await;
-        assert!(client.counts().await.expect("counts").total() > 20, "they did not wait for the narrow ones");
+        open.send_replace(true);
         empty(&client).await;
         worker.end().await;
         assert_eq!(gauge.most.load(Ordering::SeqCst), 3);

@@ -185,18 +185,18 @@ async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() 
     };
     let builder = Worker::builder(client)
         .task(handler)
-        .presence(Duration::from_millis(20), Duration::from_millis(400))
+        .presence(Duration::from_millis(20), Duration::from_secs(2))
         .concurrency(3);
     let running = Running::start(builder);
     let pool = support::pool().await;
     let other = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("connect");
     until("a job holds the connection", || async { starts.load(Ordering::SeqCst) == 1 }).await;
-    until("it has been seen alive for three deadlines", || async {
-        other.storage().rescue(Duration::from_millis(400)).await.expect("rescue");
+    until("it has been seen alive for longer than the deadline", || async {
+        other.storage().rescue(Duration::from_secs(2)).await.expect("rescue");
         ask(
             &pool,
             &schema,
-            "select coalesce(max(seen_at - started_at), '0') > interval '1.2 seconds' from S.backfill_pools",
+            "select coalesce(max(seen_at - started_at), '0') > interval '3 seconds' from S.backfill_pools",
         )
         .await
             == "true"
