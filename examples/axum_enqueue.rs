@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use backfill::{Answer, BackfillClient, JobContext, JobSpec, Task, TaskResult, Worker};
+use backfill::{Answer, BackfillClient, JobContext, Task, TaskResult, Worker};
 use sqlx::PgPool;
 
 #[derive(Clone)]
@@ -72,7 +72,7 @@ async fn store(app: &App, order: &NewOrder) -> Result<i64, Box<dyn std::error::E
         .bind(order.amount)
         .fetch_one(&mut *tx)
         .await?;
-    app.jobs.add_with(&mut *tx, JobSpec::of::<ConfirmOrder>(&Confirm { order: id })).await?;
+    app.jobs.add_with(&mut *tx, ConfirmOrder::job(&Confirm { order: id })).await?;
     tx.commit().await?;
     Ok(id)
 }

@@ -61,7 +61,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
 
     // Three hundred at once, checked by the compiler.
-    client.add_many((0..300).map(|n| JobSpec::of::<SendEmail>(&Email { to: format!("user{n}@example.com") }))).await?;
+    client.add_many((0..300).map(|n| SendEmail::job(&Email { to: format!("user{n}@example.com") }))).await?;
     // Serial queues: each account's entries are booked one after the other, in order.
     client.add_many((0..60).map(|n| JobSpec::new("book", n).serial_queue(format!("account {}", n % 3)))).await?;
     // Delayed by a second, and before everything else once it is due.

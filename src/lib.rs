@@ -38,12 +38,11 @@
 pub mod client;
 mod clock;
 pub mod cron;
-pub mod error;
-pub mod job;
 pub mod storage;
 pub mod task;
 pub mod worker;
 
+pub use backfill_core::{error, job};
 pub use client::{BackfillClient, BackfillClientBuilder};
 pub use clock::Clock;
 pub use cron::{CronEntry, Crontab};
@@ -57,3 +56,6 @@ pub use task::{
     middleware_fn, task_fn,
 };
 pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};
+
+#[cfg(feature = "contract")]
+pub use backfill_core::storage_contract_tests;

@@ -39,7 +39,7 @@ async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_r
     soon("listening", wakeups.next()).await;
 
     let mut tx = pool.begin().await.expect("begin");
-    let lost = client.add_with(&mut *tx, JobSpec::of::<SendInvoice>(&Invoice { order: 17 })).await.expect("add");
+    let lost = client.add_with(&mut *tx, SendInvoice::job(&Invoice { order: 17 })).await.expect("add");
     let also = client.add_many_with(&mut tx, [JobSpec::new("a", 1), JobSpec::new("b", 2)]).await.expect("add");
     assert_eq!(also.len(), 2);
     assert!(client.job(lost.id).await.expect("read").is_none(), "others do not see it yet");
@@ -47,7 +47,7 @@ async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_r
     assert_eq!(client.counts().await.expect("counts").total(), 0);
 
     let mut tx = pool.begin().await.expect("begin");
-    let kept = client.add_with(&mut *tx, JobSpec::of::<SendInvoice>(&Invoice { order: 18 })).await.expect("add");
+    let kept = client.add_with(&mut *tx, SendInvoice::job(&Invoice { order: 18 })).await.expect("add");
     assert!(futures::poll!(wakeups.next()).is_pending(), "nobody is woken before the commit");
     tx.commit().await.expect("commit");
     assert_eq!(soon("a wakeup", wakeups.next()).await, Some(backfill::storage::Wakeup::JobsAdded(1)));

@@ -51,7 +51,7 @@ impl Task for Double {
 async fn typed_tasks_and_closures_run_and_unknown_tasks_are_left_alone() {
     let (client, ..) = client().await;
     let (results, mut doubled) = mpsc::unbounded_channel();
-    client.add(JobSpec::of::<Double>(&21)).await.expect("add");
+    client.add(Double::job(&21)).await.expect("add");
     client.add(JobSpec::new("follow", "up")).await.expect("add");
     let unknown = client.add(JobSpec::new("unknown", ())).await.expect("add");
     let worker = Worker::builder(client.clone())

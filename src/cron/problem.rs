@@ -1,26 +1,6 @@
 //! What is wrong with a crontab, and where.
 
-use std::fmt;
-
-/// What is wrong with a crontab, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CrontabProblem {
-    /// The line, from 1.
-    pub line: usize,
-    /// The column, in characters, from 1.
-    pub column: usize,
-    /// The offending text.
-    pub text: String,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
-impl fmt::Display for CrontabProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}: {:?} {}", self.line, self.column, self.text, self.problem)
-    }
-}
+pub use backfill_core::CrontabProblem;
 
 /// A problem whose place is known within its line only, in bytes.
 #[derive(Debug)]
@@ -37,6 +17,6 @@ impl Complaint {
 
     pub(super) fn at(self, line: usize, text: &str) -> CrontabProblem {
         let before = text.get(..self.offset).unwrap_or(text);
-        CrontabProblem { line, column: before.chars().count() + 1, text: self.text, problem: self.problem }
+        CrontabProblem::new(line, before.chars().count() + 1, self.text, self.problem)
     }
 }

@@ -80,6 +80,15 @@ pub trait Task: Send + Sync + 'static {
     /// When the attempt failed; see [`TaskError`] for what may follow.
     fn run(&self, payload: Self::Payload, ctx: JobContext) -> impl Future<Output = TaskResult> + Send;
 
+    /// A job for this task, whose payload the compiler checks: `SendInvoice::job(&Invoice { order: 17 })`.
+    fn job(payload: &Self::Payload) -> JobSpec
+    where
+        Self: Sized,
+        Self::Payload: Serialize,
+    {
+        JobSpec::new(Self::NAME, payload)
+    }
+
     /// When a failed job is tried again. Default: [`RetryPolicy::graphile`].
     fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy::default()
@@ -93,15 +102,5 @@ pub trait Task: Send + Sync + 'static {
     /// How long a job may run before its future is dropped and its attempt has failed. Default: as long as it takes.
     fn timeout(&self) -> Option<Duration> {
         None
-    }
-}
-
-impl JobSpec {
-    /// A job for a [`Task`] type; the compiler checks the payload.
-    pub fn of<T: Task>(payload: &T::Payload) -> Self
-    where
-        T::Payload: Serialize,
-    {
-        Self::new(T::NAME, payload)
     }
 }

@@ -12,7 +12,7 @@ use super::PostgresStorage;
 use super::add::Columns;
 use super::row::Timestamp;
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId, NewJob};
+use crate::job::{Job, NewJob};
 
 impl PostgresStorage {
     /// Stores the jobs at these places of the batch, and puts the stored ones at the same places. A job is left out when
@@ -159,7 +159,7 @@ left join notified on true
                 task.is_none_or(|task| task == new.task) && queue == new.queue.as_deref()
             };
             if let Some(row) = rows.next_if(|row| is_its(row.task.as_deref(), row.queue.as_deref())) {
-                stored[place] = Some(as_stored(new, row.id, row.run_at.0, row.created_at.0));
+                stored[place] = Some(new.stored(row.id, row.run_at.0, row.created_at.0));
             }
         }
         match rows.next() {
@@ -186,26 +186,4 @@ fn none_if_null<T>(values: &[Option<T>]) -> &[Option<T>] {
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let names: BTreeSet<&str> = names.collect();
     names.into_iter().collect()
-}
-
-/// A new job as it is in the table.
-fn as_stored(new: &NewJob, id: JobId, run_at: DateTime<Utc>, created_at: DateTime<Utc>) -> Job {
-    Job {
-        id,
-        task: new.task.clone(),
-        queue: new.queue.clone(),
-        payload: new.payload.clone(),
-        priority: new.priority,
-        run_at,
-        attempts: 0,
-        max_attempts: new.max_attempts,
-        last_error: None,
-        created_at,
-        updated_at: created_at,
-        key: None,
-        revision: 0,
-        flags: new.flags.clone(),
-        locked_at: None,
-        locked_by: None,
-    }
 }

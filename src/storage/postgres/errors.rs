@@ -71,20 +71,6 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
-/// Whether the same call may succeed later. Everything may, but what the data itself makes impossible, or what a user's trigger
-/// makes of it: class 21 and 22 (cardinality, data exception), 23, 27 and 44 (constraint, triggered change, check option), 38 and
-/// 39 (external routine), 54 (limit exceeded), P0 (raised in PL/pgSQL), and values that cannot be encoded.
-pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => false,
-        other => {
-            let code = code(other);
-            let class = code.as_deref().and_then(|code| code.get(..2));
-            !matches!(class, Some("21" | "22" | "23" | "27" | "38" | "39" | "44" | "54" | "P0"))
-        }
-    }
-}
-
 /// Whether the server was not there to be asked: the network, a server that is starting or stopping, or one with no connection
 /// to spare. (Class 08 is what poolers answer.)
 pub(super) fn is_away(error: &sqlx::Error) -> bool {
@@ -161,11 +147,6 @@ impl sqlx::error::DatabaseError for Told {
     fn kind(&self) -> sqlx::error::ErrorKind {
         sqlx::error::ErrorKind::Other
     }
-}
-
-/// Whether a statement was ended by a timeout of the role or the database (or by an administrator).
-pub(crate) fn took_too_long(error: &sqlx::Error) -> bool {
-    code(error).as_deref() == Some("57014")
 }
 
 /// Whether a transaction met another under a strict isolation.

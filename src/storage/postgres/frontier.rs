@@ -111,7 +111,8 @@ mod tests {
     use crate::storage::postgres::row::tests::any_job;
 
     fn found(priority: i16) -> Claimed {
-        let job = crate::job::Job { priority: Priority(priority), ..any_job() };
+        let mut job = any_job();
+        job.priority = Priority(priority);
         Claimed { jobs: vec![job], ..Claimed::default() }
     }
 

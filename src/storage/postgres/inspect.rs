@@ -23,13 +23,13 @@ impl From<Numbers> for Counts {
     fn from(numbers: Numbers) -> Self {
         let number = |count| u64::try_from(count).unwrap_or_default();
         let Numbers { ready, scheduled, running, failed, dead } = numbers;
-        Self {
-            ready: number(ready),
-            scheduled: number(scheduled),
-            running: number(running),
-            failed: number(failed),
-            dead: number(dead),
-        }
+        let mut counts = Self::default();
+        counts.ready = number(ready);
+        counts.scheduled = number(scheduled);
+        counts.running = number(running);
+        counts.failed = number(failed);
+        counts.dead = number(dead);
+        counts
     }
 }
 
@@ -172,14 +172,15 @@ order by 1
             }
             rows => rows.map_err(|e| self.error("list worker pools", e))?,
         };
-        let pools = rows.into_iter().map(|row| PoolInfo {
-            id: row.id,
-            started_at: row.started_at.map(|time| time.0),
-            seen_at: row.seen_at.map(|time| time.0),
-            silence: row.silent_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-            jobs: u64::try_from(row.jobs).unwrap_or_default(),
-            queues: u64::try_from(row.queues).unwrap_or_default(),
-            oldest_lock: row.oldest_lock.map(|time| time.0),
+        let pools = rows.into_iter().map(|row| {
+            let mut pool = PoolInfo::new(row.id);
+            pool.started_at = row.started_at.map(|time| time.0);
+            pool.seen_at = row.seen_at.map(|time| time.0);
+            pool.silence = row.silent_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            pool.queues = u64::try_from(row.queues).unwrap_or_default();
+            pool.oldest_lock = row.oldest_lock.map(|time| time.0);
+            pool
         });
         Ok(pools.collect())
     }

@@ -7,8 +7,7 @@ use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, JobState};
-use crate::storage::settle::clean_error;
-use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule};
+use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_error};
 
 impl PostgresStorage {
     pub(super) async fn release_stale_locks(&self) -> Result<u64> {
@@ -128,10 +127,10 @@ left join notified on true
 order by job.id
 "#,
             ids,
-            change.run_at,
-            change.priority.map(|priority| i32::from(priority.0)),
-            change.attempts.map(i32::from),
-            change.max_attempts.map(i32::from),
+            change.get_run_at(),
+            change.get_priority().map(|priority| i32::from(priority.0)),
+            change.get_attempts().map(i32::from),
+            change.get_max_attempts().map(i32::from),
         )
         .fetch_all(self.schema.on(&self.db()))
         .await

@@ -57,7 +57,6 @@ pub use migrate::REVISION;
 
 use connections::Connections;
 pub(crate) use connections::Trust;
-pub(crate) use errors::{is_transient, took_too_long};
 use frontier::Frontier;
 use gather::Gathering;
 use isolation::Isolation;

@@ -62,24 +62,20 @@ pub(super) struct JobRow {
 
 impl From<JobRow> for Job {
     fn from(row: JobRow) -> Self {
-        Job {
-            id: row.id,
-            task: row.task,
-            queue: row.queue,
-            payload: Payload::from_trusted(row.payload),
-            priority: Priority(row.priority),
-            run_at: row.run_at.0,
-            attempts: row.attempts,
-            max_attempts: row.max_attempts,
-            last_error: row.last_error,
-            created_at: row.created_at.0,
-            updated_at: row.updated_at.0,
-            key: row.key,
-            revision: row.revision,
-            flags: row.flags.as_deref().map(flag_names).unwrap_or_default(),
-            locked_at: row.locked_at.map(|time| time.0),
-            locked_by: row.locked_by,
-        }
+        let mut job = Job::new(row.id, row.task, Payload::from_trusted(row.payload), row.created_at.0);
+        job.queue = row.queue;
+        job.priority = Priority(row.priority);
+        job.run_at = row.run_at.0;
+        job.attempts = row.attempts;
+        job.max_attempts = row.max_attempts;
+        job.last_error = row.last_error;
+        job.updated_at = row.updated_at.0;
+        job.key = row.key;
+        job.revision = row.revision;
+        job.flags = row.flags.as_deref().map(flag_names).unwrap_or_default();
+        job.locked_at = row.locked_at.map(|time| time.0);
+        job.locked_by = row.locked_by;
+        job
     }
 }
 

@@ -14,8 +14,7 @@ use sqlx::PgConnection;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{JobId, RunAt};
-use crate::storage::settle::clean_error;
-use crate::storage::{Outcome, PoolId, Settlement};
+use crate::storage::{Outcome, PoolId, Settlement, clean_error};
 
 /// Whether a batch needs both statements.
 pub(super) fn is_mixed(batch: &[Settlement]) -> bool {

@@ -64,7 +64,7 @@ impl Storage for MemoryStorage {
     }
 
     async fn migrate(&self) -> Result<Migrated> {
-        Ok(Migrated::new(None, super::postgres::REVISION))
+        Ok(Migrated::new(None, 1))
     }
 
     async fn check(&self) -> Result<()> {

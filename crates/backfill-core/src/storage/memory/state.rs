@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::job::limits::later;
 use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
-use crate::storage::settle::clean_error;
+use crate::storage::clean_error;
 use crate::storage::{
     ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
     PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, TaskInfo,
@@ -126,13 +126,7 @@ impl State {
             }
         }
         self.last_id += 1;
-        let mut job = Job::new(self.last_id, new.task.clone(), new.payload.clone(), now);
-        job.queue.clone_from(&new.queue);
-        job.run_at = time_of(new.run_at, now);
-        job.max_attempts = new.max_attempts;
-        job.key.clone_from(&new.key);
-        job.priority = new.priority;
-        job.flags.clone_from(&new.flags);
+        let job = new.stored(self.last_id, time_of(new.run_at, now), now);
         self.jobs.insert(job.id, job.clone());
         self.index(&job);
         job

@@ -2,7 +2,6 @@
 
 /// A reason to claim, or to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Wakeup {
     /// About this many jobs were added.
     JobsAdded(u64),

@@ -86,23 +86,33 @@ fn check_time(time: DateTime<Utc>) -> Result<()> {
 }
 
 /// A time that is this much later, or the last there is.
-pub(crate) fn later(time: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+#[must_use]
+pub fn later(time: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     let delay = TimeDelta::from_std(delay.min(MAX_DELAY)).ok();
     delay.and_then(|delay| time.checked_add_signed(delay)).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// Refuses a task name that the schema could not hold.
-pub(crate) fn check_task_name(name: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Error::InvalidJob`].
+pub fn check_task_name(name: &str) -> Result<()> {
     check_text("task name", name, MAX_TASK_NAME_CHARS)
 }
 
 /// Refuses a flag that the schema could not hold.
-pub(crate) fn check_flag(flag: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Error::InvalidJob`].
+pub fn check_flag(flag: &str) -> Result<()> {
     check_no_nul("flag", flag)
 }
 
 /// Refuses an identifier of a crontab entry that the schema could not hold, or that nobody could type.
-pub(crate) fn check_identifier(identifier: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Error::InvalidJob`].
+pub fn check_identifier(identifier: &str) -> Result<()> {
     check_text("crontab identifier", identifier, MAX_KEY_CHARS)
 }
 

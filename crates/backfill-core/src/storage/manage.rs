@@ -26,10 +26,10 @@ impl Migrated {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[must_use]
 pub struct Reschedule {
-    pub(crate) run_at: Option<DateTime<Utc>>,
-    pub(crate) priority: Option<Priority>,
-    pub(crate) attempts: Option<i16>,
-    pub(crate) max_attempts: Option<i16>,
+    pub(super) run_at: Option<DateTime<Utc>>,
+    pub(super) priority: Option<Priority>,
+    pub(super) attempts: Option<i16>,
+    pub(super) max_attempts: Option<i16>,
 }
 
 impl Reschedule {

@@ -26,15 +26,15 @@ use crate::error::Result;
 #[derive(Debug)]
 #[must_use = "a spec does nothing until a client adds it"]
 pub struct JobSpec {
-    pub(crate) task: String,
-    pub(crate) payload: Result<Payload>,
-    pub(crate) queue: Queue,
-    pub(crate) run_at: Option<RunAt>,
-    pub(crate) max_attempts: u32,
-    pub(crate) key: Option<String>,
-    pub(crate) key_mode: JobKeyMode,
-    pub(crate) priority: Priority,
-    pub(crate) flags: Vec<String>,
+    pub(super) task: String,
+    pub(super) payload: Result<Payload>,
+    pub(super) queue: Queue,
+    pub(super) run_at: Option<RunAt>,
+    pub(super) max_attempts: u32,
+    pub(super) key: Option<String>,
+    pub(super) key_mode: JobKeyMode,
+    pub(super) priority: Priority,
+    pub(super) flags: Vec<String>,
 }
 
 /// When something should happen.
@@ -144,8 +144,11 @@ impl JobSpec {
         &self.task
     }
 
-    /// Checks everything against the schema's limits and the payload cap.
-    pub(crate) fn check(self, max_payload_bytes: usize) -> Result<NewJob> {
+    /// Checks everything against the limits and the payload cap.
+    ///
+    /// # Errors
+    /// For whatever is outside them.
+    pub fn check(self, max_payload_bytes: usize) -> Result<NewJob> {
         limits::check(self, max_payload_bytes)
     }
 }

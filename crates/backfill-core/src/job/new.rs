@@ -1,6 +1,8 @@
 //! A job that has passed the checks and is about to be stored.
 
-use super::{JobKeyMode, Payload, Priority, RunAt};
+use chrono::{DateTime, Utc};
+
+use super::{Job, JobId, JobKeyMode, Payload, Priority, RunAt};
 
 /// A checked job: what a [`JobSpec`](super::JobSpec) becomes before a storage sees it.
 ///
@@ -26,4 +28,19 @@ pub struct NewJob {
     pub priority: Priority,
     /// Sorted, each once.
     pub flags: Vec<String>,
+}
+
+impl NewJob {
+    /// The job that this becomes when it is stored under this number, now.
+    #[must_use]
+    pub fn stored(&self, id: JobId, run_at: DateTime<Utc>, now: DateTime<Utc>) -> Job {
+        let mut job = Job::new(id, self.task.clone(), self.payload.clone(), now);
+        job.queue.clone_from(&self.queue);
+        job.run_at = run_at;
+        job.max_attempts = self.max_attempts;
+        job.key.clone_from(&self.key);
+        job.priority = self.priority;
+        job.flags.clone_from(&self.flags);
+        job
+    }
 }

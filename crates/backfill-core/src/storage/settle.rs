@@ -49,9 +49,8 @@ pub struct Settlement {
     pub outcome: Outcome,
 }
 
-/// How a job ended.
+/// How a job ended. A storage knows them all: another one is another contract.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Outcome {
     /// Done: delete it.
     Completed,
@@ -79,7 +78,8 @@ pub enum Outcome {
 }
 
 /// Makes any text fit for `last_error`: no NUL (PostgreSQL cannot store one), not empty, not too long.
-pub(crate) fn clean_error(text: &str) -> String {
+#[must_use]
+pub fn clean_error(text: &str) -> String {
     if text.is_empty() {
         return "Error".to_owned();
     }

@@ -1,6 +1,11 @@
 //! The crate's one error type.
 
-use crate::cron::CrontabProblem;
+mod crontab;
+mod database;
+
+pub use crontab::CrontabProblem;
+
+use database::Code;
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -237,9 +242,10 @@ pub enum Error {
 /// What the server said, without the line of its own source code that the driver adds.
 fn plainly(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::Database(error) => match error.code() {
-            Some(code) => format!("{} (SQLSTATE {code})", error.message()),
-            None => error.message().to_owned(),
+        sqlx::Error::Database(told) => match database::code(error) {
+            Code::SqlState(code) => format!("{} (SQLSTATE {code})", told.message()),
+            Code::Sqlite(code) => format!("{} (SQLite's code {code})", told.message()),
+            Code::Unknown => told.message().to_owned(),
         },
         other => other.to_string(),
     }
@@ -255,8 +261,9 @@ fn list(problems: &[CrontabProblem]) -> String {
 
 impl Error {
     /// Whether the call was ended for taking too long; a smaller one may not be.
-    pub(crate) fn took_too_long(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if crate::storage::postgres::took_too_long(source))
+    #[must_use]
+    pub fn took_too_long(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if database::took_too_long(source))
     }
 
     /// Whether the same call may succeed later, as after a lost connection. `false` means that the data itself, or
@@ -264,7 +271,7 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database { source, .. } => crate::storage::postgres::is_transient(source),
+            Self::Database { source, .. } => database::is_transient(source),
             Self::Storage(_) | Self::ForbiddenFlags(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => {
                 true
             }

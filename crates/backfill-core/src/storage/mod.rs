@@ -1,0 +1,161 @@
+//! The seam between jobs and where they are kept.
+//!
+//! Client, worker and the rest speak to [`Storage`]; PostgreSQL's is the reference, [`memory`] the smallest
+//! correct implementation. `contract` (feature `contract`) is the suite of cases that each must pass.
+//!
+//! The verbs take and give lists: a single job is a list of one, and no second path exists.
+//!
+//! - To **claim** is to take ready jobs for one worker pool: each is locked by the pool's id and its attempt is
+//!   counted.
+//! - To **settle** is to say how claimed jobs ended. A settlement names its claim ([`ClaimRef`]); one whose
+//!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
+//! - A **wakeup** tells a worker that a claim may find something.
+
+mod claim;
+#[cfg(feature = "contract")]
+pub mod contract;
+mod cron;
+mod inspect;
+mod manage;
+pub mod memory;
+mod presence;
+mod settle;
+mod wakeup;
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+
+pub use claim::{ClaimRequest, Claimed, PoolId};
+pub use cron::{DueJob, KnownCrontab};
+pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
+pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
+pub use presence::Rescued;
+pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement, clean_error};
+pub use wakeup::Wakeup;
+
+use crate::error::Result;
+pub use crate::job::NewJob;
+use crate::job::{Job, JobId};
+
+/// A place where jobs are kept.
+///
+/// Every call happens as a whole or not at all, but for `cleanup`, whose parts are separate.
+/// Dropping a call's future before it ends leaves open which of the two. Workers do drop calls that take too long, and repair
+/// it: a settlement is sent again, and after a claim that was dropped they call
+/// [`release_unknown`](Self::release_unknown).
+#[async_trait]
+pub trait Storage: Any + Debug + Send + Sync {
+    /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.
+    fn name(&self) -> String;
+
+    /// The same storage for a worker, which must be able to claim, settle and show its sign of life while the user's code
+    /// uses up whatever this one shares with it (such as a pool of connections).
+    fn for_worker(&self) -> Arc<dyn Storage>;
+
+    /// Calls are not answered, so whatever connections this holds may be dead: the next calls use new ones. Only asked of
+    /// what [`for_worker`](Self::for_worker) gave. A storage without connections need not do anything.
+    fn reconnect(&self) {}
+
+    /// Brings the storage to the version this crate works with. Safe to call from many processes at once.
+    async fn migrate(&self) -> Result<Migrated>;
+
+    /// Fails with a clear error when the storage is not ready to be used; changes nothing.
+    async fn check(&self) -> Result<()>;
+
+    /// Stores jobs, all or none, and answers the stored ones in the order of the input.
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>>;
+
+    /// Makes task names known, so that jobs of these names can be claimed.
+    async fn register_tasks(&self, names: &[String]) -> Result<()>;
+
+    /// Takes up to `limit` ready jobs, smallest priority and then oldest `run_at` first; of one serial queue at
+    /// the most one, and only while no other of it is held by anybody.
+    ///
+    /// A pool that is not registered (see [`show_presence`](Self::show_presence)) gets nothing.
+    ///
+    /// It may pass ready jobs by to save itself a long search, unless the request is `thorough`; then the answer says when to
+    /// look again.
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed>;
+
+    /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
+    /// as settling once.
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>>;
+
+    /// Gives back what this pool holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
+    /// They get their attempt back. Answers how many.
+    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
+
+    /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs.
+    async fn release_stale(&self) -> Result<u64>;
+
+    /// Shows that a pool is alive. The `first` sign registers it, and answers `false` if this identity is registered already:
+    /// then it is somebody else's. Any later one answers whether it is still registered: `false` means that somebody took it
+    /// for dead and released what it held.
+    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool>;
+
+    /// Unregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
+    /// by [`release_unknown`](Self::release_unknown).
+    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()>;
+
+    /// Releases what registered pools hold that have been silent for longer than this, and unregisters them. Their
+    /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
+    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>>;
+
+    /// A stream of wakeups that reconnects by itself and never ends by itself.
+    fn wakeups(&self) -> BoxStream<'static, Wakeup>;
+
+    /// The crontab entries that some worker has run, by identifier.
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>>;
+
+    /// Makes crontab entries known, since this time. Those that are known already stay as they are.
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()>;
+
+    /// Adds the jobs that crontab entries want at this moment, in order, but only of those whose last execution is older
+    /// than it: for each identifier and moment one caller gets its job, whoever else asks, and none for an older moment
+    /// after a newer one. Answers for each whether its job was added. No two have the same identifier; two may have the
+    /// same key, and then the second is added after the first.
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>>;
+
+    /// Removes the job with this key: deletes it, or, if it is running, takes its key and further attempts away.
+    async fn remove(&self, key: &str) -> Result<Option<Job>>;
+
+    /// Deletes jobs that nobody holds; answers the deleted ones.
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>>;
+
+    /// Makes jobs that nobody holds dead; answers the changed ones.
+    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
+
+    /// Changes jobs that nobody holds; answers the changed ones.
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
+
+    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and unregisters them: one that is alive
+    /// all the same finds that it was taken for dead. Answers how many jobs.
+    async fn unlock(&self, pools: &[String]) -> Result<u64>;
+
+    /// Deletes what is no longer needed. Safe beside enqueuers and workers.
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
+
+    /// Reads one job.
+    async fn job(&self, id: JobId) -> Result<Option<Job>>;
+
+    /// Reads jobs, by id, oldest first.
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>>;
+
+    /// Counts jobs by state.
+    async fn counts(&self) -> Result<Counts>;
+
+    /// The serial queues, by name, and what is in them.
+    async fn queues(&self) -> Result<Vec<QueueInfo>>;
+
+    /// The known task names, sorted, and their jobs.
+    async fn tasks(&self) -> Result<Vec<TaskInfo>>;
+
+    /// The worker pools that show signs of life or hold something, by id.
+    async fn pools(&self) -> Result<Vec<PoolInfo>>;
+}
