@@ -9,7 +9,7 @@ use crate::error::Error;
 /// Any `i16` is a priority; the named ones give a team a common scale.
 ///
 /// ```
-/// use backfill::Priority;
+/// use backfill_core::job::Priority;
 /// assert!(Priority::EMERGENCY < Priority::BULK);
 /// assert_eq!(Priority::from(7), Priority(7));
 /// ```

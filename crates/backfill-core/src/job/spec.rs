@@ -14,7 +14,7 @@ use crate::error::Result;
 /// Building never fails; whatever is wrong is told by the call that adds it, before anything is sent.
 ///
 /// ```
-/// use backfill::{JobSpec, Priority};
+/// use backfill_core::job::{JobSpec, Priority};
 /// use std::time::Duration;
 ///
 /// let spec = JobSpec::new("send_invoice", serde_json::json!({ "order": 17 }))
