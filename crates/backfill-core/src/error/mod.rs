@@ -167,6 +167,43 @@ pub enum Error {
         jobs: i64,
     },
 
+    /// A storage that is no schema of PostgreSQL's is not there, or nobody has migrated it.
+    #[error(
+        "{storage} has no job queue in it; if migrating at start is switched off, run client.migrate() once, or switch it on"
+    )]
+    StorageMissing {
+        /// The storage.
+        storage: String,
+    },
+
+    /// A storage that is no schema of PostgreSQL's is older than this version needs, and migrating is switched off.
+    #[error(
+        "{storage} has version {version}, this version of backfill needs {needed}, and migrating at start is switched off; \
+         run client.migrate() once, or switch migrating on"
+    )]
+    StorageOutdated {
+        /// The storage.
+        storage: String,
+        /// The version found.
+        version: i32,
+        /// The version needed.
+        needed: i32,
+    },
+
+    /// A storage that is no schema of PostgreSQL's was made by a newer version of this crate.
+    #[error(
+        "{storage} has version {version}, and this version of backfill knows versions up to {supported} only; upgrade backfill \
+         in this program"
+    )]
+    StorageTooNew {
+        /// The storage.
+        storage: String,
+        /// The version found.
+        version: i32,
+        /// The highest version that is known.
+        supported: i32,
+    },
+
     /// The server is older than PostgreSQL 12.
     #[error("PostgreSQL 12 or later is needed, and the server says {version}; upgrade the server")]
     PostgresTooOld {

@@ -1,8 +1,14 @@
 //! Arguments and answers of the administrative verbs.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
 use crate::job::{JobId, JobState, Priority};
+
+/// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
+#[must_use]
+pub fn taken_out() -> DateTime<Utc> {
+    NaiveDate::from_ymd_opt(9000, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN).and_utc()
+}
 
 /// What a migration did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

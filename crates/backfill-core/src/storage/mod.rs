@@ -34,7 +34,7 @@ use futures::stream::BoxStream;
 pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use cron::{DueJob, KnownCrontab};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
-pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule};
+pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, taken_out};
 pub use presence::Rescued;
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement, clean_error};
 pub use wakeup::Wakeup;
@@ -140,6 +140,24 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
+
+    /// Takes jobs that wait (ready, scheduled, or failed with attempts left) out of everybody's reach, to move them to another
+    /// storage: by id, with a greater one than `after`, at most `limit`. Among them are those that this mover took before and
+    /// that are still here, as after a move that was interrupted. No attempt is counted, and neither workers nor sweeps touch
+    /// them until [`delete_taken`](Self::delete_taken), or [`unlock`](Self::unlock) of the mover, which gives them back.
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>>;
+
+    /// Deletes jobs that this mover has taken out; answers how many.
+    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64>;
+
+    /// Stores jobs that were taken out of another storage, as they are but for their numbers and locks: each once, however often
+    /// it comes, which is remembered under the mover's name and the job's old number until
+    /// [`forget_imports`](Self::forget_imports). Answers the old numbers of those that are here, or were: all but the jobs
+    /// whose key another job here has.
+    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
+
+    /// Forgets what a mover has brought, once it is gone from where it came.
+    async fn forget_imports(&self, mover: &str) -> Result<()>;
 
     /// Reads one job.
     async fn job(&self, id: JobId) -> Result<Option<Job>>;

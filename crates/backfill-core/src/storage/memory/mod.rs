@@ -174,6 +174,25 @@ impl Storage for MemoryStorage {
         Ok(self.state().clean(what))
     }
 
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+        Ok(self.state().take_out(mover, after, limit))
+    }
+
+    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
+        Ok(self.state().delete_taken(mover, ids))
+    }
+
+    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        let here = self.state().import(mover, jobs);
+        self.notify(here.len());
+        Ok(here)
+    }
+
+    async fn forget_imports(&self, mover: &str) -> Result<()> {
+        self.state().forget_imports(mover);
+        Ok(())
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         Ok(self.state().job(id))
     }

@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 
 use crate::job::limits::later;
 use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
-use crate::storage::clean_error;
 use crate::storage::{
     ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
     PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, TaskInfo,
 };
+use crate::storage::{clean_error, taken_out};
 
 /// Graphile's rule: a lock this old is no lock.
 const STALE: TimeDelta = TimeDelta::hours(4);
@@ -30,6 +30,8 @@ pub(super) struct State {
     /// Worker pools that show a sign of life.
     pools: BTreeMap<String, SignOfLife>,
     crontabs: BTreeMap<String, KnownCrontab>,
+    /// Jobs that came from another storage: by whom, and their numbers there.
+    imports: BTreeMap<String, HashSet<JobId>>,
     last_now: Option<DateTime<Utc>>,
 }
 
@@ -464,6 +466,57 @@ impl State {
             cleaned.queues = (before - self.queues.len()) as u64;
         }
         cleaned
+    }
+
+    pub(super) fn take_out(&mut self, mover: &str, after: Option<JobId>, limit: u32) -> Vec<Job> {
+        let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(mover);
+        let from = after.map_or(JobId::MIN, |id| id.saturating_add(1));
+        let ids: Vec<JobId> =
+            self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize).map(|job| job.id).collect();
+        let take = |id| {
+            self.change(id, |job| {
+                job.locked_by = Some(mover.to_owned());
+                job.locked_at = Some(taken_out());
+            })
+        };
+        ids.into_iter().filter_map(take).collect()
+    }
+
+    pub(super) fn delete_taken(&mut self, mover: &str, ids: &[JobId]) -> u64 {
+        let is_taken = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.locked_by.as_deref() == Some(mover));
+        let taken: Vec<JobId> = ids.iter().filter(is_taken).copied().collect();
+        taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
+    }
+
+    pub(super) fn import(&mut self, mover: &str, jobs: &[Job]) -> Vec<JobId> {
+        let mut here = Vec::new();
+        for job in jobs {
+            if self.imports.get(mover).is_some_and(|known| known.contains(&job.id)) {
+                here.push(job.id);
+                continue;
+            }
+            if job.key.as_ref().is_some_and(|key| self.by_key.contains_key(key)) {
+                continue;
+            }
+            self.tasks.insert(job.task.clone());
+            if let Some(queue) = &job.queue {
+                self.queues.entry(queue.clone()).or_default();
+            }
+            self.last_id += 1;
+            let mut copy = job.clone();
+            copy.id = self.last_id;
+            copy.locked_at = None;
+            copy.locked_by = None;
+            self.index(&copy);
+            self.jobs.insert(copy.id, copy);
+            self.imports.entry(mover.to_owned()).or_default().insert(job.id);
+            here.push(job.id);
+        }
+        here
+    }
+
+    pub(super) fn forget_imports(&mut self, mover: &str) {
+        self.imports.remove(mover);
     }
 
     pub(super) fn job(&self, id: JobId) -> Option<Job> {

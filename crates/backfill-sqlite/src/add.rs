@@ -1,0 +1,282 @@
+//! Storing jobs.
+//!
+//! Jobs without keys are stored by one statement for a chunk of them; those with keys one by one, since what happens to each
+//! depends on the job that has its key.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use backfill_core::job::limits::later;
+use backfill_core::job::{Job, JobKeyMode, NewJob, Payload, RunAt};
+use backfill_core::{Error, Result};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
+
+use crate::file::{File, micros, time};
+use crate::row::{flags_text, jobs};
+use crate::{SqliteStorage, failed};
+
+/// Most jobs in one statement.
+const CHUNK_JOBS: usize = 5_000;
+/// Most payload bytes in one statement (a single larger job goes alone). SQLite takes texts of up to a billion bytes.
+const CHUNK_BYTES: usize = 16 * 1024 * 1024;
+
+impl SqliteStorage {
+    pub(crate) async fn add_jobs(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
+        check_keys(&jobs)?;
+        let file = Arc::clone(&self.file);
+        let stored = self
+            .file
+            .writer
+            .write("store jobs", move |connection| Box::pin(async move { store(&file, connection, &jobs).await }))
+            .await?;
+        self.file.tell();
+        Ok(stored)
+    }
+
+    pub(crate) async fn insert_tasks(&self, names: &[String]) -> Result<()> {
+        let names = crate::json(names.to_vec());
+        self.file
+            .writer
+            .write("register task names", move |connection| {
+                Box::pin(async move { name_tasks(connection, &names).await })
+            })
+            .await
+    }
+}
+
+/// Stores jobs on the caller's own connection, all or none.
+pub(crate) async fn add_in(file: &File, connection: &mut SqliteConnection, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
+    check_keys(&jobs)?;
+    let fail = failed("store jobs");
+    // A savepoint, where the caller has a transaction open.
+    let mut tx = connection.begin().await.map_err(&fail)?;
+    let stored = store(file, &mut tx, &jobs).await.map_err(&fail)?;
+    tx.commit().await.map_err(fail)?;
+    Ok(stored)
+}
+
+fn check_keys(jobs: &[NewJob]) -> Result<()> {
+    let mut keys = HashSet::new();
+    match jobs.iter().filter_map(|job| job.key.as_ref()).find(|key| !keys.insert(*key)) {
+        Some(key) => Err(Error::DuplicateKey { key: key.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Stores jobs in the transaction that this connection is in.
+pub(crate) async fn store(file: &File, connection: &mut SqliteConnection, batch: &[NewJob]) -> sqlx::Result<Vec<Job>> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    // First of all something is written: where the caller's transaction has not done so, that takes the lock.
+    let tasks: BTreeSet<&str> = batch.iter().map(|job| job.task.as_str()).collect();
+    name_tasks(connection, &names(tasks)).await?;
+    let queues: BTreeSet<&str> = batch.iter().filter_map(|job| job.queue.as_deref()).collect();
+    if !queues.is_empty() {
+        name_queues(connection, &names(queues)).await?;
+    }
+    // Each a moment later than the one before, so that a batch keeps its order.
+    let begin = file.moments(batch.len());
+    let moment = |place: usize| begin + i64::try_from(place).unwrap_or_default();
+    let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
+    let mut chunk = Vec::new();
+    let mut bytes = 0;
+    for (place, job) in batch.iter().enumerate() {
+        if job.key.is_some() {
+            stored[place] = Some(store_keyed(connection, job, moment(place)).await?);
+            continue;
+        }
+        let size = job.payload.as_str().len();
+        if chunk.len() == CHUNK_JOBS || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
+            store_plain(connection, batch, &std::mem::take(&mut chunk), moment, &mut stored).await?;
+            bytes = 0;
+        }
+        chunk.push(place);
+        bytes += size;
+    }
+    store_plain(connection, batch, &chunk, moment, &mut stored).await?;
+    let all: Option<Vec<Job>> = stored.into_iter().collect();
+    all.ok_or_else(|| sqlx::Error::Protocol("a stored job was not paired with its input".to_owned()))
+}
+
+fn names(names: BTreeSet<&str>) -> String {
+    Value::from_iter(names).to_string()
+}
+
+async fn name_tasks(connection: &mut SqliteConnection, names: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into backfill_tasks (name) select value from json_each(?1) where true on conflict do nothing",
+        names
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn name_queues(connection: &mut SqliteConnection, names: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into backfill_queues (name) select value from json_each(?1) where true on conflict do nothing",
+        names
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The highest number that a job ever had.
+async fn last_id(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    // An aggregate, because the checker stumbles over the column itself, which has no declared type.
+    sqlx::query_scalar!(
+        r#"select coalesce(max(seq), 0) as "seq!: i64" from sqlite_sequence where name = 'backfill_jobs'"#
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Stores the jobs without keys at these places of the batch.
+async fn store_plain(
+    connection: &mut SqliteConnection,
+    batch: &[NewJob],
+    places: &[usize],
+    moment: impl Fn(usize) -> i64,
+    stored: &mut [Option<Job>],
+) -> sqlx::Result<()> {
+    if places.is_empty() {
+        return Ok(());
+    }
+    // The numbers are given here: nobody else writes meanwhile, and the rows need not be answered.
+    let mut id = last_id(connection).await?;
+    let mut rows = Vec::with_capacity(places.len());
+    for place in places {
+        id += 1;
+        let (new, now) = (&batch[*place], moment(*place));
+        let job = new.stored(id, start(new.run_at, now), time(now));
+        rows.push(json!([
+            id,
+            job.task,
+            job.queue,
+            job.payload.as_str(),
+            job.priority.0,
+            micros(job.run_at),
+            job.max_attempts,
+            now,
+            flags_text(&job.flags)
+        ]));
+        stored[*place] = Some(job);
+    }
+    let rows = Value::from(rows).to_string();
+    sqlx::query!(
+        r#"
+insert into backfill_jobs (id, task, queue, payload, priority, run_at, max_attempts, created_at, updated_at, flags)
+select
+  value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 7, value ->> 8
+from json_each(?1)
+"#,
+        rows,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What happens to a job with a key depends on the job that has it: see [`JobKeyMode`].
+async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) -> sqlx::Result<Job> {
+    let holder = jobs!("select", "from backfill_jobs where key = ?1", new.key)
+        .fetch_optional(&mut *connection)
+        .await?
+        .map(Job::from);
+    let Some(holder) = holder else { return insert_keyed(connection, new, now).await };
+    if new.key_mode == JobKeyMode::UnsafeDedupe {
+        let row = jobs!(
+            "update backfill_jobs set revision = revision + 1, updated_at = ?2 where id = ?1 returning",
+            "",
+            holder.id,
+            now
+        );
+        return row.fetch_one(connection).await.map(Job::from);
+    }
+    if holder.locked_at.is_none() && holder.attempts < holder.max_attempts {
+        return replace(connection, &holder, new, now).await;
+    }
+    // It runs or is dead: it gives its key up and will not run again.
+    sqlx::query!(
+        "update backfill_jobs set key = null, attempts = max_attempts, updated_at = ?2 where id = ?1",
+        holder.id,
+        now
+    )
+    .execute(&mut *connection)
+    .await?;
+    insert_keyed(connection, new, now).await
+}
+
+async fn insert_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) -> sqlx::Result<Job> {
+    let id = last_id(connection).await? + 1;
+    let job = new.stored(id, start(new.run_at, now), time(now));
+    let (payload, run_at, flags) = (job.payload.as_str(), micros(job.run_at), flags_text(&job.flags));
+    sqlx::query!(
+        r#"
+insert into backfill_jobs (id, task, queue, payload, priority, run_at, max_attempts, created_at, updated_at, flags, key)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
+"#,
+        id,
+        job.task,
+        job.queue,
+        payload,
+        job.priority.0,
+        run_at,
+        job.max_attempts,
+        now,
+        flags,
+        job.key,
+    )
+    .execute(connection)
+    .await?;
+    Ok(job)
+}
+
+/// A waiting job takes over everything from the new one.
+async fn replace(connection: &mut SqliteConnection, old: &Job, new: &NewJob, now: i64) -> sqlx::Result<Job> {
+    let keeps_time = new.key_mode == JobKeyMode::PreserveRunAt && old.attempts == 0;
+    let run_at = if keeps_time { micros(old.run_at) } else { micros(start(new.run_at, now)) };
+    let joined = joined(&old.payload, &new.payload);
+    let payload = joined.as_deref().unwrap_or(new.payload.as_str());
+    let flags = flags_text(&new.flags);
+    let row = jobs!(
+        r#"
+update backfill_jobs set
+  task = ?2, queue = ?3, payload = ?4, priority = ?5, run_at = ?6, max_attempts = ?7, flags = ?8,
+  attempts = 0, last_error = null, revision = revision + 1, updated_at = ?9
+where id = ?1
+returning
+"#,
+        "",
+        old.id,
+        new.task,
+        new.queue,
+        payload,
+        new.priority.0,
+        run_at,
+        new.max_attempts,
+        flags,
+        now,
+    );
+    row.fetch_one(connection).await.map(Job::from)
+}
+
+/// Two arrays become one.
+fn joined(old: &Payload, new: &Payload) -> Option<String> {
+    let mut items: Vec<&RawValue> = serde_json::from_str(old.as_str()).ok()?;
+    let more: Vec<&RawValue> = serde_json::from_str(new.as_str()).ok()?;
+    items.extend(more);
+    serde_json::to_string(&items).ok()
+}
+
+fn start(run_at: Option<RunAt>, now: i64) -> chrono::DateTime<chrono::Utc> {
+    match run_at {
+        None => time(now),
+        Some(RunAt::Time(time)) => time,
+        Some(RunAt::In(delay)) => later(time(now), delay),
+    }
+}

@@ -1,0 +1,161 @@
+//! Taking jobs.
+//!
+//! A transaction has the file to itself, so choosing and marking are two statements, and what is between them is plain Rust.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use backfill_core::Result;
+use backfill_core::job::{Job, JobId};
+use backfill_core::storage::{ClaimRequest, Claimed};
+use sqlx::SqliteConnection;
+
+use crate::SqliteStorage;
+use crate::file::{File, micros};
+use crate::row::jobs;
+
+/// A request, in a shape that can be sent to the thread that writes.
+struct Request {
+    pool: String,
+    tasks: String,
+    limit: usize,
+    rooms: HashMap<String, usize>,
+    forbidden: Option<String>,
+    now: Option<i64>,
+}
+
+impl SqliteStorage {
+    pub(crate) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+        let rooms: HashMap<String, usize> = request.limits.iter().cloned().collect();
+        // A task without room would only fill the list of candidates.
+        let tasks: Vec<String> = request.tasks.iter().filter(|task| rooms.get(*task) != Some(&0)).cloned().collect();
+        if request.limit == 0 || tasks.is_empty() {
+            return Ok(Claimed::default());
+        }
+        let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
+        let request = Request {
+            pool: request.pool.to_string(),
+            tasks: crate::json(tasks),
+            limit: request.limit,
+            rooms,
+            forbidden,
+            now: request.now.map(micros),
+        };
+        let file = Arc::clone(&self.file);
+        self.file
+            .writer
+            .write("claim jobs", move |connection| Box::pin(async move { claim(&file, connection, request).await }))
+            .await
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "mostly one statement, best read in one piece")]
+async fn claim(file: &File, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<Claimed> {
+    let now = file.now();
+    let ready_by = request.now.unwrap_or(now);
+    let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+    // The walk: priority by priority, each through its part of the line up to the present, so that jobs of the future are not
+    // even looked at. The outer loop of a cross join is the left side, which a recursion gives in its own order; so the
+    // candidates come in theirs, and the limit cuts the last ones off. (The index is named so that nothing is ever sorted.)
+    let candidates = sqlx::query!(
+        r#"
+with recursive priority (value) as (
+  select (
+    select job.priority
+    from backfill_jobs job indexed by backfill_jobs_line
+    where job.locked_at is null and job.attempts < job.max_attempts
+    order by job.priority
+    limit 1
+  )
+  union all
+  select (
+    select job.priority
+    from backfill_jobs job indexed by backfill_jobs_line
+    where job.locked_at is null and job.attempts < job.max_attempts and job.priority > priority.value
+    order by job.priority
+    limit 1
+  )
+  from priority
+  where priority.value is not null
+)
+select job.id as "id!: i64", job.task as "task!: String", job.queue as "queue?: String"
+from priority
+cross join backfill_jobs job indexed by backfill_jobs_line
+where job.priority = priority.value
+  and job.locked_at is null
+  and job.attempts < job.max_attempts
+  and job.run_at <= ?2
+  and job.task in (select value from json_each(?3))
+  -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue.
+  and exists (select 1 from backfill_pools pool where pool.id = ?1)
+  and (
+    job.queue is null
+    or not exists (select 1 from backfill_queues queue where queue.name = job.queue and queue.locked_at is not null)
+  )
+  and (
+    ?4 is null
+    or job.flags is null
+    or not exists (
+      select 1 from json_each(job.flags) flag where flag.value in (select forbidden.value from json_each(?4) forbidden)
+    )
+  )
+limit ?5
+"#,
+        request.pool,
+        ready_by,
+        request.tasks,
+        request.forbidden,
+        limit,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let more = candidates.len() >= request.limit;
+    let mut rooms = request.rooms;
+    let mut queues = BTreeSet::new();
+    let mut chosen: Vec<JobId> = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let room = rooms.get_mut(&candidate.task);
+        if room.as_ref().is_some_and(|room| **room == 0) {
+            continue;
+        }
+        // Of a serial queue, the first.
+        if candidate.queue.is_some_and(|queue| !queues.insert(queue)) {
+            continue;
+        }
+        if let Some(room) = room {
+            *room -= 1;
+        }
+        chosen.push(candidate.id);
+    }
+    if chosen.is_empty() {
+        return Ok(Claimed { jobs: Vec::new(), more, look_again: None });
+    }
+    if !queues.is_empty() {
+        let queues = crate::json(queues.into_iter().collect::<Vec<String>>());
+        sqlx::query!(
+            r#"
+update backfill_queues set locked_at = ?2, locked_by = ?3 where name in (select value from json_each(?1))
+"#,
+            queues,
+            now,
+            request.pool,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    let chosen = crate::json(chosen);
+    let rows = jobs!(
+        r#"
+update backfill_jobs set attempts = attempts + 1, locked_at = ?2, locked_by = ?3
+where id in (select value from json_each(?1))
+returning
+"#,
+        "",
+        chosen,
+        now,
+        request.pool,
+    );
+    let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
+    jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
+    Ok(Claimed { jobs, more, look_again: None })
+}

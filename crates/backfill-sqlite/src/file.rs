@@ -1,0 +1,145 @@
+//! Which file is meant, and how it is opened.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use backfill_core::{Error, Result};
+use chrono::{DateTime, Utc};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
+use tokio::sync::watch;
+
+use crate::writer::Writer;
+
+/// How long anybody waits for another process that is writing.
+const BUSY: Duration = Duration::from_secs(10);
+/// Readers do not hold each other up, nor the writer; more than a few would only wait for the same disk.
+const READERS: u32 = 4;
+
+pub(crate) struct File {
+    path: PathBuf,
+    options: SqliteConnectOptions,
+    pub(crate) readers: SqlitePool,
+    pub(crate) writer: Writer,
+    /// Changes when this process has made jobs ready.
+    pub(crate) ready: watch::Sender<()>,
+    last_now: Mutex<i64>,
+}
+
+impl File {
+    pub(crate) fn new(url: &str) -> Result<Self> {
+        let options: SqliteConnectOptions = url.parse().map_err(|error| {
+            Error::InvalidClient(format!(
+                "the URL {url:?} cannot be read ({error}); it looks like sqlite://jobs.db or sqlite:///var/lib/app/jobs.db"
+            ))
+        })?;
+        let invalid = |problem: &str| Err(Error::InvalidClient(format!("the URL {url:?} {problem}")));
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return invalid(
+                "means a database in memory, which ends with its connection; use memory: for jobs in memory",
+            );
+        }
+        if url.contains("mode=ro") || url.contains("immutable=") {
+            return invalid("asks for a file that may only be read, and a queue is written to");
+        }
+        let path = options.get_filename().to_owned();
+        if path.as_os_str().is_empty() {
+            return invalid("names no file; it looks like sqlite://jobs.db");
+        }
+        let options = options.busy_timeout(BUSY).foreign_keys(false).disable_statement_logging();
+        // A reader changes nothing, not even the journal's mode, and makes no file.
+        let reading = options.clone().create_if_missing(false).pragma("query_only", "on");
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .acquire_timeout(BUSY * 3)
+            .connect_lazy_with(reading);
+        let writing = options
+            .clone()
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // With a write-ahead log, FULL is what makes a commit survive a loss of power (NORMAL survives a crash of the
+            // process only).
+            .synchronous(SqliteSynchronous::Full)
+            // In pages of 4 KiB: the log is copied back after 16 MiB, and 32 MiB of the file are kept at hand.
+            .pragma("wal_autocheckpoint", "4000")
+            .pragma("cache_size", "-32000");
+        let writer = Writer::start(writing)?;
+        Ok(Self { path, options, readers, writer, ready: watch::Sender::new(()), last_now: Mutex::new(0) })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection of its own that only reads.
+    pub(crate) async fn reader(&self) -> sqlx::Result<SqliteConnection> {
+        self.options.clone().create_if_missing(false).pragma("query_only", "on").connect().await
+    }
+
+    /// The present in microseconds since 1970, never the same twice: the moment of a claim names it. So many moments are taken
+    /// at once; the first is answered.
+    pub(crate) fn moments(&self, count: usize) -> i64 {
+        let mut last = self.last_now.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = Utc::now().timestamp_micros().max(*last + 1);
+        *last = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)).saturating_sub(1);
+        first
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.moments(1)
+    }
+
+    /// Tells this process's listeners to look.
+    pub(crate) fn tell(&self) {
+        self.ready.send_replace(());
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A moment as the file keeps it.
+pub(crate) fn micros(time: DateTime<Utc>) -> i64 {
+    time.timestamp_micros()
+}
+
+pub(crate) fn time(micros: i64) -> DateTime<Utc> {
+    let beyond = if micros < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC };
+    DateTime::from_timestamp_micros(micros).unwrap_or(beyond)
+}
+
+/// Where jobs are kept when nobody says where: `backfill/jobs.db` in the user's directory for data of programs
+/// (`$XDG_DATA_HOME`, which is `~/.local/share` as a rule; `~/Library/Application Support` on macOS; `%APPDATA%` on Windows).
+///
+/// # Errors
+/// [`Error::InvalidClient`] when there is no such directory, as for a user without a home.
+pub fn default_path() -> Result<PathBuf> {
+    dirs::data_dir().map(|directory| directory.join("backfill").join("jobs.db")).ok_or_else(|| {
+        Error::InvalidClient(
+            "this user has no directory for data (no HOME); name a file, as sqlite://jobs.db".to_owned(),
+        )
+    })
+}
+
+/// The URL of [`default_path`]; its directory is made if it is missing.
+///
+/// # Errors
+/// As [`default_path`], and when the directory cannot be made.
+pub fn default_url() -> Result<String> {
+    let path = default_path()?;
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            Error::InvalidClient(format!(
+                "the directory {} cannot be made ({error}); name another file",
+                directory.display()
+            ))
+        })?;
+    }
+    Ok(SqliteConnectOptions::new().filename(path).to_url_lossy().to_string())
+}

@@ -1,0 +1,206 @@
+//! What an administrator sees. Reading never waits for a writer, nor keeps one waiting.
+
+use std::time::Duration;
+
+use backfill_core::job::{Job, JobId, JobState};
+use backfill_core::storage::{Counts, JobFilter, PoolInfo, QueueInfo, TaskInfo};
+use backfill_core::{Error, Result};
+
+use crate::file::time;
+use crate::row::jobs;
+use crate::{SqliteStorage, failed};
+
+/// Counts as the statements here select them.
+#[derive(Clone, Copy)]
+struct Numbers([i64; 5]);
+
+impl From<Numbers> for Counts {
+    fn from(numbers: Numbers) -> Self {
+        let mut counts = Self::default();
+        let states = [JobState::Ready, JobState::Scheduled, JobState::Running, JobState::Failed, JobState::Dead];
+        for (state, count) in states.into_iter().zip(numbers.0) {
+            counts.add(state, u64::try_from(count).unwrap_or_default());
+        }
+        counts
+    }
+}
+
+impl SqliteStorage {
+    pub(crate) async fn read_job(&self, id: JobId) -> Result<Option<Job>> {
+        let row = jobs!("select", "from backfill_jobs where id = ?1", id)
+            .fetch_optional(&self.file.readers)
+            .await
+            .map_err(failed("read a job"))?;
+        Ok(row.map(Job::from))
+    }
+
+    pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
+        let rows = jobs!(
+            "select",
+            r#"
+from backfill_job_states
+where (?1 is null or task = ?1)
+  and (?2 is null or queue = ?2)
+  and (?3 is null or key = ?3)
+  and (?4 is null or id > ?4)
+  and (?5 is null or state = ?5)
+order by id
+limit ?6
+"#,
+            filter.task,
+            filter.queue,
+            filter.key,
+            filter.after,
+            state,
+            limit
+        )
+        .fetch_all(&self.file.readers)
+        .await
+        .map_err(failed("list jobs"))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+
+    pub(crate) async fn count_jobs(&self) -> Result<Counts> {
+        let rows = sqlx::query!(
+            r#"select state as "state!: String", count(*) as "count!: i64" from backfill_job_states group by state"#
+        )
+        .fetch_all(&self.file.readers)
+        .await
+        .map_err(failed("count jobs"))?;
+        let mut counts = Counts::default();
+        for row in rows {
+            let state: JobState = row.state.parse().map_err(|_| Error::Internal(format!("job state {}", row.state)))?;
+            counts.add(state, u64::try_from(row.count).unwrap_or_default());
+        }
+        Ok(counts)
+    }
+
+    pub(crate) async fn list_queues(&self) -> Result<Vec<QueueInfo>> {
+        let rows = sqlx::query!(
+            r#"
+with state as (
+  select
+    job.queue as name,
+    sum(job.state = 'ready') as ready,
+    sum(job.state = 'scheduled') as scheduled,
+    sum(job.state = 'running') as running,
+    sum(job.state = 'failed') as failed,
+    sum(job.state = 'dead') as dead
+  from backfill_job_states job
+  where job.queue is not null
+  group by job.queue
+)
+select
+  queue.name as "name!",
+  queue.locked_at as "locked_at?: i64",
+  queue.locked_by as "locked_by?",
+  coalesce(state.ready, 0) as "ready!: i64",
+  coalesce(state.scheduled, 0) as "scheduled!: i64",
+  coalesce(state.running, 0) as "running!: i64",
+  coalesce(state.failed, 0) as "failed!: i64",
+  coalesce(state.dead, 0) as "dead!: i64"
+from backfill_queues queue
+left join state on state.name = queue.name
+order by queue.name
+"#
+        )
+        .fetch_all(&self.file.readers)
+        .await
+        .map_err(failed("list queues"))?;
+        let queues = rows.into_iter().map(|row| {
+            let numbers = Numbers([row.ready, row.scheduled, row.running, row.failed, row.dead]);
+            let mut queue = QueueInfo::new(row.name, numbers.into());
+            queue.locked_at = row.locked_at.map(time);
+            queue.locked_by = row.locked_by;
+            queue
+        });
+        Ok(queues.collect())
+    }
+
+    pub(crate) async fn list_tasks(&self) -> Result<Vec<TaskInfo>> {
+        let rows = sqlx::query!(
+            r#"
+with state as (
+  select
+    job.task as name,
+    sum(job.state = 'ready') as ready,
+    sum(job.state = 'scheduled') as scheduled,
+    sum(job.state = 'running') as running,
+    sum(job.state = 'failed') as failed,
+    sum(job.state = 'dead') as dead,
+    min(case when job.state = 'ready' then job.run_at end) as oldest_ready
+  from backfill_job_states job
+  group by job.task
+)
+select
+  task.name as "name!",
+  coalesce(state.ready, 0) as "ready!: i64",
+  coalesce(state.scheduled, 0) as "scheduled!: i64",
+  coalesce(state.running, 0) as "running!: i64",
+  coalesce(state.failed, 0) as "failed!: i64",
+  coalesce(state.dead, 0) as "dead!: i64",
+  state.oldest_ready as "oldest_ready?: i64"
+from backfill_tasks task
+left join state on state.name = task.name
+order by task.name
+"#
+        )
+        .fetch_all(&self.file.readers)
+        .await
+        .map_err(failed("list tasks"))?;
+        let tasks = rows.into_iter().map(|row| {
+            let numbers = Numbers([row.ready, row.scheduled, row.running, row.failed, row.dead]);
+            let mut task = TaskInfo::new(row.name, numbers.into());
+            task.oldest_ready = row.oldest_ready.map(time);
+            task
+        });
+        Ok(tasks.collect())
+    }
+
+    pub(crate) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
+        let now = self.file.now();
+        let rows = sqlx::query!(
+            r#"
+with held as (
+  select job.locked_by as id, 1 as job, 0 as queue, job.locked_at
+  from backfill_jobs job indexed by backfill_jobs_held
+  where job.locked_by is not null
+  union all
+  select queue.locked_by, 0, 1, queue.locked_at
+  from backfill_queues queue
+  where queue.locked_by is not null
+),
+holder as (
+  select held.id, sum(held.job) as jobs, sum(held.queue) as queues, min(held.locked_at) as oldest_lock
+  from held
+  group by held.id
+)
+select
+  coalesce(pool.id, holder.id) as "id!: String",
+  pool.started_at as "started_at?: i64",
+  pool.seen_at as "seen_at?: i64",
+  coalesce(holder.jobs, 0) as "jobs!: i64",
+  coalesce(holder.queues, 0) as "queues!: i64",
+  holder.oldest_lock as "oldest_lock?: i64"
+from backfill_pools pool
+full join holder on holder.id = pool.id
+order by 1
+"#
+        )
+        .fetch_all(&self.file.readers)
+        .await
+        .map_err(failed("list worker pools"))?;
+        let pools = rows.into_iter().map(|row| {
+            let mut pool = PoolInfo::new(row.id);
+            pool.started_at = row.started_at.map(time);
+            pool.seen_at = row.seen_at.map(time);
+            pool.silence = row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
+            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            pool.queues = u64::try_from(row.queues).unwrap_or_default();
+            pool.oldest_lock = row.oldest_lock.map(time);
+            pool
+        });
+        Ok(pools.collect())
+    }
+}

@@ -1,0 +1,278 @@
+//! Jobs of the queue `backfill` in an SQLite file: durable, with nothing to install and nothing to run.
+//!
+//! Programs reach it through the library's feature `sqlite`, by a URL such as `sqlite://jobs.db`. This crate itself is for
+//! those that add jobs in their own SQLite transaction:
+//!
+//! ```
+//! # async fn example(db: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
+//! use backfill_core::job::JobSpec;
+//! use backfill_sqlite::SqliteStorage;
+//!
+//! let jobs = SqliteStorage::open("sqlite://app.db")?; // the file that the program's own tables are in
+//! let mut tx = db.begin_with("begin immediate").await?;
+//! sqlx::query("insert into orders (id) values (18)").execute(&mut *tx).await?;
+//! jobs.add_with(&mut tx, [JobSpec::new("send_invoice", 18)]).await?;
+//! tx.commit().await?; // both, or neither
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it works
+//!
+//! SQLite has one writer at a time, and a commit waits for the disk. So all writes of a process go through one *writer*, a
+//! thread with a connection of its own, which stores whatever has gathered meanwhile in one transaction: a *group commit*. Nobody
+//! is answered before it is on the disk, and a job that blocks the program's threads cannot hold the file's lock.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `file` | which file is meant, and how it is opened |
+//! | `writer` | the thread that writes |
+//! | `migrate` | the file's version |
+//! | `add` | storing jobs |
+//! | `claim` | taking jobs |
+//! | `settle` | writing how jobs ended |
+//! | `presence` | signs of life, rescue, locks that are released |
+//! | `cron` | the gate through which crontabs add their jobs |
+//! | `manage` | the administrative verbs |
+//! | `transfer` | moving jobs from and to other storages |
+//! | `inspect` | what an administrator sees |
+//! | `wakeups` | noticing what this process and others add |
+//! | `row` | reading rows |
+
+mod add;
+mod claim;
+mod cron;
+mod file;
+mod inspect;
+mod manage;
+mod migrate;
+mod presence;
+mod row;
+mod settle;
+mod transfer;
+mod wakeups;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backfill_core::job::{Job, JobId, JobSpec, NewJob};
+use backfill_core::storage::{
+    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId, PoolInfo,
+    QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+};
+use backfill_core::{Error, Result};
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use sqlx::SqliteConnection;
+
+pub use file::{default_path, default_url};
+pub use migrate::VERSION;
+
+use file::File;
+
+/// Jobs in an SQLite file. Cheap to clone; clones share the writer.
+#[derive(Clone, Debug)]
+pub struct SqliteStorage {
+    file: Arc<File>,
+}
+
+impl SqliteStorage {
+    /// The storage in this file, such as `sqlite://jobs.db`, `sqlite:///var/lib/app/jobs.db` or `sqlite:jobs.db?mode=rwc`.
+    /// Opens nothing yet; `migrate` makes the file if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidClient`] for a URL that cannot be read, for a database in memory, and for one that may only be read.
+    pub fn open(url: &str) -> Result<Self> {
+        Ok(Self { file: Arc::new(File::new(url)?) })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        self.file.path()
+    }
+
+    /// The SQLite storage behind any storage, if it is one.
+    #[must_use]
+    pub fn of(storage: &dyn Storage) -> Option<&Self> {
+        let any: &dyn std::any::Any = storage;
+        any.downcast_ref()
+    }
+
+    /// Adds jobs on the caller's own connection to this file, or in the caller's transaction on it, which then should begin
+    /// with `begin immediate`: one that has read before it writes is refused by SQLite (`SQLITE_BUSY`) when somebody else
+    /// wrote in between. Workers see the jobs when it commits; those of this process within
+    /// about 20 milliseconds, as those of others. All or none is added.
+    ///
+    /// # Errors
+    /// For a job outside the limits, before anything is written; or when SQLite fails.
+    pub async fn add_with(
+        &self,
+        connection: &mut SqliteConnection,
+        specs: impl IntoIterator<Item = JobSpec>,
+    ) -> Result<Vec<Job>> {
+        let jobs = specs
+            .into_iter()
+            .map(|spec| spec.check(backfill_core::job::limits::DEFAULT_MAX_PAYLOAD_BYTES))
+            .collect::<Result<Vec<NewJob>>>()?;
+        self.add_checked_with(connection, jobs).await
+    }
+
+    /// The same for jobs that are checked already, as by a client with limits and a clock of its own.
+    ///
+    /// # Errors
+    /// When two have the same key, or SQLite fails.
+    pub async fn add_checked_with(&self, connection: &mut SqliteConnection, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
+        add::add_in(&self.file, connection, jobs).await
+    }
+}
+
+#[async_trait]
+impl Storage for SqliteStorage {
+    fn name(&self) -> String {
+        format!("SQLite, file {}", self.file.path().display())
+    }
+
+    fn for_worker(&self) -> Arc<dyn Storage> {
+        // The user's code never gets hold of the writer, so a worker needs none of its own.
+        Arc::new(self.clone())
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        migrate::migrate(&self.file).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        migrate::check(&self.file).await
+    }
+
+    async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
+        self.add_jobs(jobs.to_vec()).await
+    }
+
+    async fn register_tasks(&self, names: &[String]) -> Result<()> {
+        self.insert_tasks(names).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+        self.claim_jobs(request).await
+    }
+
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+        self.settle_jobs(pool, settled.to_vec()).await
+    }
+
+    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        self.release_unknown_jobs(pool, holds).await
+    }
+
+    async fn release_stale(&self) -> Result<u64> {
+        self.release_stale_locks().await
+    }
+
+    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
+        self.show_sign(pool, first).await
+    }
+
+    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
+        self.withdraw(pool).await
+    }
+
+    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
+        self.rescue_pools(silence).await
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        wakeups::of(Arc::clone(&self.file))
+    }
+
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+        self.read_known_crontabs().await
+    }
+
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+        self.insert_known_crontabs(identifiers, since).await
+    }
+
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        self.add_due_jobs(moment, due.to_vec()).await
+    }
+
+    async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        self.remove_job(key.to_owned()).await
+    }
+
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        self.complete_jobs(ids).await
+    }
+
+    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.fail_jobs(ids, reason).await
+    }
+
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        self.reschedule_jobs(ids, change.clone()).await
+    }
+
+    async fn unlock(&self, pools: &[String]) -> Result<u64> {
+        self.unlock_pools(pools).await
+    }
+
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
+        self.clean(what).await
+    }
+
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+        self.take_jobs_out(mover.to_owned(), after, limit).await
+    }
+
+    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
+        self.delete_taken_jobs(mover.to_owned(), ids).await
+    }
+
+    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.import_jobs(mover.to_owned(), jobs.to_vec()).await
+    }
+
+    async fn forget_imports(&self, mover: &str) -> Result<()> {
+        self.forget_imported(mover.to_owned()).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.read_job(id).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        self.list_jobs(filter).await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        self.count_jobs().await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        self.list_queues().await
+    }
+
+    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+        self.list_tasks().await
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolInfo>> {
+        self.list_pools().await
+    }
+}
+
+/// A list as SQLite takes it: JSON, read by `json_each`.
+fn json<T>(list: T) -> String
+where
+    serde_json::Value: From<T>,
+{
+    serde_json::Value::from(list).to_string()
+}
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> Error {
+    move |source| Error::Database { action, source }
+}

@@ -1,0 +1,202 @@
+//! The administrative verbs.
+
+use backfill_core::Result;
+use backfill_core::job::{Job, JobId};
+use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
+
+use crate::SqliteStorage;
+use crate::file::micros;
+use crate::presence::{STALE, wake};
+use crate::row::jobs;
+
+/// How many dead jobs one transaction deletes, so that others get their turn.
+const PORTION: i64 = 10_000;
+
+impl SqliteStorage {
+    pub(crate) async fn remove_job(&self, key: String) -> Result<Option<Job>> {
+        let file = self.file.clone();
+        self.file
+            .writer
+            .write("remove a job", move |connection| {
+                Box::pin(async move {
+                    let now = file.now();
+                    let limit = now - STALE;
+                    let deleted = jobs!(
+                        "delete from backfill_jobs where key = ?1 and (locked_at is null or locked_at < ?2) returning",
+                        "",
+                        key,
+                        limit
+                    )
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                    if deleted.is_some() {
+                        return Ok(deleted.map(Job::from));
+                    }
+                    // It runs: it loses its key and further attempts.
+                    let taken = jobs!(
+                        "update backfill_jobs set key = null, attempts = max_attempts, updated_at = ?2 where key = ?1 returning",
+                        "",
+                        key,
+                        now
+                    );
+                    Ok(taken.fetch_optional(connection).await?.map(Job::from))
+                })
+            })
+            .await
+    }
+
+    pub(crate) async fn complete_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        let (file, ids) = (self.file.clone(), crate::json(ids.to_vec()));
+        let jobs = self.file.writer.write("complete jobs", move |connection| {
+            Box::pin(async move {
+                let limit = file.now() - STALE;
+                let rows = jobs!(
+                    r#"
+delete from backfill_jobs
+where id in (select value from json_each(?1)) and (locked_at is null or locked_at < ?2)
+returning
+"#,
+                    "",
+                    ids,
+                    limit
+                );
+                Ok(in_order(rows.fetch_all(connection).await?))
+            })
+        });
+        jobs.await
+    }
+
+    pub(crate) async fn fail_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        let (file, ids, reason) = (self.file.clone(), crate::json(ids.to_vec()), clean_error(reason));
+        let jobs = self.file.writer.write("fail jobs", move |connection| {
+            Box::pin(async move {
+                let now = file.now();
+                let limit = now - STALE;
+                let rows = jobs!(
+                    r#"
+update backfill_jobs set last_error = ?3, attempts = max_attempts, updated_at = ?4
+where id in (select value from json_each(?1)) and (locked_at is null or locked_at < ?2)
+returning
+"#,
+                    "",
+                    ids,
+                    limit,
+                    reason,
+                    now
+                );
+                Ok(in_order(rows.fetch_all(connection).await?))
+            })
+        });
+        jobs.await
+    }
+
+    pub(crate) async fn reschedule_jobs(&self, ids: &[JobId], change: Reschedule) -> Result<Vec<Job>> {
+        let (file, ids) = (self.file.clone(), crate::json(ids.to_vec()));
+        let jobs = self
+            .file
+            .writer
+            .write("reschedule jobs", move |connection| {
+                Box::pin(async move {
+                    let now = file.now();
+                    let limit = now - STALE;
+                    let run_at = change.get_run_at().map(micros);
+                    let priority = change.get_priority().map(|priority| priority.0);
+                    let (attempts, max_attempts) = (change.get_attempts(), change.get_max_attempts());
+                    let rows = jobs!(
+                        r#"
+update backfill_jobs set
+  run_at = coalesce(?3, run_at),
+  priority = coalesce(?4, priority),
+  attempts = coalesce(?5, attempts),
+  max_attempts = coalesce(?6, max_attempts),
+  updated_at = ?7
+where id in (select value from json_each(?1)) and (locked_at is null or locked_at < ?2)
+returning
+"#,
+                        "",
+                        ids,
+                        limit,
+                        run_at,
+                        priority,
+                        attempts,
+                        max_attempts,
+                        now
+                    );
+                    let rows = rows.fetch_all(&mut *connection).await?;
+                    wake(connection, rows.len() as u64).await?;
+                    Ok(in_order(rows))
+                })
+            })
+            .await?;
+        self.file.tell();
+        Ok(jobs)
+    }
+
+    pub(crate) async fn clean(&self, what: &Cleanup) -> Result<Cleaned> {
+        let mut cleaned = Cleaned::default();
+        if what.dead_jobs {
+            cleaned.dead_jobs = self.delete_dead_jobs().await?;
+        }
+        if what.tasks {
+            let keep = crate::json(what.keep_tasks.clone());
+            let forgotten = self.file.writer.write("forget task names", move |connection| {
+                Box::pin(async move {
+                    let deleted = sqlx::query!(
+                        r#"
+delete from backfill_tasks
+where name not in (select value from json_each(?1)) and name not in (select job.task from backfill_jobs job)
+"#,
+                        keep
+                    );
+                    Ok(deleted.execute(connection).await?.rows_affected())
+                })
+            });
+            cleaned.tasks = forgotten.await?;
+        }
+        if what.queues {
+            let forgotten = self.file.writer.write("forget queues", move |connection| {
+                Box::pin(async move {
+                    let deleted = sqlx::query!(
+                        r#"
+delete from backfill_queues
+where locked_at is null and name not in (select job.queue from backfill_jobs job where job.queue is not null)
+"#
+                    );
+                    Ok(deleted.execute(connection).await?.rows_affected())
+                })
+            });
+            cleaned.queues = forgotten.await?;
+        }
+        Ok(cleaned)
+    }
+
+    async fn delete_dead_jobs(&self) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let deleted = self.file.writer.write("delete dead jobs", move |connection| {
+                Box::pin(async move {
+                    let deleted = sqlx::query!(
+                        r#"
+delete from backfill_jobs
+where id in (
+  select job.id from backfill_jobs job where job.locked_at is null and job.attempts >= job.max_attempts limit ?1
+)
+"#,
+                        PORTION
+                    );
+                    Ok(deleted.execute(connection).await?.rows_affected())
+                })
+            });
+            match deleted.await? {
+                0 => return Ok(total),
+                deleted => total += deleted,
+            }
+        }
+    }
+}
+
+pub(crate) fn in_order(rows: Vec<crate::row::JobRow>) -> Vec<Job> {
+    let mut jobs: Vec<Job> = rows.into_iter().map(Job::from).collect();
+    jobs.sort_by_key(|job| job.id);
+    jobs
+}

@@ -1,0 +1,139 @@
+//! The file's version.
+
+use std::sync::Arc;
+
+use backfill_core::storage::Migrated;
+use backfill_core::{Error, Result};
+use sqlx::SqliteConnection;
+
+use crate::failed;
+use crate::file::File;
+
+/// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
+const SCRIPTS: [&str; 1] = [include_str!("../sql/001_jobs.sql")];
+
+/// The version of file that this crate works with.
+pub const VERSION: i32 = version_of(&SCRIPTS);
+
+const fn version_of(scripts: &[&str]) -> i32 {
+    // There are few.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "there are few")]
+    {
+        scripts.len() as i32
+    }
+}
+
+/// Brings the file to [`VERSION`], in one transaction; makes it if it is not there.
+pub(crate) async fn migrate(file: &Arc<File>) -> Result<Migrated> {
+    migrate_by(file, &SCRIPTS).await
+}
+
+async fn migrate_by(file: &Arc<File>, scripts: &'static [&'static str]) -> Result<Migrated> {
+    let to = version_of(scripts);
+    if let Ok(Some(from)) = version(file).await {
+        // The usual case takes no lock.
+        if from >= to {
+            return known(file, from, to).map(|()| Migrated::new(Some(from), from));
+        }
+    }
+    let now = file.now();
+    let from = file
+        .writer
+        .write("migrate the file", move |connection| {
+            Box::pin(async move {
+                let from = read_version(connection).await?;
+                let applied = from.unwrap_or(0);
+                for (number, script) in (1_i32..).zip(scripts).filter(|(number, _)| *number > applied) {
+                    sqlx::raw_sql(*script).execute(&mut *connection).await?;
+                    sqlx::query!("insert into backfill_migrations (version, applied_at) values (?1, ?2)", number, now)
+                        .execute(&mut *connection)
+                        .await?;
+                }
+                Ok(from)
+            })
+        })
+        .await?;
+    known(file, from.unwrap_or(0), to)?;
+    Ok(Migrated::new(from, to))
+}
+
+/// Fails unless the file is there and has a version that this crate works with.
+pub(crate) async fn check(file: &Arc<File>) -> Result<()> {
+    let storage = || format!("the file {}", file.path().display());
+    match version(file).await? {
+        None => Err(Error::StorageMissing { storage: storage() }),
+        Some(version) if version < VERSION => {
+            Err(Error::StorageOutdated { storage: storage(), version, needed: VERSION })
+        }
+        Some(version) => known(file, version, VERSION),
+    }
+}
+
+fn known(file: &File, version: i32, supported: i32) -> Result<()> {
+    if version <= supported {
+        return Ok(());
+    }
+    Err(Error::StorageTooNew { storage: format!("the file {}", file.path().display()), version, supported })
+}
+
+/// The file's version, if it is there and has one.
+async fn version(file: &Arc<File>) -> Result<Option<i32>> {
+    if !file.path().exists() {
+        return Ok(None);
+    }
+    let mut connection = file.reader().await.map_err(failed("open the file"))?;
+    read_version(&mut connection).await.map_err(failed("read the file's version"))
+}
+
+pub(crate) async fn read_version(connection: &mut SqliteConnection) -> sqlx::Result<Option<i32>> {
+    let there = sqlx::query_scalar!(
+        r#"select count(*) as "count!: i64" from sqlite_schema where type = 'table' and name = 'backfill_migrations'"#
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if there == 0 {
+        return Ok(None);
+    }
+    let version = sqlx::query_scalar!(r#"select max(version) as "version?: i64" from backfill_migrations"#)
+        .fetch_one(connection)
+        .await?;
+    Ok(version.map(|version| i32::try_from(version).unwrap_or(i32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEXT: [&str; 2] = [SCRIPTS[0], "create table backfill_next (id integer) strict;"];
+    const BROKEN: [&str; 3] =
+        [SCRIPTS[0], NEXT[1], "create table backfill_last (id integer) strict; insert into nowhere values (1);"];
+
+    fn file() -> (tempfile::TempDir, Arc<File>) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::new(&format!("sqlite://{}/jobs.db", directory.path().display())).unwrap();
+        (directory, Arc::new(file))
+    }
+
+    #[tokio::test]
+    async fn an_older_file_is_migrated_in_one_transaction() {
+        let (_directory, file) = file();
+        assert_eq!(migrate(&file).await.unwrap(), Migrated::new(None, 1));
+        assert_eq!(migrate(&file).await.unwrap(), Migrated::new(Some(1), 1));
+        let error = migrate_by(&file, &BROKEN).await.unwrap_err().to_string();
+        assert!(error.contains("nowhere"), "{error}");
+        assert_eq!(version(&file).await.unwrap(), Some(1), "nothing of the two scripts is left");
+        assert_eq!(migrate_by(&file, &NEXT).await.unwrap(), Migrated::new(Some(1), 2));
+        assert_eq!(version(&file).await.unwrap(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_newer_file_is_refused() {
+        let (_directory, file) = file();
+        assert!(matches!(check(&file).await.unwrap_err(), Error::StorageMissing { .. }));
+        migrate_by(&file, &NEXT).await.unwrap();
+        for error in [migrate(&file).await.unwrap_err(), check(&file).await.unwrap_err()] {
+            assert!(matches!(error, Error::StorageTooNew { version: 2, supported: 1, .. }), "{error}");
+            assert!(error.to_string().contains("upgrade"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Signs of life, rescue, and locks that are released.
+//!
+//! All processes are on one machine and go by its clock. When that jumps, or the machine was asleep, everybody looks silent; and
+//! while a process holds the file's lock, nobody can show a sign: both are noticed, and nobody is taken for dead for it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use backfill_core::Result;
+use backfill_core::job::JobId;
+use backfill_core::storage::{PoolId, Rescued};
+use chrono::Utc;
+use sqlx::SqliteConnection;
+
+use crate::SqliteStorage;
+use crate::file::micros;
+
+/// Graphile's rule: a lock this old is no lock.
+pub(crate) const STALE: i64 = 4 * 3600 * 1_000_000;
+/// The wall clock may be so much off the time that has passed before everybody gets another chance.
+const JUMP: Duration = Duration::from_secs(2);
+
+/// When this process last looked for silent pools, by both clocks.
+static LAST_LOOK: Mutex<Option<(Instant, i64)>> = Mutex::new(None);
+
+impl SqliteStorage {
+    pub(crate) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
+        let (file, pool) = (self.file.clone(), pool.to_string());
+        self.file
+            .writer
+            .write("show a sign of life", move |connection| {
+                Box::pin(async move {
+                    let now = file.now();
+                    let shown = if first {
+                        sqlx::query!(
+                            "insert into backfill_pools (id, started_at, seen_at) values (?1, ?2, ?2) on conflict do nothing",
+                            pool,
+                            now
+                        )
+                        .execute(connection)
+                        .await?
+                    } else {
+                        sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", pool, now)
+                            .execute(connection)
+                            .await?
+                    };
+                    Ok(shown.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    pub(crate) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
+        let pool = pool.to_string();
+        let released = self
+            .file
+            .writer
+            .write("withdraw the sign of life", move |connection| {
+                Box::pin(async move {
+                    sqlx::query!("delete from backfill_pools where id = ?1", pool).execute(&mut *connection).await?;
+                    give_back(connection, &pool, &[]).await
+                })
+            })
+            .await?;
+        self.tell_if(released);
+        Ok(())
+    }
+
+    pub(crate) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+        // A lost claim was handed to the thread that writes before this, which does one thing after the other.
+        let (pool, holds) = (pool.to_string(), holds.to_vec());
+        let released = self
+            .file
+            .writer
+            .write("give back jobs", move |connection| {
+                Box::pin(async move { give_back(connection, &pool, &holds).await })
+            })
+            .await?;
+        self.tell_if(released);
+        Ok(released)
+    }
+
+    pub(crate) async fn release_stale_locks(&self) -> Result<u64> {
+        let file = self.file.clone();
+        let released = self
+            .file
+            .writer
+            .write("release stale locks", move |connection| {
+                Box::pin(async move {
+                    let now = file.now();
+                    let limit = now - STALE;
+                    sqlx::query!(
+                        "update backfill_queues set locked_at = null, locked_by = null where locked_at < ?1",
+                        limit
+                    )
+                    .execute(&mut *connection)
+                    .await?;
+                    let released = sqlx::query!(
+                        r#"
+update backfill_jobs indexed by backfill_jobs_held set locked_at = null, locked_by = null, run_at = max(run_at, ?2)
+where locked_by is not null and locked_at < ?1
+"#,
+                        limit,
+                        now
+                    )
+                    .execute(&mut *connection)
+                    .await?
+                    .rows_affected();
+                    wake(connection, released).await?;
+                    Ok(released)
+                })
+            })
+            .await?;
+        self.tell_if(released);
+        Ok(released)
+    }
+
+    pub(crate) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
+        if clock_has_jumped() {
+            tracing::warn!("the clock has jumped, or the machine was asleep; nobody is taken for dead for it");
+            return Ok(Vec::new());
+        }
+        let file = self.file.clone();
+        let silence_micros = i64::try_from(silence.as_micros()).unwrap_or(i64::MAX / 2);
+        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked.
+        let limit = self.file.now().saturating_sub(silence_micros);
+        let silent =
+            sqlx::query_scalar!(r#"select count(*) as "count!: i64" from backfill_pools where seen_at < ?1"#, limit)
+                .fetch_one(&self.file.readers)
+                .await
+                .map_err(crate::failed("look for silent pools"))?;
+        if silent == 0 {
+            return Ok(Vec::new());
+        }
+        let rescued = self
+            .file
+            .writer
+            .write("rescue the jobs of silent pools", move |connection| {
+                Box::pin(async move {
+                    if file.writer.waited() > silence / 4 {
+                        // Somebody held the file's lock: the others could not show a sign either, and do so now.
+                        return Ok(Vec::new());
+                    }
+                    let now = file.now();
+                    let limit = now.saturating_sub(silence_micros);
+                    let dead = sqlx::query_scalar!(
+                        r#"delete from backfill_pools where seen_at < ?1 returning id as "id!: String""#,
+                        limit
+                    )
+                    .fetch_all(&mut *connection)
+                    .await?;
+                    let mut rescued = Vec::new();
+                    for pool in dead {
+                        let error = Rescued::last_error(&pool);
+                        let jobs = release(connection, &pool, now, Some(&error)).await?;
+                        rescued.push(Rescued { pool, jobs });
+                    }
+                    Ok(rescued)
+                })
+            })
+            .await?;
+        self.tell_if(rescued.iter().map(|pool| pool.jobs).sum());
+        Ok(rescued)
+    }
+
+    pub(crate) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
+        let pools = pools.to_vec();
+        let released = self
+            .file
+            .writer
+            .write("unlock pools", move |connection| {
+                Box::pin(async move {
+                    let mut released = 0;
+                    for pool in pools {
+                        // Whoever is unlocked counts as dead: one that is alive all the same notices, as after a rescue.
+                        sqlx::query!("delete from backfill_pools where id = ?1", pool)
+                            .execute(&mut *connection)
+                            .await?;
+                        released += release(connection, &pool, i64::MIN, None).await?;
+                    }
+                    Ok(released)
+                })
+            })
+            .await?;
+        self.tell_if(released);
+        Ok(released)
+    }
+
+    fn tell_if(&self, released: u64) {
+        if released > 0 {
+            self.file.tell();
+        }
+    }
+}
+
+/// Gives back the jobs that a pool holds, but for some. The attempt is given back too, unless the job's key may have been taken
+/// over since the claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a later moment of change.
+async fn give_back(connection: &mut SqliteConnection, pool: &str, but: &[JobId]) -> sqlx::Result<u64> {
+    let but = crate::json(but.to_vec());
+    sqlx::query!(
+        r#"
+update backfill_queues set locked_at = null, locked_by = null
+where locked_by = ?1
+  and exists (
+    select 1
+    from backfill_jobs job
+    where job.locked_by = ?1
+      and job.queue = backfill_queues.name
+      and job.locked_at = backfill_queues.locked_at
+      and job.id not in (select value from json_each(?2))
+  )
+"#,
+        pool,
+        but
+    )
+    .execute(&mut *connection)
+    .await?;
+    let released = sqlx::query!(
+        r#"
+update backfill_jobs set
+  attempts = case
+    when key is null and attempts >= max_attempts and updated_at <> created_at then attempts
+    else max(attempts - 1, 0)
+  end,
+  locked_at = null,
+  locked_by = null
+where locked_by = ?1 and id not in (select value from json_each(?2))
+"#,
+        pool,
+        but
+    )
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    wake(connection, released).await?;
+    Ok(released)
+}
+
+/// Releases everything that a pool holds; its jobs run at `earliest` or later.
+async fn release(
+    connection: &mut SqliteConnection,
+    pool: &str,
+    earliest: i64,
+    error: Option<&str>,
+) -> sqlx::Result<u64> {
+    sqlx::query!("update backfill_queues set locked_at = null, locked_by = null where locked_by = ?1", pool)
+        .execute(&mut *connection)
+        .await?;
+    let released = sqlx::query!(
+        r#"
+update backfill_jobs set
+  locked_at = null, locked_by = null, run_at = max(run_at, ?2), last_error = coalesce(?3, last_error)
+where locked_by = ?1
+"#,
+        pool,
+        earliest,
+        error
+    )
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    wake(connection, released).await?;
+    Ok(released)
+}
+
+/// Lets other processes notice that waiting jobs were made ready.
+pub(crate) async fn wake(connection: &mut SqliteConnection, jobs: u64) -> sqlx::Result<()> {
+    if jobs > 0 {
+        let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
+        sqlx::query!("update backfill_wakeups set count = count + ?1", jobs).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Whether the wall clock has moved on by more than the time that has passed since the last look. (The clock that counts time
+/// stands still while a machine is asleep.)
+fn clock_has_jumped() -> bool {
+    let now = (Instant::now(), micros(Utc::now()));
+    let mut last = LAST_LOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    let jumped = last.is_some_and(|(then, wall)| {
+        let passed = i64::try_from(now.0.duration_since(then).as_micros()).unwrap_or(i64::MAX);
+        now.1 - wall - passed > i64::try_from(JUMP.as_micros()).unwrap_or(i64::MAX)
+    });
+    *last = Some(now);
+    jumped
+}

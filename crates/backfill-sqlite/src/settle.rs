@@ -1,0 +1,198 @@
+//! Writing how jobs ended.
+//!
+//! Everything is fenced by (job, pool, moment of the claim). Completed jobs go by claim: those that were claimed at one moment
+//! are deleted by one statement. The others are written one by one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use backfill_core::Result;
+use backfill_core::job::limits::later;
+use backfill_core::job::{JobId, RunAt};
+use backfill_core::storage::{Outcome, PoolId, Settlement, clean_error};
+use sqlx::SqliteConnection;
+
+use crate::SqliteStorage;
+use crate::file::{File, micros, time};
+
+/// What belongs to one moment of claiming.
+#[derive(Default)]
+struct OfClaim {
+    done: Vec<JobId>,
+    queues: Vec<String>,
+    rest: Vec<Settlement>,
+}
+
+impl SqliteStorage {
+    pub(crate) async fn settle_jobs(&self, pool: &PoolId, settled: Vec<Settlement>) -> Result<Vec<JobId>> {
+        let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
+        for settlement in settled {
+            let of_claim = claims.entry(micros(settlement.claim.locked_at)).or_default();
+            of_claim.queues.extend(settlement.claim.queue.clone());
+            match settlement.outcome {
+                Outcome::Completed => of_claim.done.push(settlement.claim.id),
+                _ => of_claim.rest.push(settlement),
+            }
+        }
+        let (file, pool) = (Arc::clone(&self.file), pool.to_string());
+        self.file
+            .writer
+            .write("write results", move |connection| {
+                Box::pin(async move { settle(&file, connection, &pool, claims).await })
+            })
+            .await
+    }
+}
+
+async fn settle(
+    file: &File,
+    connection: &mut SqliteConnection,
+    pool: &str,
+    claims: BTreeMap<i64, OfClaim>,
+) -> sqlx::Result<Vec<JobId>> {
+    let mut applied = Vec::new();
+    for (moment, of_claim) in claims {
+        if !of_claim.queues.is_empty() {
+            release_queues(connection, pool, moment, of_claim.queues).await?;
+        }
+        if !of_claim.done.is_empty() {
+            applied.extend(delete(connection, pool, moment, of_claim.done).await?);
+        }
+        for settlement in of_claim.rest {
+            let id = settlement.claim.id;
+            if write(file, connection, pool, moment, settlement).await? {
+                applied.push(id);
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// Frees the serial queues that this claim took, even if their jobs are gone.
+async fn release_queues(
+    connection: &mut SqliteConnection,
+    pool: &str,
+    moment: i64,
+    queues: Vec<String>,
+) -> sqlx::Result<()> {
+    let queues = crate::json(queues);
+    sqlx::query!(
+        r#"
+update backfill_queues set locked_at = null, locked_by = null
+where name in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3
+"#,
+        queues,
+        pool,
+        moment,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn delete(
+    connection: &mut SqliteConnection,
+    pool: &str,
+    moment: i64,
+    done: Vec<JobId>,
+) -> sqlx::Result<Vec<JobId>> {
+    let list = crate::json(done.clone());
+    // As a rule all of them stand, and then their numbers need not be read back one by one.
+    let standing = sqlx::query_scalar!(
+        r#"
+select count(*) as "count!: i64"
+from backfill_jobs
+where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3
+"#,
+        list,
+        pool,
+        moment,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let all = usize::try_from(standing).is_ok_and(|standing| standing == done.len());
+    let applied = if all {
+        done
+    } else {
+        sqlx::query_scalar!(
+            r#"
+select id as "id!: i64"
+from backfill_jobs
+where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3
+"#,
+            list,
+            pool,
+            moment,
+        )
+        .fetch_all(&mut *connection)
+        .await?
+    };
+    sqlx::query!(
+        "delete from backfill_jobs where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3",
+        list,
+        pool,
+        moment,
+    )
+    .execute(connection)
+    .await?;
+    Ok(applied)
+}
+
+/// Writes an outcome other than done; answers whether the claim stood.
+async fn write(
+    file: &File,
+    connection: &mut SqliteConnection,
+    pool: &str,
+    moment: i64,
+    settlement: Settlement,
+) -> sqlx::Result<bool> {
+    let now = time(file.now());
+    let (outcome, error, when, payload) = match settlement.outcome {
+        Outcome::Completed => return Ok(false),
+        Outcome::Failed { error, retry, payload } => ("failed", Some(clean_error(&error)), Some(retry), payload),
+        Outcome::Dead { error } => ("dead", Some(clean_error(&error)), None, None),
+        Outcome::Snoozed { until } => ("snoozed", None, Some(until), None),
+        Outcome::Returned => ("returned", None, None, None),
+    };
+    let payload = payload.map(|payload| payload.as_str().to_owned());
+    // A failed job's delay counts from now, or from its own time if that is later.
+    let (at, delay) = match when {
+        None => (None, None),
+        Some(RunAt::Time(time)) => (Some(micros(time)), None),
+        Some(RunAt::In(delay)) if outcome == "snoozed" => (Some(micros(later(now, delay))), None),
+        Some(RunAt::In(delay)) => (None, Some(micros(later(now, delay)) - micros(now))),
+    };
+    let now = micros(now);
+    let claim = settlement.claim;
+    // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key was taken
+    // while it ran (then somebody replaced or removed it, and it must stay unavailable).
+    let written = sqlx::query!(
+        r#"
+update backfill_jobs set
+  attempts = case
+    when ?4 = 'dead' then max_attempts
+    when ?4 = 'failed' or (?5 and key is null) then attempts
+    else max(attempts - 1, 0)
+  end,
+  last_error = coalesce(?6, last_error),
+  payload = coalesce(?7, payload),
+  run_at = coalesce(?8, max(?10, min(run_at, 253370764800000000)) + ?9, run_at),
+  locked_at = null,
+  locked_by = null
+where id = ?1 and locked_by = ?2 and locked_at = ?3
+"#,
+        claim.id,
+        pool,
+        moment,
+        outcome,
+        claim.had_key,
+        error,
+        payload,
+        at,
+        delay,
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(written.rows_affected() > 0)
+}

@@ -1,0 +1,118 @@
+//! Noticing what this process and others add.
+//!
+//! This process tells its listeners at once. Of what others write, SQLite keeps a counter in shared memory (`pragma
+//! data_version`), which is looked at fifty times a second; only when it has changed, a small query tells how many jobs were ever
+//! added and how many made ready since.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backfill_core::storage::Wakeup;
+use futures::stream::{self, BoxStream, StreamExt};
+use sqlx::SqliteConnection;
+use tokio::sync::watch;
+
+use crate::file::File;
+use crate::migrate::{VERSION, read_version};
+
+/// How often the counter is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long to wait before the file is opened again.
+const REOPEN: Duration = Duration::from_millis(500);
+
+struct Listener {
+    file: Arc<File>,
+    ready: watch::Receiver<()>,
+    ear: Option<Ear>,
+    /// What was last told is that nothing is heard.
+    deaf: bool,
+}
+
+/// A connection, and what it last saw.
+struct Ear {
+    connection: SqliteConnection,
+    version: i64,
+    ready: i64,
+}
+
+pub(crate) fn of(file: Arc<File>) -> BoxStream<'static, Wakeup> {
+    let ready = file.ready.subscribe();
+    let listener = Listener { file, ready, ear: None, deaf: false };
+    stream::unfold(listener, |mut listener| async move { Some((listener.next().await, listener)) }).boxed()
+}
+
+impl Listener {
+    async fn next(&mut self) -> Wakeup {
+        loop {
+            let heard = match &mut self.ear {
+                Some(ear) => {
+                    let poked = tokio::select! {
+                        poked = self.ready.changed() => poked.is_ok(),
+                        () = tokio::time::sleep(LOOK) => false,
+                    };
+                    ear.look(poked).await
+                }
+                None => Ear::open(&self.file).await.map(|ear| {
+                    self.ear = Some(ear);
+                    self.deaf = false;
+                    Some(Wakeup::Listening)
+                }),
+            };
+            match heard {
+                Ok(Some(wakeup)) => return wakeup,
+                Ok(None) => {}
+                Err(error) => {
+                    self.ear = None;
+                    if !self.deaf {
+                        self.deaf = true;
+                        return Wakeup::Deaf { reason: error.to_string() };
+                    }
+                    tokio::time::sleep(REOPEN).await;
+                }
+            }
+        }
+    }
+}
+
+impl Ear {
+    async fn open(file: &File) -> sqlx::Result<Self> {
+        let mut connection = file.reader().await?;
+        // The counter first: what changes after it is seen at the next look.
+        let version = changes(&mut connection).await?;
+        let ready = made_ready(&mut connection).await?;
+        Ok(Self { connection, version, ready })
+    }
+
+    async fn look(&mut self, poked: bool) -> sqlx::Result<Option<Wakeup>> {
+        let version = changes(&mut self.connection).await?;
+        if version == self.version && !poked {
+            return Ok(None);
+        }
+        self.version = version;
+        if let Some(revision) = read_version(&mut self.connection).await?.filter(|version| *version > VERSION) {
+            return Ok(Some(Wakeup::BreakingMigration { revision, supported: VERSION }));
+        }
+        let ready = made_ready(&mut self.connection).await?;
+        let more = u64::try_from(ready - self.ready).unwrap_or_default();
+        self.ready = ready;
+        Ok((more > 0).then_some(Wakeup::JobsAdded(more)))
+    }
+}
+
+async fn changes(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    // Not a checked statement: the checker cannot describe a pragma.
+    sqlx::query_scalar("pragma data_version").fetch_one(connection).await
+}
+
+/// How many jobs were ever added, or made ready by anything else.
+async fn made_ready(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"
+select
+  coalesce((select seq from sqlite_sequence where name = 'backfill_jobs'), 0)
+  + coalesce((select sum(count) from backfill_wakeups), 0) as "ready!: i64"
+"#
+    )
+    .fetch_one(connection)
+    .await
+}

@@ -1,0 +1,195 @@
+//! The thread that writes.
+//!
+//! Each call hands over a piece of *work*, a function that gets the connection inside a transaction. Whatever has gathered while
+//! the last transaction was being written goes into the next one, each piece in a savepoint, so that one that fails takes
+//! nothing of the others back. The callers are answered after the commit. A caller that has gone before its work began is passed
+//! by; what has begun ends, whether or not anybody waits for it.
+//!
+//! The thread has a small runtime of its own, so that nothing the program does with its threads can keep a transaction open. It
+//! ends when the last handle to its file is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use backfill_core::{Error, Result};
+use futures::future::BoxFuture;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+/// The most pieces of work in one transaction.
+const GROUP: usize = 64;
+/// How often the file is opened before that is an error: processes that begin at once disturb each other in changing the
+/// journal's mode, which does not wait.
+const OPENINGS: u32 = 50;
+
+/// A piece of work, and its caller.
+trait Work: Send {
+    fn is_abandoned(&self) -> bool;
+    /// Does it; answers whether it worked.
+    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, bool>;
+    /// Answers the caller.
+    fn finish(self: Box<Self>, committed: std::result::Result<(), &sqlx::Error>);
+}
+
+struct Call<T, F> {
+    action: &'static str,
+    work: Option<F>,
+    result: Option<sqlx::Result<T>>,
+    answer: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Work for Call<T, F>
+where
+    T: Send,
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send,
+{
+    fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, bool> {
+        Box::pin(async move {
+            if let Some(work) = self.work.take() {
+                self.result = Some(work(connection).await);
+            }
+            matches!(self.result, Some(Ok(_)))
+        })
+    }
+
+    fn finish(self: Box<Self>, committed: std::result::Result<(), &sqlx::Error>) {
+        let action = self.action;
+        let result = match (self.result, committed) {
+            (Some(Err(source)), _) => Err(Error::Database { action, source }),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (_, Err(error)) => Err(Error::Storage(format!("could not {action}: {error}").into())),
+            (None, Ok(())) => Err(Error::Internal(format!("nothing was done to {action}"))),
+        };
+        // Nobody may wait any more.
+        let _ = self.answer.send(result);
+    }
+}
+
+pub(crate) struct Writer {
+    calls: mpsc::UnboundedSender<Box<dyn Work>>,
+    /// How long the last transaction waited for other processes, in milliseconds.
+    waited: Arc<AtomicU64>,
+}
+
+impl Writer {
+    pub(crate) fn start(options: SqliteConnectOptions) -> Result<Self> {
+        // Never holds more than callers wait for.
+        let (calls, received) = mpsc::unbounded_channel();
+        let waited = Arc::new(AtomicU64::new(0));
+        let thread = Thread { options, connection: None, waited: Arc::clone(&waited) };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|error| Error::Storage(error.into()))?;
+        std::thread::Builder::new()
+            .name("backfill-sqlite".to_owned())
+            .spawn(move || runtime.block_on(thread.serve(received)))
+            .map_err(|error| Error::Storage(error.into()))?;
+        Ok(Self { calls, waited })
+    }
+
+    /// Does a piece of work in a transaction, and answers when that is on the disk.
+    ///
+    /// Dropping the future before it ends leaves open whether the work is done, as a whole or not at all.
+    pub(crate) async fn write<T, F>(&self, action: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let ended = || Error::Storage(format!("could not {action}: the thread that writes has ended").into());
+        self.calls.send(Box::new(Call { action, work: Some(work), result: None, answer })).map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// How long the transaction that is under way had to wait for other processes.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_millis(self.waited.load(Ordering::Relaxed))
+    }
+}
+
+struct Thread {
+    options: SqliteConnectOptions,
+    connection: Option<SqliteConnection>,
+    waited: Arc<AtomicU64>,
+}
+
+impl Thread {
+    async fn serve(mut self, mut calls: mpsc::UnboundedReceiver<Box<dyn Work>>) {
+        let mut group = Vec::with_capacity(GROUP);
+        while calls.recv_many(&mut group, GROUP).await > 0 {
+            group.retain(|work| !work.is_abandoned());
+            if group.is_empty() {
+                continue;
+            }
+            let committed = self.transaction(&mut group).await;
+            if let Err(error) = &committed {
+                tracing::debug!(%error, "a transaction failed");
+                self.connection = None;
+            }
+            for work in group.drain(..) {
+                work.finish(committed.as_ref().copied());
+            }
+        }
+        if let Some(connection) = self.connection {
+            // What is on the disk already stays there, whatever this says.
+            let _ = connection.close().await;
+        }
+    }
+
+    async fn transaction(&mut self, group: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
+        let waited = Arc::clone(&self.waited);
+        let connection = self.connection().await?;
+        let begun = Instant::now();
+        // Immediate: the lock is taken, and waited for, before anything is read.
+        let mut tx = connection.begin_with("begin immediate").await?;
+        waited.store(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let [work] = group {
+            if !work.run(&mut tx).await {
+                return tx.rollback().await;
+            }
+        } else {
+            for work in group {
+                let mut savepoint = tx.begin().await?;
+                if work.run(&mut savepoint).await {
+                    savepoint.commit().await?;
+                } else {
+                    savepoint.rollback().await?;
+                }
+            }
+        }
+        tx.commit().await
+    }
+
+    async fn connection(&mut self) -> sqlx::Result<&mut SqliteConnection> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.open().await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    async fn open(&self) -> sqlx::Result<SqliteConnection> {
+        let mut tries = 0;
+        loop {
+            match self.options.connect().await {
+                Err(error) if is_busy(&error) && tries < OPENINGS => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(u64::from(tries.min(20)) * 5)).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
