@@ -58,4 +58,4 @@ pub use task::{
 pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};
 
 #[cfg(feature = "contract")]
-pub use backfill_core::storage_contract_tests;
+pub use backfill_core::{storage_contract_tests, storage_process_tests};

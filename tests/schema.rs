@@ -45,12 +45,12 @@ async fn our_own_objects_are_marked_secured_and_in_a_ledger_of_their_own() {
         "select relname || ' ' || relrowsecurity from pg_class where relnamespace = '\"{schema}\"'::regnamespace and relkind = 'r'
          and relname not like '\\_private%' and relname <> 'migrations' order by 1"
     );
-    assert_eq!(ask(&pool, &schema, &own).await, "backfill_migrations true;backfill_pools true");
+    assert_eq!(ask(&pool, &schema, &own).await, "backfill_imports true;backfill_migrations true;backfill_pools true");
     let keys = format!(
         "select count(*) from pg_constraint where contype = 'f' and connamespace = '\"{schema}\"'::regnamespace"
     );
     assert_eq!(ask(&pool, &schema, &keys).await, "0");
-    assert_eq!(ask(&pool, &schema, "select id || name from S.backfill_migrations").await, "1pools");
+    assert_eq!(ask(&pool, &schema, "select id || name from S.backfill_migrations").await, "1pools;2imports");
 }
 
 /// Not a test by itself: the process that `twenty_processes…` starts twenty of.

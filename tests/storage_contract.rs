@@ -1,10 +1,26 @@
-//! The contract suite, on both storages.
+//! The contract suite, on PostgreSQL and in memory. (SQLite passes it in its own crate.)
 
 mod support;
 
 mod postgres {
-    use crate::support::postgres;
+    use std::sync::Arc;
+
+    use backfill::storage::Storage;
+    use backfill::storage::postgres::PostgresStorage;
+
+    use crate::support::{self, postgres};
+
+    /// A fresh schema.
+    async fn place() -> String {
+        support::client().await.2
+    }
+
+    async fn open(schema: &str) -> Arc<dyn Storage> {
+        Arc::new(PostgresStorage::new(support::pool().await, schema).expect("a schema"))
+    }
+
     backfill::storage_contract_tests!(postgres);
+    backfill::storage_process_tests!(place, open);
 }
 
 mod memory {

@@ -123,6 +123,18 @@ impl Storage for Faulty {
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.inner.cleanup(what).await
     }
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+        self.inner.take_out(mover, after, limit).await
+    }
+    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
+        self.inner.delete_taken(mover, ids).await
+    }
+    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.inner.import(mover, jobs).await
+    }
+    async fn forget_imports(&self, mover: &str) -> Result<()> {
+        self.inner.forget_imports(mover).await
+    }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         self.inner.job(id).await
     }

@@ -6,11 +6,20 @@ use backfill_core::storage::Storage;
 use backfill_sqlite::SqliteStorage;
 
 async fn sqlite() -> Arc<dyn Storage> {
+    open(&place().await).await
+}
+
+/// A fresh file.
+async fn place() -> String {
     let directory = tempfile::tempdir().expect("a directory");
     let url = format!("sqlite://{}/jobs.db", directory.keep().display());
-    let storage = SqliteStorage::open(&url).expect("open");
-    storage.migrate().await.expect("migrate");
-    Arc::new(storage)
+    SqliteStorage::open(&url).expect("open").migrate().await.expect("migrate");
+    url
+}
+
+async fn open(url: &str) -> Arc<dyn Storage> {
+    Arc::new(SqliteStorage::open(url).expect("open"))
 }
 
 backfill_core::storage_contract_tests!(sqlite);
+backfill_core::storage_process_tests!(place, open);

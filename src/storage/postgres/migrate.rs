@@ -39,7 +39,8 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 1] = [(1, "pools", script!("own/001_pools.sql"))];
+const OWN: [(i32, &str, &str); 2] =
+    [(1, "pools", script!("own/001_pools.sql")), (2, "imports", script!("own/002_imports.sql"))];
 
 /// What is there.
 #[derive(Default)]

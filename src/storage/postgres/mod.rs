@@ -16,6 +16,7 @@
 //! | `listen` | wakeups through `LISTEN` |
 //! | `pooled` | finding out that connections are lent by the transaction |
 //! | `manage` | the administrative verbs |
+//! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
 //! | `reach` | waiting for a server that is away |
@@ -43,6 +44,7 @@ mod reach;
 mod row;
 mod schema;
 mod settle;
+mod transfer;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -334,6 +336,22 @@ on conflict do nothing
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.retrying(|| self.clean(what)).await
+    }
+
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+        self.retrying(|| self.take_jobs_out(mover, after, limit)).await
+    }
+
+    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
+        self.retrying(|| self.delete_taken_jobs(mover, ids)).await
+    }
+
+    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.retrying(|| self.import_jobs(mover, jobs)).await
+    }
+
+    async fn forget_imports(&self, mover: &str) -> Result<()> {
+        self.forget_imported(mover).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

@@ -98,7 +98,7 @@ ours as (
   select * from rel
   where relkind = 'r' and relname in (
     'migrations', '_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs',
-    'backfill_migrations', 'backfill_pools'
+    'backfill_imports', 'backfill_migrations', 'backfill_pools'
   )
 )
 select object.kind as "kind!", object.name as "name!", object.definition as "definition!", object.body, object.ours as "ours!"

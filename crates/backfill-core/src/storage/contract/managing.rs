@@ -131,6 +131,32 @@ pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
     assert_eq!(list(JobFilter::new().after(failing.id).limit(1)).await, [running.id]);
 }
 
+/// However jobs change meanwhile, a count sees each once.
+pub async fn counts_add_up_while_jobs_change(storage: Subject) {
+    add(&storage, (0..60).map(|_| spec()).collect()).await;
+    let changing = {
+        let storage = storage.clone();
+        async move {
+            let pool = register(&storage).await;
+            for _ in 0..40 {
+                for job in claim(&storage, &pool, 7).await {
+                    settle(&storage, &pool, &job, Outcome::Returned).await;
+                }
+            }
+        }
+    };
+    let changing = tokio::spawn(changing);
+    let mut counted = 0;
+    while !changing.is_finished() || counted == 0 {
+        assert_eq!(storage.counts().await.expect("counts").total(), 60);
+        let by_task = storage.tasks().await.expect("tasks");
+        assert_eq!(by_task.iter().map(|task| task.jobs.total()).sum::<u64>(), 60);
+        counted += 1;
+        tokio::task::yield_now().await;
+    }
+    changing.await.expect("the changes");
+}
+
 /// What an administrator sees.
 pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
     let pool = register(&storage).await;

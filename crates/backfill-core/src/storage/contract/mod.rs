@@ -4,11 +4,23 @@
 //! panics when the contract is broken:
 //!
 //! ```text
-//! async fn fresh() -> std::sync::Arc<dyn backfill::storage::Storage> { … }
-//! backfill::storage_contract_tests!(fresh);
+//! async fn fresh() -> std::sync::Arc<dyn backfill_core::storage::Storage> { … }
+//! backfill_core::storage_contract_tests!(fresh);
 //! ```
 //!
-//! The macro makes one `#[tokio::test]` of each case, on a runtime with several threads.
+//! The macro makes one `#[tokio::test]` of each case, on a runtime with several threads. A storage that several processes can
+//! use also passes the cases of [`processes`], in which the test starts itself again and kills itself.
+//!
+//! | module | what is promised |
+//! | --- | --- |
+//! | [`adding`] | answers, defaults, each key mode, hostile strings |
+//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, lost answers |
+//! | [`settling`] | each outcome, the fence, settling twice |
+//! | [`presence`] | signs of life, rescue, identities |
+//! | [`cron`] | the gate of crontabs |
+//! | [`managing`] | the administrative verbs, counts that add up |
+//! | [`moving`] | moving jobs to another storage, each once |
+//! | [`processes`] | the same from several processes, and what a killed one leaves behind |
 
 #![allow(clippy::missing_panics_doc, reason = "a case panics when the contract is broken; that is what it is for")]
 
@@ -16,7 +28,9 @@ pub mod adding;
 pub mod claiming;
 pub mod cron;
 pub mod managing;
+pub mod moving;
 pub mod presence;
+pub mod processes;
 pub mod settling;
 
 use std::sync::Arc;
@@ -86,6 +100,13 @@ macro_rules! storage_contract_tests {
             cleanup_deletes_only_what_is_unused
             jobs_are_listed_and_counted_by_state
             queues_tasks_and_pools_are_told
+            counts_add_up_while_jobs_change
+        ]);
+        $crate::storage_contract_tests!(@module moving $fresh [
+            what_is_taken_out_is_out_of_reach_until_it_is_given_back
+            a_move_that_was_interrupted_goes_on
+            jobs_arrive_as_they_were_and_once
+            a_taken_key_keeps_its_job_where_it_is
         ]);
         $crate::storage_contract_tests!(@module presence $fresh [
             silent_pools_are_rescued

@@ -1,0 +1,216 @@
+//! Moving jobs from and to other storages.
+
+use chrono::{DateTime, Utc};
+
+use super::PostgresStorage;
+use super::row::jobs;
+use crate::error::Result;
+use crate::job::{Job, JobId};
+use crate::storage::taken_out;
+
+impl PostgresStorage {
+    pub(super) async fn take_jobs_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+        // Locking: jobs that somebody is just claiming or changing are passed by. The moment lies so far in the future that no
+        // sweep, ours or Node's, ever takes the lock for old.
+        let rows = jobs!(
+            r#"
+with job as (
+  update graphile_worker._private_jobs job
+  set locked_at = $4, locked_by = $1
+  where job.id = any (array(
+    select waiting.id
+    from graphile_worker._private_jobs waiting
+    where waiting.id > $2 and (waiting.is_available or waiting.locked_by = $1)
+    order by waiting.id
+    limit $3
+    for update skip locked
+  ))
+  returning job.*
+)
+"#,
+            r#"
+from job
+join graphile_worker._private_tasks task on task.id = job.task_id
+left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+order by job.id
+"#,
+            mover,
+            after.unwrap_or(JobId::MIN),
+            i64::from(limit),
+            taken_out(),
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("take jobs out", e))?;
+        Ok(rows.into_iter().map(Job::from).collect())
+    }
+
+    pub(super) async fn delete_taken_jobs(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
+        let deleted = sqlx::query!(
+            "delete from graphile_worker._private_jobs where id = any ($2) and locked_by = $1",
+            mover,
+            ids
+        )
+        .execute(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("delete jobs that were moved", e))?;
+        Ok(deleted.rows_affected())
+    }
+
+    pub(super) async fn import_jobs(&self, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
+        let fail = |e| self.error("store jobs that are moved", e);
+        let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
+        let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();
+        let mut tx = self.transaction().await?;
+        // Which are new here, and not kept out by their keys: these are remembered first, and stored then. If a key is taken in
+        // between, storing fails, and with it the remembering.
+        let new = sqlx::query_scalar!(
+            r#"
+insert into graphile_worker.backfill_imports (mover, id)
+select $1, moved.id
+from unnest($2::bigint[], $3::text[]) as moved (id, key)
+where moved.key is null
+  or not exists (select from graphile_worker._private_jobs job where job.key = moved.key)
+on conflict do nothing
+returning id
+"#,
+            mover,
+            &ids,
+            &keys as &[Option<&str>],
+        )
+        .fetch_all(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        let new: std::collections::HashSet<JobId> = new.into_iter().collect();
+        let moved = Columns::of(batch.iter().filter(|job| new.contains(&job.id)));
+        sqlx::query!(
+            r#"
+insert into graphile_worker._private_tasks (identifier)
+select distinct wanted from unnest($1::text[]) as wanted
+where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
+order by 1
+on conflict do nothing
+"#,
+            &moved.task as &[&str],
+        )
+        .execute(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        sqlx::query!(
+            r#"
+insert into graphile_worker._private_job_queues (queue_name)
+select distinct wanted from unnest($1::text[]) as wanted
+where wanted is not null
+  and not exists (select from graphile_worker._private_job_queues known where known.queue_name = wanted)
+order by 1
+on conflict do nothing
+"#,
+            &moved.queue as &[Option<&str>],
+        )
+        .execute(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        sqlx::query!(
+            r#"
+with stored as (
+  insert into graphile_worker._private_jobs (
+    task_id, job_queue_id, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key,
+    revision, flags
+  )
+  select
+    task.id, queue.id, moved.payload::json, moved.priority, moved.run_at, moved.attempts, moved.max_attempts,
+    moved.last_error, moved.created_at, moved.updated_at, moved.key, moved.revision,
+    (select jsonb_object_agg(flag, true) from jsonb_array_elements_text(moved.flags::jsonb) as flag)
+  from unnest(
+    $1::text[], $2::text[], $3::text[], $4::smallint[], $5::timestamptz[], $6::smallint[], $7::smallint[], $8::text[],
+    $9::timestamptz[], $10::timestamptz[], $11::text[], $12::integer[], $13::text[]
+  ) with ordinality as moved (
+    task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags,
+    place
+  )
+  join graphile_worker._private_tasks task on task.identifier = moved.task
+  left join graphile_worker._private_job_queues queue on queue.queue_name = moved.queue
+  order by moved.place
+  returning id
+)
+select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+from stored
+having count(*) > 0
+"#,
+            &moved.task as &[&str],
+            &moved.queue as &[Option<&str>],
+            &moved.payload as &[&str],
+            &moved.priority,
+            &moved.run_at,
+            &moved.attempts,
+            &moved.max_attempts,
+            &moved.last_error as &[Option<&str>],
+            &moved.created_at,
+            &moved.updated_at,
+            &moved.key as &[Option<&str>],
+            &moved.revision,
+            &moved.flags as &[Option<String>],
+        )
+        .fetch_all(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        let here = sqlx::query_scalar!(
+            "select id from graphile_worker.backfill_imports where mover = $1 and id = any ($2) order by id",
+            mover,
+            &ids,
+        )
+        .fetch_all(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        tx.commit().await.map_err(fail)?;
+        Ok(here)
+    }
+
+    pub(super) async fn forget_imported(&self, mover: &str) -> Result<()> {
+        sqlx::query!("delete from graphile_worker.backfill_imports where mover = $1", mover)
+            .execute(self.schema.on(&self.db()))
+            .await
+            .map_err(|e| self.error("forget a move", e))?;
+        Ok(())
+    }
+}
+
+/// Jobs that are moved, one array per value.
+#[derive(Default)]
+struct Columns<'a> {
+    task: Vec<&'a str>,
+    queue: Vec<Option<&'a str>>,
+    payload: Vec<&'a str>,
+    priority: Vec<i16>,
+    run_at: Vec<DateTime<Utc>>,
+    attempts: Vec<i16>,
+    max_attempts: Vec<i16>,
+    last_error: Vec<Option<&'a str>>,
+    created_at: Vec<DateTime<Utc>>,
+    updated_at: Vec<DateTime<Utc>>,
+    key: Vec<Option<&'a str>>,
+    revision: Vec<i32>,
+    flags: Vec<Option<String>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(jobs: impl Iterator<Item = &'a Job>) -> Self {
+        let mut columns = Self::default();
+        for job in jobs {
+            columns.task.push(&job.task);
+            columns.queue.push(job.queue.as_deref());
+            columns.payload.push(job.payload.as_str());
+            columns.priority.push(job.priority.0);
+            columns.run_at.push(job.run_at);
+            columns.attempts.push(job.attempts);
+            columns.max_attempts.push(job.max_attempts);
+            columns.last_error.push(job.last_error.as_deref());
+            columns.created_at.push(job.created_at);
+            columns.updated_at.push(job.updated_at);
+            columns.key.push(job.key.as_deref());
+            columns.revision.push(job.revision);
+            columns.flags.push((!job.flags.is_empty()).then(|| serde_json::Value::from(job.flags.clone()).to_string()));
+        }
+        columns
+    }
+}
