@@ -1,18 +1,16 @@
 //! Settings of a client.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::BackfillClient;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use crate::storage::Storage;
-use crate::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust};
+use crate::storage::Door;
+use crate::storage::postgres::Trust;
 
 /// The most bytes that a payload's cap may be raised to: PostgreSQL holds values up to 1 GiB, and conversions need room.
 const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
@@ -23,12 +21,9 @@ const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
 pub struct BackfillClientBuilder {
     database_url: Option<String>,
     pool: Option<PgPool>,
-    schema: Option<String>,
+    door: Door,
     migrate: bool,
-    max_connections: u32,
     max_payload_bytes: usize,
-    prepared_statements: bool,
-    patience: Duration,
     clock: Clock,
 }
 
@@ -37,19 +32,17 @@ impl Default for BackfillClientBuilder {
         Self {
             database_url: None,
             pool: None,
-            schema: None,
+            door: Door::default(),
             migrate: true,
-            max_connections: 10,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
-            prepared_statements: true,
-            patience: Duration::from_secs(30),
             clock: Clock::storage(),
         }
     }
 }
 
 impl BackfillClientBuilder {
-    /// The database, as `postgres://user:password@host:port/database?options`.
+    /// Where the jobs are kept: `postgres://user:password@host:port/database?options`, `sqlite://jobs.db` (with the feature
+    /// `sqlite`) or `memory:`. See [`storage::open`](crate::storage::open()).
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database_url = Some(url.into());
         self
@@ -61,9 +54,9 @@ impl BackfillClientBuilder {
         self
     }
 
-    /// The schema. Default: `graphile_worker`.
+    /// The schema, in PostgreSQL. Default: `graphile_worker`.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = Some(schema.into());
+        self.door.schema = Some(schema.into());
         self
     }
 
@@ -77,7 +70,7 @@ impl BackfillClientBuilder {
     /// The size of the pool that is made for a URL. Default: 10. Each worker opens up to eight connections more, so that
     /// jobs which use up the pool cannot make it look dead.
     pub fn max_connections(mut self, connections: u32) -> Self {
-        self.max_connections = connections;
+        self.door.max_connections = connections;
         self
     }
 
@@ -90,14 +83,14 @@ impl BackfillClientBuilder {
     /// Whether statements are prepared once per connection. Default: yes. Switch it off behind a pooler that hands out
     /// connections by the transaction and does not track prepared statements.
     pub fn prepared_statements(mut self, prepared: bool) -> Self {
-        self.prepared_statements = prepared;
+        self.door.prepared_statements = prepared;
         self
     }
 
     /// How long building waits for a database that cannot be reached, such as one that is still starting. Default: 30 s; zero
     /// fails at once, [`Duration::MAX`] waits for as long as it takes. Each try that fails is logged as a warning.
     pub fn wait_for_database(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.door.patience = patience;
         self
     }
 
@@ -113,10 +106,10 @@ impl BackfillClientBuilder {
     /// When settings do not go together, the database cannot be reached, or the schema cannot be used.
     pub async fn build(self) -> Result<BackfillClient> {
         check_payload_cap(self.max_payload_bytes)?;
-        let trust = Trust::default();
-        let pool = match (self.pool, self.database_url) {
-            (Some(pool), None) => pool,
-            (None, Some(url)) => connect(&url, self.max_connections, &trust)?,
+        let storage = match (self.pool, self.database_url) {
+            // A pool of the user's has the user's own hooks.
+            (Some(pool), None) => self.door.postgres(pool, Trust::default()).await?,
+            (None, Some(url)) => self.door.open(&url).await?,
             (Some(_), Some(_)) => {
                 return Err(Error::InvalidClient("both a pool and a database URL were given; give one".to_owned()));
             }
@@ -126,15 +119,12 @@ impl BackfillClientBuilder {
                 ));
             }
         };
-        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        let storage = PostgresStorage::with_trust(pool, schema, self.prepared_statements, trust)?;
-        storage.reach(self.patience).await?;
         if self.migrate {
             storage.migrate().await?;
         } else {
             storage.check().await?;
         }
-        Ok(BackfillClient { storage: Arc::new(storage), max_payload_bytes: self.max_payload_bytes, clock: self.clock })
+        Ok(BackfillClient { storage, max_payload_bytes: self.max_payload_bytes, clock: self.clock })
     }
 }
 
@@ -145,27 +135,12 @@ pub(super) fn check_payload_cap(bytes: usize) -> Result<()> {
     Err(Error::InvalidClient(format!("max_payload_bytes is {bytes}, and must be from 1 to {LARGEST_PAYLOAD_CAP}")))
 }
 
-fn connect(url: &str, max_connections: u32, trust: &Trust) -> Result<PgPool> {
-    // The driver's message may repeat parts of the URL, which may hold a password.
-    let options: PgConnectOptions = url.parse().map_err(|_| {
-        Error::InvalidClient(
-            "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
-             characters in the password percent-encoded"
-                .to_owned(),
-        )
-    })?;
-    if max_connections == 0 {
-        return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
-    }
-    Ok(trust.watch(PgPoolOptions::new().max_connections(max_connections)).connect_lazy_with(options))
-}
-
 /// The URL may hold a password, so it is not shown.
 impl fmt::Debug for BackfillClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BackfillClientBuilder")
             .field("database_url", &self.database_url.as_ref().map(|_| "…"))
-            .field("schema", &self.schema)
+            .field("schema", &self.door.schema)
             .field("migrate", &self.migrate)
             .field("max_payload_bytes", &self.max_payload_bytes)
             .finish_non_exhaustive()

@@ -48,7 +48,8 @@ pub struct BackfillClient {
 }
 
 impl BackfillClient {
-    /// Connects to this database and brings the schema `graphile_worker` up to date.
+    /// Opens the storage that this URL means (`postgres://…`, with the schema `graphile_worker`; `sqlite://jobs.db`, with the
+    /// feature `sqlite`; `memory:`) and brings it up to date.
     ///
     /// # Errors
     /// When the URL is wrong, the database cannot be reached, or the schema cannot be brought up to date.
@@ -319,7 +320,12 @@ impl BackfillClient {
         self.storage.known_crontabs().await
     }
 
-    fn checked(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<NewJob>> {
+    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes: for storages with a door of
+    /// their own, such as `SqliteStorage::add_checked_with`, which adds in the caller's SQLite transaction.
+    ///
+    /// # Errors
+    /// For a job outside the limits, and for two with the same key.
+    pub fn checked(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<NewJob>> {
         let now = self.clock.time();
         let checked = |spec: JobSpec| {
             let mut job = spec.check(self.max_payload_bytes)?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill::storage::{
-    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
@@ -134,6 +134,12 @@ impl Storage for Faulty {
     }
     async fn forget_imports(&self, mover: &str) -> Result<()> {
         self.inner.forget_imports(mover).await
+    }
+    async fn task_names(&self) -> Result<Vec<String>> {
+        self.inner.task_names().await
+    }
+    async fn diagnose(&self) -> Vec<Checked> {
+        self.inner.diagnose().await
     }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         self.inner.job(id).await

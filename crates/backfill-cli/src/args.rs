@@ -11,8 +11,9 @@ use clap_complete::Shell;
 use crate::value::{self, ForTask, Retry};
 
 const AFTER_HELP: &str = "\
-The database is --database-url, or DATABASE_URL, or what PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE and the other variables \
-of PostgreSQL say. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
+The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PGHOST, PGPORT, PGUSER, \
+PGPASSWORD, PGDATABASE and the other variables of PostgreSQL say. If nobody says anything, jobs are in an SQLite file, \
+backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill copy --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
 Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.
 
@@ -21,7 +22,7 @@ First steps:
   backfill add hello '{\"name\": \"Ada\"}'
   backfill worker --once";
 
-/// A job queue on PostgreSQL that shares its schema with Node's graphile-worker.
+/// A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, or in an SQLite file.
 #[derive(Parser, Debug)]
 #[command(name = "backfill", version, after_help = AFTER_HELP, max_term_width = 110)]
 pub struct Args {
@@ -35,13 +36,13 @@ pub struct Args {
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The database, as postgres://user:password@host:port/database
+    /// The database: postgres://user:password@host:port/database, sqlite://jobs.db or memory:
     ///
     /// If it holds a password, the program starts itself again without it on the command line, where every user of the
     /// machine could read it.
     #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// The schema of the queue [default: graphile_worker]
+    /// The schema of the queue, in PostgreSQL [default: graphile_worker]
     #[arg(short = 's', long, global = true, value_name = "NAME")]
     pub schema: Option<String>,
     /// Print JSON, for machines
@@ -72,7 +73,7 @@ pub enum LogFormat {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Create the schema, or bring it up to date
+    /// Create the queue, or bring it up to date
     Migrate,
     /// Run jobs
     Worker(Box<WorkerArgs>),
@@ -108,7 +109,9 @@ pub enum Command {
     Cleanup(CleanupArgs),
     /// Look at crontab files
     Crontab(CrontabArgs),
-    /// Look for what is wrong with the schema, its server and the way to it
+    /// Move waiting jobs to another database
+    Copy(CopyArgs),
+    /// Look for what is wrong with the place where the jobs are, and with the way to it
     Doctor,
     /// Print completions for a shell
     Completions(CompletionsArgs),
@@ -382,6 +385,24 @@ pub struct CleanupArgs {
     /// A task name to keep although no job has it; may be repeated
     #[arg(long, value_name = "NAME", requires = "tasks")]
     pub keep_task: Vec<String>,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Jobs that wait are moved with their keys, queues, times, priorities, flags and attempts; they get new ids. Running and dead ones \
+stay. A job whose key another job has at the other place stays too. Workers may run at both places meanwhile: no job is run at \
+both. If the move is interrupted, run it again: it goes on where it was, and nothing is moved twice. (Do not unlock what an \
+interrupted move holds: some of it may have arrived.)
+
+  backfill copy --to postgres://user@host/app                   from the database that is meant otherwise
+  backfill copy --from sqlite://jobs.db --to postgres://user@host/app")]
+pub struct CopyArgs {
+    /// From where [default: the database that is meant otherwise]
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// To where; the queue is created there if it is missing. With PostgreSQL, --schema holds for both
+    #[arg(long, value_name = "URL")]
+    pub to: String,
 }
 
 #[derive(clap::Args, Debug)]

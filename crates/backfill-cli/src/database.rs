@@ -1,24 +1,28 @@
-//! Which database is meant, and how secrets stay secret.
+//! Which storage is meant, and how secrets stay secret.
 
 use std::env;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backfill::BackfillClient;
 use backfill::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage};
-use sqlx::PgPool;
+use backfill::storage::{self, Storage, sqlite};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::args::Global;
 use crate::failure::{Failure, failed};
 
-/// Where the URL goes when it was given on the command line with a password in it.
-pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT";
+/// Where URLs go, with a number behind, that were given on the command line with a password in them.
+pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT_";
 
 const UNREADABLE: &str = "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
                           characters in the password percent-encoded";
 
-/// What stands on the command line instead of a URL with a password.
-const HIDDEN: &str = "postgres://hidden";
+/// What stands on the command line instead of a URL with a password, with the same number behind.
+const HIDDEN: &str = "postgres://hidden-";
 
 /// Starts the program again without a password on its command line, where every user of the machine could read it. The
 /// environment, where it goes, can be read by the same user and the administrator only.
@@ -29,7 +33,7 @@ const HIDDEN: &str = "postgres://hidden";
 pub fn hide_password_of_arguments() -> Result<(), Failure> {
     use std::os::unix::process::CommandExt;
 
-    let mut url = None;
+    let mut urls = Vec::new();
     let mut kept: Vec<std::ffi::OsString> = Vec::new();
     for argument in env::args_os().skip(1) {
         let after = kept.last().and_then(|last| last.to_str()).unwrap_or_default();
@@ -37,14 +41,16 @@ pub fn hide_password_of_arguments() -> Result<(), Failure> {
             kept.push(argument);
             continue;
         };
-        kept.push(format!("{before}{HIDDEN}").into());
-        url = Some(found.to_owned());
+        kept.push(format!("{before}{HIDDEN}{}", urls.len()).into());
+        urls.push((format!("{HIDDEN_URL}{}", urls.len()), found.to_owned()));
     }
-    let Some(url) = url else { return Ok(()) };
+    if urls.is_empty() {
+        return Ok(());
+    }
     let program = env::current_exe()?;
     let name = env::args_os().next().unwrap_or_else(|| "backfill".into());
     // Only answers if it did not work.
-    let error = std::process::Command::new(program).arg0(name).args(kept).env(HIDDEN_URL, url).exec();
+    let error = std::process::Command::new(program).arg0(name).args(kept).envs(urls).exec();
     Err(failed(format!("could not take the password off the command line ({error}); use DATABASE_URL instead")))
 }
 
@@ -58,7 +64,9 @@ pub fn hide_password_of_arguments() -> Result<(), Failure> {
 fn url_with_password<'a>(after: &str, argument: &'a str) -> Option<(&'a str, &'a str)> {
     let start = ["postgres://", "postgresql://"].into_iter().filter_map(|scheme| argument.find(scheme)).min()?;
     let (before, url) = argument.split_at(start);
-    let other = |option: &str| option.starts_with("--") && !matches!(option, "--database-url" | "--connection");
+    let other = |option: &str| {
+        option.starts_with("--") && !matches!(option, "--database-url" | "--connection" | "--from" | "--to")
+    };
     let option = before.trim_end_matches('=');
     let meant = if before.is_empty() { !other(after) } else { option.starts_with('-') && !other(option) };
     (meant && has_password(url)).then_some((before, url))
@@ -70,39 +78,108 @@ fn has_password(url: &str) -> bool {
     user.is_some_and(|user| user.contains(':')) || url.contains("password=")
 }
 
-fn options(global: &Global) -> Result<PgConnectOptions, Failure> {
-    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-    let hidden = || variable(HIDDEN_URL);
-    let given = global.database_url.clone().map(|url| if url == HIDDEN { hidden().unwrap_or(url) } else { url });
-    let url = given.or_else(|| variable("DATABASE_URL"));
-    if let Some(scheme) = url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme)
-        && !matches!(scheme, "postgres" | "postgresql")
-    {
-        return Err(Failure::Usage(format!("the database URL begins with {scheme}://, and only postgres:// is known")));
-    }
-    if let Some(port) = variable("PGPORT").filter(|port| port.parse::<u16>().is_err()) {
-        return Err(Failure::Usage(format!("PGPORT is {port:?}, and must be a number from 1 to 65535")));
-    }
-    let options: PgConnectOptions = match url {
-        // The driver's message may repeat parts of the URL.
-        Some(url) => url.parse().map_err(|_| Failure::Usage(UNREADABLE.to_owned()))?,
-        None if ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER"].into_iter().any(|name| variable(name).is_some()) => {
-            PgConnectOptions::new()
-        }
-        None => {
-            return Err(Failure::Usage(
-                "no database is named (of PostgreSQL's variables, PGSERVICE is not known); give --database-url postgres://user@host/database, or set DATABASE_URL, or PGHOST, \
-                 PGDATABASE and the like"
+/// The value of an environment variable that says something.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Where jobs are kept.
+enum Place {
+    Postgres(Box<PgConnectOptions>),
+    /// What the library's door opens.
+    Other(String),
+}
+
+impl Place {
+    /// What this URL means. One with a password was put away at the start.
+    fn of(url: &str) -> Result<Self, Failure> {
+        let hidden = url.strip_prefix(HIDDEN).and_then(|number| variable(&format!("{HIDDEN_URL}{number}")));
+        let url = hidden.unwrap_or_else(|| url.to_owned());
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            // The driver's message may repeat parts of the URL.
+            Some("postgres" | "postgresql") => {
+                Ok(Self::postgres(url.parse().map_err(|_| Failure::Usage(UNREADABLE.to_owned()))?))
+            }
+            Some("sqlite" | "memory") => Ok(Self::Other(url)),
+            Some(scheme) if !scheme.is_empty() => Err(Failure::Usage(format!(
+                "the database URL begins with {scheme}:, and only postgres://, sqlite:// and memory: are known"
+            ))),
+            _ => Err(Failure::Usage(
+                "the database URL has no scheme; it looks like postgres://user@host/database or sqlite://jobs.db"
                     .to_owned(),
-            ));
+            )),
         }
-    };
-    Ok(if options.get_application_name().is_none() { options.application_name("backfill") } else { options })
+    }
+
+    fn postgres(options: PgConnectOptions) -> Self {
+        let named = options.get_application_name().is_some();
+        Self::Postgres(Box::new(if named { options } else { options.application_name("backfill") }))
+    }
+
+    /// The place that the command line, or else the environment, names; or else the user's own file.
+    fn named(global: &Global) -> Result<Self, Failure> {
+        if let Some(port) = variable("PGPORT").filter(|port| port.parse::<u16>().is_err()) {
+            return Err(Failure::Usage(format!("PGPORT is {port:?}, and must be a number from 1 to 65535")));
+        }
+        if let Some(url) = global.database_url.clone().or_else(|| variable("DATABASE_URL")) {
+            return Self::of(&url);
+        }
+        if ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER"].into_iter().any(|name| variable(name).is_some()) {
+            return Ok(Self::postgres(PgConnectOptions::new()));
+        }
+        let path = sqlite::default_path()?;
+        if !global.json && !global.quiet {
+            tell_default(&path);
+        }
+        Ok(Self::Other(sqlite::default_url()?))
+    }
+
+    /// The storage as it is: nothing is created, upgraded or even looked at. (But what is away is waited for.)
+    async fn open(self, global: &Global, patience: Option<Duration>) -> Result<Arc<dyn Storage>, Failure> {
+        match self {
+            Self::Postgres(options) => {
+                let pool = PgPoolOptions::new()
+                    .max_connections(4)
+                    .acquire_timeout(Duration::from_secs(10))
+                    .connect_lazy_with(*options);
+                let prepared = !global.no_prepared_statements;
+                let storage = PostgresStorage::with_prepared_statements(pool, &schema(global), prepared)?;
+                if let Some(patience) = patience {
+                    storage.reach(patience).await?;
+                }
+                Ok(Arc::new(storage))
+            }
+            Self::Other(url) => {
+                if let Some(schema) = &global.schema {
+                    return Err(Failure::Usage(format!(
+                        "--schema {schema} was given, and only PostgreSQL has schemas; leave it out"
+                    )));
+                }
+                Ok(storage::open(&url).await?)
+            }
+        }
+    }
+}
+
+/// Says which file is used, since nobody named it.
+fn tell_default(path: &Path) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if TOLD.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let mut error = std::io::stderr();
+    // If it cannot be said, it is used all the same.
+    let _ = writeln!(error, "note: no database is named, so jobs are in the SQLite file {}", path.display());
+    if !path.exists() {
+        let _ = writeln!(
+            error,
+            "note: for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill copy --to` it moves waiting jobs there"
+        );
+    }
 }
 
 /// The schema's name.
-pub fn schema(global: &Global) -> String {
-    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+fn schema(global: &Global) -> String {
     global
         .schema
         .clone()
@@ -111,29 +188,66 @@ pub fn schema(global: &Global) -> String {
         .unwrap_or_else(|| DEFAULT_SCHEMA.to_owned())
 }
 
-fn pool(global: &Global) -> Result<PgPool, Failure> {
-    Ok(PgPoolOptions::new()
-        .max_connections(4)
-        .acquire_timeout(Duration::from_secs(10))
-        .connect_lazy_with(options(global)?))
-}
-
 /// The storage as it is: nothing is created, upgraded or even looked at.
-pub fn storage(global: &Global) -> Result<PostgresStorage, Failure> {
-    let prepared = !global.no_prepared_statements;
-    Ok(PostgresStorage::with_prepared_statements(pool(global)?, &schema(global), prepared)?)
+pub async fn storage(global: &Global) -> Result<Arc<dyn Storage>, Failure> {
+    Place::named(global)?.open(global, None).await
 }
 
 /// The same, of a database that answers. One that does not is told with its reason at once, or waited for.
-pub async fn reached(global: &Global, patience: Duration) -> Result<PostgresStorage, Failure> {
-    let storage = storage(global)?;
-    storage.reach(patience).await?;
-    Ok(storage)
+pub async fn reached(global: &Global, patience: Duration) -> Result<Arc<dyn Storage>, Failure> {
+    Place::named(global)?.open(global, Some(patience)).await
+}
+
+/// The storage that this URL means, or that is meant when none is given; it answers.
+pub async fn reached_at(global: &Global, url: Option<&str>) -> Result<Arc<dyn Storage>, Failure> {
+    let place = url.map_or_else(|| Place::named(global), Place::of)?;
+    place.open(global, Some(Duration::ZERO)).await
+}
+
+/// What tells the place that this URL means, or that is meant when none is given, from others. Holds no secret.
+pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
+    Ok(match url.map_or_else(|| Place::named(global), Place::of)? {
+        Place::Postgres(options) => {
+            let (host, port) = (options.get_host(), options.get_port());
+            let database = options.get_database().unwrap_or(options.get_username());
+            format!("postgres {host}:{port}/{database} {}", schema(global))
+        }
+        Place::Other(url) if url.starts_with("memory") => url,
+        Place::Other(url) => {
+            let file = url.split_once(':').map_or(url.as_str(), |(_, file)| file).trim_start_matches("//");
+            let file = file.split('?').next().unwrap_or_default();
+            let path = std::path::absolute(file).unwrap_or_else(|_| file.into());
+            format!("file {}", std::fs::canonicalize(&path).unwrap_or(path).display())
+        }
+    })
 }
 
 /// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.
 pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
-    Ok(BackfillClient::with_storage(std::sync::Arc::new(reached(global, Duration::ZERO).await?)))
+    let storage = reached(global, Duration::ZERO).await?;
+    let client = BackfillClient::with_storage(storage);
+    if client.postgres().is_err() {
+        // A file that is not there, or too new. (A schema may be of any revision that Node works with.)
+        client.storage().check().await?;
+    }
+    Ok(client)
+}
+
+/// The schema, of a storage in PostgreSQL.
+pub fn schema_of(storage: &Arc<dyn Storage>) -> Option<String> {
+    let client = BackfillClient::with_storage(Arc::clone(storage));
+    client.postgres().ok().map(|postgres| postgres.schema().to_owned())
+}
+
+/// What people call the place, and what they call its version.
+pub fn described(storage: &Arc<dyn Storage>) -> (String, &'static str) {
+    if let Some(schema) = schema_of(storage) {
+        return (format!("the schema {schema:?}"), "revision");
+    }
+    match sqlite::SqliteStorage::of(&**storage) {
+        Some(file) => (format!("the file {}", file.path().display()), "version"),
+        None => (storage.name(), "version"),
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +267,8 @@ mod tests {
             ("", "--database-url=postgres://u:p@h", "--database-url="),
             ("-vc", url, ""),
             ("--connection", url, ""),
+            ("--to", url, ""),
+            ("", "--from=postgres://u:p@h", "--from="),
             ("jobs", url, ""),
         ] {
             assert_eq!(url_with_password(after, argument), Some((before, url)), "{after} {argument}");

@@ -57,6 +57,12 @@ impl From<backfill::Error> for Failure {
             Error::OwnObjectsMissing { schema } => {
                 format!("the schema {schema:?} lacks objects of backfill's own (backfill_*); run `backfill migrate`")
             }
+            Error::StorageMissing { storage } => {
+                format!("{storage} has no job queue in it; run `backfill migrate`, or add a job")
+            }
+            Error::StorageOutdated { storage, version, needed } => {
+                format!("{storage} has version {version}, and this version needs {needed}; run `backfill migrate`")
+            }
             Error::Database { source: source @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut), .. } => {
                 format!("the database cannot be reached ({source}); check its address and that it runs")
             }

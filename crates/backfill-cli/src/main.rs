@@ -3,7 +3,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `args` | what can be said on the command line |
-//! | `database` | which database is meant, and how secrets stay secret |
+//! | `database` | which storage is meant, and how secrets stay secret |
 //! | `failure` | what ends the program early, and its exit status |
 //! | `logging` | the log, on standard error |
 //! | `output` | what is printed, for people and for machines |
@@ -78,6 +78,7 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Stats(args) => command::stats::run(&global, &output, args).await,
             Command::Cleanup(args) => command::cleanup::run(&global, &output, args).await,
             Command::Crontab(args) => command::crontab::run(&output, &args.command),
+            Command::Copy(args) => command::copy::run(&global, &output, &args).await,
             Command::Doctor => command::doctor::run(&global, &output).await,
             Command::Completions(args) => command::completions::run(&output, &args),
         }

@@ -142,8 +142,7 @@ async fn a_worker_says_what_it_serves_and_ends_in_an_orderly_way() {
     let mut worker = Running::start(command);
     let says = worker.logs("serving").await;
     for part in [
-        "schema=\"graphile_worker\"",
-        "revision=20",
+        "storage=PostgreSQL, schema \"graphile_worker\"",
         "tasks=\"b wait\"",
         "crontab_entries=2",
         "concurrency=3",

@@ -158,6 +158,13 @@ order by task.name
         Ok(tasks.collect())
     }
 
+    pub(crate) async fn list_task_names(&self) -> Result<Vec<String>> {
+        sqlx::query_scalar!(r#"select name as "name!" from backfill_tasks order by name"#)
+            .fetch_all(&self.file.readers)
+            .await
+            .map_err(failed("read task names"))
+    }
+
     pub(crate) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(

@@ -36,10 +36,12 @@
 //! | `manage` | the administrative verbs |
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees |
+//! | `checkup` | looking for what is wrong |
 //! | `wakeups` | noticing what this process and others add |
 //! | `row` | reading rows |
 
 mod add;
+mod checkup;
 mod claim;
 mod cron;
 mod file;
@@ -59,8 +61,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
-    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId, PoolInfo,
-    QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
+    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
@@ -258,6 +260,14 @@ impl Storage for SqliteStorage {
 
     async fn tasks(&self) -> Result<Vec<TaskInfo>> {
         self.list_tasks().await
+    }
+
+    async fn task_names(&self) -> Result<Vec<String>> {
+        self.list_task_names().await
+    }
+
+    async fn diagnose(&self) -> Vec<Checked> {
+        self.look_at_everything().await
     }
 
     async fn pools(&self) -> Result<Vec<PoolInfo>> {

@@ -29,7 +29,7 @@ mod add_plain;
 mod claim;
 mod connections;
 mod cron;
-pub mod doctor;
+mod doctor;
 mod errors;
 mod frontier;
 mod gather;
@@ -65,8 +65,8 @@ use isolation::Isolation;
 use schema::Schema;
 
 use super::{
-    ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId, PoolInfo,
-    QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
+    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -157,11 +157,7 @@ impl PostgresStorage {
         }
     }
 
-    /// The known task names, sorted. Reads no jobs.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn task_names(&self) -> Result<Vec<String>> {
+    async fn read_task_names(&self) -> Result<Vec<String>> {
         sqlx::query_scalar!("select identifier from graphile_worker._private_tasks order by identifier")
             .fetch_all(self.schema.on(&self.db()))
             .await
@@ -372,6 +368,14 @@ on conflict do nothing
 
     async fn tasks(&self) -> Result<Vec<TaskInfo>> {
         self.list_tasks().await
+    }
+
+    async fn task_names(&self) -> Result<Vec<String>> {
+        self.read_task_names().await
+    }
+
+    async fn diagnose(&self) -> Vec<Checked> {
+        self.look_at_everything().await
     }
 
     async fn pools(&self) -> Result<Vec<PoolInfo>> {

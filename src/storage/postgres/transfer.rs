@@ -57,6 +57,7 @@ order by job.id
         Ok(deleted.rows_affected())
     }
 
+    #[expect(clippy::too_many_lines, reason = "five statements of one transaction")]
     pub(super) async fn import_jobs(&self, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();

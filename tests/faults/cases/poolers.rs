@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use backfill::storage::postgres::doctor::Verdict;
+use backfill::storage::Verdict;
 use chrono::Utc;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -104,7 +104,7 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
             "select count(*) from graphile_worker._private_known_crontabs where last_execution is not null",
         )
         .await;
-    let told = client.postgres().expect("PostgreSQL").diagnose().await;
+    let told = client.storage().diagnose().await;
     let deaf = told.iter().any(|checked| {
         checked.what == "notifications"
             && matches!(&checked.verdict, Verdict::Found { problem, .. } if problem.contains("pooler"))

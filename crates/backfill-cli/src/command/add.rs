@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backfill::storage::Storage;
-use backfill::storage::postgres::PostgresStorage;
 use backfill::{BackfillClient, Error, JobSpec, Payload};
 use chrono::Utc;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,13 +45,13 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 
 /// A client whose schema is there. A missing one is created; an old one is left alone, since an upgrade stops Node workers of
 /// older versions.
-async fn open(global: &Global, create: bool) -> Result<PostgresStorage, Failure> {
+async fn open(global: &Global, create: bool) -> Result<Arc<dyn Storage>, Failure> {
     let storage = database::reached(global, Duration::ZERO).await?;
     match storage.check().await {
-        Err(Error::SchemaMissing { .. }) if create => {
+        Err(Error::SchemaMissing { .. } | Error::StorageMissing { .. }) if create => {
             storage.migrate().await?;
             // Said, because the name may have been mistyped.
-            let _ = writeln!(io::stderr(), "note: created the schema {:?}", storage.schema());
+            let _ = writeln!(io::stderr(), "note: created {}", database::described(&storage).0);
         }
         // A schema that Node's workers use, who never made our own objects: adding needs none, and it needs no more than the
         // tables of revision 16.
@@ -120,9 +119,9 @@ fn at_line(number: u64, error: Error) -> Failure {
     }
 }
 
-async fn one(storage: PostgresStorage, output: &Output, task: &str, spec: JobSpec, cap: usize) -> Result<(), Failure> {
+async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSpec, cap: usize) -> Result<(), Failure> {
     let known = storage.task_names().await?;
-    let client = BackfillClient::with_storage(Arc::new(storage)).with_max_payload_bytes(cap)?;
+    let client = BackfillClient::with_storage(storage).with_max_payload_bytes(cap)?;
     let job = client.add(spec).await.map_err(with_option)?;
     if !known.iter().any(|known| known == task)
         && let Some(other) = nearest(task, known.iter().map(String::as_str))
@@ -223,7 +222,7 @@ async fn feed(
     progress: ProgressBar,
 ) -> Result<(), Failure> {
     let storage = open(global, adding.create).await?;
-    let client = BackfillClient::with_storage(Arc::new(storage)).with_max_payload_bytes(adding.cap)?;
+    let client = BackfillClient::with_storage(storage).with_max_payload_bytes(adding.cap)?;
     let mut lines = Lines::new(input);
     let mut added = 0_u64;
     let mut last_line = 0;

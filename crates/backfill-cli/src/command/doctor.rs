@@ -1,6 +1,6 @@
 //! `backfill doctor`.
 
-use backfill::storage::postgres::doctor::Verdict;
+use backfill::storage::Verdict;
 use serde_json::json;
 
 use crate::args::Global;
@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
-    let checked = database::storage(global)?.diagnose().await;
+    let checked = database::storage(global).await?.diagnose().await;
     let mut found = 0;
     let mut told = Vec::new();
     for check in &checked {
@@ -34,7 +34,6 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
                     output.line(format!("fine     {what}: {detail}"))?;
                 }
             }
-            _ => {}
         }
     }
     if output.is_json() {

@@ -1,6 +1,5 @@
 //! `backfill migrate`.
 
-use backfill::storage::Storage;
 use serde_json::json;
 
 use crate::args::Global;
@@ -9,13 +8,14 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
-    let storage = database::storage(global)?;
+    let storage = database::storage(global).await?;
     let migrated = storage.migrate().await?;
-    let (schema, from, to) = (storage.schema(), migrated.from, migrated.to);
+    let ((what, version), from, to) = (database::described(&storage), migrated.from, migrated.to);
     let text = match from {
-        None => format!("created the schema {schema:?} at revision {to}"),
-        Some(from) if from < to => format!("brought the schema {schema:?} from revision {from} to {to}"),
-        Some(_) => format!("the schema {schema:?} is at revision {to} already"),
+        None => format!("created {what} at {version} {to}"),
+        Some(from) if from < to => format!("brought {what} from {version} {from} to {to}"),
+        Some(_) => format!("{what} is at {version} {to} already"),
     };
-    output.either(&json!({ "schema": schema, "from": from, "to": to }), text)
+    let schema = database::schema_of(&storage);
+    output.either(&json!({ "storage": storage.name(), "schema": schema, "from": from, "to": to }), text)
 }

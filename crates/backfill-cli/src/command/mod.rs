@@ -3,6 +3,7 @@
 pub mod add;
 pub mod cleanup;
 pub mod completions;
+pub mod copy;
 pub mod crontab;
 pub mod doctor;
 pub mod inspect;

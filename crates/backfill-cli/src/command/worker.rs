@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backfill::storage::postgres::REVISION;
 use backfill::{BackfillClient, Clock, Crontab, Handler, Prefetch, Summary, Worker, WorkerBuilder};
 use serde_json::json;
 
@@ -31,17 +30,17 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
     let storage = database::reached(global, patience).await?;
     if args.no_migrate {
-        backfill::storage::Storage::check(&storage).await?;
+        storage.check().await?;
     } else {
-        backfill::storage::Storage::migrate(&storage).await?;
+        storage.migrate().await?;
     }
-    let client = BackfillClient::with_storage(std::sync::Arc::new(storage));
+    let place = storage.name();
+    let client = BackfillClient::with_storage(storage);
     let client = if args.client_time { client.with_clock(Clock::application()) } else { client };
     let entries = crontab.as_ref().map_or(0, |crontab| crontab.entries().len());
     let worker = settings(Worker::builder(client), handlers, crontab, &args).build()?;
     tracing::info!(
-        schema = database::schema(global),
-        revision = REVISION,
+        storage = %place,
         tasks = worker.tasks().join(" "),
         crontab_entries = if args.once { 0 } else { entries },
         concurrency = args.concurrency,

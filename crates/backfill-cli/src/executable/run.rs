@@ -131,12 +131,14 @@ async fn killed_after<T>(mercy: Duration, end: impl Future<Output = T>, group: &
 
 fn command(program: &Path, job: &Job) -> Command {
     let mut command = Command::new(program);
+    for (secret, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(HIDDEN_URL)) {
+        command.env_remove(secret);
+    }
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .env_remove(HIDDEN_URL)
         .env("GRAPHILE_WORKER_PAYLOAD_FORMAT", "json")
         .env("GRAPHILE_WORKER_TASK_IDENTIFIER", &job.task)
         .env("GRAPHILE_WORKER_JOB_ID", job.id.to_string())

@@ -127,6 +127,9 @@ pub fn binary(directory: &Path) -> Command {
         .env_remove("BACKFILL_SCHEMA")
         .env_remove("GRAPHILE_WORKER_SCHEMA")
         .env_remove("NO_LOG_SUCCESS")
+        // The user's own file is none of the tests' business.
+        .env("HOME", directory)
+        .env("XDG_DATA_HOME", directory.join("data"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -11,6 +11,7 @@
 //!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
 //! - A **wakeup** tells a worker that a claim may find something.
 
+mod checkup;
 mod claim;
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -31,6 +32,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 
+pub use checkup::{Checked, Verdict};
 pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use cron::{DueJob, KnownCrontab};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
@@ -173,6 +175,12 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// The known task names, sorted, and their jobs.
     async fn tasks(&self) -> Result<Vec<TaskInfo>>;
+
+    /// The known task names, sorted. Reads no jobs.
+    async fn task_names(&self) -> Result<Vec<String>>;
+
+    /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
+    async fn diagnose(&self) -> Vec<Checked>;
 
     /// The worker pools that show signs of life or hold something, by id.
     async fn pools(&self) -> Result<Vec<PoolInfo>>;

@@ -17,39 +17,7 @@ use std::time::Duration;
 
 use super::{PostgresStorage, REVISION, migrate};
 use crate::error::Error;
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Checked {
-    /// What was looked at, such as `privileges`.
-    pub what: &'static str,
-    /// What was seen.
-    pub verdict: Verdict,
-}
-
-/// What was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Verdict {
-    /// As it should be.
-    Fine {
-        /// In short.
-        detail: String,
-    },
-    /// Something is wrong.
-    Found {
-        /// What.
-        problem: String,
-        /// What to do about it.
-        remedy: String,
-    },
-    /// It could not be looked at.
-    Skipped {
-        /// Why.
-        why: String,
-    },
-}
+use crate::storage::{Checked, Verdict};
 
 /// What a check says: nothing wrong, or each thing that is. An error means that it could not look.
 type Findings = Result<Seen, Error>;
@@ -75,8 +43,8 @@ const POLL: &str = "give workers an address without a pooler in transaction mode
                     --no-listen`, WorkerBuilder::listen(false))";
 
 impl PostgresStorage {
-    /// Looks at everything. The schema need not be there.
-    pub async fn diagnose(&self) -> Vec<Checked> {
+    /// The schema need not be there.
+    pub(super) async fn look_at_everything(&self) -> Vec<Checked> {
         let mut checked = Vec::new();
         let connected = self.connection().await;
         let reachable = connected.is_ok();
@@ -100,7 +68,7 @@ impl PostgresStorage {
         } else {
             for what in ["privileges", "objects", "locks", "orphans", "rows", "numbers"] {
                 let why = "the schema is not at this version's revision".to_owned();
-                checked.push(Checked { what, verdict: Verdict::Skipped { why } });
+                checked.push(Checked::new(what, Verdict::Skipped { why }));
             }
         }
         checked
@@ -151,5 +119,5 @@ fn report(checked: &mut Vec<Checked>, what: &'static str, findings: Findings, re
         }
         Err(error) => vec![Verdict::Skipped { why: error.to_string() }],
     };
-    checked.extend(verdicts.into_iter().map(|verdict| Checked { what, verdict }));
+    checked.extend(verdicts.into_iter().map(|verdict| Checked::new(what, verdict)));
 }

@@ -357,6 +357,10 @@ impl State {
             .collect()
     }
 
+    pub(super) fn task_names(&self) -> Vec<String> {
+        self.tasks.iter().cloned().collect()
+    }
+
     pub(super) fn tasks(&mut self) -> Vec<TaskInfo> {
         let now = self.now();
         self.tasks

@@ -1,0 +1,113 @@
+//! Looking for what is wrong with the file. Changes nothing.
+
+use backfill_core::storage::{Checked, Verdict};
+use sqlx::SqliteConnection;
+
+use crate::SqliteStorage;
+use crate::migrate;
+
+/// Lock of a pool that shows no sign of life: so old that somebody should look, in microseconds (an hour).
+const OLD: i64 = 3600 * 1_000_000;
+/// Free space that is worth giving back, in bytes, if it is most of the file.
+const MUCH: i64 = 100 * 1024 * 1024;
+
+impl SqliteStorage {
+    pub(crate) async fn look_at_everything(&self) -> Vec<Checked> {
+        let path = self.file.path().display();
+        if let Err(error) = migrate::check(&self.file).await {
+            let remedy = "migrate it (`backfill migrate`), or name another file";
+            return vec![found("file", error.to_string(), remedy)];
+        }
+        let mut connection = match self.file.reader().await {
+            Ok(connection) => connection,
+            Err(error) => return vec![found("file", error.to_string(), "check the path and its permissions")],
+        };
+        let mut checked = vec![fine("file", format!("{path}, version {}", crate::VERSION))];
+        checked.push(journal(&mut connection).await.unwrap_or_else(|error| skipped("journal", &error)));
+        checked.push(integrity(&mut connection).await.unwrap_or_else(|error| skipped("integrity", &error)));
+        checked.push(self.locks(&mut connection).await.unwrap_or_else(|error| skipped("locks", &error)));
+        checked.push(space(&mut connection).await.unwrap_or_else(|error| skipped("space", &error)));
+        checked
+    }
+
+    async fn locks(&self, connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+        let limit = self.file.now() - OLD;
+        let old = sqlx::query!(
+            r#"
+select job.locked_by as "pool!: String", count(*) as "jobs!: i64"
+from backfill_jobs job indexed by backfill_jobs_held
+where job.locked_by is not null
+  and job.locked_at < ?1
+  and not exists (select 1 from backfill_pools pool where pool.id = job.locked_by)
+group by job.locked_by
+order by 1
+"#,
+            limit
+        )
+        .fetch_all(connection)
+        .await?;
+        if old.is_empty() {
+            return Ok(fine("locks", "no job is held by a pool that shows no sign of life".to_owned()));
+        }
+        let pools: Vec<&str> = old.iter().map(|row| row.pool.as_str()).collect();
+        let jobs: i64 = old.iter().map(|row| row.jobs).sum();
+        Ok(found(
+            "locks",
+            format!("{jobs} jobs have been held for more than an hour by pools that show no sign of life"),
+            &format!("if they are gone: `backfill unlock {}`", pools.join(" ")),
+        ))
+    }
+}
+
+// Pragmas are not checked statements: the checker cannot describe them.
+
+async fn journal(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+    let mode: String = sqlx::query_scalar("pragma journal_mode").fetch_one(connection).await?;
+    if mode == "wal" {
+        return Ok(fine("journal", "a write-ahead log".to_owned()));
+    }
+    Ok(found(
+        "journal",
+        format!("the journal's mode is {mode}, in which readers and writers wait for each other"),
+        "start a worker, which changes it; if that does not, the file system cannot do it: use a local disk",
+    ))
+}
+
+async fn integrity(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+    let said: Vec<String> = sqlx::query_scalar("pragma quick_check(5)").fetch_all(connection).await?;
+    if said == ["ok"] {
+        return Ok(fine("integrity", "the file is whole".to_owned()));
+    }
+    Ok(found(
+        "integrity",
+        said.join("; "),
+        "stop everybody, keep a copy, and restore a backup (or try sqlite3's .recover)",
+    ))
+}
+
+async fn space(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+    let size: i64 = sqlx::query_scalar("pragma page_size").fetch_one(&mut *connection).await?;
+    let pages: i64 = sqlx::query_scalar("pragma page_count").fetch_one(&mut *connection).await?;
+    let free: i64 = sqlx::query_scalar("pragma freelist_count").fetch_one(connection).await?;
+    let mebibytes = |pages: i64| pages * size / 1024 / 1024;
+    if free * size > MUCH && free * 2 > pages {
+        return Ok(found(
+            "space",
+            format!("{} MiB of the file's {} MiB are free", mebibytes(free), mebibytes(pages)),
+            "they are used again; to give them back, run `sqlite3 FILE vacuum` while nobody works",
+        ));
+    }
+    Ok(fine("space", format!("{} MiB, of which {} MiB are free", mebibytes(pages), mebibytes(free))))
+}
+
+fn fine(what: &'static str, detail: String) -> Checked {
+    Checked::new(what, Verdict::Fine { detail })
+}
+
+fn found(what: &'static str, problem: String, remedy: &str) -> Checked {
+    Checked::new(what, Verdict::Found { problem, remedy: remedy.to_owned() })
+}
+
+fn skipped(what: &'static str, error: &sqlx::Error) -> Checked {
+    Checked::new(what, Verdict::Skipped { why: error.to_string() })
+}

@@ -1,0 +1,156 @@
+//! The one door: a URL decides where jobs are kept.
+//!
+//! | URL | storage | feature |
+//! | --- | --- | --- |
+//! | `postgres://user@host/database` | a schema in PostgreSQL | always there |
+//! | `sqlite://jobs.db`, `sqlite:///var/lib/app/jobs.db` | an SQLite file | `sqlite` |
+//! | `memory:` | this process's memory, anew for each that is opened | always there |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use super::Storage;
+use super::memory::MemoryStorage;
+use super::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust};
+use crate::error::{Error, Result};
+
+/// What can be said about a storage besides its URL. What only PostgreSQL has is refused elsewhere if it was said.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub schema: Option<String>,
+    pub max_connections: u32,
+    pub prepared_statements: bool,
+    pub patience: Duration,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self { schema: None, max_connections: 10, prepared_statements: true, patience: Duration::from_secs(30) }
+    }
+}
+
+/// The storage that this URL means, as it is: neither migrated nor checked. A PostgreSQL server that is away is waited for, for
+/// up to 30 seconds.
+///
+/// # Errors
+/// [`Error::InvalidClient`] for a URL that cannot be read, whose scheme is unknown, or whose storage this program was compiled
+/// without; and when the server cannot be reached.
+pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
+    Door::default().open(url).await
+}
+
+impl Door {
+    pub(crate) async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => {
+                let trust = Trust::default();
+                let pool = connect(url, self.max_connections, &trust)?;
+                self.postgres(pool, trust).await
+            }
+            Some("sqlite") => {
+                self.refuse_schema("SQLite")?;
+                sqlite(url)
+            }
+            Some("memory") => {
+                self.refuse_schema("memory")?;
+                if !matches!(url, "memory:" | "memory://") {
+                    return Err(Error::InvalidClient(format!("the URL {url:?} says too much; write memory:")));
+                }
+                Ok(Arc::new(MemoryStorage::new()))
+            }
+            // The rest of it may hold a password.
+            Some(scheme) => Err(Error::InvalidClient(format!(
+                "the database URL begins with {scheme:?}, and only postgres://, sqlite:// and memory: are known"
+            ))),
+            None => Err(Error::InvalidClient(
+                "the database URL has no scheme; it looks like postgres://user@host/database, sqlite://jobs.db or memory:"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The storage in PostgreSQL behind a pool, once the server answers.
+    pub(crate) async fn postgres(&self, pool: PgPool, trust: Trust) -> Result<Arc<dyn Storage>> {
+        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
+        let storage = PostgresStorage::with_trust(pool, schema, self.prepared_statements, trust)?;
+        storage.reach(self.patience).await?;
+        Ok(Arc::new(storage))
+    }
+
+    fn refuse_schema(&self, storage: &str) -> Result<()> {
+        match &self.schema {
+            Some(schema) => Err(Error::InvalidClient(format!(
+                "the schema {schema:?} was named, and {storage} has no schemas; leave it out"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(url: &str) -> Result<Arc<dyn Storage>> {
+    Ok(Arc::new(backfill_sqlite::SqliteStorage::open(url)?))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_url: &str) -> Result<Arc<dyn Storage>> {
+    Err(Error::InvalidClient(
+        "the database URL begins with sqlite:, and this program was compiled without it; switch the feature `sqlite` of \
+         backfill on"
+            .to_owned(),
+    ))
+}
+
+fn connect(url: &str, max_connections: u32, trust: &Trust) -> Result<PgPool> {
+    // The driver's message may repeat parts of the URL, which may hold a password.
+    let options: PgConnectOptions = url.parse().map_err(|_| {
+        Error::InvalidClient(
+            "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
+             characters in the password percent-encoded"
+                .to_owned(),
+        )
+    })?;
+    if max_connections == 0 {
+        return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
+    }
+    Ok(trust.watch(PgPoolOptions::new().max_connections(max_connections)).connect_lazy_with(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refused(url: &str) -> String {
+        open(url).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn the_scheme_decides_and_an_unknown_one_is_refused_without_showing_the_rest() {
+        assert_eq!(open("memory:").await.unwrap().name(), "memory");
+        let error = refused("mysql://root:secret@host/db").await;
+        assert!(error.contains("\"mysql\"") && error.contains("sqlite://") && !error.contains("secret"), "{error}");
+        assert!(refused("jobs.db").await.contains("no scheme"));
+        assert!(refused("memory:jobs").await.contains("memory:"));
+        assert!(!refused("postgres://u:secret@host:port/db").await.contains("secret"));
+        let named = Door { schema: Some("s".to_owned()), ..Door::default() };
+        assert!(named.open("memory:").await.unwrap_err().to_string().contains("no schemas"));
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[tokio::test]
+    async fn a_storage_that_is_not_compiled_in_says_which_feature_it_is() {
+        assert!(refused("sqlite://jobs.db").await.contains("feature `sqlite`"));
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_file_is_opened_by_its_url() {
+        assert_eq!(open("sqlite://no/such/jobs.db").await.unwrap().name(), "SQLite, file no/such/jobs.db");
+        assert!(refused("sqlite::memory:").await.contains("use memory:"));
+        assert!(refused("sqlite://jobs.db?mode=ro").await.contains("only be read"));
+        assert!(refused("sqlite://jobs.db?nonsense=1").await.contains("cannot be read"));
+    }
+}
