@@ -1,14 +1,15 @@
 //! A few hundred jobs of several kinds, a worker, live progress and a summary.
 //!
 //! ```sh
-//! cargo run --example quickstart                                   # in memory, with nothing installed
-//! DATABASE_URL=postgres://localhost/app cargo run --example quickstart   # durable, in the schema backfill_quickstart
+//! cargo run --example quickstart                                         # in an SQLite file, with nothing installed
+//! DATABASE_URL=postgres://localhost/app cargo run --example quickstart   # the same in PostgreSQL
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use backfill::storage::sqlite;
 use backfill::{
     Answer, BackfillClient, JobContext, JobKeyMode, JobSpec, Priority, RetryPolicy, Task, TaskResult, Worker, task_fn,
 };
@@ -52,13 +53,17 @@ impl Task for SendEmail {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let client = if let Ok(url) = std::env::var("DATABASE_URL") {
-        println!("storing jobs in PostgreSQL, schema backfill_quickstart");
-        BackfillClient::new_with_schema(&url, "backfill_quickstart").await?
-    } else {
-        println!("storing jobs in memory (set DATABASE_URL to store them in PostgreSQL)");
-        BackfillClient::in_memory()
+    let url = match std::env::var("DATABASE_URL") {
+        Ok(url) => url,
+        Err(_) => sqlite::default_url()?,
     };
+    let client = BackfillClient::new(&url).await?;
+    println!("storing jobs in {}", client.storage().name());
+    if url.starts_with("sqlite:") {
+        println!(
+            "(for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill copy --to` it moves waiting jobs)"
+        );
+    }
 
     // Three hundred at once, checked by the compiler.
     client.add_many((0..300).map(|n| SendEmail::job(&Email { to: format!("user{n}@example.com") }))).await?;

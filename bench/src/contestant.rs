@@ -23,6 +23,10 @@ pub enum Contestant {
     RiverBest,
     /// The bare statements: claim, then delete.
     Floor,
+    /// backfill with its default settings, in an SQLite file.
+    File,
+    /// The bare statements in an SQLite file.
+    FileFloor,
 }
 
 /// Whose tables and client a contestant uses.
@@ -35,12 +39,22 @@ pub enum Library {
 }
 
 impl Contestant {
-    pub const ALL: [Self; 8] =
-        [Self::Ours, Self::Node, Self::NodeBest, Self::Gw, Self::GwBest, Self::River, Self::RiverBest, Self::Floor];
+    pub const ALL: [Self; 10] = [
+        Self::Ours,
+        Self::Node,
+        Self::NodeBest,
+        Self::Gw,
+        Self::GwBest,
+        Self::River,
+        Self::RiverBest,
+        Self::Floor,
+        Self::File,
+        Self::FileFloor,
+    ];
 
     pub fn library(self) -> Library {
         match self {
-            Self::Ours | Self::Floor => Library::Ours,
+            Self::Ours | Self::Floor | Self::File | Self::FileFloor => Library::Ours,
             Self::Node | Self::NodeBest => Library::Node,
             Self::Gw | Self::GwBest => Library::Gw,
             Self::River | Self::RiverBest => Library::River,
@@ -61,6 +75,8 @@ impl Contestant {
             Self::River => "river",
             Self::RiverBest => "river-best",
             Self::Floor => "floor",
+            Self::File => "sqlite",
+            Self::FileFloor => "sqlite-floor",
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::task::JoinSet;
 
 use crate::Result;
@@ -74,6 +75,52 @@ async fn in_one(mut connection: PgConnection, batch: i64) -> Result<()> {
         ids = jobs.into_iter().map(|job| job.0).collect();
     }
 }
+
+/// Drains an SQLite file through one connection, whose settings are those of the library's: more would only wait for each other.
+pub async fn drain_file(url: &str, batch: i64, fused: bool) -> Result<()> {
+    let mut connection = url
+        .parse::<SqliteConnectOptions>()?
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("cache_size", "-32000")
+        .connect()
+        .await?;
+    let input = ready().await?;
+    let mut done = String::from("[]");
+    loop {
+        if fused {
+            // The delete of one batch and the claim of the next are one transaction.
+            sqlx::query("begin immediate").execute(&mut connection).await?;
+            sqlx::query(DELETE_IN_FILE).bind(&done).execute(&mut connection).await?;
+        }
+        let jobs: Vec<(i64, String)> = sqlx::query_as(CLAIM_IN_FILE).bind(batch).fetch_all(&mut connection).await?;
+        let ids: Vec<i64> = jobs.into_iter().map(|job| job.0).collect();
+        done = serde_json::to_string(&ids)?;
+        if fused {
+            sqlx::query("commit").execute(&mut connection).await?;
+        } else {
+            sqlx::query(DELETE_IN_FILE).bind(&done).execute(&mut connection).await?;
+        }
+        if ids.is_empty() {
+            break;
+        }
+    }
+    input.closed().await;
+    Ok(())
+}
+
+const CLAIM_IN_FILE: &str = "
+update backfill_jobs set attempts = attempts + 1, locked_by = 'floor', locked_at = unixepoch() * 1000000
+where id in (
+  select id from backfill_jobs indexed by backfill_jobs_line
+  where locked_at is null and attempts < max_attempts and run_at <= unixepoch() * 1000000
+  order by priority, run_at, id
+  limit ?1
+)
+returning id, payload";
+
+const DELETE_IN_FILE: &str = "delete from backfill_jobs where id in (select value from json_each(?1))";
 
 /// Bare bulk insert, in portions of ten thousand.
 pub async fn fill(url: &str, jobs: usize) -> Result<()> {

@@ -43,7 +43,8 @@ struct Options {
     /// How many jobs are drained and enqueued.
     #[arg(long, default_value_t = 200_000)]
     jobs: usize,
-    /// Only these contestants (comma separated): ours, node, node-best, gw, gw-best, river, river-best, floor.
+    /// Only these contestants (comma separated): ours, node, node-best, gw, gw-best, river, river-best, floor,
+    /// sqlite, sqlite-floor.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// A run that has not ended after so many seconds is counted by what it did until then.

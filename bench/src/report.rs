@@ -29,7 +29,7 @@ pub struct Report {
 /// The median, the least and the most.
 fn spread(mut figures: Vec<f64>) -> Option<[f64; 3]> {
     figures.sort_by(f64::total_cmp);
-    Some([figures[figures.len() / 2], *figures.first()?, *figures.last()?])
+    Some([*figures.get(figures.len() / 2)?, *figures.first()?, *figures.last()?])
 }
 
 fn short(figure: f64) -> String {
@@ -69,9 +69,10 @@ impl Report {
         runs.filter_map(|run| Some((run.round, *run.figures.get(figure)?))).collect()
     }
 
-    /// Ours divided by theirs, round by round.
+    /// Ours, who is the first, divided by theirs, round by round.
     fn ratios(&self, case: &Case, who: &str) -> Vec<f64> {
-        let ours: BTreeMap<usize, f64> = self.figures(case, "ours", case.figure).into_iter().collect();
+        let first = case.contestants.first().map_or("ours", |first| first.name());
+        let ours: BTreeMap<usize, f64> = self.figures(case, first, case.figure).into_iter().collect();
         let theirs = self.figures(case, who, case.figure);
         theirs.into_iter().filter_map(|(round, theirs)| Some(ours.get(&round)? / theirs)).collect()
     }

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::{Case, Figures, Ground, Measured};
 use crate::Result;
 use crate::contestant::Contestant::{self, Gw, GwBest, Node, NodeBest, Ours, River, RiverBest};
-use crate::process::{Process, Role};
+use crate::process::{Process, Role, Told};
 
 const JOBS: usize = 250;
 
@@ -71,13 +71,19 @@ impl Spread {
 
 async fn one_at_a_time(ground: &mut Ground, contestant: Contestant, concurrency: usize) -> Result<Measured> {
     let database = ground.filled(contestant.library(), 0, 0, &[]).await?;
-    let mut worker =
-        Process::start(&ground.told(contestant, &database, Role::Work { concurrency, record: true })).await?;
+    let figures = between(ground.told(contestant, &database, Role::Work { concurrency, record: true })).await?;
+    ground.server.drop(&database).await?;
+    Ok(vec![(contestant.to_string(), figures)])
+}
+
+/// Between this worker and a producer in another process.
+pub async fn between(worker: Told) -> Result<Figures> {
+    let producer = Told { role: Role::AddSlowly { jobs: JOBS, pause_ms: 8 }, ..worker.clone() };
+    let mut worker = Process::start(&worker).await?;
     worker.go().await?;
     // Until it listens.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let mut producer =
-        Process::start(&ground.told(contestant, &database, Role::AddSlowly { jobs: JOBS, pause_ms: 8 })).await?;
+    let mut producer = Process::start(&producer).await?;
     producer.go().await?;
     let mut added = Vec::new();
     loop {
@@ -90,22 +96,20 @@ async fn one_at_a_time(ground: &mut Ground, contestant: Contestant, concurrency:
     // The slowest peers look once a second.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let began = record(&worker.end().await?);
-    ground.server.drop(&database).await?;
     let (mut from_call, mut from_return) = (Spread::new()?, Spread::new()?);
     for (n, called, returned) in &added {
         let began = *began.get(n).ok_or_else(|| format!("job {n} of {} did not begin", added.len()))?;
         from_call.add(*called, began)?;
         from_return.add(*returned, began)?;
     }
-    let figures = Figures::from([
+    Ok(Figures::from([
         ("call to start p50 ms", from_call.ms(0.5)),
         ("call to start p95 ms", from_call.ms(0.95)),
         ("call to start p99 ms", from_call.ms(0.99)),
         ("call to start max ms", from_call.ms(1.0)),
         ("return to start p50 ms", from_return.ms(0.5)),
         ("return to start p99 ms", from_return.ms(0.99)),
-    ]);
-    Ok(vec![(contestant.to_string(), figures)])
+    ]))
 }
 
 async fn cron(ground: &mut Ground, contestant: Contestant) -> Result<Measured> {

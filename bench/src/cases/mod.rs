@@ -2,6 +2,7 @@
 
 mod adding;
 mod drain;
+mod file;
 mod idle;
 mod latency;
 
@@ -34,7 +35,7 @@ pub struct Case {
 }
 
 pub fn all() -> Vec<Case> {
-    [drain::cases(), adding::cases(), latency::cases(), idle::cases()].into_iter().flatten().collect()
+    [drain::cases(), adding::cases(), latency::cases(), idle::cases(), file::cases()].into_iter().flatten().collect()
 }
 
 /// What cases share.

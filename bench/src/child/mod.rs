@@ -25,6 +25,9 @@ pub fn run(told: &Told) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         match told.role {
+            Role::Floor { batch, fused, .. } if told.contestant == Contestant::FileFloor => {
+                return crate::floor::drain_file(&told.url, batch, fused).await;
+            }
             Role::Floor { batch, connections, fused } => {
                 return crate::floor::run(&told.url, batch, connections, fused).await;
             }

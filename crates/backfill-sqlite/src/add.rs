@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 
-use crate::file::{File, micros, time};
+use crate::file::{File, Moments, micros, time};
 use crate::row::{flags_text, jobs};
 use crate::{SqliteStorage, failed};
 
@@ -24,13 +24,19 @@ const CHUNK_BYTES: usize = 16 * 1024 * 1024;
 
 impl SqliteStorage {
     pub(crate) async fn add_jobs(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
-        check_keys(&jobs)?;
-        let file = Arc::clone(&self.file);
-        let stored = self
-            .file
-            .writer
-            .write("store jobs", move |connection| Box::pin(async move { store(&file, connection, &jobs).await }))
-            .await?;
+        let stored = match <[NewJob; 1]>::try_from(jobs) {
+            // Single ones that meet are stored together.
+            Ok([job]) if job.key.is_none() => vec![self.file.writer.add(job).await?],
+            jobs => {
+                let jobs = jobs.map_or_else(|jobs| jobs, Vec::from);
+                check_keys(&jobs)?;
+                let moments = Arc::clone(self.file.moments());
+                let work = self.file.writer.write("store jobs", move |connection| {
+                    Box::pin(async move { store(&moments, connection, &jobs).await })
+                });
+                work.await?
+            }
+        };
         self.file.tell();
         Ok(stored)
     }
@@ -52,7 +58,7 @@ pub(crate) async fn add_in(file: &File, connection: &mut SqliteConnection, jobs:
     let fail = failed("store jobs");
     // A savepoint, where the caller has a transaction open.
     let mut tx = connection.begin().await.map_err(&fail)?;
-    let stored = store(file, &mut tx, &jobs).await.map_err(&fail)?;
+    let stored = store(file.moments(), &mut tx, &jobs).await.map_err(&fail)?;
     tx.commit().await.map_err(fail)?;
     Ok(stored)
 }
@@ -66,7 +72,11 @@ fn check_keys(jobs: &[NewJob]) -> Result<()> {
 }
 
 /// Stores jobs in the transaction that this connection is in.
-pub(crate) async fn store(file: &File, connection: &mut SqliteConnection, batch: &[NewJob]) -> sqlx::Result<Vec<Job>> {
+pub(crate) async fn store(
+    moments: &Moments,
+    connection: &mut SqliteConnection,
+    batch: &[NewJob],
+) -> sqlx::Result<Vec<Job>> {
     if batch.is_empty() {
         return Ok(Vec::new());
     }
@@ -78,7 +88,7 @@ pub(crate) async fn store(file: &File, connection: &mut SqliteConnection, batch:
         name_queues(connection, &names(queues)).await?;
     }
     // Each a moment later than the one before, so that a batch keeps its order.
-    let begin = file.moments(batch.len());
+    let begin = moments.take(batch.len());
     let moment = |place: usize| begin + i64::try_from(place).unwrap_or_default();
     let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
     let mut chunk = Vec::new();

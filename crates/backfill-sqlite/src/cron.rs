@@ -51,7 +51,7 @@ on conflict do nothing
     }
 
     pub(crate) async fn add_due_jobs(&self, moment: DateTime<Utc>, due: Vec<DueJob>) -> Result<Vec<Option<Job>>> {
-        let (file, moment) = (self.file.clone(), micros(moment));
+        let (moments, moment) = (std::sync::Arc::clone(self.file.moments()), micros(moment));
         let added = self
             .file
             .writer
@@ -72,7 +72,7 @@ where last_execution is null or last_execution < excluded.last_execution
                         .execute(&mut *connection)
                         .await?
                         .rows_affected();
-                        added.push(if won > 0 { store(&file, connection, &[due.job]).await?.pop() } else { None });
+                        added.push(if won > 0 { store(&moments, connection, &[due.job]).await?.pop() } else { None });
                     }
                     Ok(added)
                 })

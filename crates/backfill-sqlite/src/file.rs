@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backfill_core::{Error, Result};
@@ -25,7 +25,21 @@ pub(crate) struct File {
     pub(crate) writer: Writer,
     /// Changes when this process has made jobs ready.
     pub(crate) ready: watch::Sender<()>,
-    last_now: Mutex<i64>,
+    moments: Arc<Moments>,
+}
+
+/// The present in microseconds since 1970, never the same twice within this process: the moment of a claim names it.
+#[derive(Debug, Default)]
+pub(crate) struct Moments(Mutex<i64>);
+
+impl Moments {
+    /// Takes so many moments at once; answers the first.
+    pub(crate) fn take(&self, count: usize) -> i64 {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = Utc::now().timestamp_micros().max(*last + 1);
+        *last = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)).saturating_sub(1);
+        first
+    }
 }
 
 impl File {
@@ -66,8 +80,9 @@ impl File {
             // In pages of 4 KiB: the log is copied back after 16 MiB, and 32 MiB of the file are kept at hand.
             .pragma("wal_autocheckpoint", "4000")
             .pragma("cache_size", "-32000");
-        let writer = Writer::start(writing)?;
-        Ok(Self { path, options, readers, writer, ready: watch::Sender::new(()), last_now: Mutex::new(0) })
+        let moments = Arc::new(Moments::default());
+        let writer = Writer::start(writing, Arc::clone(&moments))?;
+        Ok(Self { path, options, readers, writer, ready: watch::Sender::new(()), moments })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -79,17 +94,13 @@ impl File {
         self.options.clone().create_if_missing(false).pragma("query_only", "on").connect().await
     }
 
-    /// The present in microseconds since 1970, never the same twice: the moment of a claim names it. So many moments are taken
-    /// at once; the first is answered.
-    pub(crate) fn moments(&self, count: usize) -> i64 {
-        let mut last = self.last_now.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = Utc::now().timestamp_micros().max(*last + 1);
-        *last = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)).saturating_sub(1);
-        first
+    pub(crate) fn moments(&self) -> &Arc<Moments> {
+        &self.moments
     }
 
+    /// The present, in microseconds since 1970.
     pub(crate) fn now(&self) -> i64 {
-        self.moments(1)
+        self.moments.take(1)
     }
 
     /// Tells this process's listeners to look.

@@ -85,7 +85,7 @@ async fn version(file: &Arc<File>) -> Result<Option<i32>> {
     read_version(&mut connection).await.map_err(failed("read the file's version"))
 }
 
-pub(crate) async fn read_version(connection: &mut SqliteConnection) -> sqlx::Result<Option<i32>> {
+async fn read_version(connection: &mut SqliteConnection) -> sqlx::Result<Option<i32>> {
     let there = sqlx::query_scalar!(
         r#"select count(*) as "count!: i64" from sqlite_schema where type = 'table' and name = 'backfill_migrations'"#
     )

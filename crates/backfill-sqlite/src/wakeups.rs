@@ -1,11 +1,11 @@
 //! Noticing what this process and others add.
 //!
 //! This process tells its listeners at once. Of what others write, SQLite keeps a counter in shared memory (`pragma
-//! data_version`), which is looked at fifty times a second; only when it has changed, a small query tells how many jobs were ever
-//! added and how many made ready since.
+//! data_version`), which is looked at fifty times a second, and four times as often while something happens; only when it has
+//! changed, a small query tells how many jobs were ever added and how many made ready since.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backfill_core::storage::Wakeup;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -13,10 +13,13 @@ use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
 use crate::file::File;
-use crate::migrate::{VERSION, read_version};
+use crate::migrate::VERSION;
 
 /// How often the counter is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often for as long as something was heard a moment ago.
+const LOOK_CLOSELY: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_secs(1);
 /// How long to wait before the file is opened again.
 const REOPEN: Duration = Duration::from_millis(500);
 
@@ -33,6 +36,7 @@ struct Ear {
     connection: SqliteConnection,
     version: i64,
     ready: i64,
+    heard: Option<Instant>,
 }
 
 pub(crate) fn of(file: Arc<File>) -> BoxStream<'static, Wakeup> {
@@ -46,9 +50,10 @@ impl Listener {
         loop {
             let heard = match &mut self.ear {
                 Some(ear) => {
+                    let close = ear.heard.is_some_and(|heard| heard.elapsed() < MOMENT);
                     let poked = tokio::select! {
                         poked = self.ready.changed() => poked.is_ok(),
-                        () = tokio::time::sleep(LOOK) => false,
+                        () = tokio::time::sleep(if close { LOOK_CLOSELY } else { LOOK }) => false,
                     };
                     ear.look(poked).await
                 }
@@ -79,22 +84,28 @@ impl Ear {
         let mut connection = file.reader().await?;
         // The counter first: what changes after it is seen at the next look.
         let version = changes(&mut connection).await?;
-        let ready = made_ready(&mut connection).await?;
-        Ok(Self { connection, version, ready })
+        let (ready, _) = made_ready(&mut connection).await?;
+        Ok(Self { connection, version, ready, heard: None })
     }
 
     async fn look(&mut self, poked: bool) -> sqlx::Result<Option<Wakeup>> {
-        let version = changes(&mut self.connection).await?;
-        if version == self.version && !poked {
-            return Ok(None);
+        // Whoever was told need not look for a change; the next look finds it, and nothing new with it.
+        if !poked {
+            let version = changes(&mut self.connection).await?;
+            if version == self.version {
+                return Ok(None);
+            }
+            self.version = version;
         }
-        self.version = version;
-        if let Some(revision) = read_version(&mut self.connection).await?.filter(|version| *version > VERSION) {
+        let (ready, revision) = made_ready(&mut self.connection).await?;
+        if revision > VERSION {
             return Ok(Some(Wakeup::BreakingMigration { revision, supported: VERSION }));
         }
-        let ready = made_ready(&mut self.connection).await?;
         let more = u64::try_from(ready - self.ready).unwrap_or_default();
         self.ready = ready;
+        if more > 0 {
+            self.heard = Some(Instant::now());
+        }
         Ok((more > 0).then_some(Wakeup::JobsAdded(more)))
     }
 }
@@ -104,15 +115,17 @@ async fn changes(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("pragma data_version").fetch_one(connection).await
 }
 
-/// How many jobs were ever added, or made ready by anything else.
-async fn made_ready(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
+/// How many jobs were ever added, or made ready by anything else; and the file's version.
+async fn made_ready(connection: &mut SqliteConnection) -> sqlx::Result<(i64, i32)> {
+    let row = sqlx::query!(
         r#"
 select
   coalesce((select seq from sqlite_sequence where name = 'backfill_jobs'), 0)
-  + coalesce((select sum(count) from backfill_wakeups), 0) as "ready!: i64"
+  + coalesce((select sum(count) from backfill_wakeups), 0) as "ready!: i64",
+  coalesce((select max(version) from backfill_migrations), 0) as "version!: i64"
 "#
     )
     .fetch_one(connection)
-    .await
+    .await?;
+    Ok((row.ready, i32::try_from(row.version).unwrap_or(i32::MAX)))
 }

@@ -5,6 +5,8 @@
 //! nothing of the others back. The callers are answered after the commit. A caller that has gone before its work began is passed
 //! by; what has begun ends, whether or not anybody waits for it.
 //!
+//! Single jobs that gathered are one piece of work together.
+//!
 //! The thread has a small runtime of its own, so that nothing the program does with its threads can keep a transaction open. It
 //! ends when the last handle to its file is gone.
 
@@ -12,14 +14,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use backfill_core::job::{Job, NewJob};
 use backfill_core::{Error, Result};
 use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-/// The most pieces of work in one transaction.
-const GROUP: usize = 64;
+use crate::add::store;
+use crate::file::Moments;
+
+/// The most calls that one transaction answers.
+const GROUP: usize = 1_000;
 /// How often the file is opened before that is an error: processes that begin at once disturb each other in changing the
 /// journal's mode, which does not wait.
 const OPENINGS: u32 = 50;
@@ -71,18 +77,62 @@ where
     }
 }
 
+/// What callers hand over.
+enum Message {
+    Work(Box<dyn Work>),
+    /// A job to be stored, without a key.
+    Add(NewJob, oneshot::Sender<Result<Job>>),
+}
+
+/// Single jobs that are stored together.
+struct Adds {
+    moments: Arc<Moments>,
+    jobs: Vec<NewJob>,
+    answers: Vec<oneshot::Sender<Result<Job>>>,
+    result: Option<sqlx::Result<Vec<Job>>>,
+}
+
+impl Work for Adds {
+    fn is_abandoned(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, bool> {
+        Box::pin(async move { self.result.insert(store(&self.moments, connection, &self.jobs).await).is_ok() })
+    }
+
+    fn finish(self: Box<Self>, committed: std::result::Result<(), &sqlx::Error>) {
+        let failed = match (self.result, committed) {
+            (Some(Ok(jobs)), Ok(())) => {
+                for (answer, job) in self.answers.into_iter().zip(jobs) {
+                    // Nobody may wait any more.
+                    let _ = answer.send(Ok(job));
+                }
+                return;
+            }
+            // Nothing that stands in one of them can make the others fail: what is checked is only stored.
+            (Some(Err(error)), _) => error.to_string(),
+            (_, Err(error)) => error.to_string(),
+            (None, Ok(())) => "nothing was done".to_owned(),
+        };
+        for answer in self.answers {
+            let _ = answer.send(Err(Error::Storage(format!("could not store jobs: {failed}").into())));
+        }
+    }
+}
+
 pub(crate) struct Writer {
-    calls: mpsc::UnboundedSender<Box<dyn Work>>,
+    calls: mpsc::UnboundedSender<Message>,
     /// How long the last transaction waited for other processes, in milliseconds.
     waited: Arc<AtomicU64>,
 }
 
 impl Writer {
-    pub(crate) fn start(options: SqliteConnectOptions) -> Result<Self> {
+    pub(crate) fn start(options: SqliteConnectOptions, moments: Arc<Moments>) -> Result<Self> {
         // Never holds more than callers wait for.
         let (calls, received) = mpsc::unbounded_channel();
         let waited = Arc::new(AtomicU64::new(0));
-        let thread = Thread { options, connection: None, waited: Arc::clone(&waited) };
+        let thread = Thread { options, moments, connection: None, waited: Arc::clone(&waited) };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -104,7 +154,16 @@ impl Writer {
     {
         let (answer, answered) = oneshot::channel();
         let ended = || Error::Storage(format!("could not {action}: the thread that writes has ended").into());
-        self.calls.send(Box::new(Call { action, work: Some(work), result: None, answer })).map_err(|_| ended())?;
+        let call = Box::new(Call { action, work: Some(work), result: None, answer });
+        self.calls.send(Message::Work(call)).map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Stores one job that has no key, with others that are added at the same time.
+    pub(crate) async fn add(&self, job: NewJob) -> Result<Job> {
+        let (answer, answered) = oneshot::channel();
+        let ended = || Error::Storage("could not store jobs: the thread that writes has ended".into());
+        self.calls.send(Message::Add(job, answer)).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 
@@ -116,15 +175,16 @@ impl Writer {
 
 struct Thread {
     options: SqliteConnectOptions,
+    moments: Arc<Moments>,
     connection: Option<SqliteConnection>,
     waited: Arc<AtomicU64>,
 }
 
 impl Thread {
-    async fn serve(mut self, mut calls: mpsc::UnboundedReceiver<Box<dyn Work>>) {
-        let mut group = Vec::with_capacity(GROUP);
-        while calls.recv_many(&mut group, GROUP).await > 0 {
-            group.retain(|work| !work.is_abandoned());
+    async fn serve(mut self, mut calls: mpsc::UnboundedReceiver<Message>) {
+        let mut messages = Vec::new();
+        while calls.recv_many(&mut messages, GROUP).await > 0 {
+            let mut group = self.group(&mut messages);
             if group.is_empty() {
                 continue;
             }
@@ -141,6 +201,25 @@ impl Thread {
             // What is on the disk already stays there, whatever this says.
             let _ = connection.close().await;
         }
+    }
+
+    /// The work that is wanted, in its order but for single jobs, which are stored first.
+    fn group(&self, messages: &mut Vec<Message>) -> Vec<Box<dyn Work>> {
+        let mut adds = Adds { moments: Arc::clone(&self.moments), jobs: Vec::new(), answers: Vec::new(), result: None };
+        let mut group: Vec<Box<dyn Work>> = Vec::new();
+        for message in messages.drain(..) {
+            match message {
+                Message::Work(work) => group.push(work),
+                Message::Add(_, answer) if answer.is_closed() => {}
+                Message::Add(job, answer) => {
+                    adds.jobs.push(job);
+                    adds.answers.push(answer);
+                }
+            }
+        }
+        group.insert(0, Box::new(adds));
+        group.retain(|work| !work.is_abandoned());
+        group
     }
 
     async fn transaction(&mut self, group: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
