@@ -56,6 +56,8 @@ impl Server {
             Some(template) => (template, "strategy file_copy"),
             None => ("template1", ""),
         };
+        // One that was left by a run that failed.
+        self.run(format!("drop database if exists {name} with (force)")).await?;
         self.run(format!("create database {name} template {template} {strategy}")).await?;
         Ok(name)
     }
