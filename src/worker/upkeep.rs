@@ -172,8 +172,7 @@ impl Signs {
                 match timeout(self.every / 2, storage.show_presence(&pool, false)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Contact::heard);
-                        if std::mem::take(&mut suspicious) {
-                            self.line.storage().reconnect();
+                        if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {
                             self.line.cut();
                         }
                         if known {

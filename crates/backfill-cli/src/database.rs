@@ -214,12 +214,22 @@ pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
         }
         Place::Other(url) if url.starts_with("memory") => url,
         Place::Other(url) => {
-            let file = url.split_once(':').map_or(url.as_str(), |(_, file)| file).trim_start_matches("//");
-            let file = file.split('?').next().unwrap_or_default();
-            let path = std::path::absolute(file).unwrap_or_else(|_| file.into());
-            format!("file {}", std::fs::canonicalize(&path).unwrap_or(path).display())
+            let path = sqlite::SqliteStorage::open(&url)?.path().to_owned();
+            format!("file {}", one_name(&path).display())
         }
     })
+}
+
+/// The one name of a file, whether or not it is there yet.
+fn one_name(path: &Path) -> std::path::PathBuf {
+    if let Ok(known) = std::fs::canonicalize(path) {
+        return known;
+    }
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (path.parent().and_then(|parent| std::fs::canonicalize(parent).ok()), path.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path,
+    }
 }
 
 /// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.

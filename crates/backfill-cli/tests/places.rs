@@ -148,6 +148,66 @@ async fn a_move_that_is_killed_again_and_again_loses_nothing_and_moves_nothing_t
     assert_eq!(scene.ask("select count(*) from S.backfill_imports").await, "0");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_into_a_new_file_behind_a_link_is_found_again() {
+    let scene = Scene::new().await;
+    std::fs::create_dir(scene.path("real")).expect("a directory");
+    std::os::unix::fs::symlink(scene.path("real"), scene.path("link")).expect("a link");
+    let client = scene.client().await;
+    client.add_many((0..5_000).map(|n| JobSpec::new("t", n))).await.expect("add");
+    let to = "sqlite://link/../link/new.db";
+    let arrived = || async {
+        match BackfillClient::builder()
+            .database_url(format!("sqlite://{}", scene.path("real/new.db").display()))
+            .migrate(false)
+            .build()
+            .await
+        {
+            Ok(file) => file.counts().await.map_or(0, |counts| counts.total()),
+            Err(_) => 0,
+        }
+    };
+    let mut copy = scene.command(&["copy", "--to", to]).spawn().expect("it runs");
+    until("a part has arrived", || async { arrived().await >= 500 }).await;
+    copy.kill().await.expect("kill");
+    scene.run(&["copy", "--to", to]).await.ok();
+    assert_eq!(arrived().await, 5_000);
+    assert_eq!(client.counts().await.expect("counts").total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_under_two_names_is_one_place() {
+    let scene = Scene::new().await;
+    let client = scene.client().await;
+    client.add(JobSpec::new("t", 1)).await.expect("add");
+    let other = scene.url.replace("127.0.0.1", "localhost");
+    assert_ne!(other, scene.url);
+    let ran = scene.run(&["copy", "--to", &other]).await;
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("the same place"), "{}", ran.err);
+    assert_eq!(client.counts().await.expect("counts").ready, 1);
+    assert_eq!(scene.ask("select count(*) from S.backfill_pools").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_runs_of_one_move_one_waits_or_gives_up_and_nothing_is_moved_twice() {
+    let scene = Scene::new().await;
+    let file = format!("sqlite://{}", scene.path("jobs.db").display());
+    let old = BackfillClient::new(&file).await.expect("open");
+    old.add_many((0..10_000).map(|n| JobSpec::new("t", n))).await.expect("add");
+    let args = ["copy", "--from", &file, "--to", &scene.url];
+    let runs = futures::future::join_all((0..3).map(|_| scene.run(&args))).await;
+    for run in runs {
+        assert!(run.status == Some(0) || run.err.contains("another run of this move"), "{}", run.err);
+    }
+    scene.run(&args).await.ok();
+    assert_eq!(old.counts().await.expect("counts").total(), 0);
+    assert_eq!(
+        scene.ask("select count(distinct payload::text) || ' ' || count(*) from S._private_jobs").await,
+        "10000 10000"
+    );
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_passwords_of_both_places_are_not_in_the_process_list() {

@@ -15,6 +15,8 @@ use crate::writer::Writer;
 
 /// How long anybody waits for another process that is writing.
 const BUSY: Duration = Duration::from_secs(10);
+/// The clock was set back if it is so much behind what it was, in microseconds.
+const SET_BACK: i64 = 2_000_000;
 /// Readers do not hold each other up, nor the writer; more than a few would only wait for the same disk.
 const READERS: u32 = 4;
 
@@ -28,7 +30,8 @@ pub(crate) struct File {
     moments: Arc<Moments>,
 }
 
-/// The present in microseconds since 1970, never the same twice within this process: the moment of a claim names it.
+/// The present in microseconds since 1970, never the same twice within this process: the moment of a claim names it. But if the
+/// clock is set back, so is this: other processes go by it.
 #[derive(Debug, Default)]
 pub(crate) struct Moments(Mutex<i64>);
 
@@ -36,7 +39,10 @@ impl Moments {
     /// Takes so many moments at once; answers the first.
     pub(crate) fn take(&self, count: usize) -> i64 {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = Utc::now().timestamp_micros().max(*last + 1);
+        let now = Utc::now().timestamp_micros();
+        // A large batch takes moments up to a second ahead.
+        let set_back = now < *last - SET_BACK;
+        let first = if set_back { now } else { now.max(*last + 1) };
         *last = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)).saturating_sub(1);
         first
     }
@@ -69,10 +75,15 @@ impl File {
             .max_connections(READERS)
             .test_before_acquire(false)
             .acquire_timeout(BUSY * 3)
+            // Without these it needs no task that looks after it, and so no runtime yet.
+            .idle_timeout(None)
+            .max_lifetime(None)
             .connect_lazy_with(reading);
         let writing = options
             .clone()
             .create_if_missing(true)
+            // The thread asks again by itself: see there.
+            .busy_timeout(Duration::ZERO)
             .journal_mode(SqliteJournalMode::Wal)
             // With a write-ahead log, FULL is what makes a commit survive a loss of power (NORMAL survives a crash of the
             // process only).

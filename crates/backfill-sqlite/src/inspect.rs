@@ -36,6 +36,7 @@ impl SqliteStorage {
 
     pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
         let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
+        let after = filter.after.unwrap_or(JobId::MIN);
         let rows = jobs!(
             "select",
             r#"
@@ -43,7 +44,7 @@ from backfill_job_states
 where (?1 is null or task = ?1)
   and (?2 is null or queue = ?2)
   and (?3 is null or key = ?3)
-  and (?4 is null or id > ?4)
+  and id > ?4
   and (?5 is null or state = ?5)
 order by id
 limit ?6
@@ -51,7 +52,7 @@ limit ?6
             filter.task,
             filter.queue,
             filter.key,
-            filter.after,
+            after,
             state,
             limit
         )

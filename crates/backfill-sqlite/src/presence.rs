@@ -1,27 +1,24 @@
 //! Signs of life, rescue, and locks that are released.
 //!
-//! All processes are on one machine and go by its clock. When that jumps, or the machine was asleep, everybody looks silent; and
-//! while a process holds the file's lock, nobody can show a sign: both are noticed, and nobody is taken for dead for it.
+//! All processes are on one machine and go by its clock. When that jumps, or the machine was asleep, everybody looks silent for a
+//! while; so who looks silent is looked at again after longer than a sign takes, and must not have shown one. And while somebody holds
+//! the file's lock, nobody can: who had to wait for it gives the others time.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backfill_core::Result;
 use backfill_core::job::JobId;
 use backfill_core::storage::{PoolId, Rescued};
-use chrono::Utc;
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
-use crate::file::micros;
 
 /// Graphile's rule: a lock this old is no lock.
 pub(crate) const STALE: i64 = 4 * 3600 * 1_000_000;
-/// The wall clock may be so much off the time that has passed before everybody gets another chance.
-const JUMP: Duration = Duration::from_secs(2);
-
-/// When this process last looked for silent pools, by both clocks.
-static LAST_LOOK: Mutex<Option<(Instant, i64)>> = Mutex::new(None);
+/// Of the silence that counts as death, the time between the two looks: longer than a third, in which a sign is due.
+const SECOND_LOOK: f64 = 0.4;
+/// But no longer than this.
+const SECOND_LOOK_WITHIN: Duration = Duration::from_secs(6);
 
 impl SqliteStorage {
     pub(crate) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
@@ -90,7 +87,10 @@ impl SqliteStorage {
                     let now = file.now();
                     let limit = now - STALE;
                     sqlx::query!(
-                        "update backfill_queues set locked_at = null, locked_by = null where locked_at < ?1",
+                        r#"
+update backfill_queues set locked_at = null, locked_by = null
+where locked_at < ?1 and not exists (select 1 from backfill_pools pool where pool.id = backfill_queues.locked_by)
+"#,
                         limit
                     )
                     .execute(&mut *connection)
@@ -98,7 +98,10 @@ impl SqliteStorage {
                     let released = sqlx::query!(
                         r#"
 update backfill_jobs indexed by backfill_jobs_held set locked_at = null, locked_by = null, run_at = max(run_at, ?2)
-where locked_by is not null and locked_at < ?1
+where locked_by is not null
+  and locked_at < ?1
+  -- Whoever shows signs of life still works on it; whoever does not is the rescuer's business.
+  and not exists (select 1 from backfill_pools pool where pool.id = backfill_jobs.locked_by)
 "#,
                         limit,
                         now
@@ -116,10 +119,6 @@ where locked_by is not null and locked_at < ?1
     }
 
     pub(crate) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        if clock_has_jumped() {
-            tracing::warn!("the clock has jumped, or the machine was asleep; nobody is taken for dead for it");
-            return Ok(Vec::new());
-        }
         let file = self.file.clone();
         let silence_micros = i64::try_from(silence.as_micros()).unwrap_or(i64::MAX / 2);
         // The cheap look first: nearly always nobody is silent, and then nothing is written or locked.
@@ -132,6 +131,7 @@ where locked_by is not null and locked_at < ?1
         if silent == 0 {
             return Ok(Vec::new());
         }
+        tokio::time::sleep(silence.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN)).await;
         let rescued = self
             .file
             .writer
@@ -142,7 +142,6 @@ where locked_by is not null and locked_at < ?1
                         return Ok(Vec::new());
                     }
                     let now = file.now();
-                    let limit = now.saturating_sub(silence_micros);
                     let dead = sqlx::query_scalar!(
                         r#"delete from backfill_pools where seen_at < ?1 returning id as "id!: String""#,
                         limit
@@ -270,17 +269,4 @@ pub(crate) async fn wake(connection: &mut SqliteConnection, jobs: u64) -> sqlx::
         sqlx::query!("update backfill_wakeups set count = count + ?1", jobs).execute(connection).await?;
     }
     Ok(())
-}
-
-/// Whether the wall clock has moved on by more than the time that has passed since the last look. (The clock that counts time
-/// stands still while a machine is asleep.)
-fn clock_has_jumped() -> bool {
-    let now = (Instant::now(), micros(Utc::now()));
-    let mut last = LAST_LOOK.lock().unwrap_or_else(PoisonError::into_inner);
-    let jumped = last.is_some_and(|(then, wall)| {
-        let passed = i64::try_from(now.0.duration_since(then).as_micros()).unwrap_or(i64::MAX);
-        now.1 - wall - passed > i64::try_from(JUMP.as_micros()).unwrap_or(i64::MAX)
-    });
-    *last = Some(now);
-    jumped
 }

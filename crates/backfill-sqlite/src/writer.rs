@@ -7,6 +7,10 @@
 //!
 //! Single jobs that gathered are one piece of work together.
 //!
+//! Other processes want to write too. SQLite has no queue for them: whoever waits asks again now and then, and would never meet a
+//! free file beside a writer that begins again at once. So the thread asks often, and leaves a gap whenever it has had the file for
+//! long.
+//!
 //! The thread has a small runtime of its own, so that nothing the program does with its threads can keep a transaction open. It
 //! ends when the last handle to its file is gone.
 
@@ -26,6 +30,13 @@ use crate::file::Moments;
 
 /// The most calls that one transaction answers.
 const GROUP: usize = 1_000;
+/// How long the thread waits for other processes before its calls fail.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it asks, in microseconds between: from and to.
+const ASKS: (u64, u64) = (500, 1_500);
+/// After so much writing without a pause it leaves a gap, in which others find the file free.
+const LONG: Duration = Duration::from_millis(100);
+const GAP: Duration = Duration::from_millis(4);
 /// How often the file is opened before that is an error: processes that begin at once disturb each other in changing the
 /// journal's mode, which does not wait.
 const OPENINGS: u32 = 50;
@@ -183,7 +194,19 @@ struct Thread {
 impl Thread {
     async fn serve(mut self, mut calls: mpsc::UnboundedReceiver<Message>) {
         let mut messages = Vec::new();
-        while calls.recv_many(&mut messages, GROUP).await > 0 {
+        let mut busy = Duration::ZERO;
+        loop {
+            // Nothing to do is a gap too.
+            if calls.is_empty() {
+                busy = Duration::ZERO;
+            } else if busy >= LONG {
+                tokio::time::sleep(GAP).await;
+                busy = Duration::ZERO;
+            }
+            if calls.recv_many(&mut messages, GROUP).await == 0 {
+                break;
+            }
+            let begun = Instant::now();
             let mut group = self.group(&mut messages);
             if group.is_empty() {
                 continue;
@@ -196,6 +219,7 @@ impl Thread {
             for work in group.drain(..) {
                 work.finish(committed.as_ref().copied());
             }
+            busy += begun.elapsed();
         }
         if let Some(connection) = self.connection {
             // What is on the disk already stays there, whatever this says.
@@ -227,7 +251,14 @@ impl Thread {
         let connection = self.connection().await?;
         let begun = Instant::now();
         // Immediate: the lock is taken, and waited for, before anything is read.
-        let mut tx = connection.begin_with("begin immediate").await?;
+        let mut tx = loop {
+            match connection.begin_with("begin immediate").await {
+                Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_micros(fastrand::u64(ASKS.0..ASKS.1))).await;
+                }
+                begun => break begun?,
+            }
+        };
         waited.store(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let [work] = group {
             if !work.run(&mut tx).await {

@@ -203,8 +203,9 @@ impl Storage for PostgresStorage {
         })
     }
 
-    fn reconnect(&self) {
+    fn reconnect(&self) -> bool {
         self.connections.renew();
+        true
     }
 
     async fn migrate(&self) -> Result<Migrated> {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::PostgresStorage;
 use super::row::jobs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
 use crate::storage::taken_out;
 
@@ -111,7 +111,7 @@ on conflict do nothing
         .execute(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        sqlx::query!(
+        let stored = sqlx::query_scalar!(
             r#"
 with stored as (
   insert into graphile_worker._private_jobs (
@@ -131,12 +131,16 @@ with stored as (
   )
   join graphile_worker._private_tasks task on task.identifier = moved.task
   left join graphile_worker._private_job_queues queue on queue.queue_name = moved.queue
+  where moved.queue is null or queue.id is not null
   order by moved.place
   returning id
+),
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  from stored
+  having count(*) > 0
 )
-select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
-from stored
-having count(*) > 0
+select count(stored.id) as "stored!" from stored left join notified on true
 "#,
             &moved.task as &[&str],
             &moved.queue as &[Option<&str>],
@@ -152,9 +156,15 @@ having count(*) > 0
             &moved.revision,
             &moved.flags as &[Option<String>],
         )
-        .fetch_all(self.schema.on(&mut *tx))
+        .fetch_one(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
+        if usize::try_from(stored) != Ok(moved.task.len()) {
+            // A trigger of the user's left some out, or somebody forgot a name at this moment. Nothing is kept.
+            return Err(Error::Storage(
+                format!("of {} jobs that are moved only {stored} could be stored; none was", moved.task.len()).into(),
+            ));
+        }
         let here = sqlx::query_scalar!(
             "select id from graphile_worker.backfill_imports where mover = $1 and id = any ($2) order by id",
             mover,

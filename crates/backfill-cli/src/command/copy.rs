@@ -4,14 +4,17 @@
 //! number, and then deleted where it was. Whatever comes in between, the next run finds it: the name of the move, which stands in
 //! the lock of the jobs that were taken out, says where they were going.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use backfill::JobId;
-use backfill::storage::Storage;
+use backfill::storage::{PoolId, Storage};
+use backfill::{Job, JobId};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::args::{CopyArgs, Global};
 use crate::database;
@@ -20,12 +23,16 @@ use crate::output::{Output, count_of};
 
 /// Jobs that are on their way at once.
 const BATCH: u32 = 500;
+/// Payloads that are sent at once, in bytes (a single larger job goes alone).
+const PORTION_BYTES: usize = 16 * 1024 * 1024;
+/// How often a run shows that it is under way.
+const SIGN: Duration = Duration::from_secs(1);
 
 pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<(), Failure> {
     let (here, there) =
         (database::identity(global, args.from.as_deref())?, database::identity(global, Some(&args.to))?);
     if here == there {
-        return Err(Failure::Usage("--from and --to are the same place".to_owned()));
+        return Err(Failure::Usage(SAME.to_owned()));
     }
     if there.starts_with("memory") {
         return Err(Failure::Usage(
@@ -34,53 +41,210 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
     }
     let from = database::reached_at(global, args.from.as_deref()).await?;
     let to = database::reached_at(global, Some(&args.to)).await?;
-    let waiting = |counts: backfill::Counts| counts.ready + counts.scheduled + counts.failed;
     let before = from.counts().await?;
     to.migrate().await?;
     let mover = name(&here, &there);
-    // What an interrupted run has taken out counts as running.
-    let pools = from.pools().await?;
-    tell_others(&pools, &mover);
-    let held = pools.iter().find(|pool| pool.id == mover).map_or(0, |pool| pool.jobs);
-    if held == 0 {
-        // Nothing is in between, so what an earlier run remembered is of no use, and other jobs may have these numbers by now.
-        to.forget_imports(&mover).await?;
+    let alone = Alone::begin(&to, &mover).await?;
+    let mut copy = Move { from, to, mover, moved: 0, kept: BTreeSet::new() };
+    let done = copy.run(&before, &alone).await;
+    alone.end().await;
+    if done? == Ended::Interrupted {
+        return Err(failed(format!(
+            "interrupted; {} were moved; run it again for the rest",
+            count_of(copy.moved, "job")
+        )));
     }
-    let progress = ProgressBar::new(waiting(before) + held);
-    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} jobs, {eta} left");
-    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let left = copy.from.counts().await?;
+    copy.tell(output, left.running, left.dead)
+}
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopping = tokio::spawn({
-        let stop = Arc::clone(&stop);
-        async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stop.store(true, Ordering::Relaxed);
+const SAME: &str = "--from and --to are the same place";
+
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Well,
+    Interrupted,
+}
+
+/// One move.
+struct Move {
+    from: Arc<dyn Storage>,
+    to: Arc<dyn Storage>,
+    mover: String,
+    moved: u64,
+    /// Those that stay, because a job there has their key.
+    kept: BTreeSet<JobId>,
+}
+
+impl Move {
+    async fn run(&mut self, before: &backfill::Counts, alone: &Alone) -> Result<Ended, Failure> {
+        // What an interrupted run has taken out counts as running.
+        let pools = self.from.pools().await?;
+        if pools.iter().any(|pool| pool.id == alone.id.as_str()) {
+            return Err(Failure::Usage(SAME.to_owned()));
+        }
+        tell_others(&pools, &self.mover);
+        let held = pools.iter().find(|pool| pool.id == self.mover).map_or(0, |pool| pool.jobs);
+        if held == 0 {
+            // Nothing is in between, so what an earlier run remembered is of no use, and other jobs may have these numbers by now.
+            self.to.forget_imports(&self.mover).await?;
+        }
+        let progress = ProgressBar::new(before.ready + before.scheduled + before.failed + held);
+        let style = ProgressStyle::with_template("{bar:30} {pos} of {len} jobs, {eta} left");
+        progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let passed = self.passes(&progress, alone).await;
+        progress.finish_and_clear();
+        let interrupted = passed.map_err(|failure| self.explained(failure))?;
+        if interrupted && held > 0 {
+            // Some of what the earlier run had taken out may have arrived: only a whole pass tells.
+            return Ok(Ended::Interrupted);
+        }
+        // What did not arrive goes back to where it was. Nothing that arrived is left.
+        self.from.unlock(std::slice::from_ref(&self.mover)).await?;
+        self.to.forget_imports(&self.mover).await?;
+        Ok(if interrupted { Ended::Interrupted } else { Ended::Well })
+    }
+
+    /// Moves until there is nothing left that can be; answers whether it was interrupted. (A pass passes jobs by that somebody
+    /// changes at that moment.)
+    async fn passes(&mut self, progress: &ProgressBar, alone: &Alone) -> Result<bool, Failure> {
+        loop {
+            let (mut after, moved) = (None, self.moved);
+            loop {
+                if alone.is_interrupted() {
+                    return Ok(true);
+                }
+                alone.check()?;
+                let batch = self.from.take_out(&self.mover, after, BATCH).await?;
+                let Some(last) = batch.last() else { break };
+                after = Some(last.id);
+                for portion in portions(&batch) {
+                    let arrived = self.to.import(&self.mover, portion).await?;
+                    self.from.delete_taken(&self.mover, &arrived).await?;
+                    self.moved += arrived.len() as u64;
+                    self.kept.extend(portion.iter().map(|job| job.id));
+                    self.kept.retain(|id| arrived.binary_search(id).is_err());
+                    progress.set_position(self.moved + self.kept.len() as u64);
+                }
+            }
+            if self.moved == moved {
+                return Ok(false);
             }
         }
-    });
-    let (mut moved, mut kept, mut after) = (0_u64, Vec::new(), None);
-    while !stop.load(Ordering::Relaxed) {
-        let batch = from.take_out(&mover, after, BATCH).await?;
-        let Some(last) = batch.last() else { break };
-        after = Some(last.id);
-        let arrived = to.import(&mover, &batch).await?;
-        from.delete_taken(&mover, &arrived).await?;
-        moved += arrived.len() as u64;
-        kept.extend(batch.iter().map(|job| job.id).filter(|id| arrived.binary_search(id).is_err()));
-        progress.inc(batch.len() as u64);
     }
-    progress.finish_and_clear();
-    stopping.abort();
-    // What did not arrive goes back to where it was. Nothing that arrived is left.
-    from.unlock(std::slice::from_ref(&mover)).await?;
-    to.forget_imports(&mover).await?;
-    let left = from.counts().await?;
-    tell(output, &Done { moved, kept, running: left.running, dead: left.dead }, (&from, &to))?;
-    if stop.load(Ordering::Relaxed) {
-        return Err(failed("interrupted; the rest is where it was, and another run moves it"));
+
+    /// Says what to do about what is on its way.
+    fn explained(&self, failure: Failure) -> Failure {
+        let note = format!(
+            "\nwhat was on its way is out of reach, under the name {}; run this again when that is mended (do not unlock it: \
+             some may have arrived)",
+            self.mover
+        );
+        match failure {
+            Failure::Failed(message) => Failure::Failed(message + &note),
+            Failure::Usage(message) => Failure::Usage(message + &note),
+            other => other,
+        }
     }
-    Ok(())
+
+    fn tell(&self, output: &Output, running: u64, dead: u64) -> Result<(), Failure> {
+        let Self { moved, kept, from, to, .. } = self;
+        if output.is_json() {
+            return output
+                .json(&json!({ "moved": moved, "key_taken": kept, "left_running": running, "left_dead": dead }));
+        }
+        output.line(format!("moved {} from {} to {}", count_of(*moved, "job"), from.name(), to.name()))?;
+        if !kept.is_empty() {
+            let ids: Vec<String> = kept.iter().take(20).map(ToString::to_string).collect();
+            let more = if kept.len() > ids.len() { ", …" } else { "" };
+            output.line(format!("{} stay, because a job there has their key: {}{more}", kept.len(), ids.join(", ")))?;
+        }
+        if running + dead > 0 {
+            output.line(format!("{running} running and {dead} dead jobs stay; only waiting ones are moved"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A batch in parts that any storage takes in one statement.
+fn portions(batch: &[Job]) -> impl Iterator<Item = &[Job]> {
+    let mut bytes = 0;
+    batch.chunk_by(move |one, next| {
+        bytes += one.payload.as_str().len();
+        let together = bytes + next.payload.as_str().len() <= PORTION_BYTES;
+        if !together {
+            bytes = 0;
+        }
+        together
+    })
+}
+
+/// Shows a sign of life where the jobs go, so that no second run of the same move is under way: they would disturb each other.
+/// Hears of Ctrl-C too.
+struct Alone {
+    storage: Arc<dyn Storage>,
+    id: PoolId,
+    lost: Arc<AtomicBool>,
+    interrupted: Arc<AtomicBool>,
+    background: JoinSet<()>,
+}
+
+impl Alone {
+    async fn begin(storage: &Arc<dyn Storage>, mover: &str) -> Result<Self, Failure> {
+        let id = PoolId::named(format!("{mover}-run"));
+        let begun = Instant::now();
+        while !storage.show_presence(&id, true).await? {
+            let other = storage.pools().await?.into_iter().find(|pool| pool.id == id.as_str());
+            if other.and_then(|other| other.silence).is_some_and(|silence| silence > SIGN * 3) {
+                // It was killed, and holds nothing but its name.
+                storage.unlock(&[id.to_string()]).await?;
+            } else if begun.elapsed() > SIGN * 5 {
+                return Err(failed("another run of this move is under way".to_owned()));
+            } else {
+                tokio::time::sleep(SIGN / 4).await;
+            }
+        }
+        let (lost, interrupted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let mut background = JoinSet::new();
+        background.spawn({
+            let (storage, id, lost) = (Arc::clone(storage), id.clone(), Arc::clone(&lost));
+            async move {
+                loop {
+                    tokio::time::sleep(SIGN).await;
+                    if matches!(storage.show_presence(&id, false).await, Ok(false)) {
+                        lost.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        background.spawn({
+            let interrupted = Arc::clone(&interrupted);
+            async move {
+                if tokio::signal::ctrl_c().await.is_ok() {
+                    interrupted.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(Self { storage: Arc::clone(storage), id, lost, interrupted, background })
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Fails when another run took this one for dead.
+    fn check(&self) -> Result<(), Failure> {
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(failed("another run of this move has taken over".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn end(mut self) {
+        self.background.shutdown().await;
+        // If it cannot be said, it is taken for dead in a moment.
+        let _ = self.storage.withdraw_presence(&self.id).await;
+    }
 }
 
 /// The name of the move from here to there: always the same, so that one that was interrupted is found again.
@@ -104,31 +268,6 @@ fn tell_others(pools: &[backfill::PoolInfo], mover: &str) {
 /// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>): the same in every version of this program.
 fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-struct Done {
-    moved: u64,
-    /// Where they were, because a job there has their key.
-    kept: Vec<JobId>,
-    running: u64,
-    dead: u64,
-}
-
-fn tell(output: &Output, done: &Done, (from, to): (&Arc<dyn Storage>, &Arc<dyn Storage>)) -> Result<(), Failure> {
-    let Done { moved, kept, running, dead } = done;
-    if output.is_json() {
-        return output.json(&json!({ "moved": moved, "key_taken": kept, "left_running": running, "left_dead": dead }));
-    }
-    output.line(format!("moved {} from {} to {}", count_of(*moved, "job"), from.name(), to.name()))?;
-    if !kept.is_empty() {
-        let ids: Vec<String> = kept.iter().take(20).map(ToString::to_string).collect();
-        let more = if kept.len() > ids.len() { ", …" } else { "" };
-        output.line(format!("{} stay, because a job there has their key: {}{more}", kept.len(), ids.join(", ")))?;
-    }
-    if running + dead > 0 {
-        output.line(format!("{running} running and {dead} dead jobs stay; only waiting ones are moved"))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -26,6 +26,12 @@ impl PoolId {
         Self::with_prefix("otpool")
     }
 
+    /// An id of one's own choice, for what is no worker but shows signs of life like one.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
     fn with_prefix(prefix: &str) -> Self {
         // 72 random bits. The generator is seeded from the operating system's entropy in each process; the id
         // has to be unique, not secret.

@@ -61,8 +61,11 @@ pub trait Storage: Any + Debug + Send + Sync {
     fn for_worker(&self) -> Arc<dyn Storage>;
 
     /// Calls are not answered, so whatever connections this holds may be dead: the next calls use new ones. Only asked of
-    /// what [`for_worker`](Self::for_worker) gave. A storage without connections need not do anything.
-    fn reconnect(&self) {}
+    /// what [`for_worker`](Self::for_worker) gave. Answers whether there was anything that could be dead: then calls that wait on it
+    /// are given up. A storage without connections need not do anything.
+    fn reconnect(&self) -> bool {
+        false
+    }
 
     /// Brings the storage to the version this crate works with. Safe to call from many processes at once.
     async fn migrate(&self) -> Result<Migrated>;
@@ -93,7 +96,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// They get their attempt back. Answers how many.
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
 
-    /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs.
+    /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs. A storage whose workers
+    /// all show signs of life leaves those of the living alone.
     async fn release_stale(&self) -> Result<u64>;
 
     /// Shows that a pool is alive. The `first` sign registers it, and answers `false` if this identity is registered already:

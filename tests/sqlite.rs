@@ -1,0 +1,219 @@
+//! Workers on an SQLite file: what only shows with a worker, or with a program's own transactions.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use backfill::storage::sqlite::SqliteStorage;
+use backfill::{BackfillClient, Crontab, JobContext, JobSpec, Worker, task_fn};
+use sqlx::SqlitePool;
+use support::running::{Running, empty};
+use support::{soon, until};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+/// An hour: whoever waits for it never ends.
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn place() -> (TempDir, String) {
+    let directory = TempDir::new().expect("a directory");
+    let url = format!("sqlite://{}/app.db", directory.path().display());
+    (directory, url)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_starts_without_a_poll_whoever_added_it() {
+    let (_directory, url) = place();
+    let client = BackfillClient::new(&url).await.expect("open");
+    let done = Arc::new(Semaphore::new(0));
+    let task = {
+        let done = done.clone();
+        task_fn("t", move |_: String, _: JobContext| {
+            let done = done.clone();
+            async move { done.add_permits(1) }
+        })
+    };
+    let running = Running::start(Worker::builder(client.clone()).task(task).poll_interval(NEVER));
+    let ran = || async { soon("the job runs", done.acquire()).await.expect("open").forget() };
+    client.add(JobSpec::new("t", "by this client")).await.expect("add");
+    ran().await;
+    let other = BackfillClient::new(&url).await.expect("open");
+    other.add(JobSpec::new("t", "by another, as from another process")).await.expect("add");
+    ran().await;
+    let db = SqlitePool::connect(&url).await.expect("connect");
+    let mut tx = db.begin_with("begin immediate").await.expect("begin");
+    let storage = SqliteStorage::of(&**client.storage()).expect("a file");
+    storage.add_with(&mut tx, [JobSpec::new("t", "in a transaction of the program's")]).await.expect("add");
+    tx.commit().await.expect("commit");
+    ran().await;
+    // A job that failed is moved up.
+    let later = client.add(JobSpec::new("t", "later").run_in(NEVER)).await.expect("add");
+    other.reschedule(&[later.id], &backfill::Reschedule::new().run_at(chrono::Utc::now())).await.expect("reschedule");
+    ran().await;
+    assert_eq!(running.end().await.completed, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_part_of_the_programs_own_transaction() {
+    let (_directory, url) = place();
+    let client = BackfillClient::new(&url).await.expect("open");
+    let storage = SqliteStorage::of(&**client.storage()).expect("a file");
+    let db = SqlitePool::connect(&url).await.expect("connect");
+    sqlx::raw_sql("create table orders (id integer primary key)").execute(&db).await.expect("create");
+    for (order, committed) in [(1, true), (2, false)] {
+        let mut tx = db.begin_with("begin immediate").await.expect("begin");
+        sqlx::query("insert into orders (id) values (?1)").bind(order).execute(&mut *tx).await.expect("insert");
+        let specs = [JobSpec::new("t", order).key(format!("order {order}")), JobSpec::new("t", order)];
+        assert_eq!(storage.add_with(&mut tx, specs).await.expect("add").len(), 2);
+        // What is refused takes nothing else with it.
+        let same = [JobSpec::new("t", order).key("k"), JobSpec::new("t", order).key("k")];
+        let error = storage.add_with(&mut tx, same).await.expect_err("one key twice").to_string();
+        assert!(error.contains("the key \"k\""), "{error}");
+        if committed { tx.commit().await } else { tx.rollback().await }.expect("end");
+    }
+    assert_eq!(client.counts().await.expect("counts").ready, 2);
+    let orders: i64 = sqlx::query_scalar("select count(*) from orders").fetch_one(&db).await.expect("count");
+    assert_eq!(orders, 1);
+    // On a connection without a transaction, all or none.
+    let mut connection = db.acquire().await.expect("connect");
+    storage.add_with(&mut connection, (0..3).map(|n| JobSpec::new("t", n))).await.expect("add");
+    assert_eq!(client.counts().await.expect("counts").ready, 5);
+}
+
+#[test]
+fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look_dead() {
+    let (_directory, url) = place();
+    let (release, held) = mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    let blocked = Arc::new(AtomicUsize::new(0));
+    let theirs = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let task = {
+        let blocked = blocked.clone();
+        task_fn("block", move |(): (), _: JobContext| {
+            let (held, blocked) = (held.clone(), blocked.clone());
+            async move {
+                blocked.fetch_add(1, Ordering::SeqCst);
+                // Until the test lets go of it.
+                let _ = held.lock().expect("lock").recv();
+            }
+        })
+    };
+    let running = theirs.block_on(async {
+        let client = BackfillClient::new(&url).await.expect("open");
+        client.add_many([JobSpec::new("block", ()), JobSpec::new("block", ())]).await.expect("add");
+        let builder = Worker::builder(client).task(task).presence(Duration::from_millis(50), Duration::from_secs(2));
+        Running::start(builder)
+    });
+    let ours = tokio::runtime::Runtime::new().expect("a runtime");
+    ours.block_on(async {
+        until("both threads are blocked", || async { blocked.load(Ordering::SeqCst) == 2 }).await;
+        let client = BackfillClient::new(&url).await.expect("open");
+        client.add(JobSpec::new("other", ())).await.expect("the file is not locked");
+        let started = client.pools().await.expect("pools")[0].clone();
+        until("it has been seen for longer than its deadline", || async {
+            assert!(client.storage().rescue(Duration::from_secs(2)).await.expect("rescue").is_empty());
+            let seen = client.pools().await.expect("pools")[0].seen_at.expect("seen");
+            seen - started.started_at.expect("started") > chrono::TimeDelta::seconds(3)
+        })
+        .await;
+    });
+    release.send(()).expect("a job waits");
+    release.send(()).expect("a job waits");
+    assert_eq!(theirs.block_on(running.end()).completed, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
+    let (_directory, url) = place();
+    let client = BackfillClient::new(&url).await.expect("open");
+    let task = || task_fn("t", |(): (), _: JobContext| async {});
+    let deadline = Duration::from_secs(1);
+    let builder = || Worker::builder(client.clone()).task(task()).presence(Duration::from_millis(100), deadline);
+    let (one, other) = (Running::start(builder()), Running::start(builder()));
+    until("both are there", || async { client.pools().await.expect("pools").len() == 2 }).await;
+    let before: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
+    let db = SqlitePool::connect(&url).await.expect("connect");
+    let tx = db.begin_with("begin immediate").await.expect("begin");
+    // Nobody can write; so an add that waits for the lock begins now, and ends when it is free.
+    let add = tokio::spawn({
+        let client = client.clone();
+        async move { client.add(JobSpec::new("t", ())).await }
+    });
+    until("they have been silent for twice the deadline", || async {
+        client
+            .pools()
+            .await
+            .expect("pools")
+            .iter()
+            .all(|pool| pool.silence.is_some_and(|silence| silence > deadline * 2))
+    })
+    .await;
+    tx.rollback().await.expect("end");
+    soon("the add ends", add).await.expect("no panic").expect("add");
+    empty(&client).await;
+    until("they are seen again", || async {
+        client.pools().await.expect("pools").iter().all(|pool| pool.silence.is_some_and(|silence| silence < deadline))
+    })
+    .await;
+    let after: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
+    assert_eq!(before, after, "with the identities they had");
+    one.end().await;
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_writes_all_the_time_leaves_others_their_turn() {
+    let (_directory, url) = place();
+    // Two clients have a writer each, as two processes have.
+    let greedy = BackfillClient::new(&url).await.expect("open");
+    let other = BackfillClient::new(&url).await.expect("open");
+    let mut adding = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let greedy = greedy.clone();
+        adding.spawn(async move {
+            loop {
+                greedy.add_many((0..2_000).map(|n| JobSpec::new("t", n))).await.expect("add");
+            }
+        });
+    }
+    until("it adds", || async { greedy.counts().await.expect("counts").total() > 0 }).await;
+    // SQLite's own way of waiting took seconds for each of these.
+    soon("the other has had forty turns", async {
+        for n in 0..40 {
+            other.add(JobSpec::new("other", n)).await.expect("add");
+        }
+    })
+    .await;
+    adding.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crontabs_are_caught_up_on_a_file_and_run_once_for_two_workers() {
+    let (_directory, url) = place();
+    let client = BackfillClient::new(&url).await.expect("open");
+    // Known since two hours, and last due an hour ago.
+    let past = chrono::Utc::now() - chrono::TimeDelta::hours(2);
+    client.storage().register_crontabs(&["t".to_owned()], past).await.expect("register");
+    let ran = Arc::new(AtomicUsize::new(0));
+    let worker = || {
+        let ran = ran.clone();
+        let task = task_fn("t", move |_: serde_json::Value, _: JobContext| {
+            let ran = ran.clone();
+            async move {
+                ran.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let crontab: Crontab = "0 * * * * t ?fill=90m".parse().expect("a crontab");
+        Running::start(Worker::builder(client.clone()).task(task).crontab(crontab))
+    };
+    let (one, other) = (worker(), worker());
+    until("the hour that was missed is made up for", || async { ran.load(Ordering::SeqCst) >= 1 }).await;
+    let last = client.crontabs().await.expect("crontabs")[0].last_execution.expect("it was due");
+    assert!(last > past && last <= chrono::Utc::now());
+    empty(&client).await;
+    let completed = one.end().await.completed + other.end().await.completed;
+    // One or two full hours lie within ninety minutes, and a new one may begin at this moment.
+    assert!((1..=3).contains(&completed) && completed == ran.load(Ordering::SeqCst) as u64, "{completed}");
+}
