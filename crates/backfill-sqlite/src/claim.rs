@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
@@ -14,6 +15,9 @@ use crate::SqliteStorage;
 use crate::file::{File, micros};
 use crate::row::jobs;
 
+/// What asking another thread may take on a busy machine is no part of the walk.
+const NOISE: Duration = Duration::from_millis(20);
+
 /// A request, in a shape that can be sent to the thread that writes.
 struct Request {
     pool: String,
@@ -22,6 +26,8 @@ struct Request {
     rooms: HashMap<String, usize>,
     forbidden: Option<String>,
     now: Option<i64>,
+    /// Where to begin: a priority, and a time within that.
+    from: (i64, i64),
 }
 
 impl SqliteStorage {
@@ -33,27 +39,33 @@ impl SqliteStorage {
             return Ok(Claimed::default());
         }
         let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
-        let request = Request {
+        let beginning = self.frontier.begin(request, Instant::now());
+        let wanted = Request {
             pool: request.pool.to_string(),
             tasks: crate::json(tasks),
             limit: request.limit,
             rooms,
             forbidden,
             now: request.now.map(micros),
+            from: beginning.place.map_or((i64::MIN, i64::MIN), |(priority, time)| (i64::from(priority), micros(time))),
         };
         let file = Arc::clone(&self.file);
-        self.file
+        let (mut claimed, walk) = self
+            .file
             .writer
-            .write("claim jobs", move |connection| Box::pin(async move { claim(&file, connection, request).await }))
-            .await
+            .write("claim jobs", move |connection| Box::pin(async move { claim(&file, connection, wanted).await }))
+            .await?;
+        self.frontier.end(&beginning, request, &mut claimed, walk, Instant::now());
+        Ok(claimed)
     }
 }
 
 #[expect(clippy::too_many_lines, reason = "mostly one statement, best read in one piece")]
-async fn claim(file: &File, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<Claimed> {
+async fn claim(file: &File, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<(Claimed, Duration)> {
     let now = file.now();
     let ready_by = request.now.unwrap_or(now);
     let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+    let begun = Instant::now();
     // The walk: priority by priority, each through its part of the line up to the present, so that jobs of the future are not
     // even looked at. The outer loop of a cross join is the left side, which a recursion gives in its own order; so the
     // candidates come in theirs, and the limit cuts the last ones off. (The index is named so that nothing is ever sorted.)
@@ -63,7 +75,7 @@ with recursive priority (value) as (
   select (
     select job.priority
     from backfill_jobs job indexed by backfill_jobs_line
-    where job.locked_at is null and job.attempts < job.max_attempts
+    where job.locked_at is null and job.attempts < job.max_attempts and job.priority >= ?6
     order by job.priority
     limit 1
   )
@@ -85,6 +97,8 @@ where job.priority = priority.value
   and job.locked_at is null
   and job.attempts < job.max_attempts
   and job.run_at <= ?2
+  -- The frontier: in its priority the walk begins at its time.
+  and job.run_at >= case when priority.value = ?6 then ?7 else -9223372036854775808 end
   and job.task in (select value from json_each(?3))
   -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue.
   and exists (select 1 from backfill_pools pool where pool.id = ?1)
@@ -106,9 +120,12 @@ limit ?5
         request.tasks,
         request.forbidden,
         limit,
+        request.from.0,
+        request.from.1,
     )
     .fetch_all(&mut *connection)
     .await?;
+    let walk = begun.elapsed().saturating_sub(NOISE);
     let more = candidates.len() >= request.limit;
     let mut rooms = request.rooms;
     let mut queues = BTreeSet::new();
@@ -128,7 +145,7 @@ limit ?5
         chosen.push(candidate.id);
     }
     if chosen.is_empty() {
-        return Ok(Claimed { jobs: Vec::new(), more, look_again: None });
+        return Ok((Claimed { jobs: Vec::new(), more, look_again: None }, walk));
     }
     if !queues.is_empty() {
         let queues = crate::json(queues.into_iter().collect::<Vec<String>>());
@@ -157,5 +174,5 @@ returning
     );
     let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-    Ok(Claimed { jobs, more, look_again: None })
+    Ok((Claimed { jobs, more, look_again: None }, walk))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
+use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
@@ -142,11 +143,10 @@ pub(crate) fn time(micros: i64) -> DateTime<Utc> {
 /// # Errors
 /// [`Error::InvalidClient`] when there is no such directory, as for a user without a home.
 pub fn default_path() -> Result<PathBuf> {
-    dirs::data_dir().map(|directory| directory.join("backfill").join("jobs.db")).ok_or_else(|| {
-        Error::InvalidClient(
-            "this user has no directory for data (no HOME); name a file, as sqlite://jobs.db".to_owned(),
-        )
-    })
+    let native = choose_native_strategy().map_err(|error| {
+        Error::InvalidClient(format!("this user has no directory for data ({error}); name a file, as sqlite://jobs.db"))
+    })?;
+    Ok(native.data_dir().join("backfill").join("jobs.db"))
 }
 
 /// The URL of [`default_path`]; its directory is made if it is missing.
@@ -156,7 +156,11 @@ pub fn default_path() -> Result<PathBuf> {
 pub fn default_url() -> Result<String> {
     let path = default_path()?;
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| {
+        // Payloads are the user's own.
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.recursive(true).create(directory).map_err(|error| {
             Error::InvalidClient(format!(
                 "the directory {} cannot be made ({error}); name another file",
                 directory.display()

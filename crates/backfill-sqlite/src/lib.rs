@@ -61,8 +61,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
@@ -78,6 +78,8 @@ use file::File;
 #[derive(Clone, Debug)]
 pub struct SqliteStorage {
     file: Arc<File>,
+    /// Where claims begin.
+    frontier: Arc<Frontier>,
 }
 
 impl SqliteStorage {
@@ -87,7 +89,7 @@ impl SqliteStorage {
     /// # Errors
     /// [`Error::InvalidClient`] for a URL that cannot be read, for a database in memory, and for one that may only be read.
     pub fn open(url: &str) -> Result<Self> {
-        Ok(Self { file: Arc::new(File::new(url)?) })
+        Ok(Self { file: Arc::new(File::new(url)?), frontier: Arc::default() })
     }
 
     /// The file.
@@ -139,7 +141,7 @@ impl Storage for SqliteStorage {
 
     fn for_worker(&self) -> Arc<dyn Storage> {
         // The user's code never gets hold of the writer, so a worker needs none of its own.
-        Arc::new(self.clone())
+        Arc::new(Self { file: Arc::clone(&self.file), frontier: Arc::default() })
     }
 
     async fn migrate(&self) -> Result<Migrated> {

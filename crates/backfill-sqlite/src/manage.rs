@@ -128,6 +128,7 @@ returning
                 })
             })
             .await?;
+        self.frontier.forget();
         self.file.tell();
         Ok(jobs)
     }

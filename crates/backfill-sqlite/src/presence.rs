@@ -187,6 +187,7 @@ where locked_by is not null
 
     fn tell_if(&self, released: u64) {
         if released > 0 {
+            self.frontier.forget();
             self.file.tell();
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use backfill_core::Result;
 use backfill_core::job::limits::later;
@@ -25,6 +26,7 @@ struct OfClaim {
 
 impl SqliteStorage {
     pub(crate) async fn settle_jobs(&self, pool: &PoolId, settled: Vec<Settlement>) -> Result<Vec<JobId>> {
+        let frees_queues = settled.iter().any(|settlement| settlement.claim.queue.is_some());
         let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
         for settlement in settled {
             let of_claim = claims.entry(micros(settlement.claim.locked_at)).or_default();
@@ -35,12 +37,17 @@ impl SqliteStorage {
             }
         }
         let (file, pool) = (Arc::clone(&self.file), pool.to_string());
-        self.file
+        let applied = self
+            .file
             .writer
             .write("write results", move |connection| {
                 Box::pin(async move { settle(&file, connection, &pool, claims).await })
             })
-            .await
+            .await?;
+        if frees_queues {
+            self.frontier.queue_was_freed(Instant::now());
+        }
+        Ok(applied)
     }
 }
 

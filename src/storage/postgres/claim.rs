@@ -18,11 +18,10 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::PostgresStorage;
-use super::frontier::Place;
 use super::row::{JobRow, Timestamp};
 use crate::error::Result;
 use crate::job::Job;
-use crate::storage::{ClaimRequest, Claimed, PoolId};
+use crate::storage::{ClaimRequest, Claimed, Place, PoolId};
 
 impl PostgresStorage {
     #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]

@@ -8,7 +8,6 @@
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
 //! | `add_plain` | storing jobs without keys |
-//! | `frontier` | where in the line a claim begins to look |
 //! | `gather` | storing single jobs together that are added at the same time |
 //! | `claim` | taking jobs |
 //! | `settle` | writing how jobs ended |
@@ -31,7 +30,6 @@ mod connections;
 mod cron;
 mod doctor;
 mod errors;
-mod frontier;
 mod gather;
 mod inspect;
 mod isolation;
@@ -59,14 +57,13 @@ pub use migrate::REVISION;
 
 use connections::Connections;
 pub(crate) use connections::Trust;
-use frontier::Frontier;
 use gather::Gathering;
 use isolation::Isolation;
 use schema::Schema;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;

@@ -127,29 +127,8 @@ select
 pub(super) use jobs;
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    pub(in crate::storage::postgres) fn any_job() -> Job {
-        Job::from(JobRow {
-            id: 1,
-            task: "t".to_owned(),
-            queue: None,
-            payload: "null".to_owned(),
-            priority: 0,
-            run_at: Timestamp(DateTime::UNIX_EPOCH),
-            attempts: 1,
-            max_attempts: 25,
-            last_error: None,
-            created_at: Timestamp(DateTime::UNIX_EPOCH),
-            updated_at: Timestamp(DateTime::UNIX_EPOCH),
-            key: None,
-            revision: 0,
-            flags: None,
-            locked_at: None,
-            locked_by: None,
-        })
-    }
 
     #[test]
     fn times_beyond_the_calendar_saturate() {

@@ -16,6 +16,7 @@ mod claim;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod cron;
+mod frontier;
 mod inspect;
 mod manage;
 pub mod memory;
@@ -35,6 +36,7 @@ use futures::stream::BoxStream;
 pub use checkup::{Checked, Verdict};
 pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use cron::{DueJob, KnownCrontab};
+pub use frontier::{Beginning, Frontier, Place};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, taken_out};
 pub use presence::Rescued;

@@ -147,6 +147,32 @@ pub async fn a_locked_queue_does_not_hide_other_jobs(storage: Subject) {
     assert_eq!(claim_one(&storage, &other).await.id, free.id);
 }
 
+/// A claim that passes ready jobs by says when to look again; one that is thorough passes none by.
+pub async fn what_is_passed_by_is_found_when_asked_for(storage: Subject) {
+    let (one, other) = (register(&storage).await, register(&storage).await);
+    // So many that cannot be taken stand at the head of the line that a storage may want to begin behind them.
+    for _ in 0..4 {
+        add(&storage, (0..5_000).map(|_| spec().serial_queue("stuck").priority(-5)).collect()).await;
+    }
+    claim_one(&storage, &one).await;
+    add(&storage, (0..20).map(|_| spec()).collect()).await;
+    let tasks = [TASK.to_owned()];
+    let request = ClaimRequest::new(&other, &tasks, 2);
+    for _ in 0..4 {
+        assert_eq!(storage.claim(&request).await.expect("claim").jobs.len(), 2);
+    }
+    for round in 0..2 {
+        let urgent = add_one(&storage, spec().priority(-9)).await;
+        let claimed = storage.claim(&request).await.expect("claim");
+        let found = claimed.jobs.iter().any(|job| job.id == urgent.id);
+        assert!(found || claimed.look_again.is_some() || claimed.jobs.len() == 2, "round {round}: it is not forgotten");
+        if !found {
+            let thorough = storage.claim(&request.thorough(true)).await.expect("claim").jobs;
+            assert_eq!(thorough.first().map(|job| job.id), Some(urgent.id));
+        }
+    }
+}
+
 /// Attempts are counted when a job is claimed, and end.
 pub async fn jobs_without_attempts_left_are_not_claimed(storage: Subject) {
     let pool = register(&storage).await;

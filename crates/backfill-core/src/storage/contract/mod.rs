@@ -65,6 +65,7 @@ macro_rules! storage_contract_tests {
             a_serial_queue_gives_one_job_at_a_time
             serial_queues_never_overlap_under_contention
             a_locked_queue_does_not_hide_other_jobs
+            what_is_passed_by_is_found_when_asked_for
             jobs_without_attempts_left_are_not_claimed
             adding_wakes_a_listener
             a_listener_is_told_first_that_it_listens

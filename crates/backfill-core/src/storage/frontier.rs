@@ -26,10 +26,11 @@ const FIRST_PAUSE: u32 = 4;
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// A place in the line: jobs are claimed by priority, then by time.
-pub(super) type Place = (i16, DateTime<Utc>);
+pub type Place = (i16, DateTime<Utc>);
 
+/// For storages whose claims walk over what they cannot take: where the next one begins. One for each worker.
 #[derive(Debug, Default)]
-pub(super) struct Frontier(Mutex<State>);
+pub struct Frontier(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -41,14 +42,17 @@ struct State {
     walk: Duration,
 }
 
-/// Where a claim begins, `None` for the very start.
-pub(super) struct Beginning {
+/// Where a claim begins.
+#[derive(Debug)]
+pub struct Beginning {
+    /// Jobs before this place are passed by; `None` for the very start.
     pub place: Option<Place>,
     of: u64,
 }
 
 impl Frontier {
-    pub(super) fn begin(&self, request: &ClaimRequest<'_>, now: Instant) -> Beginning {
+    /// Where a claim with this request begins at this moment.
+    pub fn begin(&self, request: &ClaimRequest<'_>, now: Instant) -> Beginning {
         let mut hasher = DefaultHasher::new();
         (request.tasks, request.forbidden_flags).hash(&mut hasher);
         let of = hasher.finish();
@@ -61,14 +65,20 @@ impl Frontier {
 
     /// A queue of ours was freed, whose next job may stand before the place: the next look from the start comes sooner, but no
     /// more than half of the time goes to such looks.
-    pub(super) fn queue_was_freed(&self, now: Instant) {
+    pub fn queue_was_freed(&self, now: Instant) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let soon = now + state.walk;
         state.next_full = state.next_full.map(|next| next.min(soon));
     }
 
-    /// Learns from an answer, and says in it when to look again if something may have been passed by.
-    pub(super) fn end(
+    /// Jobs were made ready that may stand before the place: the next look is from the start.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
+    }
+
+    /// Learns from an answer, whose walk over the line took so long, and says in it when to look again if something may have been
+    /// passed by.
+    pub fn end(
         &self,
         beginning: &Beginning,
         request: &ClaimRequest<'_>,
@@ -106,12 +116,11 @@ impl Frontier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Priority;
+    use crate::job::{Job, Payload, Priority};
     use crate::storage::PoolId;
-    use crate::storage::postgres::row::tests::any_job;
 
     fn found(priority: i16) -> Claimed {
-        let mut job = any_job();
+        let mut job = Job::new(1, "t", Payload::empty(), DateTime::UNIX_EPOCH);
         job.priority = Priority(priority);
         Claimed { jobs: vec![job], ..Claimed::default() }
     }
@@ -148,6 +157,12 @@ mod tests {
         assert_eq!(look(2_603, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
         assert_eq!(look(2_604, 0, found(6), &request), (Some(5), Some(1_898)));
         assert_eq!(look(99_000, 0, found(5), &request), (None, None));
-        assert_eq!(look(99_001, 0, found(5), &request), (None, None), "it was cheap, so each is from the start again");
+        assert_eq!(
+            look(99_001, 100, found(5), &request),
+            (None, None),
+            "it was cheap, so each is from the start again"
+        );
+        frontier.forget();
+        assert_eq!(look(99_002, 0, found(5), &request), (None, None), "jobs were made ready");
     }
 }
