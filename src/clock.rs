@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 pub struct Clock(Option<Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>>);
 
 impl Clock {
-    /// The storage's: that of the PostgreSQL server. The default.
+    /// The storage's: that of the PostgreSQL server, or this machine's for a file or memory. The default.
     #[must_use]
     pub fn storage() -> Self {
         Self(None)

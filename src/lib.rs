@@ -1,4 +1,4 @@
-//! A job queue on PostgreSQL that shares its schema with Node's graphile-worker.
+//! A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, or in an SQLite file.
 //!
 //! Web handlers add jobs in their own transaction; a worker runs them; a Node fleet and a Rust fleet can work on one
 //! schema at once.
@@ -27,11 +27,20 @@
 //! | --- | --- |
 //! | [`job`] | the words everybody shares: [`Job`], [`JobSpec`], [`JobKeyMode`], [`Priority`], [`Queue`], limits |
 //! | [`task`] | what a user implements: [`Task`], [`JobContext`], what it may answer, [`RetryPolicy`] |
-//! | [`storage`] | the seam: the [`Storage`](storage::Storage) trait, in PostgreSQL and in memory |
+//! | [`storage`] | where jobs are kept, by a URL: PostgreSQL, a file (feature `sqlite`), memory; the [`Storage`](storage::Storage) trait |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
 //! | [`cron`] | crontab text, schedules, and the scheduler that adds what is due |
 //! | [`error`] | the one [`Error`] type |
+//!
+//! # Features
+//!
+//! | feature | what it gives |
+//! | --- | --- |
+//! | `sqlite` | jobs in an SQLite file (`sqlite://jobs.db`); needs a C compiler |
+//! | `time-zones` | schedules in time zones other than UTC |
+//! | `tls-rustls` | TLS to PostgreSQL by rustls |
+//! | `contract` | the cases that every storage must pass, for authors of storages |
 //!
 //! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.
 

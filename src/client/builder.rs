@@ -67,7 +67,7 @@ impl BackfillClientBuilder {
         self
     }
 
-    /// The size of the pool that is made for a URL. Default: 10. Each worker opens up to eight connections more, so that
+    /// The size of the pool that is made for a URL of PostgreSQL. Default: 10. Each worker opens up to eight connections more, so that
     /// jobs which use up the pool cannot make it look dead.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.door.max_connections = connections;
@@ -80,14 +80,14 @@ impl BackfillClientBuilder {
         self
     }
 
-    /// Whether statements are prepared once per connection. Default: yes. Switch it off behind a pooler that hands out
+    /// Whether statements are prepared once per connection, in PostgreSQL. Default: yes. Switch it off behind a pooler that hands out
     /// connections by the transaction and does not track prepared statements.
     pub fn prepared_statements(mut self, prepared: bool) -> Self {
         self.door.prepared_statements = prepared;
         self
     }
 
-    /// How long building waits for a database that cannot be reached, such as one that is still starting. Default: 30 s; zero
+    /// How long building waits for a server that cannot be reached, such as one that is still starting. Default: 30 s; zero
     /// fails at once, [`Duration::MAX`] waits for as long as it takes. Each try that fails is logged as a warning.
     pub fn wait_for_database(mut self, patience: Duration) -> Self {
         self.door.patience = patience;

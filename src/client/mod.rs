@@ -172,6 +172,8 @@ impl BackfillClient {
 
     /// Adds one job through the caller's own pool, connection (`&mut *conn`) or transaction (`&mut *tx`).
     ///
+    /// For PostgreSQL; on an SQLite file it is `SqliteStorage::add_with`.
+    ///
     /// In a transaction, the job exists when and if it commits, and a worker is woken then. The connection must lead
     /// to the database that the client's schema is in.
     ///
@@ -348,8 +350,7 @@ impl BackfillClient {
         Ok(jobs)
     }
 
-    /// The PostgreSQL storage behind this client, for what only that has, such as
-    /// [`diagnose`](PostgresStorage::diagnose).
+    /// The PostgreSQL storage behind this client, for what only that has, such as the name of its schema.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when the client stores its jobs elsewhere.

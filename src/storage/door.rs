@@ -17,7 +17,7 @@ use super::memory::MemoryStorage;
 use super::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust};
 use crate::error::{Error, Result};
 
-/// What can be said about a storage besides its URL. What only PostgreSQL has is refused elsewhere if it was said.
+/// What can be said about a storage besides its URL. Elsewhere than in PostgreSQL a schema is refused, and the rest means nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     pub schema: Option<String>,
@@ -97,10 +97,15 @@ fn sqlite(url: &str) -> Result<Arc<dyn Storage>> {
 
 #[cfg(not(feature = "sqlite"))]
 fn sqlite(_url: &str) -> Result<Arc<dyn Storage>> {
-    Err(Error::InvalidClient(
-        "the database URL begins with sqlite:, and this program was compiled without it; switch the feature `sqlite` of \
+    Err(without("sqlite"))
+}
+
+/// A storage that this program was compiled without, whose scheme and feature have the same name.
+#[cfg_attr(feature = "sqlite", allow(dead_code, reason = "only without a feature"))]
+fn without(feature: &str) -> Error {
+    Error::InvalidClient(format!(
+        "the database URL begins with {feature}:, and this program was compiled without it; switch the feature `{feature}` of \
          backfill on"
-            .to_owned(),
     ))
 }
 
@@ -139,10 +144,9 @@ mod tests {
         assert!(named.open("memory:").await.unwrap_err().to_string().contains("no schemas"));
     }
 
-    #[cfg(not(feature = "sqlite"))]
-    #[tokio::test]
-    async fn a_storage_that_is_not_compiled_in_says_which_feature_it_is() {
-        assert!(refused("sqlite://jobs.db").await.contains("feature `sqlite`"));
+    #[test]
+    fn a_storage_that_is_not_compiled_in_says_which_feature_it_is() {
+        assert!(without("sqlite").to_string().contains("switch the feature `sqlite` of backfill on"));
     }
 
     #[cfg(feature = "sqlite")]

@@ -129,8 +129,8 @@ impl Storage for Faulty {
     async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
         self.inner.delete_taken(mover, ids).await
     }
-    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.inner.import(mover, jobs).await
+    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.inner.import(run, mover, jobs).await
     }
     async fn forget_imports(&self, mover: &str) -> Result<()> {
         self.inner.forget_imports(mover).await

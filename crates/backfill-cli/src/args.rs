@@ -11,8 +11,8 @@ use clap_complete::Shell;
 use crate::value::{self, ForTask, Retry};
 
 const AFTER_HELP: &str = "\
-The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PGHOST, PGPORT, PGUSER, \
-PGPASSWORD, PGDATABASE and the other variables of PostgreSQL say. If nobody says anything, jobs are in an SQLite file, \
+The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PostgreSQL's \
+variables say if PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them. If nobody says anything, jobs are in an SQLite file, \
 backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill copy --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
 Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.
@@ -391,7 +391,7 @@ pub struct CleanupArgs {
 #[command(after_help = "\
 Jobs that wait are moved with their keys, queues, times, priorities, flags and attempts; they get new ids. Running and dead ones \
 stay. A job whose key another job has at the other place stays too. Workers may run at both places meanwhile: no job is run at \
-both. If the move is interrupted, run it again: it goes on where it was, and nothing is moved twice. (Do not unlock what an \
+both, but a serial queue and a key hold for each place alone, and a crontab should run at one only (its last times stay). If the move is interrupted, run it again: it goes on where it was, and nothing is moved twice. (Do not unlock what an \
 interrupted move holds: some of it may have arrived.)
 
   backfill copy --to postgres://user@host/app                   from the database that is meant otherwise

@@ -93,6 +93,20 @@ enum Place {
 impl Place {
     /// What this URL means. One with a password was put away at the start.
     fn of(url: &str) -> Result<Self, Failure> {
+        Self::read(url)?.with_a_port()
+    }
+
+    /// The driver does not say when the variable is no port.
+    fn with_a_port(self) -> Result<Self, Failure> {
+        match variable("PGPORT").filter(|port| port.parse::<u16>().is_err()) {
+            Some(port) if matches!(self, Self::Postgres(_)) => {
+                Err(Failure::Usage(format!("PGPORT is {port:?}, and must be a number from 1 to 65535")))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    fn read(url: &str) -> Result<Self, Failure> {
         let hidden = url.strip_prefix(HIDDEN).and_then(|number| variable(&format!("{HIDDEN_URL}{number}")));
         let url = hidden.unwrap_or_else(|| url.to_owned());
         match url.split_once(':').map(|(scheme, _)| scheme) {
@@ -118,14 +132,11 @@ impl Place {
 
     /// The place that the command line, or else the environment, names; or else the user's own file.
     fn named(global: &Global) -> Result<Self, Failure> {
-        if let Some(port) = variable("PGPORT").filter(|port| port.parse::<u16>().is_err()) {
-            return Err(Failure::Usage(format!("PGPORT is {port:?}, and must be a number from 1 to 65535")));
-        }
         if let Some(url) = global.database_url.clone().or_else(|| variable("DATABASE_URL")) {
             return Self::of(&url);
         }
         if ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER"].into_iter().any(|name| variable(name).is_some()) {
-            return Ok(Self::postgres(PgConnectOptions::new()));
+            return Self::postgres(PgConnectOptions::new()).with_a_port();
         }
         let path = sqlite::default_path()?;
         if !global.json && !global.quiet {
@@ -208,7 +219,8 @@ pub async fn reached_at(global: &Global, url: Option<&str>) -> Result<Arc<dyn St
 pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
     Ok(match url.map_or_else(|| Place::named(global), Place::of)? {
         Place::Postgres(options) => {
-            let (host, port) = (options.get_host(), options.get_port());
+            let socket = options.get_socket().map(|socket| socket.display().to_string());
+            let (host, port) = (socket.as_deref().unwrap_or(options.get_host()), options.get_port());
             let database = options.get_database().unwrap_or(options.get_username());
             format!("postgres {host}:{port}/{database} {}", schema(global))
         }

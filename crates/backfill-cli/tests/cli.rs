@@ -152,7 +152,7 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_pools_unlocked() {
     );
     assert!(workers[0]["silent_seconds"].as_f64().is_some());
     for (command, says) in
-        [("queues", "QUEUE"), ("tasks", "mail"), ("workers", pool.as_str()), ("stats", "1 workers hold 1 jobs")]
+        [("queues", "QUEUE"), ("tasks", "mail"), ("workers", pool.as_str()), ("stats", "1 worker holds 1 job")]
     {
         let told = scene.run(&[command]).await.ok();
         assert!(told.contains(says), "{told}");

@@ -283,7 +283,11 @@ async fn a_breaking_migration_ends_a_running_worker_with_status_57() {
     scene.sql("insert into S.migrations (id, breaking) values (999, true)").await;
     scene.sql("select pg_notify('worker:migrate', '{\"migrationNumber\":999,\"breaking\":true}')").await;
     assert_eq!(worker.ended().await, Some(57), "{}", worker.log);
-    assert!(worker.log.contains("error: the schema") && worker.log.contains("breaking revision 999"), "{}", worker.log);
+    assert!(
+        worker.log.contains("error: the storage (PostgreSQL, schema") && worker.log.contains("breaking revision 999"),
+        "{}",
+        worker.log
+    );
     // One that starts afterwards was never running.
     let late = scene.run(&["worker"]).await;
     assert_eq!(late.status, Some(1), "{}", late.err);

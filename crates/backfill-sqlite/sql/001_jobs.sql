@@ -75,7 +75,8 @@ create table backfill_wakeups (
 insert into backfill_wakeups (one, count) values (1, 0);
 
 -- The jobs and what each is doing at this moment, for people and for the administrative verbs. SQLite's clock is read in whole
--- milliseconds; one is added, so that what was just added is ready.
+-- milliseconds; one is added, so that what was just added is ready. (By the Julian day, so that older versions of sqlite3 than ours,
+-- which have no other way to say fractions of a second, can look too.)
 create view backfill_job_states as
 select
   job.*,
@@ -83,7 +84,7 @@ select
     when job.locked_at is not null then 'running'
     when job.attempts >= job.max_attempts then 'dead'
     when job.attempts > 0 and job.last_error is not null then 'failed'
-    when job.run_at > cast(unixepoch('subsec') * 1000 as integer) * 1000 + 1000 then 'scheduled'
+    when job.run_at > cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1000 + 1000 then 'scheduled'
     else 'ready'
   end as state
 from backfill_jobs job;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::file::{File, Moments, micros, time};
+use crate::presence::wake;
 use crate::row::{flags_text, jobs};
 use crate::{SqliteStorage, failed};
 
@@ -272,7 +273,10 @@ returning
         flags,
         now,
     );
-    row.fetch_one(connection).await.map(Job::from)
+    let replaced = row.fetch_one(&mut *connection).await?;
+    // It may be ready now, and nothing was added by which others would notice.
+    wake(connection, 1).await?;
+    Ok(Job::from(replaced))
 }
 
 /// Two arrays become one.

@@ -1,5 +1,6 @@
 //! Looking for what is wrong with the file. Changes nothing.
 
+use backfill_core::Error;
 use backfill_core::storage::{Checked, Verdict};
 use sqlx::SqliteConnection;
 
@@ -15,7 +16,13 @@ impl SqliteStorage {
     pub(crate) async fn look_at_everything(&self) -> Vec<Checked> {
         let path = self.file.path().display();
         if let Err(error) = migrate::check(&self.file).await {
-            let remedy = "migrate it (`backfill migrate`), or name another file";
+            let remedy = match &error {
+                Error::StorageTooNew { .. } => "upgrade backfill here, or name another file",
+                Error::StorageMissing { .. } | Error::StorageOutdated { .. } => {
+                    "migrate it (`backfill migrate`), or name another file"
+                }
+                _ => "check the path and its permissions, and that it is an SQLite file",
+            };
             return vec![found("file", error.to_string(), remedy)];
         }
         let mut connection = match self.file.reader().await {

@@ -6,9 +6,11 @@
 //! ```
 //! # async fn example(db: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
 //! use backfill_core::job::JobSpec;
+//! use backfill_core::storage::Storage;
 //! use backfill_sqlite::SqliteStorage;
 //!
 //! let jobs = SqliteStorage::open("sqlite://app.db")?; // the file that the program's own tables are in
+//! jobs.migrate().await?;
 //! let mut tx = db.begin_with("begin immediate").await?;
 //! sqlx::query("insert into orders (id) values (18)").execute(&mut *tx).await?;
 //! jobs.add_with(&mut tx, [JobSpec::new("send_invoice", 18)]).await?;
@@ -236,8 +238,8 @@ impl Storage for SqliteStorage {
         self.delete_taken_jobs(mover.to_owned(), ids).await
     }
 
-    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.import_jobs(mover.to_owned(), jobs.to_vec()).await
+    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.import_jobs(run, mover.to_owned(), jobs.to_vec()).await
     }
 
     async fn forget_imports(&self, mover: &str) -> Result<()> {

@@ -121,8 +121,11 @@ where locked_by is not null
     pub(crate) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
         let file = self.file.clone();
         let silence_micros = i64::try_from(silence.as_micros()).unwrap_or(i64::MAX / 2);
-        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked.
-        let limit = self.file.now().saturating_sub(silence_micros);
+        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. It comes early, so that the
+        // second is in time.
+        let pause = silence.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN);
+        let early = silence_micros - i64::try_from(pause.as_micros()).unwrap_or_default();
+        let limit = self.file.now().saturating_sub(early);
         let silent =
             sqlx::query_scalar!(r#"select count(*) as "count!: i64" from backfill_pools where seen_at < ?1"#, limit)
                 .fetch_one(&self.file.readers)
@@ -131,7 +134,7 @@ where locked_by is not null
         if silent == 0 {
             return Ok(Vec::new());
         }
-        tokio::time::sleep(silence.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN)).await;
+        tokio::time::sleep(pause).await;
         let rescued = self
             .file
             .writer
@@ -142,6 +145,7 @@ where locked_by is not null
                         return Ok(Vec::new());
                     }
                     let now = file.now();
+                    let limit = now.saturating_sub(silence_micros);
                     let dead = sqlx::query_scalar!(
                         r#"delete from backfill_pools where seen_at < ?1 returning id as "id!: String""#,
                         limit

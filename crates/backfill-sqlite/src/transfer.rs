@@ -1,8 +1,8 @@
 //! Moving jobs from and to other storages.
 
-use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::taken_out;
+use backfill_core::storage::{PoolId, taken_out};
+use backfill_core::{Error, Result};
 use serde_json::json;
 
 use crate::SqliteStorage;
@@ -54,9 +54,19 @@ returning
         deleted.await
     }
 
-    pub(crate) async fn import_jobs(&self, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
+    pub(crate) async fn import_jobs(&self, run: &PoolId, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
+        let registered = run.to_string();
         let here = self.file.writer.write("store jobs that are moved", move |connection| {
             Box::pin(async move {
+                let runs = sqlx::query_scalar!(
+                    r#"select count(*) as "count!: i64" from backfill_pools where id = ?1"#,
+                    registered
+                )
+                .fetch_one(&mut *connection)
+                .await?;
+                if runs == 0 {
+                    return Ok(None);
+                }
                 let rows: Vec<serde_json::Value> = jobs
                     .iter()
                     .map(|job| {
@@ -138,10 +148,10 @@ order by import.id
                     rows,
                     mover
                 );
-                known.fetch_all(connection).await
+                known.fetch_all(connection).await.map(Some)
             })
         });
-        let here = here.await?;
+        let here = here.await?.ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
         self.file.tell();
         Ok(here)
     }

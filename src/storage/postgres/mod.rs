@@ -340,8 +340,8 @@ on conflict do nothing
         self.retrying(|| self.delete_taken_jobs(mover, ids)).await
     }
 
-    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.retrying(|| self.import_jobs(mover, jobs)).await
+    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.retrying(|| self.import_jobs(run, mover, jobs)).await
     }
 
     async fn forget_imports(&self, mover: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
-use crate::storage::taken_out;
+use crate::storage::{PoolId, taken_out};
 
 impl PostgresStorage {
     pub(super) async fn take_jobs_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
@@ -58,11 +58,20 @@ order by job.id
     }
 
     #[expect(clippy::too_many_lines, reason = "five statements of one transaction")]
-    pub(super) async fn import_jobs(&self, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
+    pub(super) async fn import_jobs(&self, run: &PoolId, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
         let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();
         let mut tx = self.transaction().await?;
+        // As for a claim: the lock keeps whoever takes this run for dead waiting until we commit.
+        let registered =
+            sqlx::query!("select id from graphile_worker.backfill_pools where id = $1 for key share", run.as_str())
+                .fetch_optional(self.schema.on(&mut *tx))
+                .await
+                .map_err(fail)?;
+        if registered.is_none() {
+            return Err(Error::MoveTakenOver { run: run.to_string() });
+        }
         // Which are new here, and not kept out by their keys: these are remembered first, and stored then. If a key is taken in
         // between, storing fails, and with it the remembering.
         let new = sqlx::query_scalar!(

@@ -348,7 +348,7 @@ impl Engine {
             Wakeup::BreakingMigration { revision, supported } => {
                 self.events.tell(|| Event::BreakingMigration { revision });
                 tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
-                self.fail(Error::BreakingMigration { schema: self.line.storage().name(), revision, supported });
+                self.fail(Error::BreakingMigration { storage: self.line.storage().name(), revision, supported });
             }
         }
     }

@@ -107,7 +107,7 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
     let told = client.storage().diagnose().await;
     let deaf = told.iter().any(|checked| {
         checked.what == "notifications"
-            && matches!(&checked.verdict, Verdict::Found { problem, .. } if problem.contains("pooler"))
+            && matches!(&checked.verdict, Verdict::Found { remedy, .. } if remedy.contains("pooler"))
     });
     assert_eq!(deaf, mode == "transaction", "the doctor knows: {told:?}");
     if mode == "transaction" {

@@ -41,6 +41,10 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
     }
     let from = database::reached_at(global, args.from.as_deref()).await?;
     let to = database::reached_at(global, Some(&args.to)).await?;
+    if database::schema_of(&from).is_none() {
+        // A file that is not there, or too new. (A schema may be of any revision that Node works with.)
+        from.check().await?;
+    }
     let before = from.counts().await?;
     to.migrate().await?;
     let mover = name(&here, &there);
@@ -119,7 +123,7 @@ impl Move {
                 let Some(last) = batch.last() else { break };
                 after = Some(last.id);
                 for portion in portions(&batch) {
-                    let arrived = self.to.import(&self.mover, portion).await?;
+                    let arrived = self.to.import(&alone.id, &self.mover, portion).await?;
                     self.from.delete_taken(&self.mover, &arrived).await?;
                     self.moved += arrived.len() as u64;
                     self.kept.extend(portion.iter().map(|job| job.id));
@@ -191,18 +195,26 @@ struct Alone {
 
 impl Alone {
     async fn begin(storage: &Arc<dyn Storage>, mover: &str) -> Result<Self, Failure> {
-        let id = PoolId::named(format!("{mover}-run"));
+        let prefix = format!("{mover}-run-");
+        let id = PoolId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
         let begun = Instant::now();
-        while !storage.show_presence(&id, true).await? {
-            let other = storage.pools().await?.into_iter().find(|pool| pool.id == id.as_str());
-            if other.and_then(|other| other.silence).is_some_and(|silence| silence > SIGN * 3) {
-                // It was killed, and holds nothing but its name.
-                storage.unlock(&[id.to_string()]).await?;
-            } else if begun.elapsed() > SIGN * 5 {
-                return Err(failed("another run of this move is under way".to_owned()));
-            } else {
-                tokio::time::sleep(SIGN / 4).await;
+        loop {
+            storage.show_presence(&id, true).await?;
+            let pools = storage.pools().await?;
+            let others: Vec<_> =
+                pools.iter().filter(|pool| pool.id.starts_with(&prefix) && pool.id != id.as_str()).collect();
+            let is_dead = |pool: &&backfill::PoolInfo| pool.silence.is_some_and(|silence| silence > SIGN * 3);
+            if others.iter().all(is_dead) {
+                // They hold nothing but their names. One that only seemed dead finds that it may store nothing more.
+                storage.unlock(&others.iter().map(|other| other.id.clone()).collect::<Vec<_>>()).await?;
+                break;
             }
+            // Two that begin at once see each other, and both step back for a while.
+            storage.withdraw_presence(&id).await?;
+            if begun.elapsed() > SIGN * 5 {
+                return Err(failed("another run of this move is under way".to_owned()));
+            }
+            tokio::time::sleep(SIGN.mul_f64(0.1 + fastrand::f64() / 2.0)).await;
         }
         let (lost, interrupted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let mut background = JoinSet::new();

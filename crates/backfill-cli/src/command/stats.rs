@@ -10,7 +10,7 @@ use super::inspect::{counts_json, counts_row, tasks_table};
 use crate::args::{Global, StatsArgs};
 use crate::database;
 use crate::failure::Failure;
-use crate::output::{Output, rfc3339, seconds, table, text};
+use crate::output::{Output, count_of, rfc3339, seconds, table, text};
 
 /// Moves a terminal's cursor to the top left, and clears what is below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -47,7 +47,9 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
     }
     let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD"], &[0, 1, 2, 3, 4]);
     totals.add_row(counts_row(&counts));
-    let mut told = format!("{}\n\n{} workers hold {busy} jobs", text(&totals), workers.len());
+    let hold = if workers.len() == 1 { "holds" } else { "hold" };
+    let mut told =
+        format!("{}\n\n{} {hold} {}", text(&totals), count_of(workers.len() as u64, "worker"), count_of(busy, "job"));
     let used: Vec<_> = tasks.into_iter().filter(|task| task.jobs.total() > 0).collect();
     if !used.is_empty() {
         told = format!("{told}\n\n{}", tasks_table(&used));

@@ -226,19 +226,29 @@ pub enum Error {
     #[error("the function that tells the forbidden flags failed: {0}; no jobs are claimed until it answers")]
     ForbiddenFlags(String),
 
-    /// While the worker ran, somebody migrated its schema to a breaking revision. The worker has stopped
+    /// While the worker ran, somebody migrated its storage to a breaking revision. The worker has stopped
     /// cleanly.
     #[error(
-        "the schema {schema:?} was migrated to the breaking revision {revision} while this worker ran, which knows \
+        "the storage ({storage}) was migrated to the breaking revision {revision} while this worker ran, which knows \
          revisions up to {supported} only; the worker stopped cleanly: upgrade backfill in this program"
     )]
     BreakingMigration {
-        /// The schema.
-        schema: String,
+        /// The storage's name.
+        storage: String,
         /// The breaking revision.
         revision: i32,
         /// The highest revision this version knows.
         supported: i32,
+    },
+
+    /// The run of a move shows no sign of life any more, by the other storage's account; another run may have taken over. Nothing
+    /// was stored.
+    #[error(
+        "the run {run} of this move was taken for dead, and another may have taken over; nothing more was stored; run it again"
+    )]
+    MoveTakenOver {
+        /// Its identity.
+        run: String,
     },
 
     /// A worker ended before all its results were written. The jobs stay locked until others notice that it is gone (15 to
@@ -259,7 +269,7 @@ pub enum Error {
     },
 
     /// The storage behind this client cannot do that.
-    #[error("{what} needs PostgreSQL, and this client stores its jobs in {storage}")]
+    #[error("{what} is for jobs in PostgreSQL, and this client stores its jobs in {storage}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,

@@ -115,7 +115,10 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
     async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>>;
 
-    /// A stream of wakeups that reconnects by itself and never ends by itself.
+    /// A stream of wakeups that reconnects by itself and never ends by itself. It begins with [`Wakeup::Listening`].
+    ///
+    /// Whatever makes jobs ready is told, once it is durable: adding and replacing, the crontab's gate, rescheduling, giving back,
+    /// unlocking, rescuing, importing. (Jobs whose time comes are not told: workers look now and then.)
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
     /// The crontab entries that some worker has run, by identifier.
@@ -162,7 +165,10 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// it comes, which is remembered under the mover's name and the job's old number until
     /// [`forget_imports`](Self::forget_imports). Answers the old numbers of those that are here, or were: all but the jobs
     /// whose key another job here has.
-    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
+    ///
+    /// The `run` of the move must be registered here (see [`show_presence`](Self::show_presence)), or nothing is stored and the
+    /// call fails: one that was taken for dead must not store what another run has moved since.
+    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
 
     /// Forgets what a mover has brought, once it is gone from where it came.
     async fn forget_imports(&self, mover: &str) -> Result<()>;

@@ -199,6 +199,45 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
         .expect("in time");
 }
 
+/// Whatever makes a job ready wakes a listener: replacing it, rescheduling it, releasing it.
+pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
+    let pool = register(&storage).await;
+    let later = || spec().key("k").run_in(Duration::from_secs(3600));
+    let job = add_one(&storage, later()).await;
+    let mut wakeups = storage.wakeups();
+    let within = Duration::from_secs(20);
+    let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
+    assert_eq!(first, Some(Wakeup::Listening));
+    for how in ["replacing", "rescheduling", "unlocking", "giving back", "rescuing"] {
+        let pool = if how == "replacing" { pool.clone() } else { register(&storage).await };
+        match how {
+            "replacing" => drop(add_one(&storage, spec().key("k")).await),
+            "rescheduling" => {
+                let change = crate::storage::Reschedule::new().run_at(Utc::now());
+                assert_eq!(storage.reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
+            }
+            "unlocking" => {
+                claim_one(&storage, &pool).await;
+                assert_eq!(storage.unlock(&[pool.to_string()]).await.expect("unlock"), 1);
+            }
+            "giving back" => {
+                claim_one(&storage, &pool).await;
+                assert_eq!(storage.release_unknown(&pool, &[]).await.expect("give back"), 1);
+            }
+            _ => {
+                claim_one(&storage, &pool).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+                assert!(rescued.iter().any(|rescued| rescued.jobs == 1));
+            }
+        }
+        // A storage may tell every listener of everybody's jobs.
+        tokio::time::timeout(within, async { while !matches!(wakeups.next().await, Some(Wakeup::JobsAdded(_))) {} })
+            .await
+            .unwrap_or_else(|_| panic!("{how} wakes nobody"));
+    }
+}
+
 /// Who begins to listen is told so before anything else, however many jobs are being added at that moment.
 pub async fn a_listener_is_told_first_that_it_listens(storage: Subject) {
     for _ in 0..5 {

@@ -68,6 +68,7 @@ macro_rules! storage_contract_tests {
             what_is_passed_by_is_found_when_asked_for
             jobs_without_attempts_left_are_not_claimed
             adding_wakes_a_listener
+            making_a_job_ready_wakes_a_listener
             a_listener_is_told_first_that_it_listens
             a_claim_whose_answer_was_lost_is_given_back
             forbidden_flags_are_left_alone
@@ -108,6 +109,7 @@ macro_rules! storage_contract_tests {
             a_move_that_was_interrupted_goes_on
             jobs_arrive_as_they_were_and_once
             a_taken_key_keeps_its_job_where_it_is
+            a_run_that_was_taken_for_dead_stores_nothing
         ]);
         $crate::storage_contract_tests!(@module presence $fresh [
             silent_pools_are_rescued

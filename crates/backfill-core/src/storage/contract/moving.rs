@@ -74,7 +74,7 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     storage.cleanup(&Cleanup::new().queues().tasks(Vec::<String>::new())).await.expect("cleanup");
 
     for _ in 0..2 {
-        assert_eq!(storage.import(MOVER, &taken).await.expect("import"), ids(&taken));
+        assert_eq!(storage.import(&pool, MOVER, &taken).await.expect("import"), ids(&taken));
     }
     let stored = storage.jobs(&crate::storage::JobFilter::new()).await.expect("list");
     assert_eq!(stored.len(), 2);
@@ -89,19 +89,31 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     assert_eq!((stored[0].attempts, stored[0].last_error.as_deref()), (1, Some("why")));
     // Another mover's jobs have the same numbers and are others.
     let other = Job::new(lived.id, "other", odd.payload.clone(), odd.created_at);
-    assert_eq!(storage.import("copy-2", &[other]).await.expect("import"), [lived.id]);
+    assert_eq!(storage.import(&pool, "copy-2", &[other]).await.expect("import"), [lived.id]);
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
     // What was done meanwhile does not come back.
     storage.complete(&ids(&stored)).await.expect("complete");
-    assert_eq!(storage.import(MOVER, &taken).await.expect("import"), ids(&taken));
+    assert_eq!(storage.import(&pool, MOVER, &taken).await.expect("import"), ids(&taken));
     assert_eq!(storage.counts().await.expect("counts").total(), 1);
     storage.forget_imports(MOVER).await.expect("forget");
-    storage.import(MOVER, &taken).await.expect("import");
+    storage.import(&pool, MOVER, &taken).await.expect("import");
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
+}
+
+/// A run that was taken for dead stores nothing more: another may have moved the same jobs, and forgotten them.
+pub async fn a_run_that_was_taken_for_dead_stores_nothing(storage: Subject) {
+    let run = register(&storage).await;
+    add(&storage, vec![spec()]).await;
+    let taken = storage.take_out(MOVER, None, 10).await.expect("take out");
+    storage.unlock(&[run.to_string()]).await.expect("taken for dead");
+    let error = storage.import(&run, MOVER, &taken).await.expect_err("it is not registered").to_string();
+    assert!(error.contains(run.as_str()) && error.contains("taken for dead"), "{error}");
+    assert_eq!(storage.counts().await.expect("counts").total(), 1);
 }
 
 /// The job that has the key here stays, and so does the other where it is.
 pub async fn a_taken_key_keeps_its_job_where_it_is(storage: Subject) {
+    let pool = register(&storage).await;
     add_one(&storage, JobSpec::new("here", 1).key("k")).await;
     let now = add_one(&storage, spec()).await;
     let job = |id, key: Option<&str>| {
@@ -110,8 +122,8 @@ pub async fn a_taken_key_keeps_its_job_where_it_is(storage: Subject) {
         job
     };
     let jobs = [job(1, Some("k")), job(2, None), job(3, Some("other"))];
-    assert_eq!(storage.import(MOVER, &jobs).await.expect("import"), [2, 3]);
+    assert_eq!(storage.import(&pool, MOVER, &jobs).await.expect("import"), [2, 3]);
     storage.remove("k").await.expect("remove");
-    assert_eq!(storage.import(MOVER, &jobs).await.expect("import"), [1, 2, 3], "now it can come");
+    assert_eq!(storage.import(&pool, MOVER, &jobs).await.expect("import"), [1, 2, 3], "now it can come");
     assert_eq!(storage.counts().await.expect("counts").total(), 4);
 }

@@ -14,11 +14,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
 
-use super::{Subject, add, claim, register, settle, spec};
-use crate::job::JobId;
-use crate::storage::{JobFilter, Outcome, Wakeup};
+use super::{Subject, add, claim, failed, register, settle, spec};
+use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::job::{JobId, JobSpec};
+use crate::storage::{DueJob, JobFilter, Outcome, Wakeup};
 
 /// What a child is to do.
 pub const ROLE: &str = "BACKFILL_CONTRACT_ROLE";
@@ -150,13 +152,27 @@ pub async fn play(role: &str, storage: Subject) {
         }
         "work" => {
             let pool = register(&storage).await;
+            let mut moment = Utc::now();
             loop {
                 for job in add(&storage, (0..3).map(|_| spec()).collect()).await {
                     tell("added", job.id);
                 }
-                for job in claim(&storage, &pool, 2).await {
+                moment += TimeDelta::minutes(1);
+                let keyed = JobSpec::new(super::TASK, 1).key(format!("k{}", fastrand::u8(..3)));
+                tell("added", super::add_one(&storage, keyed).await.id);
+                let due = spec().check(DEFAULT_MAX_PAYLOAD_BYTES).expect("a case's own spec is valid");
+                let due = [DueJob { identifier: pool.to_string(), job: due }];
+                for job in storage.add_due(moment, &due).await.expect("add").into_iter().flatten() {
+                    tell("added", job.id);
+                }
+                let claimed = claim(&storage, &pool, 3).await;
+                for (place, job) in claimed.iter().enumerate() {
+                    if place == 2 {
+                        settle(&storage, &pool, job, failed("no", Duration::ZERO)).await;
+                        continue;
+                    }
                     tell("settling", job.id);
-                    settle(&storage, &pool, &job, Outcome::Completed).await;
+                    settle(&storage, &pool, job, Outcome::Completed).await;
                     tell("done", job.id);
                 }
             }
@@ -207,15 +223,18 @@ pub async fn what_another_process_adds_wakes_a_listener(storage: Subject, childr
     assert_eq!(tokio::time::timeout(Duration::from_secs(30), heard).await.expect("in time"), 7);
 }
 
-/// A process is killed at every one of many points; what it was told is stored is there, and what it was told is done is gone.
+/// A process is killed at many points: at some time after it told this or that. What it was told is stored is there, and what it was
+/// told is done is gone.
 pub async fn a_process_killed_at_any_moment_loses_nothing(storage: Subject, children: Children) {
     let (mut added, mut settling, mut done) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for round in 0..12 {
+    for round in 0..24 {
         let children = children.clone();
         let told = apart(move || {
             let mut running = children.start("work");
-            let mut told: Vec<(String, JobId)> = (0..=round * 7).filter_map(|_| running.next()).collect();
-            assert_eq!(told.len(), round * 7 + 1, "it runs until it is killed");
+            let mut told: Vec<(String, JobId)> = (0..=round * 5).filter_map(|_| running.next()).collect();
+            assert_eq!(told.len(), round * 5 + 1, "it runs until it is killed");
+            // Anywhere within the next few statements, or between two of them.
+            std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
             running.child.kill().expect("kill");
             told.extend(running.rest());
             told
@@ -247,5 +266,6 @@ pub async fn a_process_killed_at_any_moment_loses_nothing(storage: Subject, chil
             settle(&storage, &pool, &job, Outcome::Completed).await;
         }
     }
-    assert_eq!(storage.counts().await.expect("counts").total(), 0);
+    // But for those whose key was taken while a process that was killed then ran them: they are dead, as they should be.
+    assert_eq!(storage.counts().await.expect("counts").alive(), 0);
 }

@@ -16,7 +16,7 @@ use super::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
     PoolInfo, QueueInfo, Reschedule, Settlement, Storage, TaskInfo, Verdict, Wakeup,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
 use state::State;
 
@@ -182,8 +182,9 @@ impl Storage for MemoryStorage {
         Ok(self.state().delete_taken(mover, ids))
     }
 
-    async fn import(&self, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        let here = self.state().import(mover, jobs);
+    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        let here =
+            self.state().import(run, mover, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
         self.notify(here.len());
         Ok(here)
     }

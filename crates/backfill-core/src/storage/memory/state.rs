@@ -492,7 +492,10 @@ impl State {
         taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
     }
 
-    pub(super) fn import(&mut self, mover: &str, jobs: &[Job]) -> Vec<JobId> {
+    pub(super) fn import(&mut self, run: &PoolId, mover: &str, jobs: &[Job]) -> Option<Vec<JobId>> {
+        if !self.pools.contains_key(run.as_str()) {
+            return None;
+        }
         let mut here = Vec::new();
         for job in jobs {
             if self.imports.get(mover).is_some_and(|known| known.contains(&job.id)) {
@@ -516,7 +519,7 @@ impl State {
             self.imports.entry(mover.to_owned()).or_default().insert(job.id);
             here.push(job.id);
         }
-        here
+        Some(here)
     }
 
     pub(super) fn forget_imports(&mut self, mover: &str) {

@@ -1,0 +1,90 @@
+//! One program, whose URL alone says where its jobs are.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backfill::{
+    Answer, BackfillClient, Crontab, JobContext, JobKeyMode, JobSpec, JobState, RetryPolicy, Summary, Task, TaskResult,
+    Worker, task_fn,
+};
+use support::running::{Running, empty};
+use tempfile::TempDir;
+
+struct Double;
+
+impl Task for Double {
+    const NAME: &'static str = "double";
+    type Payload = i64;
+
+    async fn run(&self, number: i64, _: JobContext) -> TaskResult {
+        assert!(number < 100, "too much");
+        Ok(Answer::Done)
+    }
+
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy::fixed(Duration::ZERO)
+    }
+}
+
+/// Adds jobs of all kinds, and leaves them waiting.
+async fn fill(client: &BackfillClient) {
+    client.add_many((0..50).map(|n| Double::job(&n))).await.expect("add");
+    client.add_many((0..9).map(|n| JobSpec::new("ordered", n).serial_queue("q"))).await.expect("add");
+    for n in 0..5 {
+        client.add(JobSpec::new("once", n).key("k").key_mode(JobKeyMode::PreserveRunAt)).await.expect("add");
+    }
+    client.add(Double::job(&100).max_attempts(3)).await.expect("add");
+    client.add(JobSpec::new("urgent", ()).priority(-20).flag("f")).await.expect("add");
+}
+
+/// Runs what is there and what a crontab adds; answers what was done.
+async fn work(client: &BackfillClient) -> Summary {
+    let ordered = Arc::new(AtomicUsize::new(0));
+    let in_order = ordered.clone();
+    let worker = Worker::builder(client.clone())
+        .task(Double)
+        .task(task_fn("ordered", move |n: usize, _: JobContext| {
+            let in_order = in_order.clone();
+            async move { assert_eq!(in_order.fetch_add(1, Ordering::SeqCst), n, "in their order") }
+        }))
+        .task(task_fn("once", |_: u8, _: JobContext| async {}))
+        .task(task_fn("urgent", |(): (), _: JobContext| async {}))
+        .task(task_fn("tick", |_: serde_json::Value, _: JobContext| async {}))
+        .crontab("0 * * * * tick ?fill=90m".parse::<Crontab>().expect("a crontab"));
+    let past = chrono::Utc::now() - chrono::TimeDelta::hours(2);
+    client.storage().register_crontabs(&["tick".to_owned()], past).await.expect("register");
+    let running = Running::start(worker);
+    support::until("the crontab is caught up", || async {
+        client.crontabs().await.expect("crontabs")[0].last_execution.is_some()
+    })
+    .await;
+    support::until("nothing is left but the dead", || async { client.counts().await.expect("counts").alive() == 0 })
+        .await;
+    let summary = running.end().await;
+    assert_eq!(ordered.load(Ordering::SeqCst), 9);
+    let dead = client.jobs(&backfill::JobFilter::new().state(JobState::Dead)).await.expect("list");
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].attempts, 3);
+    assert!(dead[0].last_error.as_deref().is_some_and(|error| error.contains("too much")), "{:?}", dead[0].last_error);
+    client.complete(&[dead[0].id]).await.expect("complete");
+    empty(client).await;
+    summary
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_program_runs_wherever_its_url_says() {
+    let directory = TempDir::new().expect("a directory");
+    let file = format!("sqlite://{}/jobs.db", directory.path().display());
+    let (_pool, server) = support::database().await;
+    for url in ["memory:", &file, &server] {
+        let client = BackfillClient::new(url).await.expect("open");
+        fill(&client).await;
+        let summary = work(&client).await;
+        // And the hours of the crontab: one or two lie within ninety minutes, and a new one may begin at this moment.
+        assert!((62..=64).contains(&summary.completed), "{url}: {summary:?}");
+        assert_eq!(summary.failed, 3, "{url}");
+    }
+}
