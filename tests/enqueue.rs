@@ -507,3 +507,29 @@ async fn an_add_that_is_not_polled_holds_no_other_add_up() {
         soon("it is stored", client.add(JobSpec::new("t", ()))).await.expect("add");
     }
 }
+
+#[test]
+fn a_runtime_that_ends_while_jobs_are_added_ends() {
+    // As a program does that is stopped: what waits to be stored is dropped with the runtime, and so is what would store it.
+    let begin =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    for round in 0..40 {
+        let runtime = begin();
+        let client = runtime.block_on(async {
+            let client = client().await.0;
+            client.add(JobSpec::new("t", 0)).await.expect("the task is known then");
+            client
+        });
+        for n in 0..20 {
+            let client = client.clone();
+            runtime.spawn(async move {
+                loop {
+                    client.add(JobSpec::new("t", n)).await.expect("add");
+                }
+            });
+        }
+        // At different points of what they do.
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1 + round % 5)).await });
+        drop(runtime);
+    }
+}

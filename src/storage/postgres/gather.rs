@@ -80,11 +80,14 @@ impl Gathering {
 /// Who stores at present. Whatever ends it lets the next one begin.
 struct Turn {
     storage: PostgresStorage,
+    /// Whether it ever ran. A runtime that is ending drops what is spawned on it at once, and this then must not spawn another.
+    begun: bool,
 }
 
 impl Turn {
     /// Stores what has gathered, and then what has gathered meanwhile.
-    async fn run(self) {
+    async fn run(mut self) {
+        self.begun = true;
         loop {
             let taken = {
                 let mut state = self.storage.gathering.state();
@@ -108,15 +111,16 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.storage.gathering.state();
-        if state.waiting.is_empty() {
+        if state.waiting.is_empty() || !self.begun {
+            // Those who wait, if any, lose their patience and go alone.
             state.busy = false;
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Somebody came at the last moment, or this turn was cut short.
             drop(state);
-            let next = Self { storage: self.storage.clone() };
+            let next = Self { storage: self.storage.clone(), begun: false };
             drop(runtime.spawn(next.run()));
         } else {
-            // Outside of any runtime: those who wait lose their patience and go alone.
+            // Outside of any runtime.
             state.busy = false;
         }
     }
@@ -134,7 +138,7 @@ impl PostgresStorage {
             (number, !std::mem::replace(&mut state.busy, true))
         };
         if first {
-            let turn = Turn { storage: self.clone() };
+            let turn = Turn { storage: self.clone(), begun: false };
             drop(tokio::spawn(turn.run()));
         }
         let lost =
