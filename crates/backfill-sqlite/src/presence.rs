@@ -19,6 +19,8 @@ pub(crate) const STALE: i64 = 4 * 3600 * 1_000_000;
 const SECOND_LOOK: f64 = 0.4;
 /// But no longer than this.
 const SECOND_LOOK_WITHIN: Duration = Duration::from_secs(6);
+/// So long may beginning a transaction take on a busy machine without anybody holding the lock.
+const BUSY_MACHINE: Duration = Duration::from_millis(200);
 
 impl SqliteStorage {
     pub(crate) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
@@ -140,7 +142,7 @@ where locked_by is not null
             .writer
             .write("rescue the jobs of silent pools", move |connection| {
                 Box::pin(async move {
-                    if file.writer.waited() > silence / 4 {
+                    if file.writer.waited() > (silence / 4).max(BUSY_MACHINE) {
                         // Somebody held the file's lock: the others could not show a sign either, and do so now.
                         return Ok(Vec::new());
                     }
