@@ -13,7 +13,7 @@ pub use builder::BackfillClientBuilder;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::job::limits::{self, DEFAULT_MAX_PAYLOAD_BYTES};
+use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
@@ -332,11 +332,7 @@ impl BackfillClient {
         let checked = |spec: JobSpec| {
             let mut job = spec.check(self.max_payload_bytes)?;
             if let Some(now) = now {
-                job.run_at = Some(RunAt::Time(match job.run_at {
-                    None => now,
-                    Some(RunAt::Time(time)) => time,
-                    Some(RunAt::In(delay)) => limits::later(now, delay),
-                }));
+                job.run_at = Some(RunAt::Time(job.run_at.map_or(now, |run_at| run_at.by(now))));
             }
             Ok(job)
         };

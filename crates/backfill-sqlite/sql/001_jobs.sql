@@ -84,7 +84,7 @@ select
     when job.locked_at is not null then 'running'
     when job.attempts >= job.max_attempts then 'dead'
     when job.attempts > 0 and job.last_error is not null then 'failed'
-    when job.run_at > cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1000 + 1000 then 'scheduled'
+    when job.run_at > cast(round((julianday('now') - 2440587.5) * 86400000) as integer) * 1000 + 1000 then 'scheduled'
     else 'ready'
   end as state
 from backfill_jobs job;

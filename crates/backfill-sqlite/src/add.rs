@@ -6,10 +6,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use backfill_core::job::limits::later;
-use backfill_core::job::{Job, JobKeyMode, NewJob, Payload, RunAt};
+use backfill_core::job::{Job, JobKeyMode, NewJob, RunAt};
 use backfill_core::{Error, Result};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 
@@ -251,8 +249,8 @@ values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
 async fn replace(connection: &mut SqliteConnection, old: &Job, new: &NewJob, now: i64) -> sqlx::Result<Job> {
     let keeps_time = new.key_mode == JobKeyMode::PreserveRunAt && old.attempts == 0;
     let run_at = if keeps_time { micros(old.run_at) } else { micros(start(new.run_at, now)) };
-    let joined = joined(&old.payload, &new.payload);
-    let payload = joined.as_deref().unwrap_or(new.payload.as_str());
+    let joined = old.payload.joined(&new.payload);
+    let payload = joined.as_ref().unwrap_or(&new.payload).as_str();
     let flags = flags_text(&new.flags);
     let row = jobs!(
         r#"
@@ -279,18 +277,6 @@ returning
     Ok(Job::from(replaced))
 }
 
-/// Two arrays become one.
-fn joined(old: &Payload, new: &Payload) -> Option<String> {
-    let mut items: Vec<&RawValue> = serde_json::from_str(old.as_str()).ok()?;
-    let more: Vec<&RawValue> = serde_json::from_str(new.as_str()).ok()?;
-    items.extend(more);
-    serde_json::to_string(&items).ok()
-}
-
 fn start(run_at: Option<RunAt>, now: i64) -> chrono::DateTime<chrono::Utc> {
-    match run_at {
-        None => time(now),
-        Some(RunAt::Time(time)) => time,
-        Some(RunAt::In(delay)) => later(time(now), delay),
-    }
+    run_at.map_or(time(now), |run_at| run_at.by(time(now)))
 }

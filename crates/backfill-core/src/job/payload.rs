@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
@@ -37,7 +38,7 @@ impl Payload {
     /// The parser's message when it is not.
     pub fn from_json(text: impl Into<String>) -> Result<Self, serde_json::Error> {
         let text = text.into();
-        serde_json::from_str::<&serde_json::value::RawValue>(&text)?;
+        serde_json::from_str::<&RawValue>(&text)?;
         Ok(Self(text.into()))
     }
 
@@ -51,6 +52,16 @@ impl Payload {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Two arrays become one, the items of this one first; `None` if either is something else. What replacing a job by its key
+    /// does.
+    #[must_use]
+    pub fn joined(&self, more: &Self) -> Option<Self> {
+        let mut items: Vec<&RawValue> = serde_json::from_str(&self.0).ok()?;
+        let more: Vec<&RawValue> = serde_json::from_str(&more.0).ok()?;
+        items.extend(more);
+        serde_json::to_string(&items).ok().map(Self::from_trusted)
     }
 
     /// Decodes into a type.

@@ -46,6 +46,17 @@ pub enum RunAt {
     In(Duration),
 }
 
+impl RunAt {
+    /// The moment that this means, by this present. A delay is 100 years at the most.
+    #[must_use]
+    pub fn by(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::Time(time) => time,
+            Self::In(delay) => limits::later(now, delay),
+        }
+    }
+}
+
 impl From<DateTime<Utc>> for RunAt {
     fn from(time: DateTime<Utc>) -> Self {
         Self::Time(time)

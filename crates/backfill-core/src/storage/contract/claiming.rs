@@ -226,7 +226,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
             }
             _ => {
                 claim_one(&storage, &pool).await;
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                super::presence::let_time_pass().await;
                 let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
                 assert!(rescued.iter().any(|rescued| rescued.jobs == 1));
             }

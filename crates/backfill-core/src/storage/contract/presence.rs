@@ -6,7 +6,7 @@ use super::{Subject, add, add_one, claim, must_read, register, spec};
 use crate::storage::PoolId;
 
 /// Nobody is silent for as little as no time at all, unless time has passed since the sign.
-async fn let_time_pass() {
+pub(super) async fn let_time_pass() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 

@@ -1,18 +1,19 @@
 //! The rules of the queue over plain maps.
 
+mod moving;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::value::RawValue;
 
 use crate::job::limits::later;
-use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
+use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Priority, RunAt};
+use crate::storage::clean_error;
 use crate::storage::{
     ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
     PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, TaskInfo,
 };
-use crate::storage::{clean_error, taken_out};
 
 /// Graphile's rule: a lock this old is no lock.
 const STALE: TimeDelta = TimeDelta::hours(4);
@@ -472,60 +473,6 @@ impl State {
         cleaned
     }
 
-    pub(super) fn take_out(&mut self, mover: &str, after: Option<JobId>, limit: u32) -> Vec<Job> {
-        let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(mover);
-        let from = after.map_or(JobId::MIN, |id| id.saturating_add(1));
-        let ids: Vec<JobId> =
-            self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize).map(|job| job.id).collect();
-        let take = |id| {
-            self.change(id, |job| {
-                job.locked_by = Some(mover.to_owned());
-                job.locked_at = Some(taken_out());
-            })
-        };
-        ids.into_iter().filter_map(take).collect()
-    }
-
-    pub(super) fn delete_taken(&mut self, mover: &str, ids: &[JobId]) -> u64 {
-        let is_taken = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.locked_by.as_deref() == Some(mover));
-        let taken: Vec<JobId> = ids.iter().filter(is_taken).copied().collect();
-        taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
-    }
-
-    pub(super) fn import(&mut self, run: &PoolId, mover: &str, jobs: &[Job]) -> Option<Vec<JobId>> {
-        if !self.pools.contains_key(run.as_str()) {
-            return None;
-        }
-        let mut here = Vec::new();
-        for job in jobs {
-            if self.imports.get(mover).is_some_and(|known| known.contains(&job.id)) {
-                here.push(job.id);
-                continue;
-            }
-            if job.key.as_ref().is_some_and(|key| self.by_key.contains_key(key)) {
-                continue;
-            }
-            self.tasks.insert(job.task.clone());
-            if let Some(queue) = &job.queue {
-                self.queues.entry(queue.clone()).or_default();
-            }
-            self.last_id += 1;
-            let mut copy = job.clone();
-            copy.id = self.last_id;
-            copy.locked_at = None;
-            copy.locked_by = None;
-            self.index(&copy);
-            self.jobs.insert(copy.id, copy);
-            self.imports.entry(mover.to_owned()).or_default().insert(job.id);
-            here.push(job.id);
-        }
-        Some(here)
-    }
-
-    pub(super) fn forget_imports(&mut self, mover: &str) {
-        self.imports.remove(mover);
-    }
-
     pub(super) fn job(&self, id: JobId) -> Option<Job> {
         self.jobs.get(&id).cloned()
     }
@@ -569,11 +516,7 @@ fn lock_of(job: &Job) -> Option<Lock> {
 }
 
 fn time_of(when: Option<RunAt>, now: DateTime<Utc>) -> DateTime<Utc> {
-    match when {
-        None => now,
-        Some(RunAt::Time(time)) => time,
-        Some(RunAt::In(delay)) => later(now, delay),
-    }
+    when.map_or(now, |when| when.by(now))
 }
 
 /// A waiting job takes over everything from the new one.
@@ -584,7 +527,7 @@ fn replace(job: &mut Job, new: &NewJob, now: DateTime<Utc>) {
     }
     job.task.clone_from(&new.task);
     job.queue.clone_from(&new.queue);
-    job.payload = joined(&job.payload, &new.payload).unwrap_or_else(|| new.payload.clone());
+    job.payload = job.payload.joined(&new.payload).unwrap_or_else(|| new.payload.clone());
     job.max_attempts = new.max_attempts;
     job.priority = new.priority;
     job.flags.clone_from(&new.flags);
@@ -592,14 +535,6 @@ fn replace(job: &mut Job, new: &NewJob, now: DateTime<Utc>) {
     job.attempts = 0;
     job.last_error = None;
     job.updated_at = now;
-}
-
-/// Two arrays become one.
-fn joined(old: &Payload, new: &Payload) -> Option<Payload> {
-    let mut items: Vec<&RawValue> = serde_json::from_str(old.as_str()).ok()?;
-    let more: Vec<&RawValue> = serde_json::from_str(new.as_str()).ok()?;
-    items.extend(more);
-    serde_json::to_string(&items).ok().map(Payload::from_trusted)
 }
 
 fn write_outcome(job: &mut Job, claim: &ClaimRef, outcome: &Outcome, now: DateTime<Utc>) {

@@ -1,0 +1,61 @@
+//! Moving jobs from and to other storages.
+
+use super::{State, is_available};
+use crate::job::{Job, JobId};
+use crate::storage::{PoolId, taken_out};
+
+impl State {
+    pub(in crate::storage::memory) fn take_out(&mut self, mover: &str, after: Option<JobId>, limit: u32) -> Vec<Job> {
+        let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(mover);
+        let from = after.map_or(JobId::MIN, |id| id.saturating_add(1));
+        let ids: Vec<JobId> =
+            self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize).map(|job| job.id).collect();
+        let take = |id| {
+            self.change(id, |job| {
+                job.locked_by = Some(mover.to_owned());
+                job.locked_at = Some(taken_out());
+            })
+        };
+        ids.into_iter().filter_map(take).collect()
+    }
+
+    pub(in crate::storage::memory) fn delete_taken(&mut self, mover: &str, ids: &[JobId]) -> u64 {
+        let is_taken = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.locked_by.as_deref() == Some(mover));
+        let taken: Vec<JobId> = ids.iter().filter(is_taken).copied().collect();
+        taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
+    }
+
+    pub(in crate::storage::memory) fn import(&mut self, run: &PoolId, mover: &str, jobs: &[Job]) -> Option<Vec<JobId>> {
+        if !self.pools.contains_key(run.as_str()) {
+            return None;
+        }
+        let mut here = Vec::new();
+        for job in jobs {
+            if self.imports.get(mover).is_some_and(|known| known.contains(&job.id)) {
+                here.push(job.id);
+                continue;
+            }
+            if job.key.as_ref().is_some_and(|key| self.by_key.contains_key(key)) {
+                continue;
+            }
+            self.tasks.insert(job.task.clone());
+            if let Some(queue) = &job.queue {
+                self.queues.entry(queue.clone()).or_default();
+            }
+            self.last_id += 1;
+            let mut copy = job.clone();
+            copy.id = self.last_id;
+            copy.locked_at = None;
+            copy.locked_by = None;
+            self.index(&copy);
+            self.jobs.insert(copy.id, copy);
+            self.imports.entry(mover.to_owned()).or_default().insert(job.id);
+            here.push(job.id);
+        }
+        Some(here)
+    }
+
+    pub(in crate::storage::memory) fn forget_imports(&mut self, mover: &str) {
+        self.imports.remove(mover);
+    }
+}
