@@ -125,6 +125,29 @@ fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_too_long_for_the_file_is_told_why() {
+    let (_directory, url) = place();
+    let client = BackfillClient::new(&url).await.expect("open");
+    let db = SqlitePool::connect(&url).await.expect("connect");
+    let tx = db.begin_with("begin immediate").await.expect("begin");
+    // These three share transactions, and so their errors; the last one is no single add.
+    let (one, other, many) = futures::join!(
+        client.add(JobSpec::new("t", 1)),
+        client.add(JobSpec::new("t", 2)),
+        client.add_many([JobSpec::new("t", 3)])
+    );
+    for error in [one.expect_err("locked"), other.expect_err("locked"), many.expect_err("locked")] {
+        assert!(error.to_string().contains("database is locked (SQLite's code 5): another program"), "{error}");
+        assert!(error.is_transient());
+        let backfill::Error::Database { source, .. } = error else { panic!("{error:?}") };
+        assert_eq!(source.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(), Some("5"));
+    }
+    tx.rollback().await.expect("rollback");
+    client.add(JobSpec::new("t", 4)).await.expect("add");
+    assert_eq!(client.counts().await.expect("counts").total(), 1, "what was refused does not come later");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
     let (_directory, url) = place();
     let client = BackfillClient::new(&url).await.expect("open");

@@ -63,7 +63,7 @@ impl From<backfill::Error> for Failure {
             Error::StorageOutdated { storage, version, needed } => {
                 format!("{storage} has version {version}, and this version needs {needed}; run `backfill migrate`")
             }
-            Error::Database { source: source @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut), .. } => {
+            Error::Database { source, .. } if matches!(**source, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => {
                 format!("the database cannot be reached ({source}); check its address and that it runs")
             }
             _ => error.to_string(),

@@ -41,7 +41,7 @@ impl Scene {
 async fn nothing_is_found_in_a_schema_of_ours_or_nodes() {
     let ours = Scene::new().await;
     let told = ours.run(&["doctor"]).await.ok();
-    assert!(told.lines().count() == 11 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
+    assert!(told.lines().count() == 12 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
     for name in ["jobs", "s", "tasks", "we\"ird"] {
         ours.run(&["-s", name, "migrate"]).await.ok();
         let told = ours.run(&["-s", name, "doctor"]).await.ok();

@@ -288,5 +288,5 @@ where
 }
 
 fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |source| Error::Database { action, source }
+    move |source| Error::Database { action, source: source.into() }
 }

@@ -47,7 +47,7 @@ trait Work: Send {
     /// Does it; answers whether it worked.
     fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, bool>;
     /// Answers the caller.
-    fn finish(self: Box<Self>, committed: std::result::Result<(), &sqlx::Error>);
+    fn finish(self: Box<Self>, committed: std::result::Result<(), Arc<sqlx::Error>>);
 }
 
 struct Call<T, F> {
@@ -75,12 +75,12 @@ where
         })
     }
 
-    fn finish(self: Box<Self>, committed: std::result::Result<(), &sqlx::Error>) {
+    fn finish(self: Box<Self>, committed: std::result::Result<(), Arc<sqlx::Error>>) {
         let action = self.action;
         let result = match (self.result, committed) {
-            (Some(Err(source)), _) => Err(Error::Database { action, source }),
+            (Some(Err(source)), _) => Err(Error::Database { action, source: source.into() }),
             (Some(Ok(value)), Ok(())) => Ok(value),
-            (_, Err(error)) => Err(Error::Storage(format!("could not {action}: {error}").into())),
+            (_, Err(source)) => Err(Error::Database { action, source }),
             (None, Ok(())) => Err(Error::Internal(format!("nothing was done to {action}"))),
         };
         // Nobody may wait any more.
@@ -112,7 +112,7 @@ impl Work for Adds {
         Box::pin(async move { self.result.insert(store(&self.moments, connection, &self.jobs).await).is_ok() })
     }
 
-    fn finish(self: Box<Self>, committed: std::result::Result<(), &sqlx::Error>) {
+    fn finish(self: Box<Self>, committed: std::result::Result<(), Arc<sqlx::Error>>) {
         let failed = match (self.result, committed) {
             (Some(Ok(jobs)), Ok(())) => {
                 for (answer, job) in self.answers.into_iter().zip(jobs) {
@@ -122,12 +122,12 @@ impl Work for Adds {
                 return;
             }
             // Nothing that stands in one of them can make the others fail: what is checked is only stored.
-            (Some(Err(error)), _) => error.to_string(),
-            (_, Err(error)) => error.to_string(),
-            (None, Ok(())) => "nothing was done".to_owned(),
+            (Some(Err(error)), _) => Arc::new(error),
+            (_, Err(error)) => error,
+            (None, Ok(())) => Arc::new(sqlx::Error::Protocol("nothing was done".to_owned())),
         };
         for answer in self.answers {
-            let _ = answer.send(Err(Error::Storage(format!("could not store jobs: {failed}").into())));
+            let _ = answer.send(Err(Error::Database { action: "store jobs", source: Arc::clone(&failed) }));
         }
     }
 }
@@ -211,13 +211,13 @@ impl Thread {
             if group.is_empty() {
                 continue;
             }
-            let committed = self.transaction(&mut group).await;
+            let committed = self.transaction(&mut group).await.map_err(Arc::new);
             if let Err(error) = &committed {
                 tracing::debug!(%error, "a transaction failed");
                 self.connection = None;
             }
             for work in group.drain(..) {
-                work.finish(committed.as_ref().copied());
+                work.finish(committed.clone());
             }
             busy += begun.elapsed();
         }

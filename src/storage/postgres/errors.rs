@@ -1,5 +1,7 @@
 //! Which database errors mean what.
 
+use std::sync::Arc;
+
 use super::PostgresStorage;
 use crate::error::Error;
 
@@ -16,27 +18,27 @@ impl PostgresStorage {
     /// Names what was being done, and recognises what has a remedy of its own.
     pub(super) fn error(&self, action: &'static str, source: sqlx::Error) -> Error {
         match code(&source).as_deref() {
-            Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source),
+            Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source.into()),
             Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => {
                 Error::SchemaMissing { schema: self.schema.name().to_owned() }
             }
             Some(READ_ONLY_SQL_TRANSACTION) => {
                 // After a failover this server may be the old one. Whatever the address means now is asked next time.
                 self.connections.renew();
-                Error::Database { action, source }
+                Error::Database { action, source: source.into() }
             }
             _ => {
                 if is_lost(&source) {
                     // Whatever ended this connection has ended those beside it, as a rule.
                     self.trust.shake();
                 }
-                Error::Database { action, source }
+                Error::Database { action, source: source.into() }
             }
         }
     }
 
     /// The statement that gives what PostgreSQL said is missing.
-    pub(super) fn missing_privilege(&self, source: sqlx::Error) -> Error {
+    pub(super) fn missing_privilege(&self, source: Arc<sqlx::Error>) -> Error {
         let schema = self.schema.quoted();
         let message = source.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
         let options = self.pool.connect_options();
@@ -88,64 +90,16 @@ fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || matches!(code(error).as_deref(), Some("57P01" | "57P02"))
 }
 
-/// An error for another one whom it concerns. Errors of the driver cannot be cloned; this one is of the same kind and says the
-/// same.
+/// An error for another one whom it concerns.
 pub(super) fn for_another(error: &Error) -> Error {
     match error {
-        Error::Database { action, source } => Error::Database { action, source: told_again(source) },
+        Error::Database { action, source } => Error::Database { action, source: Arc::clone(source) },
         Error::MissingPrivilege { grant, source } => {
-            Error::MissingPrivilege { grant: grant.clone(), source: told_again(source) }
+            Error::MissingPrivilege { grant: grant.clone(), source: Arc::clone(source) }
         }
         Error::SchemaMissing { schema } => Error::SchemaMissing { schema: schema.clone() },
         Error::Internal(text) => Error::Internal(text.clone()),
         other => Error::Storage(other.to_string().into()),
-    }
-}
-
-fn told_again(error: &sqlx::Error) -> sqlx::Error {
-    match error {
-        sqlx::Error::Database(error) => sqlx::Error::Database(Box::new(Told {
-            message: error.message().to_owned(),
-            code: error.code().map(std::borrow::Cow::into_owned),
-        })),
-        sqlx::Error::PoolTimedOut => sqlx::Error::PoolTimedOut,
-        sqlx::Error::PoolClosed => sqlx::Error::PoolClosed,
-        sqlx::Error::Io(error) => sqlx::Error::Io(std::io::Error::new(error.kind(), error.to_string())),
-        other => sqlx::Error::Protocol(other.to_string()),
-    }
-}
-
-/// What a database said, told again.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct Told {
-    message: String,
-    code: Option<String>,
-}
-
-impl sqlx::error::DatabaseError for Told {
-    fn message(&self) -> &str {
-        &self.message
-    }
-
-    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
-        self.code.as_deref().map(Into::into)
-    }
-
-    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
-        self
-    }
-
-    fn kind(&self) -> sqlx::error::ErrorKind {
-        sqlx::error::ErrorKind::Other
     }
 }
 

@@ -261,12 +261,20 @@ impl Alone {
 
 /// The name of the move from here to there: always the same, so that one that was interrupted is found again.
 fn name(here: &str, there: &str) -> String {
-    format!("copy-{:016x}", fnv1a(&format!("{here} to {there}")))
+    format!("{PREFIX}{:016x}", fnv1a(&format!("{here} to {there}")))
+}
+
+const PREFIX: &str = "copy-";
+
+/// Whether what has locked jobs under this name is a move (and not a run of one, which holds none).
+pub fn is_move(holder: &str) -> bool {
+    let digits = holder.strip_prefix(PREFIX);
+    digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Says what an interrupted move to another place holds.
 fn tell_others(pools: &[backfill::PoolInfo], mover: &str) {
-    for other in pools.iter().filter(|pool| pool.id.starts_with("copy-") && pool.id != mover) {
+    for other in pools.iter().filter(|pool| is_move(&pool.id) && pool.id != mover) {
         let jobs = count_of(other.jobs, "job");
         // If it cannot be said, they stay where they are all the same.
         let _ = writeln!(

@@ -1,15 +1,19 @@
 //! `backfill doctor`.
 
-use backfill::storage::Verdict;
+use backfill::storage::{Checked, Storage, Verdict};
 use serde_json::json;
+
+use super::copy;
 
 use crate::args::Global;
 use crate::database;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, count_of};
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
-    let checked = database::storage(global).await?.diagnose().await;
+    let storage = database::storage(global).await?;
+    let mut checked = storage.diagnose().await;
+    checked.push(moves(&*storage).await);
     let mut found = 0;
     let mut told = Vec::new();
     for check in &checked {
@@ -40,4 +44,30 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         output.json(&told)?;
     }
     if found == 0 { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// Jobs that `backfill copy` has taken out of everybody's reach.
+async fn moves(storage: &dyn Storage) -> Checked {
+    let verdict = match storage.pools().await {
+        Err(error) => Verdict::Skipped { why: error.to_string() },
+        Ok(pools) => {
+            let held: Vec<String> = pools
+                .iter()
+                .filter(|pool| copy::is_move(&pool.id))
+                .map(|pool| format!("{} are held by the move {}", count_of(pool.jobs, "job"), pool.id))
+                .collect();
+            if held.is_empty() {
+                Verdict::Fine { detail: "no job is on its way to another place".to_owned() }
+            } else {
+                Verdict::Found {
+                    problem: held.join(", "),
+                    remedy:
+                        "run `backfill copy` again, from here to where they were going, unless it is under way; do not \
+                             unlock them: some may have arrived"
+                            .to_owned(),
+                }
+            }
+        }
+    };
+    Checked::new("moves", verdict)
 }

@@ -174,8 +174,7 @@ impl Running {
     }
 
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success());
+        signal(&self.child, name).await;
     }
 
     /// Waits for its end; answers the exit status, and the rest of the log goes to `log`.
@@ -189,4 +188,10 @@ impl Running {
         };
         soon("it ends", rest).await.code()
     }
+}
+
+/// Sends a signal, such as `TERM`.
+pub async fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success());
 }

@@ -5,6 +5,8 @@ mod database;
 
 pub use crontab::CrontabProblem;
 
+use std::sync::Arc;
+
 use database::Code;
 
 /// A result whose error is [`Error`].
@@ -219,7 +221,7 @@ pub enum Error {
         /// The statement that gives it.
         grant: String,
         /// What PostgreSQL said.
-        source: sqlx::Error,
+        source: Arc<sqlx::Error>,
     },
 
     /// The function that tells a worker which flags are forbidden failed. Nothing is claimed until it answers.
@@ -264,8 +266,8 @@ pub enum Error {
     Database {
         /// What was being done.
         action: &'static str,
-        /// What the driver said.
-        source: sqlx::Error,
+        /// What the driver said. (Shared: one statement may serve several callers.)
+        source: Arc<sqlx::Error>,
     },
 
     /// The storage behind this client cannot do that.
@@ -291,6 +293,11 @@ fn plainly(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(told) => match database::code(error) {
             Code::SqlState(code) => format!("{} (SQLSTATE {code})", told.message()),
+            // The kind stands in the lowest byte.
+            Code::Sqlite(code) if matches!(code & 0xff, 5 | 6) => format!(
+                "{} (SQLite's code {code}): another program has held the file for seconds; end its transaction, or the program",
+                told.message()
+            ),
             Code::Sqlite(code) => format!("{} (SQLite's code {code})", told.message()),
             Code::Unknown => told.message().to_owned(),
         },

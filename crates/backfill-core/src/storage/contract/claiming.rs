@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
@@ -197,6 +197,31 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
     tokio::time::timeout(within, async { while wakeups.next().await != Some(Wakeup::JobsAdded(137)) {} })
         .await
         .expect("in time");
+}
+
+/// A wakeup is worth something only if it comes long before a worker would look by itself, which is after two seconds.
+pub async fn a_wakeup_comes_long_before_the_next_poll(storage: Subject) {
+    let mut wakeups = storage.wakeups();
+    let mut late = Vec::new();
+    let heard = async {
+        assert_eq!(wakeups.next().await, Some(Wakeup::Listening));
+        for jobs in 1000..1021 {
+            let begun = Instant::now();
+            add(&storage, (0..jobs).map(|_| spec()).collect()).await;
+            while wakeups.next().await != Some(Wakeup::JobsAdded(jobs)) {}
+            late.push(begun.elapsed());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), heard).await.expect("in time");
+    assert_comes_before_a_poll(late);
+}
+
+/// By the median, so that a machine that is busy now and then fails nobody; it is printed, to be read.
+pub(super) fn assert_comes_before_a_poll(mut late: Vec<Duration>) {
+    late.sort();
+    let median = late[late.len() / 2];
+    println!("a job is heard of {median:?} after its adding began ({:?} to {:?})", late[0], late[late.len() - 1]);
+    assert!(median < Duration::from_secs(1), "{median:?}");
 }
 
 /// Whatever makes a job ready wakes a listener: replacing it, rescheduling it, releasing it.

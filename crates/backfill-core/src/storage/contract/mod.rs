@@ -68,6 +68,7 @@ macro_rules! storage_contract_tests {
             what_is_passed_by_is_found_when_asked_for
             jobs_without_attempts_left_are_not_claimed
             adding_wakes_a_listener
+            a_wakeup_comes_long_before_the_next_poll
             making_a_job_ready_wakes_a_listener
             a_listener_is_told_first_that_it_listens
             a_claim_whose_answer_was_lost_is_given_back

@@ -9,23 +9,33 @@
 //! The children tell on their standard output what they have done, line by line; a line that was read is a fact, whatever happens
 //! to its child after that.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod crashes;
+
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use futures::StreamExt;
 
-use super::{Subject, add, claim, failed, register, settle, spec};
-use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use crate::job::{JobId, JobSpec};
-use crate::storage::{DueJob, JobFilter, Outcome, Wakeup};
+pub use crashes::{a_process_killed_at_any_moment_loses_nothing, a_process_killed_at_each_write_loses_nothing};
+
+use super::claiming::assert_comes_before_a_poll;
+use super::{Subject, add, claim, register, settle, spec};
+use crate::job::JobId;
+use crate::storage::{Outcome, Wakeup};
 
 /// What a child is to do.
 pub const ROLE: &str = "BACKFILL_CONTRACT_ROLE";
 /// Where the storage is.
 pub const PLACE: &str = "BACKFILL_CONTRACT_PLACE";
+/// Where `strace` is, which kills a child at each of its system calls that write, one after the other. Without it (some containers
+/// forbid it) that case says that it was left out.
+pub const STRACE: &str = "BACKFILL_TEST_STRACE";
+
+/// Jobs that a child adds for a listener.
+const ADDS: usize = 15;
 
 /// Makes tests of the cases about processes. The arguments are two async functions: one answers the place of a fresh storage, the
 /// other opens the one at a place.
@@ -35,8 +45,8 @@ macro_rules! storage_process_tests {
         mod processes {
             use $crate::storage::contract::processes;
 
-            /// Plays a role, if it is a child that has one.
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            /// Plays a role, if it is a child that has one. (On one thread, so that its calls of the system have an order.)
+            #[tokio::test]
             async fn child() {
                 if let (Ok(role), Ok(place)) = (std::env::var(processes::ROLE), std::env::var(processes::PLACE)) {
                     processes::play(&role, super::$open(&place).await).await;
@@ -46,6 +56,7 @@ macro_rules! storage_process_tests {
             $crate::storage_process_tests!(@case $place $open eight_processes_claim_each_job_once);
             $crate::storage_process_tests!(@case $place $open what_another_process_adds_wakes_a_listener);
             $crate::storage_process_tests!(@case $place $open a_process_killed_at_any_moment_loses_nothing);
+            $crate::storage_process_tests!(@case $place $open a_process_killed_at_each_write_loses_nothing);
         }
     };
     (@case $place:ident $open:ident $case:ident) => {
@@ -75,8 +86,21 @@ impl Children {
     }
 
     fn start(&self, role: &str) -> Running {
-        let program = std::env::current_exe().expect("this program");
-        let mut child = Command::new(program)
+        self.start_with(role, Command::new(std::env::current_exe().expect("this program")))
+    }
+
+    /// Starts a child that is killed when a thread of it begins its *n*th system call of this name.
+    fn start_until(&self, role: &str, call: &str, n: usize, strace: &str) -> Running {
+        let mut command = Command::new(strace);
+        // Not tracing, but interfering: so nothing is printed.
+        command.args(["-f", "-qqq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        command.args(["-e", &format!("inject={call}:signal=SIGKILL:when={n}")]);
+        command.arg(std::env::current_exe().expect("this program"));
+        self.start_with(role, command)
+    }
+
+    fn start_with(&self, role: &str, mut command: Command) -> Running {
+        let mut child = command
             .args(["--exact", &self.test, "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .env(PLACE, &self.place)
@@ -96,7 +120,7 @@ struct Running {
 
 impl Running {
     /// The next thing it tells, if it still does. (The test harness tells things too.)
-    fn next(&mut self) -> Option<(String, JobId)> {
+    fn next(&mut self) -> Option<(String, i64)> {
         loop {
             let mut line = String::new();
             if self.output.read_line(&mut line).expect("its output") == 0 {
@@ -110,7 +134,7 @@ impl Running {
         }
     }
 
-    fn rest(&mut self) -> Vec<(String, JobId)> {
+    fn rest(&mut self) -> Vec<(String, i64)> {
         std::iter::from_fn(|| self.next()).collect()
     }
 }
@@ -123,7 +147,7 @@ impl Drop for Running {
     }
 }
 
-fn tell(what: &str, id: JobId) {
+fn tell(what: &str, id: i64) {
     let mut output = std::io::stdout().lock();
     // Nobody may listen any more.
     let _ = writeln!(output, "@{what} {id}").and_then(|()| output.flush());
@@ -146,37 +170,18 @@ pub async fn play(role: &str, storage: Subject) {
             }
         }
         "add" => {
-            for job in add(&storage, (0..7).map(|_| spec()).collect()).await {
-                tell("added", job.id);
+            for _ in 0..ADDS {
+                tell("adding", Utc::now().timestamp_micros());
+                add(&storage, vec![spec()]).await;
             }
         }
-        "work" => {
-            let pool = register(&storage).await;
-            let mut moment = Utc::now();
-            loop {
-                for job in add(&storage, (0..3).map(|_| spec()).collect()).await {
-                    tell("added", job.id);
-                }
-                moment += TimeDelta::minutes(1);
-                let keyed = JobSpec::new(super::TASK, 1).key(format!("k{}", fastrand::u8(..3)));
-                tell("added", super::add_one(&storage, keyed).await.id);
-                let due = spec().check(DEFAULT_MAX_PAYLOAD_BYTES).expect("a case's own spec is valid");
-                let due = [DueJob { identifier: pool.to_string(), job: due }];
-                for job in storage.add_due(moment, &due).await.expect("add").into_iter().flatten() {
-                    tell("added", job.id);
-                }
-                let claimed = claim(&storage, &pool, 3).await;
-                for (place, job) in claimed.iter().enumerate() {
-                    if place == 2 {
-                        settle(&storage, &pool, job, failed("no", Duration::ZERO)).await;
-                        continue;
-                    }
-                    tell("settling", job.id);
-                    settle(&storage, &pool, job, Outcome::Completed).await;
-                    tell("done", job.id);
-                }
-            }
+        "live once" => {
+            crashes::live(&storage).await;
+            tell("ended", 0);
         }
+        "live" => loop {
+            crashes::live(&storage).await;
+        },
         other => panic!("there is no role {other}"),
     }
 }
@@ -205,67 +210,22 @@ pub async fn eight_processes_claim_each_job_once(storage: Subject, children: Chi
     assert!(left < 100, "{left}");
 }
 
-/// What another process adds is heard.
+/// What another process adds is heard, and long before a worker would look by itself.
 pub async fn what_another_process_adds_wakes_a_listener(storage: Subject, children: Children) {
     let mut wakeups = storage.wakeups();
     let heard = async {
         assert_eq!(wakeups.next().await, Some(Wakeup::Listening));
-        let added = apart(move || children.start("add").rest().len()).await;
-        let mut heard = 0;
-        while heard < 7 {
+        let adding = tokio::spawn(apart(move || children.start("add").rest()));
+        let mut heard = Vec::new();
+        while heard.len() < ADDS {
             match wakeups.next().await {
-                Some(Wakeup::JobsAdded(count)) => heard += count,
+                Some(Wakeup::JobsAdded(count)) => heard.extend((0..count).map(|_| Utc::now().timestamp_micros())),
                 other => panic!("{other:?}"),
             }
         }
-        added
+        let began = adding.await.expect("it ends").into_iter().map(|(_, micros)| micros);
+        began.zip(heard).map(|(began, heard)| Duration::from_micros(heard.abs_diff(began)))
     };
-    assert_eq!(tokio::time::timeout(Duration::from_secs(30), heard).await.expect("in time"), 7);
-}
-
-/// A process is killed at many points: at some time after it told this or that. What it was told is stored is there, and what it was
-/// told is done is gone.
-pub async fn a_process_killed_at_any_moment_loses_nothing(storage: Subject, children: Children) {
-    let (mut added, mut settling, mut done) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for round in 0..24 {
-        let children = children.clone();
-        let told = apart(move || {
-            let mut running = children.start("work");
-            let mut told: Vec<(String, JobId)> = (0..=round * 5).filter_map(|_| running.next()).collect();
-            assert_eq!(told.len(), round * 5 + 1, "it runs until it is killed");
-            // Anywhere within the next few statements, or between two of them.
-            std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
-            running.child.kill().expect("kill");
-            told.extend(running.rest());
-            told
-        })
-        .await;
-        for (what, id) in told {
-            let set = match what.as_str() {
-                "added" => &mut added,
-                "settling" => &mut settling,
-                _ => &mut done,
-            };
-            set.insert(id);
-        }
-    }
-    let stored: BTreeSet<JobId> =
-        storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list").into_iter().map(|job| job.id).collect();
-    assert!(stored.is_disjoint(&done), "what is done is gone");
-    let lost: Vec<&JobId> = added.iter().filter(|id| !stored.contains(id) && !settling.contains(id)).collect();
-    assert!(lost.is_empty(), "{lost:?} were accepted, and are gone");
-    // What the dead held comes free, and everything can be done.
-    storage.rescue(Duration::from_millis(1)).await.expect("rescue");
-    let pool = register(&storage).await;
-    loop {
-        let jobs = claim(&storage, &pool, 100).await;
-        if jobs.is_empty() {
-            break;
-        }
-        for job in jobs {
-            settle(&storage, &pool, &job, Outcome::Completed).await;
-        }
-    }
-    // But for those whose key was taken while a process that was killed then ran them: they are dead, as they should be.
-    assert_eq!(storage.counts().await.expect("counts").alive(), 0);
+    let late = tokio::time::timeout(Duration::from_secs(30), heard).await.expect("in time");
+    assert_comes_before_a_poll(late.collect());
 }
