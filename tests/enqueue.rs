@@ -138,7 +138,7 @@ async fn claim_begun(pool: &PgPool, schema: &str) -> sqlx::Transaction<'static, 
 
 /// Until an add in this schema waits for somebody's lock.
 async fn add_waits(pool: &PgPool, schema: &str) {
-    let pattern = format!("%with input%{schema}%");
+    let pattern = format!("%new_task as (%{schema}%");
     until("the add waits", || async {
         let waiting =
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and pid <> pg_backend_pid() and query like $1";

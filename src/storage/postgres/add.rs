@@ -1,9 +1,9 @@
 //! Storing jobs.
 //!
-//! Jobs without keys have a statement of their own (`add_plain`). Of the others, one statement stores a chunk of a batch. It does what the schema's own `add_jobs` function does, step for
-//! step (names, freeing taken keys, notification, insert or update), with three differences: it carries each
-//! job's values in plain arrays, it serves all three key modes, and its answers are paired with its inputs by their keys,
-//! which are unique within a batch.
+//! Jobs without keys have a statement of their own (`add_plain`). Of the others, one statement stores a chunk of a batch. It does what
+//! the schema's own `add_jobs` function does, step for step (names, freeing taken keys, notification, insert or update), with three
+//! differences: it carries each job's values in plain arrays, it serves all three key modes, and its answers are paired with its
+//! inputs by their keys, which are unique within a batch.
 //!
 //! A row can be missing from the answer when another transaction gets in between the statement's snapshot and its
 //! insert: it claims the job that has the key, or it is the first to use the same new name. Nothing was stored
@@ -48,39 +48,30 @@ impl PostgresStorage {
     /// Stores jobs on this connection, where several statements are all or none only in a transaction.
     pub(super) async fn add_chunks(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
         let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
+        let (mut keyed, plain): (Vec<usize>, Vec<usize>) =
+            (0..batch.len()).partition(|place| batch[*place].key.is_some());
+        // Keys in one order across chunks too.
+        keyed.sort_by_key(|place| batch[*place].key.as_deref());
         for mode in [JobKeyMode::Replace, JobKeyMode::PreserveRunAt, JobKeyMode::UnsafeDedupe] {
-            let mut chunk = Vec::new();
-            let mut bytes = 0;
-            let mut places: Vec<usize> = (0..batch.len()).filter(|place| batch[*place].key_mode == mode).collect();
-            // A stable sort: keys in one order across chunks too, and the jobs without one after them, as they came.
-            places.sort_by_key(|place| (batch[*place].key.is_none(), batch[*place].key.as_deref()));
-            for place in places {
-                let job = &batch[place];
-                let size = job.payload.as_str().len();
-                // Jobs without a key are stored by a simpler statement.
-                let other_kind =
-                    chunk.last().is_some_and(|last: &usize| batch[*last].key.is_some() != job.key.is_some());
-                if chunk.len() == CHUNK_JOBS || other_kind || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
-                    self.add_chunk(conn, batch, mode, std::mem::take(&mut chunk), &mut stored).await?;
-                    bytes = 0;
-                }
-                chunk.push(place);
-                bytes += size;
+            let places: Vec<usize> = keyed.iter().copied().filter(|place| batch[*place].key_mode == mode).collect();
+            for chunk in chunks(batch, &places) {
+                self.add_in_rounds(conn, batch, Some(mode), chunk.to_vec(), &mut stored).await?;
             }
-            self.add_chunk(conn, batch, mode, chunk, &mut stored).await?;
         }
+        self.add_in_rounds(conn, batch, None, plain, &mut stored).await?;
         stored
             .into_iter()
             .collect::<Option<Vec<Job>>>()
             .ok_or_else(|| Error::Internal("a stored job was not paired with its input".to_owned()))
     }
 
-    /// Stores the jobs at these places of the batch, and puts the stored ones at the same places.
-    async fn add_chunk(
+    /// Stores the jobs at these places of the batch, which have keys if there is a mode for them, and puts the stored ones at the
+    /// same places.
+    async fn add_in_rounds(
         &self,
         conn: &mut PgConnection,
         batch: &[NewJob],
-        mode: JobKeyMode,
+        mode: Option<JobKeyMode>,
         mut places: Vec<usize>,
         stored: &mut [Option<Job>],
     ) -> Result<()> {
@@ -88,11 +79,11 @@ impl PostgresStorage {
             if places.is_empty() {
                 return Ok(());
             }
-            if places.iter().all(|place| batch[*place].key.is_none()) {
-                self.add_plain(conn, batch, &places, stored).await?;
-            } else {
+            if let Some(mode) = mode {
                 let rows = self.add_statement(conn, &Columns::of(batch, &places), mode).await?;
                 pair(batch, &places, rows, stored)?;
+            } else {
+                self.add_plain(conn, batch, &places, stored).await?;
             }
             places.retain(|place| stored[*place].is_none());
         }
@@ -249,6 +240,18 @@ order by job.id
         .map_err(|e| self.error("store jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
     }
+}
+
+/// The places in parts that one statement stores.
+pub(super) fn chunks<'p>(batch: &[NewJob], places: &'p [usize]) -> Vec<&'p [usize]> {
+    let (mut jobs, mut bytes) = (1, places.first().map_or(0, |place| batch[*place].payload.as_str().len()));
+    let together = |_: &usize, next: &usize| {
+        let size = batch[*next].payload.as_str().len();
+        let together = jobs < CHUNK_JOBS && bytes + size <= CHUNK_BYTES;
+        (jobs, bytes) = if together { (jobs + 1, bytes + size) } else { (1, size) };
+        together
+    };
+    places.chunk_by(together).collect()
 }
 
 /// A chunk of jobs, turned into one array per value.
