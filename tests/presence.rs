@@ -10,6 +10,7 @@ use backfill::storage::PoolId;
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use futures::StreamExt;
+use support::faulty::{Faults, Faulty};
 use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
@@ -158,6 +159,89 @@ async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
     let worker =
         Worker::builder(client.clone()).task(task_fn("t", |_: u8, _: JobContext| async {})).build().expect("worker");
     assert_eq!(worker.run_once().await.expect("run").completed, 2);
+}
+
+#[tokio::test]
+async fn locks_of_registered_pools_are_left_to_their_signs_of_life() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", 1).serial_queue("q")).await.expect("add");
+    let (storage, id) = (client.storage(), PoolId::random());
+    storage.show_presence(&id, true).await.expect("register");
+    let lock = format!("locked_by = '{id}', locked_at = now() - interval '5 hours'");
+    sql(&pool, &schema, &format!("update S._private_jobs set {lock}; update S._private_job_queues set {lock}")).await;
+    assert_eq!(storage.release_stale().await.expect("sweep"), 0, "a job may run for longer than four hours");
+    assert_eq!(client.counts().await.expect("counts").running, 1);
+    sql(&pool, &schema, "delete from S.backfill_pools").await;
+    assert_eq!(storage.release_stale().await.expect("sweep"), 1);
+}
+
+#[tokio::test]
+async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
+    let (client, pool, schema) = client().await;
+    client.add(JobSpec::new("t", 1)).await.expect("add");
+    let hasty = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
+    let hasty = sqlx::PgPool::connect_with(hasty).await.expect("connect");
+    let storage = backfill::storage::postgres::PostgresStorage::new(hasty, &schema).expect("a schema");
+    let storage: &dyn backfill::storage::Storage = &storage;
+    let id = PoolId::random();
+    let lock = format!("update S._private_jobs set locked_by = '{id}', locked_at = now(), attempts = 1");
+    // As slow as a large table.
+    let slow = "create function S.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return new; end $$;
+                create trigger slow before update on S._private_jobs for each row when (old.locked_by is not null)
+                execute function S.slow()";
+    sql(&pool, &schema, slow).await;
+    for way in ["rescue", "release_unknown", "withdraw", "sweep"] {
+        storage.show_presence(&id, true).await.expect("register");
+        sql(&pool, &schema, &lock).await;
+        match way {
+            "rescue" => assert_eq!(storage.rescue(Duration::from_millis(1)).await.expect("rescue")[0].jobs, 1),
+            "release_unknown" => assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1),
+            "withdraw" => {}
+            _ => {
+                let old = "delete from S.backfill_pools; alter table S._private_jobs disable trigger slow;
+                           update S._private_jobs set locked_at = now() - interval '5 hours';
+                           alter table S._private_jobs enable trigger slow";
+                sql(&pool, &schema, old).await;
+                assert_eq!(storage.release_stale().await.expect("sweep"), 1);
+            }
+        }
+        storage.withdraw_presence(&id).await.expect("withdraw");
+        let counts = client.counts().await.expect("counts");
+        assert_eq!((counts.alive(), counts.running), (1, 0), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_signs_of_life_are_not_answered_claims_nothing_until_they_are() {
+    let (inner, ..) = client().await;
+    let faults = Faults::new(0, 0, Duration::ZERO);
+    let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
+    let task = task_fn("t", |_: u32, _: JobContext| async {});
+    let builder = Worker::builder(BackfillClient::with_storage(faulty))
+        .task(task)
+        .presence(Duration::from_millis(20), Duration::from_millis(500))
+        .poll_interval(Duration::from_millis(10));
+    // Others see it alive: its signs arrive, and only their answers are lost.
+    let running = Running::start(builder);
+    inner.add(JobSpec::new("t", 1)).await.expect("add");
+    empty(&inner).await;
+    faults.signs_unheard.store(true, Ordering::SeqCst);
+    let claims = || faults.claims();
+    // It stops to ask when its lease is over: no claim for as long as it would have polled thirty times.
+    let mut quiet = (claims(), std::time::Instant::now());
+    until("it claims no more", || {
+        if claims() != quiet.0 {
+            quiet = (claims(), std::time::Instant::now());
+        }
+        let quiet_for = quiet.1.elapsed();
+        async move { quiet_for > Duration::from_millis(300) }
+    })
+    .await;
+    inner.add_many((0..50).map(|n| JobSpec::new("t", n))).await.expect("add");
+    faults.signs_unheard.store(false, Ordering::SeqCst);
+    empty(&inner).await;
+    let summary = running.end().await;
+    assert_eq!((summary.completed, summary.returned), (51, 0), "nothing was claimed to be given back");
 }
 
 #[tokio::test]

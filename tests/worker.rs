@@ -196,6 +196,30 @@ async fn real_jitter_spreads_jobs_that_failed_together() {
     assert!(most - least > 50.0, "{waits:?}");
 }
 
+#[tokio::test]
+async fn what_is_claimed_ahead_is_bounded_by_bytes() {
+    let (client, ..) = client().await;
+    // Fast jobs first, after which thousands are claimed ahead.
+    client.add_many((0..3_000).map(|n| JobSpec::new("t", n))).await.expect("add");
+    let megabyte = "x".repeat(1024 * 1024);
+    client.add_many((0..120).map(|_| JobSpec::new("t", &megabyte).priority(1))).await.expect("add");
+    let task = task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {});
+    let worker = Worker::builder(client.clone()).task(task).event_capacity(100_000).build().expect("worker");
+    let mut events = worker.events();
+    assert_eq!(worker.run_once().await.expect("run").completed, 3_120);
+    drop(worker);
+    let (mut claims, mut small) = (Vec::new(), 3_000);
+    while let Some(event) = futures::StreamExt::next(&mut events).await {
+        if let backfill::worker::Event::Claimed { jobs } = event {
+            let large = jobs.saturating_sub(small);
+            small -= jobs - large;
+            claims.push(large);
+        }
+    }
+    assert_eq!(claims.iter().sum::<usize>(), 120);
+    assert!(claims.iter().all(|large| *large <= 32), "32 MiB at once: {claims:?}");
+}
+
 // --- flow ------------------------------------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::time::{Instant, sleep};
 
 use super::Storage;
 use super::memory::MemoryStorage;
@@ -41,6 +42,27 @@ impl Default for Door {
 pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
     Door::default().open(url).await
 }
+
+/// Migrates a storage, or only checks it. When the server goes away meanwhile, it is waited for, for at most about so long.
+///
+/// # Errors
+/// Those of [`Storage::migrate`] and [`Storage::check`].
+pub async fn make_ready(storage: &dyn Storage, migrate: bool, patience: Duration) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let ready = if migrate { storage.migrate().await.map(drop) } else { storage.check().await };
+        match ready {
+            Err(error) if error.is_away() && begun.elapsed() < patience => {
+                tracing::warn!(%error, "the database has gone away; trying again");
+                sleep(PAUSE.min(patience.saturating_sub(begun.elapsed()))).await;
+            }
+            ready => return ready,
+        }
+    }
+}
+
+/// How long to wait for a server that has gone away.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Door {
     pub(crate) async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {

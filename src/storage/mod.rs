@@ -10,7 +10,7 @@ pub mod postgres;
 pub use backfill_core::storage::*;
 #[cfg(feature = "sqlite")]
 pub use backfill_sqlite as sqlite;
-pub use door::open;
+pub use door::{make_ready, open};
 
 pub(crate) use door::Door;
 pub(crate) use line::{Line, is_unanswered};

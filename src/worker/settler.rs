@@ -167,7 +167,8 @@ impl Settler {
                 Ok(applied) => {
                     let mut applied: HashSet<JobId> = applied.into_iter().collect();
                     if in_doubt {
-                        applied.extend(self.applied_before(batch, &applied).await);
+                        let before = self.applied_before(batch, &applied).await;
+                        applied.extend(before);
                     }
                     self.applied(batch, &applied);
                     return Ok(());
@@ -200,24 +201,22 @@ impl Settler {
     /// Of a batch that was tried before without an answer: what an earlier try has written. A job that should be gone and is
     /// there was claimed by somebody else meanwhile; of the others nobody can tell, and they are taken for written.
     async fn applied_before(&self, batch: &[Settlement], applied: &HashSet<JobId>) -> Vec<JobId> {
-        let mut before = Vec::new();
-        let mut can_tell = true;
-        for settlement in batch.iter().filter(|settlement| !applied.contains(&settlement.claim.id)) {
-            let id = settlement.claim.id;
-            if can_tell && settlement.outcome == Outcome::Completed {
-                let job = tokio::select! {
-                    job = self.line.call(WRITE_TIMEOUT, self.line.storage().job(id)) => job,
-                    () = self.give_up.cancelled() => Ok(None),
-                };
-                if matches!(job, Ok(Some(_))) {
-                    continue;
-                }
-                // One question without an answer is enough: the rest are taken for written.
-                can_tell = job.is_ok();
-            }
-            before.push(id);
-        }
-        before
+        let unknown = || batch.iter().filter(|settlement| !applied.contains(&settlement.claim.id));
+        let gone: Vec<JobId> = unknown()
+            .filter(|settlement| settlement.outcome == Outcome::Completed)
+            .map(|settlement| settlement.claim.id)
+            .collect();
+        let present = tokio::select! {
+            present = self.line.call(WRITE_TIMEOUT, self.line.storage().present(&gone)) => present,
+            () = self.give_up.cancelled() => Ok(Vec::new()),
+        };
+        // One question without an answer is enough: then all are taken for written.
+        let gone: HashSet<JobId> = gone.into_iter().collect();
+        let present: HashSet<JobId> = present.unwrap_or_default().into_iter().collect();
+        unknown()
+            .map(|settlement| settlement.claim.id)
+            .filter(|id| !(gone.contains(id) && present.contains(id)))
+            .collect()
     }
 
     fn applied(&mut self, batch: &[Settlement], applied: &HashSet<JobId>) {

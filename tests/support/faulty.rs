@@ -24,6 +24,8 @@ pub struct Faults {
     pub late_settles: Duration,
     /// Whether the crontab finds nobody at home.
     pub away: AtomicBool,
+    /// Whether signs of life arrive, and their answers do not.
+    pub signs_unheard: AtomicBool,
     calls: (AtomicUsize, AtomicUsize),
 }
 
@@ -34,8 +36,14 @@ impl Faults {
             lose_settles,
             late_settles,
             away: AtomicBool::new(false),
+            signs_unheard: AtomicBool::new(false),
             calls: Default::default(),
         })
+    }
+
+    /// How many claims were made.
+    pub fn claims(&self) -> usize {
+        self.calls.0.load(Ordering::SeqCst)
     }
 }
 
@@ -72,6 +80,9 @@ impl Storage for Faulty {
         Ok(applied)
     }
 
+    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.inner.present(ids).await
+    }
     fn name(&self) -> String {
         self.inner.name()
     }
@@ -94,7 +105,11 @@ impl Storage for Faulty {
         self.inner.release_stale().await
     }
     async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        self.inner.show_presence(pool, first).await
+        let shown = self.inner.show_presence(pool, first).await?;
+        if self.faults.signs_unheard.load(Ordering::SeqCst) {
+            return Err(Error::Storage("the answer was lost".into()));
+        }
+        Ok(shown)
     }
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
         self.inner.withdraw_presence(pool).await

@@ -23,6 +23,7 @@ struct Request {
     pool: String,
     tasks: String,
     limit: usize,
+    max_bytes: usize,
     rooms: HashMap<String, usize>,
     forbidden: Option<String>,
     now: Option<i64>,
@@ -44,6 +45,7 @@ impl SqliteStorage {
             pool: request.pool.to_string(),
             tasks: crate::json(tasks),
             limit: request.limit,
+            max_bytes: request.max_bytes,
             rooms,
             forbidden,
             now: request.now.map(micros),
@@ -90,7 +92,11 @@ with recursive priority (value) as (
   from priority
   where priority.value is not null
 )
-select job.id as "id!: i64", job.task as "task!: String", job.queue as "queue?: String"
+select
+  job.id as "id!: i64",
+  job.task as "task!: String",
+  job.queue as "queue?: String",
+  octet_length(job.payload) as "bytes!: i64"
 from priority
 cross join backfill_jobs job indexed by backfill_jobs_line
 where job.priority = priority.value
@@ -126,7 +132,8 @@ limit ?5
     .fetch_all(&mut *connection)
     .await?;
     let walk = begun.elapsed().saturating_sub(NOISE);
-    let more = candidates.len() >= request.limit;
+    let mut more = candidates.len() >= request.limit;
+    let mut bytes = 0;
     let mut rooms = request.rooms;
     let mut queues = BTreeSet::new();
     let mut chosen: Vec<JobId> = Vec::with_capacity(candidates.len());
@@ -136,9 +143,15 @@ limit ?5
             continue;
         }
         // Of a serial queue, the first.
-        if candidate.queue.is_some_and(|queue| !queues.insert(queue)) {
+        if candidate.queue.as_ref().is_some_and(|queue| queues.contains(queue)) {
             continue;
         }
+        bytes += usize::try_from(candidate.bytes).unwrap_or_default();
+        if bytes > request.max_bytes && !chosen.is_empty() {
+            more = true;
+            break;
+        }
+        queues.extend(candidate.queue);
         if let Some(room) = room {
             *room -= 1;
         }

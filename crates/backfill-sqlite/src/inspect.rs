@@ -34,6 +34,17 @@ impl SqliteStorage {
         Ok(row.map(Job::from))
     }
 
+    pub(crate) async fn present_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        let ids = crate::json(ids.to_vec());
+        sqlx::query_scalar!(
+            r#"select id as "id!: i64" from backfill_jobs where id in (select value from json_each(?1))"#,
+            ids,
+        )
+        .fetch_all(&self.file.readers)
+        .await
+        .map_err(failed("look for jobs"))
+    }
+
     pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
         let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
         let after = filter.after.unwrap_or(JobId::MIN);

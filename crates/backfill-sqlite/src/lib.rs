@@ -246,6 +246,10 @@ impl Storage for SqliteStorage {
         self.forget_imported(mover.to_owned()).await
     }
 
+    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.present_jobs(ids).await
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         self.read_job(id).await
     }

@@ -46,6 +46,10 @@ with registered as materialized (
   select pool.id
   from graphile_worker.backfill_pools pool
   where pool.id = $1
+    -- The answer is sent before the transaction ends. Where nobody takes it (a process that is stopped, a machine that is
+    -- gone), the server's system gives the connection up after these milliseconds, and with it all locks; it would wait for a
+    -- quarter of an hour, or for ever. For this transaction only, so nothing stays behind in a pooler.
+    and set_config('tcp_user_timeout', '10000', true) is not null
   for key share
 ),
 served as materialized (
@@ -59,7 +63,9 @@ served as materialized (
 -- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
 -- a hash of all queues), so the cost does not grow with the number of queues.
 candidate as materialized (
-  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at
+  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at,
+    -- Not as it is stored: that may be compressed to a hundredth.
+    octet_length(job.payload::text) as bytes
   from graphile_worker._private_jobs job
   where job.is_available = true
     and job.run_at <= coalesce($7::timestamptz, now())
@@ -95,7 +101,7 @@ first_of_queue as materialized (
   join free_queue on free_queue.id = candidate.job_queue_id
   order by candidate.job_queue_id, candidate.priority, candidate.run_at, candidate.id
 ),
--- Of tasks with a limit of their own, what is beyond it. (No task has one, as a rule, and then nothing is ranked.) A claim
+-- What is seen and not taken. Of tasks with a limit of their own, what is beyond it. (No task has one, as a rule, and then nothing is ranked.) A claim
 -- that meets the limit takes something, and the next one leaves the task out, so this never turns in circles.
 excess as materialized (
   select ranked.id
@@ -111,6 +117,16 @@ excess as materialized (
   ) as ranked
   join served on served.id = ranked.task_id
   where ranked.place > served.room
+  union all
+  -- What would be too many bytes together: rarely anything, and then nothing is summed up one by one.
+  select heavy.id
+  from (
+    select candidate.id, candidate.bytes,
+      sum(candidate.bytes) over (order by candidate.priority, candidate.run_at, candidate.id) as so_far
+    from candidate
+    where (select sum(candidate.bytes) from candidate) > $10
+  ) as heavy
+  where heavy.so_far > $10 and heavy.so_far > heavy.bytes
 ),
 chosen as materialized (
   select candidate.id from candidate
@@ -155,7 +171,8 @@ select
   null::timestamptz as "created_at?: Timestamp",
   null::timestamptz as "updated_at?: Timestamp",
   null::text as "key?",
-  null::integer as "revision?",
+  -- Whether the bytes were too many.
+  case when (select sum(candidate.bytes) from candidate) > $10 then 1 end as "revision?",
   null::text as "flags?",
   -- How long the walk took: reading how many there are makes it end.
   case when (select count(*) from candidate) >= 0 then
@@ -182,6 +199,7 @@ from job
             request.now,
             place.map_or(i16::MIN, |place| place.0),
             place.map(|place| place.1),
+            i64::try_from(request.max_bytes).unwrap_or(i64::MAX),
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -199,7 +217,7 @@ struct Row {
     /// The payload of a job, or the name of a task or queue.
     text: Option<String>,
     priority: Option<i16>,
-    /// Of the row that always comes, the moment of the claim.
+    /// Of the row that always comes, the moment of the claim. (And `revision` tells whether there were too many bytes.)
     run_at: Option<Timestamp>,
     attempts: Option<i16>,
     max_attempts: Option<i16>,
@@ -223,7 +241,7 @@ fn read(pool: &PoolId, limit: i64, rows: Vec<Row>) -> (Claimed, Duration) {
             (None, Some(task), _) => drop(tasks.insert(task, row.text.unwrap_or_default())),
             (None, None, Some(queue)) => drop(queues.insert(queue, row.text.unwrap_or_default())),
             (None, None, None) => {
-                more = row.candidates.unwrap_or_default() >= limit;
+                more = row.candidates.unwrap_or_default() >= limit || row.revision.is_some();
                 locked_at = row.run_at;
                 walk = Duration::from_micros(row.walk.and_then(|micros| micros.try_into().ok()).unwrap_or_default());
             }

@@ -32,6 +32,11 @@ const READ_COMMITTED: &str =
 const SIGN: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                     set local statement_timeout = '5s'";
 
+/// The same, for freeing what somebody holds: who holds a job is in no index (every claim would pay for it), so the whole table is
+/// read, which may take longer than the role allows its statements.
+const PATIENT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+                       set local statement_timeout = '10min'";
+
 /// What is known of the default isolation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Isolation {
@@ -159,6 +164,11 @@ impl PostgresStorage {
     /// A transaction of our own, for work of several statements.
     pub(super) async fn transaction(&self) -> Result<Transaction<'static, Postgres>> {
         begin(&self.db()).await.map_err(|e| self.error("begin a transaction", e))
+    }
+
+    /// A transaction that may read the whole table, whatever time the role gives its statements.
+    pub(super) async fn patient_transaction(&self) -> Result<Transaction<'static, Postgres>> {
+        begin_with(&self.db(), PATIENT).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// A transaction for a sign of life, which the server ends if it takes long.

@@ -11,15 +11,18 @@ use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_erro
 
 impl PostgresStorage {
     pub(super) async fn release_stale_locks(&self) -> Result<u64> {
-        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. The job's turn is now at the
-        // earliest. Rows are locked in id order, so that two sweeps at once do not deadlock; held ones are skipped,
+        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But pools that show signs of life are
+        // judged by those. The job's turn is now at the earliest. Rows are locked in id order, so that two sweeps at once do not deadlock; held ones are skipped,
         // the next sweep finds them.
+        let fail = |e| self.error("release stale locks", e);
+        let mut tx = self.patient_transaction().await?;
         let released = sqlx::query_scalar!(
             r#"
 with stale_job as (
   select job.id
   from graphile_worker._private_jobs job
   where job.locked_at < now() - interval '4 hours'
+    and not exists (select from graphile_worker.backfill_pools pool where pool.id = job.locked_by)
   order by job.id
   for update skip locked
 ),
@@ -27,6 +30,7 @@ stale_queue as (
   select queue.id
   from graphile_worker._private_job_queues queue
   where queue.locked_at < now() - interval '4 hours'
+    and not exists (select from graphile_worker.backfill_pools pool where pool.id = queue.locked_by)
   order by queue.id
   for update skip locked
 ),
@@ -44,10 +48,18 @@ released_job as (
 select count(*) as "released!" from released_job
 "#
         )
-        .fetch_one(self.schema.on(&self.db()))
+        .fetch_one(self.schema.on(&mut *tx))
         .await
-        .map_err(|e| self.error("release stale locks", e))?;
+        .map_err(fail)?;
+        tx.commit().await.map_err(fail)?;
         Ok(u64::try_from(released).unwrap_or_default())
+    }
+
+    pub(super) async fn present_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        sqlx::query_scalar!("select job.id from graphile_worker._private_jobs job where job.id = any ($1)", ids)
+            .fetch_all(self.schema.on(&self.db()))
+            .await
+            .map_err(|e| self.error("look for jobs", e))
     }
 
     pub(super) async fn remove_job(&self, key: &str) -> Result<Option<Job>> {

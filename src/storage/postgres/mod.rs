@@ -348,6 +348,10 @@ on conflict do nothing
         self.forget_imported(mover).await
     }
 
+    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.present_jobs(ids).await
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         self.read_job(id).await
     }

@@ -47,7 +47,7 @@ impl PostgresStorage {
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
         let fail = |e| self.error("withdraw the sign of life", e);
-        let mut tx = self.transaction().await?;
+        let mut tx = self.patient_transaction().await?;
         // The delete waits for a claim that is still running somewhere; what that took is seen by the next statement.
         sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
             .execute(self.schema.on(&mut *tx))
@@ -75,9 +75,9 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         .map_err(|e| self.error("wait for a lost claim", e))?;
         // Nobody else may claim for a pool that is not there, and who took it for dead has released what it held.
         let Some(until) = until else { return Ok(0) };
-        let mut work = self.work().await?;
-        let released = self.give_back(&mut work, pool, holds, until).await?;
-        self.done(work).await?;
+        let mut tx = self.patient_transaction().await?;
+        let released = self.give_back(&mut tx, pool, holds, until).await?;
+        tx.commit().await.map_err(|e| self.error("give back jobs", e))?;
         Ok(released)
     }
 
@@ -159,7 +159,7 @@ select exists (
         if !silent {
             return Ok(Vec::new());
         }
-        let mut tx = self.transaction().await?;
+        let mut tx = self.patient_transaction().await?;
         // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
         // longer silent when the delete looks again under the lock) or after (it finds its row gone, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.

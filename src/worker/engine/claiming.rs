@@ -25,6 +25,12 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 /// A claim that has not been answered for this long never will be.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for one that looks for jobs of a lost claim first, which reads the whole table.
+const DOUBTING_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a worker whose signs of life are not answered waits before it looks again whether it may claim.
+const LEASE_PAUSE: Duration = Duration::from_millis(100);
+/// The most bytes of payloads that are claimed at once, and beyond which nothing more is claimed ahead.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// How long a claim whose answer was lost may still be on its way to the storage: as long as an operating system tries to send
 /// what it has.
 const DOUBT: Duration = Duration::from_secs(20 * 60);
@@ -92,6 +98,11 @@ impl Engine {
         if self.claim_not_before.is_some_and(|earliest| now < earliest) {
             return;
         }
+        if self.lease.is_over() {
+            // Nothing that is claimed now could be started: the signs of life are not answered, whatever else is.
+            self.claim_not_before = Some(now + LEASE_PAUSE);
+            return;
+        }
         let concurrency = self.options.concurrency;
         let prefetch = self.options.prefetch.filter(|_| !self.prefetch_rests).map_or(0, |prefetch| prefetch.size);
         let ahead = self.pace.ahead(concurrency);
@@ -110,7 +121,8 @@ impl Engine {
         let have = self.running.len() + self.waiting.len() + self.claims.asked;
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
         let useful = (have < concurrency && in_flight == 0) || have <= full / 2;
-        if !useful || self.held.len() > full + MAX_UNWRITTEN {
+        let heavy = self.waiting_bytes > MAX_BYTES && have >= concurrency;
+        if !useful || heavy || self.held.len() > full + MAX_UNWRITTEN {
             return;
         }
         let limit = if overlaps { (full - have).min(full / 2) } else { full - have };
@@ -151,10 +163,10 @@ impl Engine {
                 }
                 let flags = forbidden.now().await?;
                 let request = ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
-                let request = request.thorough(thorough);
+                let request = request.thorough(thorough).max_bytes(MAX_BYTES);
                 storage.claim(&request).await
             };
-            let claimed = line.call(CLAIM_TIMEOUT, claim).await;
+            let claimed = line.call(if doubts { DOUBTING_TIMEOUT } else { CLAIM_TIMEOUT }, claim).await;
             Answer { number, limit, pool, claimed }
         }));
     }
@@ -207,6 +219,7 @@ impl Engine {
                     self.waiting_since = since;
                 }
                 let ahead_of_new = !self.waiting.is_empty();
+                self.waiting_bytes += claimed.jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
                 self.waiting.extend(claimed.jobs.into_iter().map(|job| {
                     let (job, pool) = (Arc::new(job), Arc::clone(&pool));
                     Waiting { job, pool, since }
@@ -221,7 +234,12 @@ impl Engine {
                 }
             }
             Err(error) => {
-                self.doubt_since = Some(Instant::now());
+                if !error.is_refusal() {
+                    self.doubt_since = Some(Instant::now());
+                }
+                if error.took_too_long() {
+                    self.claims.worth = Some(limit / 2);
+                }
                 self.claims.deep = false;
                 // What it had locked is there for the next one, whatever another claim has seen meanwhile.
                 self.more = true;

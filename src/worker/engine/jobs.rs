@@ -11,7 +11,7 @@ use super::super::execute::{execute, failed};
 use super::super::settler::Finished;
 use super::Engine;
 use crate::job::Job;
-use crate::storage::{ClaimRef, Outcome, PoolId, Settlement};
+use crate::storage::{ClaimRef, Outcome, PoolId, Settlement, clean_error};
 use crate::task::{Handler, JobContext, TaskError};
 
 /// Claimed jobs that have not started within this time are given back: the pace was misjudged.
@@ -35,6 +35,7 @@ impl Engine {
     pub(super) fn start_waiting(&mut self) {
         while self.running.len() < self.options.concurrency {
             let Some(Waiting { job, pool, .. }) = self.waiting.pop_front() else { break };
+            self.waiting_bytes -= job.payload.as_str().len();
             self.waiting_since = Instant::now();
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
@@ -72,7 +73,10 @@ impl Engine {
         let Some(started) = self.started.remove(&id) else { return };
         let (outcome, took) = match result {
             Ok((outcome, took)) => {
-                self.pace.job_took(took);
+                // What was not even started says nothing of the pace.
+                if outcome != Outcome::Returned {
+                    self.pace.job_took(took);
+                }
                 (outcome, took)
             }
             // The guard around the task catches panics; what is left is a panic while its future was dropped.
@@ -92,7 +96,7 @@ impl Engine {
     }
 
     pub(super) fn settle(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
-        let settlement = Settlement { claim: ClaimRef::of(job), outcome };
+        let settlement = Settlement { claim: ClaimRef::of(job), outcome: shortened(outcome) };
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.send(Finished { pool: Arc::clone(pool), settlement });
     }
@@ -100,6 +104,7 @@ impl Engine {
     /// Gives back jobs that were claimed and have not started.
     pub(super) fn give_back_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
         self.give_back(waiting);
     }
 
@@ -113,6 +118,14 @@ impl Engine {
             self.events.tell(|| Event::GivenBack { jobs: count });
         }
     }
+}
+
+/// Many results may wait to be written; what is not stored of an error is not kept until then.
+fn shortened(mut outcome: Outcome) -> Outcome {
+    if let Outcome::Failed { error, .. } | Outcome::Dead { error } = &mut outcome {
+        *error = clean_error(error);
+    }
+    outcome
 }
 
 /// The target of what is logged about jobs, so that a program can show their ends without showing all the rest.

@@ -100,6 +100,8 @@ pub(super) struct Engine {
     held: HashMap<JobId, DateTime<Utc>>,
     /// Claimed and waiting for a slot.
     waiting: VecDeque<Waiting>,
+    /// Of their payloads.
+    waiting_bytes: usize,
     waiting_since: Instant,
     /// Prefetched jobs waited for too long; nothing is prefetched until a job has ended.
     prefetch_rests: bool,
@@ -178,6 +180,7 @@ impl Engine {
             started: HashMap::new(),
             held: HashMap::new(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             waiting_since: now,
             prefetch_rests: false,
             asked_for: 0,
@@ -432,6 +435,7 @@ impl Engine {
                 let (old, rest): (VecDeque<Waiting>, VecDeque<Waiting>) =
                     self.waiting.drain(..).partition(|waiting: &Waiting| now >= waiting.since + prefetch.ttl);
                 self.waiting = rest;
+                self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.job.payload.as_str().len()).sum();
                 self.give_back(old);
             } else {
                 self.give_back_waiting();
@@ -457,7 +461,15 @@ impl Engine {
     /// Others took this pool for dead and released what it held. Its results no longer count (the fence sees to that),
     /// so its jobs are asked to end, and the worker goes on as somebody else.
     fn evicted(&mut self, pool: &Arc<PoolId>) {
-        if *pool != self.pool || self.registering.is_some() || self.ending.is_some() {
+        if *pool != self.pool || self.registering.is_some() {
+            return;
+        }
+        if self.ending.is_some() {
+            // No new identity is needed any more.
+            if !self.cancel.is_cancelled() {
+                tracing::error!(%pool, "this worker was taken for dead while it ends; its jobs are asked to end now");
+                self.cancel.cancel();
+            }
             return;
         }
         let new = Arc::new(self.mode.identity());

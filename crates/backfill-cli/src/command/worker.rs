@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use backfill::storage::make_ready;
 use backfill::{BackfillClient, Clock, Crontab, Handler, Prefetch, Summary, Worker, WorkerBuilder};
 use serde_json::json;
 
@@ -29,11 +30,7 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let handlers = handlers(&found.tasks, &args)?;
     let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
     let storage = database::reached(global, patience).await?;
-    if args.no_migrate {
-        storage.check().await?;
-    } else {
-        storage.migrate().await?;
-    }
+    make_ready(&*storage, !args.no_migrate, patience).await?;
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);
     let client = if args.client_time { client.with_clock(Clock::application()) } else { client };

@@ -43,3 +43,22 @@ pub(super) fn is_transient(error: &sqlx::Error) -> bool {
 pub(super) fn took_too_long(error: &sqlx::Error) -> bool {
     matches!(code(error), Code::SqlState(code) if code == "57014")
 }
+
+/// Whether the server was not there to be asked: the network, a server that is starting or stopping, or one with no connection
+/// to spare. (Class 08 is what poolers answer.)
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    match code(error) {
+        Code::SqlState(code) => matches!(&*code, "57P01" | "57P02" | "57P03" | "53300") || code.starts_with("08"),
+        _ => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut),
+    }
+}
+
+/// Whether a database refused a statement, so that nothing was done. (A connection that is ended may have done it before; and of
+/// SQLite's errors only those of a file that somebody else holds are sure.)
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
+    match code(error) {
+        Code::SqlState(_) => !is_away(error),
+        Code::Sqlite(code) => matches!(code & 0xff, 5 | 6),
+        Code::Unknown => false,
+    }
+}

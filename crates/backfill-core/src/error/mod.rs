@@ -320,6 +320,24 @@ impl Error {
         matches!(self, Self::Database { source, .. } if database::took_too_long(source))
     }
 
+    /// Whether the storage answered that it did not do it. Any other error of a call that changes something leaves open whether
+    /// it was done: the answer may be what was lost.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => database::is_refusal(source),
+            Self::ForbiddenFlags(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the storage was not there to be asked: the network, a server that is starting or stopping, or one with no connection
+    /// to spare.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if database::is_away(source))
+    }
+
     /// Whether the same call may succeed later, as after a lost connection. `false` means that the data itself, or
     /// the settings, have to change first.
     #[must_use]

@@ -62,6 +62,8 @@ pub struct ClaimRequest<'a> {
     pub tasks: &'a [String],
     /// How many, at the most.
     pub limit: usize,
+    /// How many bytes of payloads, at the most, about; but one job always.
+    pub max_bytes: usize,
     /// Of some of the tasks, how many at the most.
     pub limits: &'a [(String, usize)],
     /// Leave jobs alone that have any of these flags.
@@ -76,7 +78,23 @@ impl<'a> ClaimRequest<'a> {
     /// A request for up to `limit` jobs of these tasks.
     #[must_use]
     pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
-        Self { pool, tasks, limit, limits: &[], forbidden_flags: &[], now: None, thorough: false }
+        Self {
+            pool,
+            tasks,
+            limit,
+            max_bytes: usize::MAX,
+            limits: &[],
+            forbidden_flags: &[],
+            now: None,
+            thorough: false,
+        }
+    }
+
+    /// At the most so many bytes of payloads, about; but one job always.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
     }
 
     /// At the most so many jobs of these tasks.

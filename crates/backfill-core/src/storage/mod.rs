@@ -90,6 +90,9 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// look again.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed>;
 
+    /// Which of these jobs are there, in any state.
+    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
+
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
     /// as settling once.
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>>;
@@ -98,8 +101,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// They get their attempt back. Answers how many.
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
 
-    /// Releases locks older than four hours, whoever holds them (Graphile's rule); answers how many jobs. A storage whose workers
-    /// all show signs of life leaves those of the living alone.
+    /// Releases locks older than four hours (Graphile's rule), but for those of pools that are registered, who are judged by their
+    /// signs of life; answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
     /// Shows that a pool is alive. The `first` sign registers it, and answers `false` if this identity is registered already:

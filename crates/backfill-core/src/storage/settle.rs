@@ -84,7 +84,8 @@ pub fn clean_error(text: &str) -> String {
         return "Error".to_owned();
     }
     let whole = text.len();
-    let mut end = whole.min(MAX_ERROR_BYTES);
+    // What is cut off is told, and fits in too: so this changes nothing the second time.
+    let mut end = if whole > MAX_ERROR_BYTES { MAX_ERROR_BYTES - 64 } else { whole };
     while !text.is_char_boundary(end) {
         end -= 1;
     }

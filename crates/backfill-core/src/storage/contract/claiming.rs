@@ -199,6 +199,37 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
         .expect("in time");
 }
 
+/// Large jobs are claimed by their bytes, so that what is claimed ahead fits into memory; one job always is.
+pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
+    let pool = register(&storage).await;
+    let large = || JobSpec::new(TASK, "x".repeat(10_000));
+    add(&storage, vec![large(), large(), spec(), large(), large().serial_queue("q"), large()]).await;
+    let tasks = [TASK.to_owned()];
+    let request = |bytes| ClaimRequest::new(&pool, &tasks, 100).max_bytes(bytes);
+    let claimed = storage.claim(&request(25_000)).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (3, true), "two large ones, a small one, and there is more");
+    let claimed = storage.claim(&request(1)).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (1, true), "one always");
+    // (What was looked at and left is no less ready.)
+    let claimed = storage.claim(&request(20_100)).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (2, false));
+    assert!(claimed.jobs[0].queue.is_some());
+}
+
+/// Which jobs are there.
+pub async fn the_present_are_told(storage: Subject) {
+    let pool = register(&storage).await;
+    let jobs = add(&storage, vec![spec(), spec(), spec()]).await;
+    let done = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &done, Outcome::Completed).await;
+    claim_one(&storage, &pool).await;
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::MAX]).collect();
+    let mut present = storage.present(&ids).await.expect("look");
+    present.sort_unstable();
+    assert_eq!(present, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
+    assert!(storage.present(&[]).await.expect("look").is_empty());
+}
+
 /// A wakeup is worth something only if it comes long before a worker would look by itself, which is after two seconds.
 pub async fn a_wakeup_comes_long_before_the_next_poll(storage: Subject) {
     let mut wakeups = storage.wakeups();

@@ -61,6 +61,8 @@ macro_rules! storage_contract_tests {
         $crate::storage_contract_tests!(@module claiming $fresh [
             order_is_priority_then_time
             only_ready_jobs_of_known_tasks_up_to_the_limit
+            a_claim_takes_about_as_many_bytes_as_it_may
+            the_present_are_told
             each_job_is_claimed_by_exactly_one_of_many_claimers
             a_serial_queue_gives_one_job_at_a_time
             serial_queues_never_overlap_under_contention

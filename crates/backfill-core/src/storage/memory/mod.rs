@@ -86,6 +86,11 @@ impl Storage for MemoryStorage {
         Ok(self.state().claim(request))
     }
 
+    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        let state = self.state();
+        Ok(ids.iter().copied().filter(|id| state.job(*id).is_some()).collect())
+    }
+
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
         Ok(self.state().settle(pool, settled))
     }

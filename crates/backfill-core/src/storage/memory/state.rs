@@ -152,9 +152,9 @@ impl State {
         let ready_by = request.now.unwrap_or(now);
         let mut taken_queues = HashSet::new();
         let mut room: HashMap<&str, usize> = request.limits.iter().map(|(task, room)| (task.as_str(), *room)).collect();
-        let mut chosen = Vec::new();
+        let (mut chosen, mut bytes, mut heavy) = (Vec::new(), 0, false);
         for (_, run_at, id) in &self.available {
-            if chosen.len() >= request.limit {
+            if chosen.len() >= request.limit || heavy {
                 break;
             }
             let wanted = |job: &&Job| {
@@ -168,10 +168,16 @@ impl State {
             };
             if let Some(queue) = &job.queue {
                 let free = self.queues.get(queue).is_none_or(Option::is_none);
-                if !free || !taken_queues.insert(queue.clone()) {
+                if !free || taken_queues.contains(queue) {
                     continue;
                 }
             }
+            bytes += job.payload.as_str().len();
+            heavy = bytes > request.max_bytes && !chosen.is_empty();
+            if heavy {
+                break;
+            }
+            taken_queues.extend(job.queue.clone());
             if let Some(room) = room.get_mut(job.task.as_str()) {
                 *room -= 1;
             }
@@ -181,7 +187,7 @@ impl State {
         for queue in taken_queues {
             self.queues.insert(queue, Some(lock.clone()));
         }
-        let more = chosen.len() >= request.limit;
+        let more = heavy || chosen.len() >= request.limit;
         let jobs = chosen
             .into_iter()
             .filter_map(|id| {
