@@ -20,6 +20,8 @@ pub enum Way {
     Stalled,
     /// What is asked arrives, and the answers are lost.
     Mute,
+    /// What is asked arrives, and nobody takes the answers: the server cannot even send them.
+    Clogged,
     /// Everything takes this much longer.
     Slow(Duration),
 }
@@ -128,6 +130,10 @@ async fn pump(
     let mut bytes = vec![0; 64 * 1024];
     let mut cut = state.clone();
     loop {
+        let clogged = |state: &State| answers && state.way == Way::Clogged && state.cut < number;
+        if state.wait_for(|state| !clogged(state)).await.is_err() {
+            return;
+        }
         let length = tokio::select! {
             read = from.read(&mut bytes) => match read {
                 Ok(length) if length > 0 => length,

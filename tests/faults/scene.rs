@@ -1,6 +1,6 @@
 //! What a case plays on: a database of its own behind a proxy, worker processes, and a witness that no fault hits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use crate::worker::{How, TOLD, Told, Work};
 
 /// How long jobs may take to be done after the last fault. Generous: it only matters when a case fails.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long it may take to get over a fault: a lease and a look, and the jobs in line before those that were freed.
+const RECOVERY: Duration = Duration::from_secs(45);
 
 /// What a case leaves.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct Scene {
     workers: HashMap<String, Child>,
     /// The jobs that were accepted and have to finish.
     accepted: Vec<i64>,
+    /// The workers that faults hit: only what they ran may start again.
+    hit: HashSet<String>,
     /// Processes that were killed while they ran jobs, with the moment.
     killed: Vec<(String, DateTime<Utc>)>,
     outage_over: Option<DateTime<Utc>>,
@@ -88,6 +93,7 @@ impl Scene {
             witness,
             workers: HashMap::new(),
             accepted: Vec::new(),
+            hit: HashSet::new(),
             killed: Vec::new(),
             outage_over: None,
             logs: Vec::new(),
@@ -104,15 +110,17 @@ impl Scene {
     }
 
     pub async fn add_how(&mut self, count: usize, ms: u64, how: How) {
-        let specs = (0..count).map(|_| JobSpec::new("work", Work { ms, how }));
+        let specs = (0..count).map(|_| JobSpec::new("work", Work { ms, how, pad: String::new() }));
         let added = self.client.add_many(specs).await.expect("add");
         self.accept(added.into_iter().map(|job| job.id));
     }
 
     /// Jobs in serial queues.
     pub async fn add_serial(&mut self, count: usize, queues: usize, ms: u64) {
-        let specs = (0..count)
-            .map(|n| JobSpec::new("work", Work { ms, how: How::Sleep }).serial_queue(format!("q{}", n % queues)));
+        let specs = (0..count).map(|n| {
+            JobSpec::new("work", Work { ms, how: How::Sleep, pad: String::new() })
+                .serial_queue(format!("q{}", n % queues))
+        });
         let added = self.client.add_many(specs).await.expect("add");
         self.accept(added.into_iter().map(|job| job.id));
     }
@@ -154,7 +162,7 @@ impl Scene {
         worker.start_kill().expect("kill");
         self.killed.push((name.to_owned(), Utc::now()));
         worker.wait().await.expect("wait");
-        self.faults += 1;
+        self.hits(name);
     }
 
     /// Waits for the end of a worker that died by itself, and starts another one in its place.
@@ -163,7 +171,7 @@ impl Scene {
         let status = soon("it dies", worker.wait()).await.expect("wait");
         assert!(!status.success(), "it dies of its job");
         self.killed.push((name.to_owned(), Utc::now()));
-        self.faults += 1;
+        self.hits(name);
         self.start(&format!("{name}'"));
     }
 
@@ -273,10 +281,22 @@ impl Scene {
 
     // --- faults ---------------------------------------------------------------------------------------------------
 
+    /// A fault hits this worker.
+    pub fn hits(&mut self, name: &str) {
+        self.hit.insert(name.to_owned());
+        self.faults += 1;
+    }
+
+    /// A fault hits every worker there is.
+    pub fn hits_all(&mut self) {
+        self.hit.extend(self.names());
+        self.faults += 1;
+    }
+
     /// The outage that hit everybody is over.
     pub fn outage_is_over(&mut self) {
         self.outage_over = Some(Utc::now());
-        self.faults += 1;
+        self.hits_all();
     }
 
     // --- the end -------------------------------------------------------------------------------------------------
@@ -320,6 +340,17 @@ impl Scene {
             "at most one extra start per job and fault: {most} starts, {} faults",
             self.faults
         );
+        let hit: Vec<&String> = self.hit.iter().collect();
+        let unharmed: i64 = sqlx::query_scalar(
+            "select count(*) from told earlier
+             where earlier.what = 'start' and earlier.worker <> all ($1)
+               and exists (select from told later where later.what = 'start' and later.job = earlier.job and later.at > earlier.at)",
+        )
+        .bind(hit)
+        .fetch_one(&self.witness)
+        .await
+        .expect("the witness answers");
+        assert_eq!(unharmed, 0, "what started at a worker that no fault has hit is not started again");
         assert_eq!(
             self.ask("select count(*) from graphile_worker._private_job_queues where locked_by is not null").await,
             0,
@@ -330,6 +361,7 @@ impl Scene {
             Some(measured) => Some(measured),
             None => self.recovery().await,
         };
+        assert!(recovery.is_none_or(|time| time < RECOVERY), "work resumes in seconds: {recovery:?}");
         let jobs = i64::try_from(self.accepted.len()).expect("few jobs");
         // The logs are of use only when something did not hold.
         for log in &self.logs {
@@ -358,13 +390,13 @@ impl Scene {
         .expect("the witness answers")
     }
 
-    /// How long it took to get over the faults: until the first job finished after an outage, and until the last job of each
-    /// killed worker was started anew.
+    /// How long it took to get over the faults: until the first result was written after an outage (jobs run on without a
+    /// database), and until the last job of each killed worker was started anew.
     async fn recovery(&self) -> Option<Duration> {
         let mut longest: Option<f64> = None;
         if let Some(over) = self.outage_over {
             let first: Option<f64> = sqlx::query_scalar(
-                "select extract(epoch from min(at) - $1)::float8 from told where what = 'finish' and at > $1",
+                "select extract(epoch from min(at) - $1)::float8 from told where what = 'acknowledged' and at > $1",
             )
             .bind(over)
             .fetch_one(&self.witness)

@@ -36,6 +36,9 @@ pub const TOLD: &str = "BACKFILL_FAULTS_WORKER";
 pub struct Work {
     pub ms: u64,
     pub how: How,
+    /// Makes a job large.
+    #[serde(default)]
+    pub pad: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub enum How {
     Sleep,
     /// Ends its process the first time.
     Abort,
+    /// Ends its process each time.
+    AbortAlways,
     /// Uses up the stack the first time.
     Overflow,
     /// Keeps its thread.
@@ -160,6 +165,7 @@ async fn handle(
     let time = Duration::from_millis(work.ms);
     match work.how {
         How::Abort if first => std::process::abort(),
+        How::AbortAlways => std::process::abort(),
         How::Overflow if first => {
             overflow(1);
         }

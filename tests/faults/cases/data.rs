@@ -38,8 +38,8 @@ pub async fn an_error_has_ten_megabytes(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add_how(20, 10, How::LongError).await;
     scene.add(20, 10).await;
-    scene.faults += 1;
     scene.start("a");
+    scene.hits("a");
     let mut outcome = scene.end().await;
     outcome.remark = "kept shortened".to_owned();
     outcome
@@ -48,7 +48,7 @@ pub async fn an_error_has_ten_megabytes(ground: &Ground) -> Outcome {
 /// Survives by: lenient reading of rows (`postgres/row.rs`), and settling in halves (`worker/settler.rs`).
 pub async fn rows_are_poisoned_by_hand(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
-    let specs = (0..12).map(|_| JobSpec::new("work", Work { ms: 10, how: How::Sleep }));
+    let specs = (0..12).map(|_| JobSpec::new("work", Work { ms: 10, how: How::Sleep, pad: String::new() }));
     let added = scene.client.add_many(specs).await.expect("add");
     let ids: Vec<i64> = added.iter().map(|job| job.id).collect();
     let jobs = "update graphile_worker._private_jobs set";
@@ -100,7 +100,7 @@ pub async fn jobs_are_deleted_while_they_run(ground: &Ground) -> Outcome {
     scene.add_serial(20, 2, 300).await;
     three_workers(&mut scene).await;
     scene.sql("delete from graphile_worker._private_jobs where locked_at is not null").await;
-    scene.faults += 1;
+    scene.hits_all();
     scene.end().await
 }
 
@@ -203,7 +203,7 @@ pub async fn the_role_has_short_timeouts(ground: &Ground) -> Outcome {
     scene
         .sql("begin; lock table graphile_worker._private_jobs in access exclusive mode; select pg_sleep(2); commit")
         .await;
-    scene.faults += 1;
+    scene.hits_all();
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome

@@ -68,6 +68,7 @@ pub fn all() -> Vec<Case> {
             a_worker_is_asked_to_end_amid_a_batch,
             a_worker_is_asked_to_end_while_the_database_is_down,
             a_job_aborts_its_process,
+            a_job_kills_every_process_that_runs_it,
             a_job_overflows_the_stack,
             jobs_block_every_thread,
             jobs_ignore_that_they_are_cancelled,
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Case> {
             connections_die_without_a_word,
             nothing_passes_for_longer_than_the_lease,
             answers_are_lost,
+            a_claims_answer_is_not_taken,
             everything_is_slow;
         data:
             many_jobs_fail,
@@ -104,7 +106,8 @@ pub fn all() -> Vec<Case> {
             clocks_are_an_hour_off;
         poolers:
             through_a_pooler_by_the_session,
-            through_a_pooler_by_the_transaction;
+            through_a_pooler_by_the_transaction,
+            a_worker_starts_before_the_server_of_a_pooler;
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use backfill::JobSpec;
 use tokio::time::sleep;
 
 use super::{Ground, three_workers};
 use crate::proxy::Way;
 use crate::scene::Outcome;
+use crate::worker::{How, Work};
 
 /// Survives by: retries.
 pub async fn every_connection_is_reset(ground: &Ground) -> Outcome {
@@ -91,5 +93,38 @@ pub async fn everything_is_slow(ground: &Ground) -> Outcome {
     let mut outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome.remark = "200 ms each way".to_owned();
+    outcome
+}
+
+/// Survives by: `tcp_user_timeout` in the claim (`postgres/claim.rs`): the server's system gives up a connection on which nobody takes
+/// what is sent, and the transaction with it. Otherwise the jobs would be locked for as long as the claim is being answered.
+pub async fn a_claims_answer_is_not_taken(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.start("a");
+    scene.until("a listens", "exists (select from told where what = 'listening' and worker = 'a')").await;
+    // Its next claim waits for the lock, and finds jobs whose payloads are more than the buffers on the way can hold.
+    let admin = scene.admin().await;
+    let mut tx = admin.begin().await.expect("begin");
+    sqlx::query("lock table graphile_worker._private_jobs in exclusive mode").execute(&mut *tx).await.expect("lock");
+    let large = || JobSpec::new("work", Work { ms: 10, how: How::Sleep, pad: "x".repeat(2 * 1024 * 1024) });
+    let added = scene.client.add_many_with(&mut *tx, (0..20).map(|_| large())).await.expect("add");
+    scene.accept(added.into_iter().map(|job| job.id));
+    let claims = |waits: &str| {
+        format!("select count(*) from pg_stat_activity where {waits} and query like '%registered as materialized%'")
+    };
+    scene.until_answered("a claim", &claims("wait_event_type = 'Lock'")).await;
+    scene.proxy.set(Way::Clogged);
+    scene.hits("a");
+    tx.commit().await.expect("commit");
+    scene.until_answered("an answer that nobody takes", &claims("wait_event = 'ClientWrite'")).await;
+    let begun = std::time::Instant::now();
+    // Not through the proxy.
+    scene.told.url = scene.subject.url(&scene.database);
+    scene.start("b");
+    scene.until_finished(20).await;
+    scene.recovered = Some(begun.elapsed());
+    scene.proxy.set(Way::Open);
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
     outcome
 }

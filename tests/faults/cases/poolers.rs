@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use super::Ground;
-use crate::cluster::free_port;
+use crate::cluster::{Stop, free_port};
 use crate::scene::{Outcome, Scene};
 
 /// A pooler, which ends when dropped.
@@ -86,7 +86,7 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
     for name in ["a", "b", "c"] {
         scene.start(name);
     }
-    let work = crate::worker::Work { ms: 10, how: crate::worker::How::Sleep };
+    let work = crate::worker::Work { ms: 10, how: crate::worker::How::Sleep, pad: String::new() };
     for _ in 0..50 {
         let job = client.add(backfill::JobSpec::new("work", &work)).await.expect("add through the pooler");
         scene.accept([job.id]);
@@ -133,4 +133,24 @@ pub async fn through_a_pooler_by_the_session(ground: &Ground) -> Outcome {
 /// This PgBouncer does not track prepared statements, or need not.
 pub async fn through_a_pooler_by_the_transaction(ground: &Ground) -> Outcome {
     through(ground, "transaction", false).await
+}
+
+/// Survives by: `PostgresStorage::reach`, which asks the server something: a pooler says hello for one that is not there.
+pub async fn a_worker_starts_before_the_server_of_a_pooler(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let pooler = Pooler::start(&scene, "session").await;
+    scene.told.url = crate::cluster::url(pooler.port, &scene.database);
+    scene.add(50, 10).await;
+    scene.subject.stop(Stop::Fast).await;
+    // The second one is told at once what the pooler has learnt by the first.
+    scene.start("a");
+    sleep(Duration::from_secs(3)).await;
+    scene.start("b");
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(scene.dead(), None, "both wait");
+    scene.subject.start().await;
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    drop(pooler);
+    outcome
 }

@@ -23,7 +23,51 @@ pub async fn a_worker_is_killed(ground: &Ground) -> Outcome {
         scene.start(&format!("{}{round}", victim.chars().next().unwrap_or('x')));
         sleep(Duration::from_secs(4)).await;
     }
-    scene.end().await
+    // And how soon what the last one held is free: its row is gone in the transaction that frees it.
+    let victim = scene.names().into_iter().min().expect("a worker");
+    scene.add(60, 1500).await;
+    let known =
+        scene.ask("select count(*) from graphile_worker.backfill_pools where seen_at > now() - interval '6 s'").await;
+    scene.kill(&victim).await;
+    let begun = std::time::Instant::now();
+    scene
+        .until_answered(
+            "the rescue",
+            &format!("select (count(*) < {known})::int::bigint from graphile_worker.backfill_pools"),
+        )
+        .await;
+    let freed = begun.elapsed();
+    assert!(freed < Duration::from_secs(21), "free within 20 s in the default settings: {freed:?}");
+    let mut outcome = scene.end().await;
+    outcome.remark = format!("what the last one held was free after {:.1} s", freed.as_secs_f64());
+    outcome
+}
+
+/// Survives by: rescue, which leaves the attempt used (`postgres/presence.rs`), and the index of what is available, in which a job
+/// without attempts left is not.
+pub async fn a_job_kills_every_process_that_runs_it(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let work = crate::worker::Work { ms: 0, how: How::AbortAlways, pad: String::new() };
+    let job = scene.client.add(JobSpec::new("work", work).max_attempts(2)).await.expect("add");
+    scene.add(20, 100).await;
+    scene.start("a");
+    for name in ["a", "a'"] {
+        while scene.dead().is_none() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        scene.dies_and_is_restarted(name).await;
+    }
+    scene
+        .until_answered(
+            "its end",
+            "select count(*) from graphile_worker._private_jobs where attempts = 2 and locked_at is null",
+        )
+        .await;
+    let dead = scene.client.job(job.id).await.expect("read").expect("it is kept");
+    assert!(dead.last_error.is_some_and(|text| text.contains("stopped showing signs of life")), "it says why");
+    let mut outcome = scene.end().await;
+    outcome.remark = "dead after the two attempts it had".to_owned();
+    outcome
 }
 
 /// Survives by: eviction. The stopped one finds its row gone, cancels its jobs, and goes on with a new identity; the fence
@@ -33,7 +77,7 @@ pub async fn a_worker_is_stopped_for_longer_than_the_lease(ground: &Ground) -> O
     scene.add(300, 1500).await;
     three_workers(&mut scene).await;
     scene.signal("a", "STOP").await;
-    scene.faults += 1;
+    scene.hits("a");
     sleep(Duration::from_secs(25)).await;
     scene.signal("a", "CONT").await;
     scene.until("the eviction", "exists (select from told where what = 'evicted' and worker = 'a')").await;
@@ -76,7 +120,7 @@ pub async fn a_worker_is_stopped_within_a_transaction(ground: &Ground) -> Outcom
         scene.signal("a", "CONT").await;
     }
     assert!(stopped, "it was never caught within a transaction");
-    scene.faults += 1;
+    scene.hits("a");
     // Rescued jobs have their results elsewhere, within 20 s and what a look takes.
     scene.start("b");
     let begun = std::time::Instant::now();
@@ -173,7 +217,7 @@ pub async fn jobs_ignore_that_they_are_cancelled(ground: &Ground) -> Outcome {
     scene.start("a");
     scene.until_started(4).await;
     scene.signal("a", "TERM").await;
-    scene.faults += 1;
+    scene.hits("a");
     scene.ended("a").await;
     assert_eq!(
         scene.ask("select count(*) from graphile_worker._private_jobs where attempts = 1 and locked_at is null").await,
