@@ -82,12 +82,14 @@ fn line(rng: &mut fastrand::Rng) -> String {
     let mut line = pick(rng, &["", "", "", " ", "\t "]).to_owned();
     for (min, max) in [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)] {
         line += &field(rng, min, max);
-        line += pick(rng, &[" ", " ", " ", "  ", "\t"]);
+        // And now and then white space that is one to some.
+        let odd = ["\u{feff}", "\u{85}", "\u{2028}", "\u{a0}", "\u{3000}", "\r", "\u{b}"];
+        line += if rng.u8(..60) == 0 { pick(rng, &odd) } else { pick(rng, &[" ", " ", " ", "  ", "\t"]) };
     }
     line += pick(rng, &["task", "task", "ns:task", "a/b-c", "_x", "Task9", "9x", "é", "", "a.b"]);
     if rng.bool() {
         line += " ?";
-        let options: Vec<String> = (0..rng.usize(1..4))
+        let options: Vec<String> = (0..if rng.u8(..20) == 0 { 0 } else { rng.usize(1..4) })
             .map(|_| match rng.u8(..16) {
                 0 => format!("id={}", pick(rng, &["x", "x-1", "1x", "", "a_b", "a%5Fb"])),
                 1..=2 => format!("fill={}", pick(rng, &["1d", "4w3d2h1m30s", "10m", "1", "d", "1d2", "0s", "1x", ""])),
@@ -127,10 +129,15 @@ fn line(rng: &mut fastrand::Rng) -> String {
                 "{a: \"\\u00e9\"}",
                 "{'a b': 1}",
                 "{a:1}{b:2}",
+                "{a: '\u{2028}'}",
+                "{a:\u{2028}1}",
+                "{a:\u{feff}1}",
+                "{a:\u{85}1}",
+                "{a: 'b\u{2029}c'} ",
             ],
         );
     }
-    line += pick(rng, &["", "", "", " ", "\t"]);
+    line += pick(rng, &["", "", "", " ", "\t", "", "", "", "", "", "", "", "\u{feff}", "\u{85}", "\u{2028}", "\r"]);
     line
 }
 

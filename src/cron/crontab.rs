@@ -44,7 +44,7 @@ impl Crontab {
         let mut problems: Vec<CrontabProblem> = Vec::new();
         let mut lines_of: HashMap<String, usize> = HashMap::new();
         for (number, line) in (1..).zip(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line))) {
-            let trimmed = line.trim();
+            let trimmed = line.trim_matches(is_space);
             if let Some(comment) = trimmed.strip_prefix('#') {
                 match dialect_of(comment) {
                     Some(Ok(other)) => dialect = other,
@@ -106,9 +106,16 @@ fn dialect_of(comment: &str) -> Option<Result<Dialect, &str>> {
     }
 }
 
+/// White space as JavaScript's regular expressions have it, and so Node's parser: with U+FEFF, and without U+0085.
+pub(super) fn is_space(char: char) -> bool {
+    char == '\u{feff}' || (char.is_whitespace() && char != '\u{85}')
+}
+
 /// The words of a text, each with its place in bytes.
 pub(super) fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.split_whitespace().map(move |word| (word.as_ptr() as usize - text.as_ptr() as usize, word))
+    text.split(is_space)
+        .filter(|word| !word.is_empty())
+        .map(move |word| (word.as_ptr() as usize - text.as_ptr() as usize, word))
 }
 
 fn entry(line: &str, dialect: Dialect) -> Result<CronEntry, Vec<Complaint>> {
@@ -128,13 +135,27 @@ fn entry(line: &str, dialect: Dialect) -> Result<CronEntry, Vec<Complaint>> {
     };
     let (Some(fields), Some((start, task))) = (fields, command) else {
         let problem = format!("is no crontab line: {what}");
-        return Err(vec![Complaint::new(line.len() - line.trim_start().len(), line.trim(), problem)]);
+        return Err(vec![Complaint::new(
+            line.len() - line.trim_start_matches(is_space).len(),
+            line.trim_matches(is_space),
+            problem,
+        )]);
     };
     let mut complaints = Vec::new();
+    // JavaScript's dot matches none of these.
+    if let Some((place, _)) =
+        line.trim_end_matches(is_space)[*start..].match_indices(['\r', '\u{2028}', '\u{2029}']).next()
+    {
+        complaints.push(Complaint::new(
+            start + place,
+            "",
+            "is a line break of another kind, within a line; take it out",
+        ));
+    }
     let pattern = Pattern::parse(fields, dialect).map_err(|more| complaints.extend(more)).ok();
     let command = Command::parse(line, *start, task, dialect).map_err(|more| complaints.extend(more)).ok();
     match (pattern, command) {
-        (Some(pattern), Some(command)) => Ok(command.entry(pattern)),
+        (Some(pattern), Some(command)) if complaints.is_empty() => Ok(command.entry(pattern)),
         _ => Err(complaints),
     }
 }
@@ -158,18 +179,22 @@ impl<'a> Command<'a> {
             && let Some(text) = word.strip_prefix('?')
         {
             let text_start = rest_start + place + 1;
+            if text.is_empty() {
+                complaints.push(Complaint::new(text_start - 1, word, "has no options after it"));
+            }
             match Options::parse(text, text_start, dialect) {
                 Ok(parsed) => options = parsed,
                 Err(more) => complaints.extend(more),
             }
             rest_start = text_start + text.len();
         }
-        let rest = line[rest_start..].trim();
+        let rest = line[rest_start..].trim_matches(is_space);
         let payload = if rest.is_empty() {
             Ok(Payload::empty())
         } else {
-            let offset = rest_start + (line[rest_start..].len() - line[rest_start..].trim_start().len());
-            parse_payload(rest).map_err(|problem| Complaint::new(offset, rest, problem))
+            let offset =
+                rest_start + (line[rest_start..].len() - line[rest_start..].trim_start_matches(is_space).len());
+            parse_payload(rest).map_err(|(place, problem)| Complaint::new(offset + place, &rest[place..], problem))
         };
         match payload {
             Ok(payload) if complaints.is_empty() => Ok(Self { task, options, payload }),
@@ -208,14 +233,20 @@ fn check_task(task: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn parse_payload(text: &str) -> Result<Payload, String> {
+/// A problem comes with its place in the text, in bytes.
+fn parse_payload(text: &str) -> Result<Payload, (usize, String)> {
     if !(text.starts_with('{') && text.ends_with('}')) {
-        return Err(
-            "is no payload: a JSON5 object in braces is expected here (there are no trailing comments)".to_owned()
-        );
+        let problem = "is no payload: a JSON5 object in braces is expected here (there are no trailing comments)";
+        return Err((0, problem.to_owned()));
     }
-    let value: serde_json::Value = json5::from_str(text).map_err(|error| format!("is not JSON5: {error}"))?;
-    Payload::new("", &value).map_err(|error| error.to_string())
+    let value: serde_json::Value = json5::from_str(text).map_err(|error| {
+        // A text of one line, so the column is the place. (Without one, it is the whole that is wrong.)
+        let column = error.position().map_or(0, |position| position.column);
+        let place = text.char_indices().nth(column).map_or(0, |(place, _)| place);
+        let what = error.code().map_or_else(|| error.to_string(), |code| code.to_string());
+        (place, format!("is not JSON5: {what}"))
+    })?;
+    Payload::new("", &value).map_err(|error| (0, error.to_string()))
 }
 
 #[cfg(test)]
@@ -276,7 +307,7 @@ mod tests {
                 problems(text).last().expect("a last one"),
             ]
         );
-        assert!(problems(text).last().is_some_and(|last| last.starts_with("line 8, column 13: \"{]}\" is not JSON5")));
+        assert!(problems(text).last().is_some_and(|last| last.starts_with("line 8, column 14: \"]}\" is not JSON5: ")));
     }
 
     #[test]

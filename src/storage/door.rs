@@ -43,14 +43,14 @@ pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
     Door::default().open(url).await
 }
 
-/// Migrates a storage, or only checks it. When the server goes away meanwhile, it is waited for, for at most about so long.
+/// Migrates a storage, or only checks it; answers its revision. When the server goes away meanwhile, it is waited for, for at most about so long.
 ///
 /// # Errors
 /// Those of [`Storage::migrate`] and [`Storage::check`].
-pub async fn make_ready(storage: &dyn Storage, migrate: bool, patience: Duration) -> Result<()> {
+pub async fn make_ready(storage: &dyn Storage, migrate: bool, patience: Duration) -> Result<i32> {
     let begun = Instant::now();
     loop {
-        let ready = if migrate { storage.migrate().await.map(drop) } else { storage.check().await };
+        let ready = if migrate { storage.migrate().await.map(|migrated| migrated.to) } else { storage.check().await };
         match ready {
             Err(error) if error.is_away() && begun.elapsed() < patience => {
                 tracing::warn!(%error, "the database has gone away; trying again");

@@ -89,7 +89,7 @@ impl Storage for Faulty {
     async fn migrate(&self) -> Result<Migrated> {
         self.inner.migrate().await
     }
-    async fn check(&self) -> Result<()> {
+    async fn check(&self) -> Result<i32> {
         self.inner.check().await
     }
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {

@@ -61,6 +61,9 @@ async fn two_workers_of_each_language_add_one_job_per_entry_and_minute() {
         worker.signal("TERM").await;
         assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
     }
+    for node in &mut nodes {
+        assert_eq!(node.try_wait().expect("wait"), None, "Node's workers are there to the end");
+    }
     drop(nodes);
     let per_minute = "select string_agg(jobs::text, ',') from (select count(*) as jobs from S._private_jobs group by run_at, max_attempts) as t";
     assert_eq!(scene.ask(per_minute).await, ["1"; 2 * MINUTES].join(","), "one job an entry a minute");

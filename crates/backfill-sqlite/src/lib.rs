@@ -150,7 +150,7 @@ impl Storage for SqliteStorage {
         migrate::migrate(&self.file).await
     }
 
-    async fn check(&self) -> Result<()> {
+    async fn check(&self) -> Result<i32> {
         migrate::check(&self.file).await
     }
 

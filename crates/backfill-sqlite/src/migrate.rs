@@ -58,14 +58,14 @@ async fn migrate_by(file: &Arc<File>, scripts: &'static [&'static str]) -> Resul
 }
 
 /// Fails unless the file is there and has a version that this crate works with.
-pub(crate) async fn check(file: &Arc<File>) -> Result<()> {
+pub(crate) async fn check(file: &Arc<File>) -> Result<i32> {
     let storage = || format!("the file {}", file.path().display());
     match version(file).await? {
         None => Err(Error::StorageMissing { storage: storage() }),
         Some(version) if version < VERSION => {
             Err(Error::StorageOutdated { storage: storage(), version, needed: VERSION })
         }
-        Some(version) => known(file, version, VERSION),
+        Some(version) => known(file, version, VERSION).map(|()| version),
     }
 }
 

@@ -108,14 +108,15 @@ fn unusable(storage: &PostgresStorage, found: &Found) -> Error {
     }
 }
 
-/// Fails unless the schema can be worked with as it is.
-pub(super) async fn check(storage: &PostgresStorage) -> Result<()> {
+/// Fails unless the schema can be worked with as it is; answers its revision.
+pub(super) async fn check(storage: &PostgresStorage) -> Result<i32> {
     let mut work = storage.work().await?;
-    check_on(storage, &mut work).await?;
-    storage.done(work).await
+    let revision = check_on(storage, &mut work).await?;
+    storage.done(work).await?;
+    Ok(revision)
 }
 
-async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<()> {
+async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<i32> {
     let found = look(storage, conn).await?;
     check_server(&found)?;
     check_not_too_new(storage, &found)?;
@@ -128,7 +129,7 @@ async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<
             Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
         }
         Some(_) if found.own < last_own() => Err(Error::OwnObjectsMissing { schema: schema() }),
-        Some(_) => check_found(storage, conn, &found).await,
+        Some(revision) => check_found(storage, conn, &found).await.map(|()| revision),
     }
 }
 

@@ -209,7 +209,7 @@ impl Storage for PostgresStorage {
         migrate::migrate(self).await
     }
 
-    async fn check(&self) -> Result<()> {
+    async fn check(&self) -> Result<i32> {
         migrate::check(self).await
     }
 

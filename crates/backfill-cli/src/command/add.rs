@@ -47,7 +47,7 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 /// older versions.
 async fn open(global: &Global, create: bool) -> Result<Arc<dyn Storage>, Failure> {
     let storage = database::reached(global, Duration::ZERO).await?;
-    match storage.check().await {
+    match storage.check().await.map(drop) {
         Err(Error::SchemaMissing { .. } | Error::StorageMissing { .. }) if create => {
             storage.migrate().await?;
             // Said, because the name may have been mistyped.
@@ -112,9 +112,15 @@ fn with_option(error: Error) -> Failure {
 
 fn at_line(number: u64, error: Error) -> Failure {
     match with_option(error) {
-        Failure::Usage(message) | Failure::Failed(message) => {
-            failed(format!("line {number}: {message}\nnothing was added"))
-        }
+        Failure::Usage(message) | Failure::Failed(message) => failed(format!("line {number}: {message}")),
+        other => other,
+    }
+}
+
+/// Of a file that was only looked at yet.
+fn nothing_added(failure: Failure) -> Failure {
+    match failure {
+        Failure::Failed(message) => failed(format!("{message}\nnothing was added")),
         other => other,
     }
 }
@@ -203,8 +209,8 @@ async fn many(global: &Global, output: &Output, file: &Path, adding: Adding) -> 
     progress.set_style(style("checking {bar:30} {percent}% of {binary_total_bytes}"));
     let mut lines = Lines::new(progress.wrap_read(opened));
     let checker = BackfillClient::in_memory().with_max_payload_bytes(adding.cap)?;
-    while let Some(line) = lines.next()? {
-        checker.check(line.parsed.spec).map_err(|error| at_line(line.number, error))?;
+    while let Some(line) = lines.next().map_err(nothing_added)? {
+        checker.check(line.parsed.spec).map_err(|error| nothing_added(at_line(line.number, error)))?;
     }
     progress.finish_and_clear();
     let progress = ProgressBar::new(length);
@@ -245,13 +251,20 @@ async fn feed(
                 next = Some(line);
                 break;
             }
+            // Of a stream, nothing has been looked at yet.
+            match client.checked([line.parsed.spec]) {
+                Ok(jobs) => batch.extend(jobs),
+                Err(error) => {
+                    problem = Some(at_line(line.number, error));
+                    break;
+                }
+            }
             bytes += line.bytes;
             last_line = line.number;
-            batch.push(line.parsed.spec);
         }
         let ended = batch.is_empty();
         let count = batch.len() as u64;
-        let stored = if ended { Ok(Vec::new()) } else { client.add_many(batch).await };
+        let stored = if ended { Ok(Vec::new()) } else { client.storage().add(&batch).await };
         if let Err(error) = stored {
             progress.finish_and_clear();
             return Err(failed(format!(

@@ -13,7 +13,10 @@ use crate::output::{Output, count_of};
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
     let mut checked = storage.diagnose().await;
-    checked.push(moves(&*storage).await);
+    // A database that cannot be reached, or has nothing in it, has said so.
+    if checked.len() > 1 {
+        checked.push(moves(&*storage).await);
+    }
     let mut found = 0;
     let mut told = Vec::new();
     for check in &checked {

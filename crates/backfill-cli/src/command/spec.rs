@@ -36,6 +36,7 @@ struct Line {
 
 const NAMES: [&str; 10] =
     ["task", "payload", "queue", "run_at", "in", "max_attempts", "key", "key_mode", "priority", "flags"];
+const KEY_MODES: [&str; 3] = ["replace", "preserve_run_at", "unsafe_dedupe"];
 
 /// A job, and its key.
 pub struct Parsed {
@@ -73,7 +74,11 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
         spec = spec.key(key);
     }
     if let Some(mode) = line.key_mode {
-        spec = spec.key_mode(mode.parse::<JobKeyMode>().map_err(|error| error.to_string())?);
+        let parsed = mode.parse::<JobKeyMode>().map_err(|error| match nearest(&mode, KEY_MODES) {
+            Some(other) => format!("{error}; did you mean {other:?}?"),
+            None => error.to_string(),
+        })?;
+        spec = spec.key_mode(parsed);
     }
     if let Some(priority) = line.priority {
         spec = spec.priority(priority);
@@ -153,5 +158,6 @@ mod tests {
         assert!(problem(r#"{"task":"t","in":"5"}"#).contains("5ms"));
         assert!(problem(r#"{"task":"t","in":"5s","run_at":"2026-11-21 10:00:00"}"#).contains("both"));
         assert!(problem(r#"{"task":"t","key_mode":"overwrite"}"#).contains("overwrite"));
+        assert!(problem(r#"{"task":"t","key_mode":"repalce"}"#).contains("did you mean \"replace\"?"));
     }
 }

@@ -30,7 +30,7 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let handlers = handlers(&found.tasks, &args)?;
     let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
     let storage = database::reached(global, patience).await?;
-    make_ready(&*storage, !args.no_migrate, patience).await?;
+    let revision = make_ready(&*storage, !args.no_migrate, patience).await?;
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);
     let client = if args.client_time { client.with_clock(Clock::application()) } else { client };
@@ -38,6 +38,7 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let worker = settings(Worker::builder(client), handlers, crontab, &args).build()?;
     tracing::info!(
         storage = %place,
+        revision,
         tasks = worker.tasks().join(" "),
         crontab_entries = if args.once { 0 } else { entries },
         concurrency = args.concurrency,

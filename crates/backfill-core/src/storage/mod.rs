@@ -72,8 +72,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Brings the storage to the version this crate works with. Safe to call from many processes at once.
     async fn migrate(&self) -> Result<Migrated>;
 
-    /// Fails with a clear error when the storage is not ready to be used; changes nothing.
-    async fn check(&self) -> Result<()>;
+    /// Fails with a clear error when the storage is not ready to be used; changes nothing. Answers its revision.
+    async fn check(&self) -> Result<i32>;
 
     /// Stores jobs, all or none, and answers the stored ones in the order of the input.
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>>;

@@ -93,7 +93,20 @@ select
     async fn revision(&self) -> Findings {
         let migrate = "run `backfill migrate` (or client.migrate() in a deployment step)";
         match migrate::check(self).await {
-            Ok(()) => Ok(Seen::fine(format!("schema {:?} is at revision {REVISION}", self.schema.name()))),
+            Ok(revision) => {
+                let schema = self.schema.name();
+                let seen = Seen::fine(format!("schema {schema:?} is at revision {revision}"));
+                if revision <= REVISION {
+                    return Ok(seen);
+                }
+                // None of the new ones is marked as breaking.
+                Ok(seen.problem(
+                    format!("schema {schema:?} is at revision {revision}, and this version knows revisions up to {REVISION}"),
+                    "if a newer graphile-worker on Node has brought it there: upgrade backfill, which works meanwhile; if the crate \
+                     graphile_worker has, whose revisions above 18 are its own: begin with a schema of its own \
+                     (docs/coming-from.md)",
+                ))
+            }
             Err(error) => {
                 let remedy = match &error {
                     Error::SchemaMissing { .. } | Error::SchemaOutdated { .. } | Error::OwnObjectsMissing { .. } => {

@@ -67,8 +67,8 @@ impl Storage for MemoryStorage {
         Ok(Migrated::new(None, 1))
     }
 
-    async fn check(&self) -> Result<()> {
-        Ok(())
+    async fn check(&self) -> Result<i32> {
+        Ok(1)
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
