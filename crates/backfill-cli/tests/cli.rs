@@ -226,13 +226,15 @@ async fn what_was_not_said_right_is_answered_with_status_2_and_what_to_do() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
     let scene = Scene::new().await;
-    scene.run(&["add", "send_invoice", "--queue", "invoices"]).await.ok();
+    scene.run(&["add", "send_invoice", "--queue", "invoices", "--key", "invoice-18"]).await.ok();
     scene.write("bad-crontab", "* * * *\n61 * * * * t");
     for (args, says) in [
         (&["job", "77"][..], "there is no job 77; done jobs are deleted"),
         (&["jobs", "--task", "snd_invoice"], "no task is called \"snd_invoice\"; did you mean \"send_invoice\"?"),
         (&["jobs", "--queue", "invoice"], "no queue is called \"invoice\"; did you mean \"invoices\"?"),
         (&["remove", "nokey"], "no job has the key \"nokey\""),
+        (&["remove", "invoice-81"], "no job has the key \"invoice-81\"; did you mean \"invoice-18\"?"),
+        (&["cleanup", "--tasks", "--keep-task", "send_invoic"], "did you mean \"send_invoice\"?"),
         (&["unlock", "pool-x"], "no worker pool is called \"pool-x\""),
         (&["--schema", "elsewhere", "jobs"], "run `backfill migrate`"),
         (&["--schema", "elsewhere", "worker", "--no-migrate", "--crontab", "good-crontab"], "run `backfill migrate`"),
@@ -256,6 +258,16 @@ async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
         serde_json::from_str::<Value>(&machine.err).expect("JSON")["error"],
         "there is no job 77; done jobs are deleted"
     );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_terminal_adding_a_file_shows_how_far_it_is() {
+    let scene = Scene::new().await;
+    scene.write("jobs", &"{\"task\": \"t\", \"payload\": [1, 2, 3]}\n".repeat(30_000));
+    let shown = scene.run_on_a_terminal("add --from jobs").await.ok();
+    assert!(shown.contains("checking ") && shown.contains("% of ") && shown.contains(" jobs, "), "{shown}");
+    assert!(shown.contains("added 30000 jobs"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

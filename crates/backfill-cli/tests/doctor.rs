@@ -97,6 +97,13 @@ async fn each_trouble_is_found_with_its_remedy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_builds_up_is_found_with_its_remedy() {
     let scene = Scene::new().await;
+    scene
+        .breaks(
+            "insert into S.migrations (id) values (21)",
+            ("revision", "is at revision 21, and this version knows revisions up to 20", "upgrade backfill"),
+            "delete from S.migrations where id = 21",
+        )
+        .await;
     scene.run(&["add", "t", "--queue", "q"]).await.ok();
     scene
         .breaks(

@@ -143,6 +143,7 @@ async fn a_worker_says_what_it_serves_and_ends_in_an_orderly_way() {
     let says = worker.logs("serving").await;
     for part in [
         "storage=PostgreSQL, schema \"graphile_worker\"",
+        "revision=20",
         "tasks=\"b wait\"",
         "crontab_entries=2",
         "concurrency=3",

@@ -100,6 +100,15 @@ impl Scene {
         soon("the binary ends", self.command(args).output()).await.expect("it runs").into()
     }
 
+    /// As from a terminal, by `script`, which every Debian system has.
+    pub async fn run_on_a_terminal(&self, args: &str) -> Ran {
+        let line = format!("{} {args}", env!("CARGO_BIN_EXE_backfill"));
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+        command.current_dir(self.directory.path()).env("DATABASE_URL", &self.url).env_remove("PGHOST");
+        soon("it ends", command.output()).await.expect("it runs").into()
+    }
+
     pub async fn run_with(&self, args: &[&str], input: &[u8]) -> Ran {
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().expect("it runs");
         let mut stdin = child.stdin.take().expect("stdin");
