@@ -96,3 +96,19 @@ async fn late_news_of_a_result_does_not_make_a_worker_forget_the_jobs_next_claim
         assert_started_as_often_as_answered(&starts, 60);
     }
 }
+
+#[tokio::test]
+async fn who_does_not_know_whether_a_keyed_job_was_stored_adds_it_again_and_has_one() {
+    let inner: Arc<dyn Storage> = postgres().await;
+    let faults = Faults::new(0, 0, Duration::ZERO);
+    let client =
+        BackfillClient::with_storage(Arc::new(Faulty { inner: Arc::clone(&inner), faults: Arc::clone(&faults) }));
+    faults.lose_adds.store(true, std::sync::atomic::Ordering::SeqCst);
+    let spec = || JobSpec::new("t", 1).key("order-18");
+    let error = client.add(spec()).await.expect_err("the answer is lost");
+    assert!(error.is_transient() && !error.is_refusal(), "nobody can tell: {error}");
+    faults.lose_adds.store(false, std::sync::atomic::Ordering::SeqCst);
+    let job = client.add(spec()).await.expect("again");
+    assert_eq!(job.revision, 1, "it had been stored");
+    assert_eq!(inner.counts().await.expect("counts").total(), 1);
+}

@@ -24,6 +24,10 @@ pub struct Faults {
     pub late_settles: Duration,
     /// Whether the crontab finds nobody at home.
     pub away: AtomicBool,
+    /// Whether sweeps fail.
+    pub no_sweeps: AtomicBool,
+    /// Whether the answers of adds are lost.
+    pub lose_adds: AtomicBool,
     /// Whether signs of life arrive, and their answers do not.
     pub signs_unheard: AtomicBool,
     calls: (AtomicUsize, AtomicUsize),
@@ -36,6 +40,8 @@ impl Faults {
             lose_settles,
             late_settles,
             away: AtomicBool::new(false),
+            no_sweeps: AtomicBool::new(false),
+            lose_adds: AtomicBool::new(false),
             signs_unheard: AtomicBool::new(false),
             calls: Default::default(),
         })
@@ -93,7 +99,11 @@ impl Storage for Faulty {
         self.inner.check().await
     }
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-        self.inner.add(jobs).await
+        let added = self.inner.add(jobs).await?;
+        if self.faults.lose_adds.load(Ordering::SeqCst) {
+            return Err(Error::Storage("the answer was lost".into()));
+        }
+        Ok(added)
     }
     async fn register_tasks(&self, names: &[String]) -> Result<()> {
         self.inner.register_tasks(names).await
@@ -102,6 +112,9 @@ impl Storage for Faulty {
         self.inner.release_unknown(pool, holds).await
     }
     async fn release_stale(&self) -> Result<u64> {
+        if self.faults.no_sweeps.load(Ordering::SeqCst) {
+            return Err(Error::Storage("not now".into()));
+        }
         self.inner.release_stale().await
     }
     async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {

@@ -162,6 +162,9 @@ pub struct WorkerArgs {
     /// What "little" means
     #[arg(long, value_name = "N", default_value_t = 0, requires = "refetch_delay")]
     pub refetch_threshold: usize,
+    /// How many announced jobs end that wait early, about [default: five times the size]
+    #[arg(long, value_name = "N", requires = "refetch_delay")]
+    pub refetch_abort_at: Option<u64>,
     /// Leave jobs alone that have any of these flags
     #[arg(long, value_name = "FLAG,…", value_delimiter = ',')]
     pub forbidden_flags: Vec<String>,

@@ -311,3 +311,45 @@ async fn the_log_can_be_read_by_machines_and_told_to_be_quiet() {
         assert_eq!(ran.json()["completed"], 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_options_of_a_worker_have_their_effect() {
+    let scene = Scene::new().await;
+    scene.task("quick", "#!/bin/sh\n");
+    scene.task("alone", "#!/bin/sh\nmkdir \"$OUT\" || touch \"$OUT.together\"\nsleep 0.1\nrmdir \"$OUT\"\n");
+    for _ in 0..4 {
+        scene.run(&["add", "alone"]).await.ok();
+    }
+    // One that Node's worker has left behind, and one of a dead worker of ours.
+    scene.run(&["add", "quick", "--key", "old"]).await.ok();
+    scene.run(&["add", "quick", "--key", "dead"]).await.ok();
+    scene
+        .sql(
+            "update S._private_jobs set locked_by = 'pool-node', locked_at = now() - interval '5 hours' where key = 'old';
+             insert into S.backfill_pools (id, seen_at) values ('pool-dead', now() - interval '1 minute');
+             update S._private_jobs set locked_by = 'pool-dead', locked_at = now() where key = 'dead'",
+        )
+        .await;
+    let args = "worker --no-listen --poll-interval 200ms --client-time --no-prepared-statements --task-concurrency alone=1 \
+                --prefetch 5 --prefetch-ttl 1m --refetch-delay 100ms --refetch-threshold 1 --refetch-abort-at 3 \
+                --sign-of-life 200ms --dead-after 1s --min-reset-locked-interval 100ms --max-reset-locked-interval 200ms";
+    let mut command = scene.command(&args.split_whitespace().collect::<Vec<_>>());
+    command.env("OUT", scene.path("running"));
+    let mut worker = Running::start(command);
+    let says = worker.logs("serving").await;
+    assert!(says.contains("wakeups=\"poll\"") && says.contains("poll_interval=200ms"), "{says}");
+    let left = || async { scene.ask("select count(*) from S._private_jobs").await == "0" };
+    until("all jobs are done, those of the dead too", left).await;
+    assert!(!scene.path("running.together").exists(), "never two at once");
+    // Nobody listens: the next one is found by the poll.
+    let listening =
+        "select count(*) from pg_stat_activity where datname = current_database() and query ilike 'listen %'";
+    assert_eq!(scene.ask(listening).await, "0");
+    scene.run(&["add", "quick"]).await.ok();
+    until("the poll finds it", left).await;
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
+    for what in ["fell silent; its jobs are free", "released jobs that were locked for more than four hours"] {
+        assert!(worker.log.contains(what), "{what} in {}", worker.log);
+    }
+}

@@ -9,6 +9,7 @@ use super::{Ground, three_workers};
 use crate::scene::Outcome;
 use crate::worker::{How, Work};
 
+/// Survives by: the index of what is available, in which dead jobs are not (`jobs_main_index`), and results written in batches.
 pub async fn many_jobs_fail(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let count = ground.scaled(10_000, 100_000);
@@ -104,6 +105,7 @@ pub async fn jobs_are_deleted_while_they_run(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
+/// Survives by: retries, results that are held (`worker/settler.rs`), and signs of life in another table.
 pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(400, 300).await;
@@ -120,6 +122,7 @@ pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
     outcome
 }
 
+/// Survives by: the limit that the planner cannot see (`postgres/claim.rs`): the walk in the order of the index always looks better than a sort.
 pub async fn the_table_has_no_statistics(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene

@@ -80,6 +80,7 @@ pub async fn answers_are_lost(ground: &Ground) -> Outcome {
     outcome
 }
 
+/// Survives by: claims ahead by the pace just measured (`worker/pace.rs`), results in batches, and a sign of life with time for an answer.
 pub async fn everything_is_slow(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.proxy.set(Way::Slow(Duration::from_millis(200)));

@@ -126,11 +126,13 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
     outcome
 }
 
+/// Survives by: nothing in particular: such a pooler is a server.
 pub async fn through_a_pooler_by_the_session(ground: &Ground) -> Outcome {
     through(ground, "session", true).await
 }
 
-/// This PgBouncer does not track prepared statements, or need not.
+/// Survives by: statements with a transaction of their own (`postgres/isolation.rs`), and a listener that notices that its connection
+/// is lent (`postgres/pooled.rs`). This PgBouncer does not track prepared statements, or need not.
 pub async fn through_a_pooler_by_the_transaction(ground: &Ground) -> Outcome {
     through(ground, "transaction", false).await
 }

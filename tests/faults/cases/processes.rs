@@ -191,6 +191,7 @@ pub async fn a_job_aborts_its_process(ground: &Ground) -> Outcome {
     a_job_kills_its_process(ground, How::Abort).await
 }
 
+/// Survives by: the same.
 pub async fn a_job_overflows_the_stack(ground: &Ground) -> Outcome {
     a_job_kills_its_process(ground, How::Overflow).await
 }
@@ -241,6 +242,7 @@ pub async fn jobs_hold_every_connection_of_the_pool(ground: &Ground) -> Outcome 
     outcome
 }
 
+/// Survives by: `for update skip locked`, and identities that the table refuses a second time (`postgres/presence.rs`).
 pub async fn fifty_workers_start_at_once(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let workers = ground.scaled(20, 50);

@@ -74,6 +74,7 @@ pub async fn the_server_is_restarted(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Fast, Duration::ZERO).await
 }
 
+/// Survives by: the same, and a silence that counts from the server's start.
 pub async fn the_server_crashes(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Immediate, Duration::ZERO).await
 }

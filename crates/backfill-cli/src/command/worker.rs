@@ -79,6 +79,9 @@ fn settings(
         let mut prefetch = Prefetch::new(size).ttl(args.prefetch_ttl);
         if let Some(delay) = args.refetch_delay {
             prefetch = prefetch.refetch_delay(delay, args.refetch_threshold);
+            if let Some(jobs) = args.refetch_abort_at {
+                prefetch = prefetch.refetch_abort_at(jobs);
+            }
         }
         builder = builder.prefetch(prefetch);
     }

@@ -1,0 +1,71 @@
+//! What a worker tells of itself, beside what its jobs do.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use backfill::worker::Event;
+use backfill::{BackfillClient, Crontab, Error, JobContext, JobSpec, Worker, task_fn};
+use chrono::{TimeDelta, Utc};
+use futures::StreamExt;
+use support::faulty::{Faults, Faulty};
+use support::running::Running;
+use support::{client, soon, sql};
+
+/// An event's name, as the enum has it.
+fn name(event: &Event) -> String {
+    let debug = match event {
+        Event::Cron(event) => format!("Cron{event:?}"),
+        other => format!("{other:?}"),
+    };
+    debug.split(|char: char| !char.is_alphanumeric()).next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_crontab_and_troubles_are_told() {
+    let (inner, pool, schema) = client().await;
+    let since = Utc::now() - TimeDelta::minutes(5);
+    inner.storage().register_crontabs(&["t".to_owned()], since).await.expect("register");
+    sql(&pool, &schema, "insert into S.backfill_pools (id, seen_at) values ('pool-dead', now() - interval '1 minute')")
+        .await;
+    // Every second settlement's answer is lost.
+    let faults = Faults::new(0, 2, Duration::ZERO);
+    let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
+    let worker = Worker::builder(BackfillClient::with_storage(faulty))
+        .task(task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {}))
+        .crontab("* * * * * t ?fill=10m".parse::<Crontab>().expect("a crontab"))
+        .presence(Duration::from_millis(50), Duration::from_millis(500))
+        .sweep_interval(Duration::from_millis(20), Duration::from_millis(40))
+        .event_capacity(100_000)
+        .handle_signals(false)
+        .build()
+        .expect("a worker");
+    let mut events = worker.events();
+    let running = Running::of(worker);
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut see = async |wanted: &[&str]| {
+        soon("the events", async {
+            while !wanted.iter().all(|wanted| seen.contains(*wanted)) {
+                seen.insert(name(&events.next().await.expect("it runs")));
+            }
+        })
+        .await;
+    };
+    see(&["Started", "CronStarting", "CronStarted", "CronBackfilling", "CronAdded", "Swept", "Rescued"]).await;
+    inner.add_many((0..5).map(|n| JobSpec::new("t", n))).await.expect("add");
+    see(&["WriteFailed", "Written"]).await;
+    faults.no_sweeps.store(true, Ordering::SeqCst);
+    faults.signs_unheard.store(true, Ordering::SeqCst);
+    see(&["SweepFailed", "SignOfLifeFailed"]).await;
+    faults.no_sweeps.store(false, Ordering::SeqCst);
+    faults.signs_unheard.store(false, Ordering::SeqCst);
+    // As Node's would; whoever listens looks at the ledger when it begins to, and is told of this.
+    sql(&pool, &schema, "insert into S.migrations (id, breaking) values (21, true)").await;
+    sql(&pool, &schema, "select pg_notify('worker:migrate', '{\"migrationNumber\":21,\"breaking\":true}')").await;
+    see(&["BreakingMigration", "ShuttingDown"]).await;
+    let ended = running.ended().await;
+    assert!(matches!(ended, Err(Error::BreakingMigration { revision: 21, .. })), "{ended:?}");
+}
