@@ -37,7 +37,7 @@ async fn upkeep_crontab_and_troubles_are_told() {
     let worker = Worker::builder(BackfillClient::with_storage(faulty))
         .task(task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {}))
         .crontab("* * * * * t ?fill=10m".parse::<Crontab>().expect("a crontab"))
-        .presence(Duration::from_millis(50), Duration::from_millis(500))
+        .presence(Duration::from_millis(100), Duration::from_secs(1))
         .sweep_interval(Duration::from_millis(20), Duration::from_millis(40))
         .event_capacity(100_000)
         .handle_signals(false)

@@ -219,7 +219,7 @@ async fn a_worker_whose_signs_of_life_are_not_answered_claims_nothing_until_they
     let task = task_fn("t", |_: u32, _: JobContext| async {});
     let builder = Worker::builder(BackfillClient::with_storage(faulty))
         .task(task)
-        .presence(Duration::from_millis(20), Duration::from_millis(500))
+        .presence(Duration::from_millis(100), Duration::from_secs(1))
         .poll_interval(Duration::from_millis(10));
     // Others see it alive: its signs arrive, and only their answers are lost.
     let running = Running::start(builder);

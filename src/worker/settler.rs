@@ -206,6 +206,9 @@ impl Settler {
             .filter(|settlement| settlement.outcome == Outcome::Completed)
             .map(|settlement| settlement.claim.id)
             .collect();
+        if gone.is_empty() {
+            return unknown().map(|settlement| settlement.claim.id).collect();
+        }
         let present = tokio::select! {
             present = self.line.call(WRITE_TIMEOUT, self.line.storage().present(&gone)) => present,
             () = self.give_up.cancelled() => Ok(Vec::new()),

@@ -27,7 +27,7 @@ use crate::storage::{Line, PoolId, Storage};
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
 /// A look after others that has not been answered for this long never will be. It may read the whole table.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(600);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Who the worker is at present.
 #[derive(Clone, Debug)]

@@ -63,9 +63,7 @@ served as materialized (
 -- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
 -- a hash of all queues), so the cost does not grow with the number of queues.
 candidate as materialized (
-  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at,
-    -- Not as it is stored: that may be compressed to a hundredth.
-    octet_length(job.payload::text) as bytes
+  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.payload
   from graphile_worker._private_jobs job
   where job.is_available = true
     and job.run_at <= coalesce($7::timestamptz, now())
@@ -101,40 +99,50 @@ first_of_queue as materialized (
   join free_queue on free_queue.id = candidate.job_queue_id
   order by candidate.job_queue_id, candidate.priority, candidate.run_at, candidate.id
 ),
--- What is seen and not taken. Of tasks with a limit of their own, what is beyond it. (No task has one, as a rule, and then nothing is ranked.) A claim
+-- How long the walk took: reading how many there are makes it end.
+walked as materialized (
+  select (select count(*) from candidate) as candidates, clock_timestamp() - (select min(served.begun) from served) as took
+),
+-- The bytes are not those that are stored, which may be compressed to a hundredth. To unpack them is no part of the walk.
+takeable as materialized (
+  select candidate.id, candidate.task_id, candidate.priority, candidate.run_at, octet_length(candidate.payload::text) as bytes
+  from walked
+  cross join candidate
+  where walked.candidates > 0
+    and (
+      candidate.job_queue_id is null
+      or candidate.id = any (array(select first_of_queue.id from first_of_queue))
+    )
+),
+-- Of tasks with a limit of their own, what is beyond it. (No task has one, as a rule, and then nothing is ranked.) A claim
 -- that meets the limit takes something, and the next one leaves the task out, so this never turns in circles.
 excess as materialized (
   select ranked.id
   from (
-    select candidate.id, candidate.task_id,
-      row_number() over (partition by candidate.task_id order by candidate.priority, candidate.run_at, candidate.id) as place
-    from candidate
-    where candidate.task_id = any (array(select served.id from served where served.room is not null))
-      and (
-        candidate.job_queue_id is null
-        or candidate.id = any (array(select first_of_queue.id from first_of_queue))
-      )
+    select takeable.id, takeable.task_id,
+      row_number() over (partition by takeable.task_id order by takeable.priority, takeable.run_at, takeable.id) as place
+    from takeable
+    where takeable.task_id = any (array(select served.id from served where served.room is not null))
   ) as ranked
   join served on served.id = ranked.task_id
   where ranked.place > served.room
-  union all
-  -- What would be too many bytes together: rarely anything, and then nothing is summed up one by one.
-  select heavy.id
+),
+wanted as not materialized (
+  select takeable.* from takeable where takeable.id <> all (array(select excess.id from excess))
+),
+-- What would be too many bytes together, but for the first: rarely anything, and then nothing is summed up one by one.
+heavy as materialized (
+  select summed.id
   from (
-    select candidate.id, candidate.bytes,
-      sum(candidate.bytes) over (order by candidate.priority, candidate.run_at, candidate.id) as so_far
-    from candidate
-    where (select sum(candidate.bytes) from candidate) > $10
-  ) as heavy
-  where heavy.so_far > $10 and heavy.so_far > heavy.bytes
+    select wanted.id, wanted.bytes,
+      sum(wanted.bytes) over (order by wanted.priority, wanted.run_at, wanted.id) as so_far
+    from wanted
+    where (select sum(wanted.bytes) from wanted) > $10
+  ) as summed
+  where summed.so_far > $10 and summed.so_far > summed.bytes
 ),
 chosen as materialized (
-  select candidate.id from candidate
-  where candidate.job_queue_id is null
-    and candidate.id <> all (array(select excess.id from excess))
-  union all
-  select first_of_queue.id from first_of_queue
-  where first_of_queue.id <> all (array(select excess.id from excess))
+  select wanted.id from wanted where wanted.id <> all (array(select heavy.id from heavy))
 ),
 locked_queue as (
   update graphile_worker._private_job_queues queue
@@ -161,7 +169,7 @@ select
   null::bigint as "id?",
   null::integer as "task_id?",
   null::integer as "queue_id?",
-  (select count(*) from candidate) as "candidates?",
+  (select walked.candidates from walked) as "candidates?",
   null::text as "text?",
   null::smallint as "priority?",
   now() as "run_at?: Timestamp",
@@ -172,12 +180,9 @@ select
   null::timestamptz as "updated_at?: Timestamp",
   null::text as "key?",
   -- Whether the bytes were too many.
-  case when (select sum(candidate.bytes) from candidate) > $10 then 1 end as "revision?",
+  case when exists (select from heavy) then 1 end as "revision?",
   null::text as "flags?",
-  -- How long the walk took: reading how many there are makes it end.
-  case when (select count(*) from candidate) >= 0 then
-    (extract(epoch from clock_timestamp() - (select min(served.begun) from served)) * 1000000)::bigint
-  end as "walk?"
+  (extract(epoch from (select walked.took from walked)) * 1000000)::bigint as "walk?"
 union all
 select null, served.id, null, null, served.identifier, null, null, null, null, null, null, null, null, null, null, null
 from served

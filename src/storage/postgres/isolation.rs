@@ -35,7 +35,7 @@ const SIGN: &str = "begin isolation level read committed; set local idle_in_tran
 /// The same, for freeing what somebody holds: who holds a job is in no index (every claim would pay for it), so the whole table is
 /// read, which may take longer than the role allows its statements.
 const PATIENT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
-                       set local statement_timeout = '10min'";
+                       set local statement_timeout = '2min'";
 
 /// What is known of the default isolation.
 #[derive(Clone, Debug, Default)]

@@ -12,7 +12,7 @@ use super::jobs::Waiting;
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::storage::{ClaimRequest, Claimed, PoolId};
+use crate::storage::{ClaimRequest, Claimed, PoolId, is_unanswered};
 
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
@@ -25,8 +25,8 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 /// A claim that has not been answered for this long never will be.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same for one that looks for jobs of a lost claim first, which reads the whole table.
-const DOUBTING_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same for looking for jobs of a lost claim first, which reads the whole table.
+const DOUBTING_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a worker whose signs of life are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// The most bytes of payloads that are claimed at once, and beyond which nothing more is claimed ahead.
@@ -59,6 +59,8 @@ pub(super) struct Claims {
     doubting: Option<u64>,
     /// How many jobs are worth asking for, where more than could be taken were seen: of a serial queue only one is.
     worth: Option<usize>,
+    /// How many jobs may be claimed in the time that is given, after a claim that took too long.
+    in_time: Option<usize>,
     /// The next one waits until results are written, which frees queues; but not for long.
     pub awaits_queues: bool,
 }
@@ -98,7 +100,7 @@ impl Engine {
         if self.claim_not_before.is_some_and(|earliest| now < earliest) {
             return;
         }
-        if self.lease.is_over() {
+        if self.mode == Mode::UntilShutdown && self.lease.is_over() {
             // Nothing that is claimed now could be started: the signs of life are not answered, whatever else is.
             self.claim_not_before = Some(now + LEASE_PAUSE);
             return;
@@ -127,6 +129,7 @@ impl Engine {
         }
         let limit = if overlaps { (full - have).min(full / 2) } else { full - have };
         let limit = self.claims.worth.map_or(limit, |worth| limit.min(worth.max(concurrency)));
+        let limit = self.claims.in_time.map_or(limit, |in_time| limit.min(in_time));
         let Some((tasks, limits)) = self.tasks_with_room() else {
             // Every task runs as many jobs as it may; the end of one of them looks again.
             self.more = false;
@@ -153,20 +156,24 @@ impl Engine {
         self.claims.awaits_queues = false;
         let thorough = std::mem::take(&mut self.claims.thorough);
         self.claims.in_flight.push(Box::pin(async move {
-            let claim = async {
-                let storage = line.storage();
+            let storage = line.storage();
+            let claimed = async {
                 if let Some(held) = in_doubt {
-                    let jobs = storage.release_unknown(&pool, &held).await?;
+                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_unknown(&pool, &held)).await?;
                     if jobs > 0 {
                         tracing::warn!(jobs, "gave back jobs of a claim whose answer was lost");
                     }
                 }
-                let flags = forbidden.now().await?;
-                let request = ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
-                let request = request.thorough(thorough).max_bytes(MAX_BYTES);
-                storage.claim(&request).await
+                let claim = async {
+                    let flags = forbidden.now().await?;
+                    let request =
+                        ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
+                    let request = request.thorough(thorough).max_bytes(MAX_BYTES);
+                    storage.claim(&request).await
+                };
+                line.call(CLAIM_TIMEOUT, claim).await
             };
-            let claimed = line.call(if doubts { DOUBTING_TIMEOUT } else { CLAIM_TIMEOUT }, claim).await;
+            let claimed = claimed.await;
             Answer { number, limit, pool, claimed }
         }));
     }
@@ -190,6 +197,8 @@ impl Engine {
                 self.claim_delay = FIRST_CLAIM_DELAY;
                 self.claim_not_before = None;
                 self.claims.deep = claimed.jobs.len() >= limit;
+                self.claims.in_time =
+                    self.claims.in_time.map(|in_time| in_time * 2).filter(|in_time| *in_time < MAX_UNWRITTEN);
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
                 self.more = self.woken || claimed.more || (self.more && number < self.claims.newest);
                 if let Some(pause) = claimed.look_again {
@@ -237,8 +246,8 @@ impl Engine {
                 if !error.is_refusal() {
                     self.doubt_since = Some(Instant::now());
                 }
-                if error.took_too_long() {
-                    self.claims.worth = Some(limit / 2);
+                if error.took_too_long() || is_unanswered(&error) {
+                    self.claims.in_time = Some((limit / 2).max(1));
                 }
                 self.claims.deep = false;
                 // What it had locked is there for the next one, whatever another claim has seen meanwhile.

@@ -105,7 +105,7 @@ impl Scene {
         let line = format!("{} {args}", env!("CARGO_BIN_EXE_backfill"));
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
-        command.current_dir(self.directory.path()).env("DATABASE_URL", &self.url).env_remove("PGHOST");
+        command.current_dir(self.directory.path()).env("DATABASE_URL", &self.url).env("TERM", "xterm");
         soon("it ends", command.output()).await.expect("it runs").into()
     }
 

@@ -53,11 +53,16 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a database refused a statement, so that nothing was done. (A connection that is ended may have done it before; and of
-/// SQLite's errors only those of a file that somebody else holds are sure.)
+/// Whether a database refused a statement, so that nothing was done. A connection that is ended may have done it before (class 57,
+/// but for 57014, a statement that was cancelled), poolers answer for servers that they lost (08, 58, XX), and 40003 says itself that
+/// it does not know. Of SQLite's errors only those of a file that somebody else holds are sure.
 pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
     match code(error) {
-        Code::SqlState(_) => !is_away(error),
+        Code::SqlState(code) => match code.get(..2) {
+            Some("08" | "53" | "58" | "XX") => false,
+            Some("57") => code == "57014",
+            _ => code != "40003",
+        },
         Code::Sqlite(code) => matches!(code & 0xff, 5 | 6),
         Code::Unknown => false,
     }

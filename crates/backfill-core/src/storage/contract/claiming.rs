@@ -216,6 +216,20 @@ pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
     assert!(claimed.jobs[0].queue.is_some());
 }
 
+/// Bytes of jobs that cannot be taken anyway count for nothing: of a serial queue, and beyond the limit of a task.
+pub async fn only_what_can_be_taken_counts_by_its_bytes(storage: Subject) {
+    let pool = register(&storage).await;
+    let large = |task: &str| JobSpec::new(task, "x".repeat(10_000));
+    storage.register_tasks(&["limited".to_owned()]).await.expect("register");
+    add(&storage, (0..5).map(|_| large(TASK).serial_queue("q")).collect()).await;
+    add(&storage, (0..5).map(|_| large("limited")).collect()).await;
+    add(&storage, vec![spec(), spec(), spec()]).await;
+    let (tasks, limits) = ([TASK.to_owned(), "limited".to_owned()], [("limited".to_owned(), 1)]);
+    let request = ClaimRequest::new(&pool, &tasks, 100).limits(&limits).max_bytes(25_000);
+    let claimed = storage.claim(&request).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (5, false), "one of the queue, one of the task, and the rest");
+}
+
 /// Which jobs are there.
 pub async fn the_present_are_told(storage: Subject) {
     let pool = register(&storage).await;

@@ -62,6 +62,7 @@ macro_rules! storage_contract_tests {
             order_is_priority_then_time
             only_ready_jobs_of_known_tasks_up_to_the_limit
             a_claim_takes_about_as_many_bytes_as_it_may
+            only_what_can_be_taken_counts_by_its_bytes
             the_present_are_told
             each_job_is_claimed_by_exactly_one_of_many_claimers
             a_serial_queue_gives_one_job_at_a_time
