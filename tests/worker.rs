@@ -459,3 +459,35 @@ async fn a_run_that_ends_when_idle_passes_nothing_by() {
     let worker = Worker::builder(client.clone()).task(task).concurrency(3).build().expect("a worker");
     assert_eq!(soon("it ends", worker.run_once()).await.expect("run").completed, 120);
 }
+
+/// A trigger says what the server says of a deadlock: once of an insert, once of an update, once of a delete.
+#[tokio::test]
+async fn a_deadlock_is_tried_again_whatever_it_hits() {
+    let (client, pool, schema) = client().await;
+    let trigger = "create sequence S.once_insert; create sequence S.once_update; create sequence S.once_delete;
+        create function S.strike() returns trigger language plpgsql as $$ begin
+          -- What a sequence gives stays given when the transaction is rolled back.
+          if nextval(format('%I.%I', tg_table_schema, 'once_' || lower(tg_op))) = 1 then
+            raise exception 'deadlock detected' using errcode = '40P01';
+          end if;
+          return coalesce(new, old);
+        end $$;
+        create trigger strike before insert or update or delete on S._private_jobs for each row execute function S.strike()";
+    support::sql(&pool, &schema, trigger).await;
+    let job = client.add(JobSpec::new("t", 1)).await.expect("an add is tried again");
+    let starts = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let starts = starts.clone();
+        task_fn("t", move |_: u8, _: JobContext| {
+            starts.fetch_add(1, Ordering::SeqCst);
+            async {}
+        })
+    };
+    let running = Running::start(Worker::builder(client.clone()).task(handler));
+    empty(&client).await;
+    assert_eq!((running.end().await.completed, starts.load(Ordering::SeqCst)), (1, 1), "{job:?}");
+    for operation in ["insert", "update", "delete"] {
+        let again = format!("select last_value > 1 from S.once_{operation}");
+        assert_eq!(support::ask(&pool, &schema, &again).await, "true", "{operation} was struck, and tried again");
+    }
+}

@@ -253,6 +253,9 @@ async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
         assert_eq!(ran.status, Some(1), "{args:?}: {}{}", ran.out, ran.err);
         assert!(ran.err.starts_with("error: ") && ran.err.contains(says), "{args:?}: {}", ran.err);
     }
+    let none = scene.run(&["jobs", "--key", "invoice-81"]).await;
+    assert!(none.err.contains("did you mean \"invoice-18\"?"), "{}", none.err);
+    assert_eq!(none.ok(), "no jobs\n", "it may be done");
     let machine = scene.run(&["job", "77", "--json"]).await;
     assert_eq!(
         serde_json::from_str::<Value>(&machine.err).expect("JSON")["error"],

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::args::{Global, JobArgs, JobsArgs, State};
 use crate::database;
 use crate::failure::{Failure, failed};
-use crate::nearest::unknown;
+use crate::nearest::{nearest, unknown};
 use crate::output::{JobJson, Output, seconds, short, table, text, visible};
 use crate::value::relative;
 
@@ -36,6 +36,12 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         return output.json(&jobs.iter().map(|job| JobJson::new(job, now)).collect::<Vec<_>>());
     }
     if jobs.is_empty() {
+        // Its job may be done, and so gone; or the key was mistyped.
+        if let Some(key) = &filter.key
+            && let Some(other) = similar_key(&client, key).await?
+        {
+            let _ = writeln!(io::stderr(), "note: no job has the key {key:?}; did you mean {other:?}?");
+        }
         return output.line("no jobs");
     }
     output.line(jobs_table(&jobs, now))?;
@@ -43,6 +49,15 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         let _ = writeln!(io::stderr(), "there are more; go on with --after {}", last.id);
     }
     Ok(())
+}
+
+/// The key of a job that is most like this one, if any is.
+pub async fn similar_key(client: &BackfillClient, key: &str) -> Result<Option<String>, Failure> {
+    /// Of so many jobs.
+    const LOOKED_AT: u32 = 1_000;
+    let jobs = client.jobs(&JobFilter::new().limit(LOOKED_AT)).await?;
+    let others = jobs.iter().filter_map(|job| job.key.as_deref()).filter(|other| *other != key);
+    Ok(nearest(key, others).map(str::to_owned))
 }
 
 /// Nobody has to wonder whether a name was mistyped or has no jobs.

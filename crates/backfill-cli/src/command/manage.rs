@@ -1,13 +1,14 @@
 //! The commands that change jobs.
 
-use backfill::{BackfillClient, Job, JobFilter, JobId, Reschedule};
+use backfill::{BackfillClient, Job, JobId, Reschedule};
 use chrono::Utc;
 use serde_json::json;
 
+use super::jobs;
 use crate::args::{FailArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockArgs};
 use crate::database;
 use crate::failure::{Failure, failed};
-use crate::nearest::{nearest, unknown};
+use crate::nearest::unknown;
 use crate::output::{JobJson, Output, count_of};
 
 pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
@@ -93,15 +94,11 @@ async fn tell(
     if left.is_empty() { Ok(()) } else { Err(Failure::Told) }
 }
 
-/// Of how many jobs the keys are compared with one that no job has.
-const KEYS_LOOKED_AT: u32 = 1_000;
-
 pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
     let Some(job) = client.remove(&args.key).await? else {
         let problem = format!("no job has the key {:?}", args.key);
-        let jobs = client.jobs(&JobFilter::new().limit(KEYS_LOOKED_AT)).await?;
-        return Err(failed(match nearest(&args.key, jobs.iter().filter_map(|job| job.key.as_deref())) {
+        return Err(failed(match jobs::similar_key(&client, &args.key).await? {
             Some(other) => format!("{problem}; did you mean {other:?}?"),
             None => problem,
         }));
