@@ -473,7 +473,7 @@ async fn a_deadlock_is_tried_again_whatever_it_hits() {
           return coalesce(new, old);
         end $$;
         create trigger strike before insert or update or delete on S._private_jobs for each row execute function S.strike()";
-    support::sql(&pool, &schema, trigger).await;
+    sql(&pool, &schema, trigger).await;
     let job = client.add(JobSpec::new("t", 1)).await.expect("an add is tried again");
     let starts = Arc::new(AtomicUsize::new(0));
     let handler = {
@@ -488,6 +488,6 @@ async fn a_deadlock_is_tried_again_whatever_it_hits() {
     assert_eq!((running.end().await.completed, starts.load(Ordering::SeqCst)), (1, 1), "{job:?}");
     for operation in ["insert", "update", "delete"] {
         let again = format!("select last_value > 1 from S.once_{operation}");
-        assert_eq!(support::ask(&pool, &schema, &again).await, "true", "{operation} was struck, and tried again");
+        assert_eq!(ask(&pool, &schema, &again).await, "true", "{operation} was struck, and tried again");
     }
 }
