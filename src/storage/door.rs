@@ -43,7 +43,8 @@ pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
     Door::default().open(url).await
 }
 
-/// Migrates a storage, or only checks it; answers its revision. When the server goes away meanwhile, it is waited for, for at most about so long.
+/// Migrates a storage, or only checks it; answers its revision. When the server goes away meanwhile, it is waited for, for at most
+/// about so long.
 ///
 /// # Errors
 /// Those of [`Storage::migrate`] and [`Storage::check`].
