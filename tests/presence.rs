@@ -83,6 +83,44 @@ async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebod
 }
 
 #[tokio::test]
+async fn a_worker_that_is_taken_for_dead_while_it_ends_asks_its_jobs_to_end_at_once() {
+    let (client, pool, schema) = client().await;
+    let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
+    let (started_tx, mut started) = mpsc::unbounded_channel();
+    let handler = task_fn("t", move |(): (), ctx: JobContext| {
+        let started = started_tx.clone();
+        async move {
+            started.send(()).expect("open");
+            ctx.cancelled().await;
+        }
+    });
+    // Nothing else would end the job before the test gives up.
+    let hour = Duration::from_hours(1);
+    let builder = Worker::builder(client.clone())
+        .task(handler)
+        .presence(Duration::from_millis(20), hour)
+        .cancel_after(hour)
+        .grace(hour);
+    let running = Running::start(builder);
+    soon("the start", started.recv()).await.expect("a start");
+    running.handle.shutdown();
+    until("it is taken for dead", || async {
+        // Its next sign of life may come between these two.
+        sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
+        !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
+    })
+    .await;
+    let summary = soon("its end", running.ended()).await.expect("run");
+    assert_eq!((summary.completed, summary.lost), (0, 1), "it settles nothing that it no longer owns");
+    let free = client.job(job.id).await.expect("read").expect("it is kept");
+    assert_eq!((free.attempts, free.locked_by), (1, None), "others may run it");
+    assert_eq!(
+        ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_by is not null").await,
+        "0"
+    );
+}
+
+#[tokio::test]
 async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now_runs() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");

@@ -16,6 +16,14 @@ pub struct Cluster {
     settings: Vec<String>,
 }
 
+/// What a server shows to those who want TLS; files.
+pub struct Certificate {
+    /// Who trusts this authority trusts the certificate.
+    pub authority: PathBuf,
+    certificate: String,
+    key: String,
+}
+
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum Stop {
@@ -33,7 +41,10 @@ fn bin(name: &str) -> PathBuf {
 
 /// A program of PostgreSQL's, as the user that servers run under.
 fn program(name: &str) -> Command {
-    let mut command = Command::new(bin(name));
+    unprivileged(Command::new(bin(name)))
+}
+
+fn unprivileged(mut command: Command) -> Command {
     if let Ok(ids) = std::env::var("BACKFILL_TEST_PG_IDS") {
         let (user, group) = ids.split_once(':').expect("BACKFILL_TEST_PG_IDS is UID:GID");
         command.uid(user.parse().expect("a user id")).gid(group.parse().expect("a group id"));
@@ -133,6 +144,62 @@ impl Cluster {
         let mut promote = self.pg_ctl();
         promote.arg("promote");
         done("promoting the standby", promote).await;
+    }
+
+    /// A certificate for this server, by an authority of its own.
+    pub async fn certificate(&self, name: &str) -> Certificate {
+        const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+        let file = |what: &str| self.directory.join(format!("{name}.{what}")).display().to_string();
+        std::fs::write(file("names"), "subjectAltName=IP:127.0.0.1\n").expect("write");
+        let openssl = |arguments: &[&str]| {
+            // The server wants a key of its own user's.
+            let mut command = unprivileged(Command::new("openssl"));
+            command.args(arguments);
+            done("openssl", command)
+        };
+        let (subject, authority, authority_key) = (format!("/CN={name}"), file("authority"), file("authority-key"));
+        let mut arguments = vec!["req", "-x509", "-subj", &subject, "-keyout", &authority_key, "-out", &authority];
+        arguments.extend(KEY);
+        openssl(&arguments).await;
+        let (key, request) = (file("key"), file("request"));
+        let mut arguments = vec!["req", "-subj", "/CN=a server", "-keyout", &key, "-out", &request];
+        arguments.extend(KEY);
+        openssl(&arguments).await;
+        let (names, certificate) = (file("names"), file("certificate"));
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &authority,
+            "-CAkey",
+            &authority_key,
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            &names,
+            "-out",
+            &certificate,
+        ])
+        .await;
+        Certificate { authority: authority.into(), certificate, key }
+    }
+
+    /// From now on the server shows this certificate, or speaks no TLS.
+    pub async fn speak_tls(&self, shown: Option<&Certificate>) {
+        let server = crate::scene::connect(&self.url("postgres")).await;
+        let mut settings = vec![format!("alter system set ssl = {}", if shown.is_some() { "on" } else { "off" })];
+        if let Some(Certificate { certificate, key, .. }) = shown {
+            settings.push(format!("alter system set ssl_cert_file = '{certificate}'"));
+            settings.push(format!("alter system set ssl_key_file = '{key}'"));
+        }
+        for setting in settings {
+            crate::scene::sql(&server, &setting).await;
+        }
+        crate::scene::sql(&server, "select pg_reload_conf()").await;
+        server.close().await;
     }
 
     pub fn url(&self, database: &str) -> String {

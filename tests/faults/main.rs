@@ -64,12 +64,14 @@ fn main() {
     }
     let matches = |case: &Case| wanted.is_empty() || wanted.iter().any(|name| case.name.contains(name.as_str()));
     let cases: Vec<Case> = cases::all().into_iter().filter(matches).collect();
-    let has_pooler = std::env::var_os("BACKFILL_TEST_PGBOUNCER").is_some();
-    let (cases, left_out): (Vec<Case>, Vec<Case>) =
-        cases.into_iter().partition(|case| has_pooler || !case.name.contains("pooler"));
-    for case in left_out {
-        eprintln!("{} ... LEFT OUT: there is no PgBouncer", case.name);
+    let mut possible = Vec::new();
+    for case in cases {
+        match case.wants() {
+            None => possible.push(case),
+            Some(what) => eprintln!("{} ... LEFT OUT: there is no {what}", case.name),
+        }
     }
+    let cases = possible;
     // Somebody looks for tests of another name.
     if cases.is_empty() {
         return;

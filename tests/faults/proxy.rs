@@ -1,7 +1,8 @@
 //! The network between workers and the database, which can be cut, stalled, muted and slowed down.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,13 +35,25 @@ struct State {
     cut: u64,
     /// Connections up to this number are dead for ever, and nobody is told.
     dead: u64,
+    /// So is this one.
+    dead_one: u64,
 }
+
+impl State {
+    fn is_dead(&self, number: u64) -> bool {
+        self.dead >= number || self.dead_one == number
+    }
+}
+
+/// The number of each connection, by the port that the server sees.
+type Ports = Arc<Mutex<HashMap<u16, u64>>>;
 
 /// A proxy on a port of its own.
 pub struct Proxy {
     pub port: u16,
     state: watch::Sender<State>,
     connections: Arc<AtomicU64>,
+    ports: Ports,
     accepting: JoinHandle<()>,
 }
 
@@ -48,10 +61,11 @@ impl Proxy {
     pub async fn to(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (state, watching) = watch::channel(State { way: Way::Open, target, cut: 0, dead: 0 });
+        let (state, watching) = watch::channel(State { way: Way::Open, target, cut: 0, dead: 0, dead_one: 0 });
         let connections = Arc::new(AtomicU64::new(0));
-        let accepting = tokio::spawn(accept(listener, watching, Arc::clone(&connections)));
-        Self { port, state, connections, accepting }
+        let ports = Ports::default();
+        let accepting = tokio::spawn(accept(listener, watching, Arc::clone(&connections), Arc::clone(&ports)));
+        Self { port, state, connections, ports, accepting }
     }
 
     pub fn set(&self, way: Way) {
@@ -70,6 +84,12 @@ impl Proxy {
         self.state.send_modify(|state| state.dead = all);
     }
 
+    /// The connection that the server sees as coming from this port never passes anything again.
+    pub fn kill_one_silently(&self, port: u16) {
+        let number = self.ports.lock().unwrap_or_else(PoisonError::into_inner)[&port];
+        self.state.send_modify(|state| state.dead_one = number);
+    }
+
     /// New connections go elsewhere.
     pub fn lead_to(&self, target: u16) {
         self.state.send_modify(|state| state.target = target);
@@ -83,7 +103,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, state: watch::Receiver<State>, connections: Arc<AtomicU64>) {
+async fn accept(listener: TcpListener, state: watch::Receiver<State>, connections: Arc<AtomicU64>, ports: Ports) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let now = *state.borrow();
@@ -92,12 +112,15 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>, connection
             continue;
         }
         let number = connections.fetch_add(1, Ordering::SeqCst) + 1;
-        let state = state.clone();
+        let (state, ports) = (state.clone(), Arc::clone(&ports));
         tokio::spawn(async move {
             let Ok(server) = TcpStream::connect(("127.0.0.1", now.target)).await else {
                 reset(&stream);
                 return;
             };
+            if let Ok(address) = server.local_addr() {
+                ports.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port(), number);
+            }
             // As on a real way, small messages do not wait for more.
             let _ = (stream.set_nodelay(true), server.set_nodelay(true));
             reset_at_end(&stream);
@@ -142,7 +165,7 @@ async fn pump(
             _ = cut.wait_for(|state| state.cut >= number) => return,
         };
         let passes = state
-            .wait_for(|state| state.cut >= number || (state.dead < number && state.way != Way::Stalled))
+            .wait_for(|state| state.cut >= number || (!state.is_dead(number) && state.way != Way::Stalled))
             .await
             .map(|state| *state);
         let Ok(now) = passes else { return };

@@ -39,6 +39,8 @@ pub struct Scene {
     pub database: String,
     pub client: BackfillClient,
     pub told: Told,
+    /// What worker processes find in their environment.
+    pub environment: Vec<(&'static str, String)>,
     witness: PgPool,
     workers: HashMap<String, Child>,
     /// The jobs that were accepted and have to finish.
@@ -90,6 +92,7 @@ impl Scene {
             database,
             client,
             told,
+            environment: Vec::new(),
             witness,
             workers: HashMap::new(),
             accepted: Vec::new(),
@@ -125,6 +128,15 @@ impl Scene {
         self.accept(added.into_iter().map(|job| job.id));
     }
 
+    /// Jobs of another task, which take no time.
+    pub async fn add_small(&mut self, count: usize, task: &str, attempts: u32) {
+        for begun in (0..count).step_by(10_000) {
+            let specs = (begun..count.min(begun + 10_000)).map(|_| JobSpec::new(task, ()).max_attempts(attempts));
+            let added = self.client.add_many(specs).await.expect("add");
+            self.accept(added.into_iter().map(|job| job.id));
+        }
+    }
+
     pub fn accept(&mut self, jobs: impl IntoIterator<Item = i64>) {
         self.accepted.extend(jobs);
     }
@@ -140,6 +152,7 @@ impl Scene {
         self.logs.push(log.clone());
         let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
         let child = Command::new(std::env::current_exe().expect("this program"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(TOLD, serde_json::to_string(&told).expect("JSON"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -279,6 +292,11 @@ impl Scene {
         }
     }
 
+    /// Whether a worker has logged this.
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.logs.iter().any(|log| std::fs::read_to_string(log).is_ok_and(|said| said.contains(text)))
+    }
+
     // --- faults ---------------------------------------------------------------------------------------------------
 
     /// A fault hits this worker.
@@ -304,6 +322,7 @@ impl Scene {
     /// Waits until every accepted job is done, ends the workers, and checks what must hold whatever happened.
     pub async fn end(mut self) -> Outcome {
         let begun = Instant::now();
+        sql(&self.witness, "analyze told").await;
         loop {
             let left = self.left().await;
             if left == 0 && self.missing().await == 0 {
@@ -356,7 +375,13 @@ impl Scene {
             0,
             "no queue is left locked"
         );
-        let starts = self.count("select count(*) from told where what = 'start'").await;
+        let starts: i64 = sqlx::query_scalar(
+            "select count(*) from told where what = 'start' and job in (select unnest($1::bigint[]))",
+        )
+        .bind(&self.accepted)
+        .fetch_one(&self.witness)
+        .await
+        .expect("the witness answers");
         let recovery = match self.recovered {
             Some(measured) => Some(measured),
             None => self.recovery().await,
@@ -381,8 +406,8 @@ impl Scene {
     /// How many accepted jobs have not finished.
     async fn missing(&self) -> i64 {
         sqlx::query_scalar(
-            "select count(*) from unnest($1::bigint[]) as job
-             where job not in (select job from told where what = 'finish')",
+            "select count(*) from unnest($1::bigint[]) as job (job)
+             where not exists (select from told where told.job = job.job and what = 'finish')",
         )
         .bind(&self.accepted)
         .fetch_one(&self.witness)

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use backfill::worker::Event;
 use backfill::{BackfillClient, Clock, JobContext, TaskError, Worker, task_fn};
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use tokio::sync::mpsc;
 
 /// What a worker process is told, in the environment variable [`TOLD`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,10 +94,26 @@ async fn work(told: Told) {
             handle(witness.clone(), pool.clone(), Arc::clone(&finished), name.clone(), work, ctx)
         })
     };
+    let (journal, lines) = Journal::open(Arc::clone(&finished));
+    let writing = tokio::spawn(write_journal(witness.clone(), told.name.clone(), lines));
+    let fail = {
+        let journal = journal.clone();
+        task_fn("fail", move |(): (), ctx: JobContext| {
+            let journal = journal.clone();
+            async move {
+                journal.tell_both(ctx.job().id).await;
+                Err::<(), _>(TaskError::new("it always fails"))
+            }
+        })
+    };
+    let nothing = task_fn("nothing", move |_: IgnoredAny, ctx: JobContext| {
+        let journal = journal.clone();
+        async move { journal.tell_both(ctx.job().id).await }
+    });
     let mut builder = Worker::builder(client)
         .task(handler)
-        .task(task_fn("fail", |(): (), _ctx: JobContext| async { Err::<(), _>(TaskError::new("it always fails")) }))
-        .task(task_fn("nothing", |_: IgnoredAny, _ctx: JobContext| async {}))
+        .task(fail)
+        .task(nothing)
         .event_capacity(1_000_000)
         .concurrency(told.concurrency)
         .grace(Duration::from_secs(told.grace));
@@ -127,9 +144,58 @@ async fn work(told: Told) {
     // The stream of events ends with the worker.
     drop(worker);
     acknowledging.await.expect("no panic");
+    // So does the journal, which the handlers held.
+    writing.await.expect("no panic");
     if let Err(error) = ended {
         tracing::error!(%error, "the worker ended");
         std::process::exit(3);
+    }
+}
+
+type Line = (i64, &'static str, DateTime<Utc>);
+
+/// Where jobs that take no time tell their starts and finishes: the witness is told of many at once.
+#[derive(Clone)]
+struct Journal {
+    finished: Finished,
+    lines: mpsc::Sender<Line>,
+}
+
+impl Journal {
+    fn open(finished: Finished) -> (Self, mpsc::Receiver<Line>) {
+        let (lines, reader) = mpsc::channel(10_000);
+        (Self { finished, lines }, reader)
+    }
+
+    /// A start, and a finish at once.
+    async fn tell_both(&self, job: i64) {
+        for what in ["start", "finish"] {
+            self.lines.send((job, what, Utc::now())).await.expect("the journal is open");
+        }
+        self.finished.lock().expect("lock").insert(job);
+    }
+}
+
+async fn write_journal(witness: PgPool, worker: String, mut lines: mpsc::Receiver<Line>) {
+    let mut page = Vec::new();
+    while lines.recv_many(&mut page, 5_000).await > 0 {
+        let mut columns = (Vec::new(), Vec::new(), Vec::new());
+        for (job, what, at) in page.drain(..) {
+            columns.0.push(job);
+            columns.1.push(what);
+            columns.2.push(at);
+        }
+        sqlx::query(
+            "insert into told (job, worker, what, at)
+             select job, $4, what, at from unnest($1::bigint[], $2::text[], $3::timestamptz[]) as t (job, what, at)",
+        )
+        .bind(columns.0)
+        .bind(columns.1)
+        .bind(columns.2)
+        .bind(&worker)
+        .execute(&witness)
+        .await
+        .expect("the witness answers");
     }
 }
 

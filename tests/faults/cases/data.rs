@@ -13,9 +13,7 @@ use crate::worker::{How, Work};
 pub async fn many_jobs_fail(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let count = ground.scaled(10_000, 100_000);
-    for _ in 0..count / 10_000 {
-        scene.client.add_many((0..10_000).map(|_| JobSpec::new("fail", ()).max_attempts(1))).await.expect("add");
-    }
+    scene.add_small(count, "fail", 1).await;
     scene.start("a");
     scene.start("b");
     scene
@@ -30,6 +28,7 @@ pub async fn many_jobs_fail(ground: &Ground) -> Outcome {
     // The dead ones are in nobody's way.
     scene.add(100, 10).await;
     let mut outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
     outcome.remark = format!("{count} dead jobs are kept");
     outcome
 }
@@ -132,15 +131,14 @@ pub async fn the_table_has_no_statistics(ground: &Ground) -> Outcome {
         )
         .await;
     let count = ground.scaled(20_000, 100_000);
-    for _ in 0..count / 10_000 {
-        scene.client.add_many((0..10_000).map(|_| JobSpec::new("nothing", ()))).await.expect("add");
-    }
+    scene.add_small(count, "nothing", 25).await;
     scene.add_serial(500, 100, 0).await;
     let begun = Instant::now();
     scene.start("a");
     scene.start("b");
     let mut outcome = scene.end().await;
-    outcome.remark = format!("and {count} no-op jobs, all done in {:.1} s", begun.elapsed().as_secs_f64());
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome.remark = format!("{count} of them no-op jobs, all done in {:.1} s", begun.elapsed().as_secs_f64());
     outcome
 }
 
@@ -162,20 +160,21 @@ pub async fn a_snapshot_is_held(ground: &Ground) -> Outcome {
     let mut jobs = 0;
     while begun.elapsed() < time {
         let second = Instant::now();
-        scene.client.add_many((0..300).map(|_| JobSpec::new("nothing", ()))).await.expect("add");
+        scene.add_small(300, "nothing", 25).await;
         jobs += 300;
         sleep(Duration::from_secs(1).saturating_sub(second.elapsed())).await;
     }
     scene.add(100, 10).await;
     let caught_up = Instant::now();
     let dead = scene.ask("select n_dead_tup from pg_stat_user_tables where relname = '_private_jobs'").await;
-    scene.until_finished(100).await;
+    scene.until_finished(jobs + 100).await;
     let caught_up = caught_up.elapsed();
     holder.rollback().await.expect("rollback");
     admin.close().await;
     let mut outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
     outcome.remark = format!(
-        "{jobs} no-op jobs at 300/s, {dead} dead rows, the last 100 jobs done in {:.1} s",
+        "{jobs} of them no-op jobs at 300/s, {dead} dead rows, the last 100 jobs done in {:.1} s",
         caught_up.as_secs_f64()
     );
     outcome

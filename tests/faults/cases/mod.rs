@@ -53,6 +53,20 @@ pub struct Case {
     pub run: fn(Arc<Ground>) -> BoxFuture<'static, Outcome>,
 }
 
+impl Case {
+    /// What it needs and does not find.
+    pub fn wants(&self) -> Option<&'static str> {
+        let set = |name| std::env::var_os(name).is_some();
+        let (needed, there) = match self.name {
+            name if name.contains("pooler") => ("PgBouncer", set("BACKFILL_TEST_PGBOUNCER")),
+            name if name.contains("name_is_not_resolved") => ("nss_wrapper", set("BACKFILL_TEST_NSS_WRAPPER")),
+            name if name.contains("tls") => ("TLS in this build", cfg!(feature = "tls-rustls")),
+            _ => return None,
+        };
+        (!there).then_some(needed)
+    }
+}
+
 macro_rules! cases {
     ($($room:ident: $($name:ident),* $(,)?;)*) => {
         vec![$($(Case { name: stringify!($name), run: |ground| Box::pin(async move { $room::$name(&ground).await }) }),*),*]
@@ -89,6 +103,9 @@ pub fn all() -> Vec<Case> {
             every_connection_is_reset,
             connections_die_without_a_word,
             nothing_passes_for_longer_than_the_lease,
+            the_listeners_connection_dies_without_a_word,
+            a_name_is_not_resolved,
+            tls_fails,
             answers_are_lost,
             a_claims_answer_is_not_taken,
             everything_is_slow;

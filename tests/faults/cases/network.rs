@@ -1,6 +1,6 @@
 //! What happens between a worker and a healthy server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backfill::JobSpec;
 use tokio::time::sleep;
@@ -36,7 +36,7 @@ pub async fn connections_die_without_a_word(ground: &Ground) -> Outcome {
     // What was running finishes; nothing new can start until the dead connections are given up.
     sleep(Duration::from_secs(1)).await;
     let before = scene.started().await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     scene.until_started(before + 1).await;
     let recovered = begun.elapsed() + Duration::from_secs(1);
     assert!(recovered < Duration::from_secs(15), "new connections within the lease: {recovered:?}");
@@ -57,6 +57,89 @@ pub async fn nothing_passes_for_longer_than_the_lease(ground: &Ground) -> Outcom
     scene.proxy.set(Way::Open);
     scene.outage_is_over();
     let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: the ear's calls to itself (`postgres/listen.rs`), and polling meanwhile.
+pub async fn the_listeners_connection_dies_without_a_word(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.start("a");
+    scene.until("listening", "exists (select from told where what = 'listening')").await;
+    let port = scene
+        .ask(
+            "select client_port::bigint from pg_stat_activity
+             where datname = current_database() and query ilike 'listen%'",
+        )
+        .await;
+    scene.proxy.kill_one_silently(port.try_into().expect("a port"));
+    let begun = Instant::now();
+    scene.hits("a");
+    // Nobody wakes it, and nobody has noticed: the next poll finds them.
+    scene.add(20, 10).await;
+    scene.until_finished(20).await;
+    let polled = begun.elapsed();
+    scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
+    scene.until("hearing again", "(select count(*) from told where what = 'listening') > 1").await;
+    let recovered = begun.elapsed();
+    assert!(recovered < Duration::from_secs(40), "a call each 30 s, of which 5 s are for the answer: {recovered:?}");
+    scene.recovered = Some(recovered);
+    scene.remark = format!("meanwhile jobs are found by polling, after {:.1} s", polled.as_secs_f64());
+    scene.add(20, 10).await;
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: retries; an address that is not known is one that may be known later.
+pub async fn a_name_is_not_resolved(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let hosts = directory.path().join("hosts");
+    let known = "127.0.0.1 database.test\n";
+    std::fs::write(&hosts, known).expect("write");
+    let wrapper = std::env::var("BACKFILL_TEST_NSS_WRAPPER").expect("asked before");
+    scene.environment = vec![("LD_PRELOAD", wrapper), ("NSS_WRAPPER_HOSTS", hosts.display().to_string())];
+    scene.told.url = scene.told.url.replacen("127.0.0.1", "database.test", 1);
+    scene.add(400, 300).await;
+    three_workers(&mut scene).await;
+    std::fs::write(&hosts, "127.0.0.1 elsewhere.test\n").expect("write");
+    scene.proxy.cut();
+    // One that begins without a name waits for it, too.
+    scene.start("d");
+    sleep(ground.seconds(8, 40)).await;
+    assert_eq!(scene.dead(), None, "nobody ends for it");
+    assert!(scene.has_logged("failed to lookup address"), "this is what happened");
+    std::fs::write(&hosts, known).expect("write");
+    scene.outage_is_over();
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: retries. First the server shows a certificate that nobody trusts, then it speaks no TLS at all.
+pub async fn tls_fails(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let (trusted, foreign) = (scene.subject.certificate("trusted").await, scene.subject.certificate("foreign").await);
+    scene.subject.speak_tls(Some(&trusted)).await;
+    scene.told.url += &format!("?sslmode=verify-full&sslrootcert={}", trusted.authority.display());
+    scene.add(500, 300).await;
+    three_workers(&mut scene).await;
+    let encrypted = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
+                     where ssl and datname = current_database()";
+    assert!(scene.ask(encrypted).await > 0, "it is TLS that fails");
+    for (shown, said) in [(Some(&foreign), "UnknownIssuer"), (None, "TLS")] {
+        scene.subject.speak_tls(shown).await;
+        scene.proxy.cut();
+        sleep(ground.seconds(5, 30)).await;
+        assert_eq!(scene.dead(), None, "nobody ends for it");
+        assert!(scene.has_logged(said), "this is what happened");
+    }
+    scene.subject.speak_tls(Some(&trusted)).await;
+    scene.outage_is_over();
+    let subject = std::sync::Arc::clone(&scene.subject);
+    let outcome = scene.end().await;
+    subject.speak_tls(None).await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
 }
@@ -118,7 +201,7 @@ pub async fn a_claims_answer_is_not_taken(ground: &Ground) -> Outcome {
     scene.hits("a");
     tx.commit().await.expect("commit");
     scene.until_answered("an answer that nobody takes", &claims("wait_event = 'ClientWrite'")).await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     // Not through the proxy.
     scene.told.url = scene.subject.url(&scene.database);
     scene.start("b");
