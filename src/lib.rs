@@ -51,6 +51,8 @@ pub mod storage;
 pub mod task;
 pub mod worker;
 
+#[doc(hidden)]
+pub use backfill_core::nearest;
 pub use backfill_core::{error, job};
 pub use client::{BackfillClient, BackfillClientBuilder};
 pub use clock::Clock;

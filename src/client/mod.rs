@@ -13,7 +13,7 @@ pub use builder::BackfillClientBuilder;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::job::limits::{DEFAULT_MAX_PAYLOAD_BYTES, MAX_DELAY};
 use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
@@ -243,6 +243,13 @@ impl BackfillClient {
                 what: "max_attempts",
                 value: attempts.to_string(),
                 problem: "must be at least 1".to_owned(),
+            });
+        }
+        if let Some(delay) = change.get_run_in().filter(|delay| *delay > MAX_DELAY) {
+            return Err(Error::InvalidJob {
+                what: "run_at",
+                value: format!("{delay:?} from now"),
+                problem: "must be within a hundred years".to_owned(),
             });
         }
         self.storage.reschedule(ids, change).await

@@ -11,6 +11,7 @@ use super::{Dialect, Schedule};
 use crate::error::{Error, Result};
 use crate::job::Payload;
 use crate::job::limits::MAX_TASK_NAME_CHARS;
+use crate::nearest::did_you_mean;
 
 /// The entries of a crontab, in their order. No two have the same identifier.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,7 +51,8 @@ impl Crontab {
                     Some(Ok(other)) => dialect = other,
                     Some(Err(word)) => {
                         let offset = word.as_ptr() as usize - line.as_ptr() as usize;
-                        let problem = "is no dialect: there are graphile and extended";
+                        let meant = did_you_mean(word, ["graphile", "extended"]);
+                        let problem = format!("is no dialect: there are graphile and extended{meant}");
                         problems.push(Complaint::new(offset, word, problem).at(number, line));
                     }
                     None => {}
@@ -329,7 +331,8 @@ mod tests {
         assert_eq!(
             problems("* * * * * a\n# dialect: extnded\n@daily a"),
             [
-                "line 2, column 12: \"extnded\" is no dialect: there are graphile and extended".to_owned(),
+                "line 2, column 12: \"extnded\" is no dialect: there are graphile and extended; did you mean \"extended\"?"
+                    .to_owned(),
                 problems("\n\n@daily a").remove(0),
             ]
         );
@@ -344,6 +347,7 @@ mod tests {
         assert!(
             told[0].starts_with("line 2, column 1: \"@dayly\" is no time: five or six fields are, or one of @yearly")
         );
+        assert!(told[0].ends_with("; did you mean \"@daily\"?"), "{}", told[0]);
         assert!(told[1].starts_with("line 3, column 1: \"@daily\" is no crontab line"));
         assert!(told[2].starts_with("line 4, column 1: \"* *\" is no time"));
         assert!(told[3].starts_with("line 5, column 9: \"MOO\" is neither a number or a name from SUN to SAT"));
@@ -351,6 +355,45 @@ mod tests {
         assert!(told[5].starts_with("line 5, column 32: \"x=1\" is no option; there are id,"));
         assert!(told[6].ends_with("is no dialect: extended is"));
         assert_eq!(told.len(), 7);
+    }
+
+    #[test]
+    fn every_problem_of_a_line_has_its_words() {
+        let long = "x".repeat(129);
+        for (line, says) in [
+            ("* * * * * a ?id=1x", "\"id=1x\" is no identifier: letters, digits, _ and - are allowed"),
+            ("* * * * * a ?fill=d", "\"fill=d\" is no time phrase: it looks like 1d12h"),
+            ("* * * * * a ?fill=99999w", "is longer than a hundred years"),
+            ("* * * * * a ?queue=a%20b", "is no queue name: 1 to 128 letters"),
+            ("* * * * * a ?jobKey=", "is no job key: 1 to 512 characters"),
+            ("* * * * * a ?jobKeyMode=once", "is no job key mode: replace or preserve_run_at are"),
+            ("* * * * * a ?max=x", "is no number from 1 to 32767"),
+            ("* * * * * a ?priority=x", "is no number from -32768 to 32767"),
+            ("* * * * * a ?tz=UTC", "belongs to the extended dialect: add dialect=extended"),
+            ("* * * * * a ?", "\"?\" has no options after it"),
+            (&*format!("* * * * * {long}"), "is too long for a task name"),
+            ("* * 0 * * a", "\"0\" is too small: dates go from 1 to 31"),
+            ("* * * * 8 a", "\"8\" is too large: days of week go from 0 to 6"),
+            ("* * * * * a \u{2028} {}", "is a line break of another kind"),
+        ] {
+            let told = problems(line).join("\n");
+            assert!(told.contains(says), "{line}: {told}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_nearly_known_are_recognised() {
+        for (line, meant) in [
+            ("* * * * * a ?fil=1d", "fill"),
+            ("* * * * * a ?jobkey=x", "jobKey"),
+            ("* * * * * a ?jobKeyMode=preserve_runat", "preserve_run_at"),
+            ("* * * * * a ?dialect=extendet", "extended"),
+            ("0 4 * Jnu * a ?dialect=extended", "JUN"),
+            ("* * * * * a ?dialect=extended&tzz=UTC", "tz"),
+        ] {
+            let told = problems(line).remove(0);
+            assert!(told.ends_with(&format!("; did you mean {meant:?}?")), "{line}: {told}");
+        }
     }
 
     #[test]

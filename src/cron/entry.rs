@@ -1,10 +1,11 @@
 //! One thing that should be added again and again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::Schedule;
 use crate::error::{Error, Result};
@@ -127,9 +128,12 @@ impl CronEntry {
 
     /// The job that is due at this moment. Its payload says so under `_cron`, which takes the place of a key of that name.
     pub(super) fn job_at(&self, moment: DateTime<Utc>, backfilled: bool, max_payload_bytes: usize) -> Result<NewJob> {
-        let mut payload: Map<String, Value> = self.payload.decode().map_err(|_| self.refused("is no JSON object"))?;
+        // The values stay as they are written: to read a number is to round it.
+        let mut payload: BTreeMap<String, Box<RawValue>> =
+            self.payload.decode().map_err(|_| self.refused("is no JSON object"))?;
         let ts = moment.to_rfc3339_opts(SecondsFormat::Millis, true);
-        payload.insert("_cron".to_owned(), serde_json::json!({ "ts": ts, "backfilled": backfilled }));
+        let cron = to_raw_value(&serde_json::json!({ "ts": ts, "backfilled": backfilled }));
+        payload.insert("_cron".to_owned(), cron.map_err(|_| self.refused("cannot be told the time"))?);
         let mut spec =
             JobSpec::new(&*self.task, payload).run_at(moment).key_mode(self.key_mode).priority(self.priority);
         if let Some(attempts) = self.max_attempts {
@@ -174,9 +178,21 @@ mod tests {
         let moment = "2026-11-21T06:43:00Z".parse().unwrap();
         let entry = entry().payload(&serde_json::json!({ "a": 1, "_cron": "mine" })).unwrap();
         let job = entry.job_at(moment, false, DEFAULT_MAX_PAYLOAD_BYTES).unwrap();
-        let payload: Value = job.payload.decode().unwrap();
+        let payload: serde_json::Value = job.payload.decode().unwrap();
         let cron = serde_json::json!({ "ts": "2026-11-21T06:43:00.000Z", "backfilled": false });
         assert_eq!(payload, serde_json::json!({ "a": 1, "_cron": cron }));
+    }
+
+    #[test]
+    fn no_digit_of_a_payload_is_lost() {
+        let payload = r#"{"k":25.671672821044922,"n":123456789012345678901234567890,"z":1e400}"#;
+        let mut entry = entry();
+        entry.payload = Payload::from_json(payload).unwrap();
+        let job = entry.job_at("2026-11-21T06:43:00Z".parse().unwrap(), true, DEFAULT_MAX_PAYLOAD_BYTES).unwrap();
+        let told = job.payload.as_str();
+        assert!(told.ends_with(&payload[1..]), "{told}");
+        let crontab: crate::cron::Crontab = "* * * * * t {k: 25.671672821044922}".parse().unwrap();
+        assert_eq!(crontab.entries()[0].payload.as_str(), r#"{"k":25.671672821044922}"#);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::Dialect;
 use super::problem::Complaint;
+use crate::nearest::did_you_mean;
 
 /// What a field is called, and what it may hold.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,7 @@ fn part_numbers(part: &str, kind: Kind, dialect: Dialect) -> Result<u64, String>
         None => 1,
         Some(Some(0)) => return Err(format!("is no step for {name}: it must be greater than zero")),
         Some(Some(step)) => usize::try_from(step).unwrap_or(usize::MAX),
-        Some(None) => return Err(not_understood(kind, dialect)),
+        Some(None) => return Err(not_understood(part, kind, dialect)),
     };
     let every = |from: u32, to: u32| (from..=to).step_by(step_size).try_fold(0, |all, n| Ok(all | bit(n, kind)?));
     if range == "*" {
@@ -102,10 +103,10 @@ fn part_numbers(part: &str, kind: Kind, dialect: Dialect) -> Result<u64, String>
             return every(from, max);
         }
     }
-    Err(not_understood(kind, dialect))
+    Err(not_understood(part, kind, dialect))
 }
 
-fn not_understood(kind: Kind, dialect: Dialect) -> String {
+fn not_understood(part: &str, kind: Kind, dialect: Dialect) -> String {
     let Kind { name, min, max, names, .. } = kind;
     match dialect {
         Dialect::Graphile => {
@@ -116,7 +117,13 @@ fn not_understood(kind: Kind, dialect: Dialect) -> String {
                 (Some(first), Some(last)) => format!("a number or a name from {first} to {last}"),
                 _ => "a number".to_owned(),
             };
-            format!("is neither {named}, nor a range like {min}-{max}, nor *, nor one of these with a step like */n")
+            // Of a range, one end may be a name that nobody knows.
+            let words = part.split(['-', '/']).filter(|word| value(word, kind, dialect).is_none());
+            let meant = words.map(|word| did_you_mean(word, names.iter().copied())).find(|meant| !meant.is_empty());
+            let meant = meant.unwrap_or_default();
+            format!(
+                "is neither {named}, nor a range like {min}-{max}, nor *, nor one of these with a step like */n{meant}"
+            )
         }
     }
 }
@@ -168,6 +175,7 @@ mod tests {
         assert_eq!(extended("10-30/10", minutes), Ok(vec![10, 20, 30]));
         assert_eq!(extended("25/3", dates), Ok(vec![25, 28, 31]));
         assert!(extended("MON", months).unwrap_err().contains("JAN to DEC"));
+        assert!(extended("MNO-FRI", days).unwrap_err().ends_with("; did you mean \"MON\"?"));
         assert!(extended("5-1/2", minutes).unwrap_err().contains("larger than its start"));
         assert!(extended("60/2", minutes).unwrap_err().contains("too large"));
         assert!(extended("1/0", minutes).unwrap_err().contains("greater than zero"));

@@ -8,6 +8,7 @@ use super::problem::Complaint;
 use super::zone::Zone;
 use crate::job::limits::{MAX_KEY_CHARS, MAX_MAX_ATTEMPTS, MAX_QUEUE_NAME_CHARS};
 use crate::job::{JobKeyMode, Priority};
+use crate::nearest::did_you_mean;
 
 /// What the options of a line say.
 #[derive(Default)]
@@ -23,6 +24,8 @@ pub(super) struct Options {
 }
 
 const NAMES: [&str; 7] = ["id", "fill", "max", "queue", "jobKey", "jobKeyMode", "priority"];
+const EXTENDED_NAMES: [&str; 9] = ["id", "fill", "max", "queue", "jobKey", "jobKeyMode", "priority", "tz", "dialect"];
+const KEY_MODES: [&str; 2] = ["replace", "preserve_run_at"];
 
 /// Whether these options switch their line to the extended dialect.
 pub(super) fn are_extended(text: &str) -> bool {
@@ -69,18 +72,22 @@ impl Options {
                 self.key_mode = Some(match value {
                     "replace" => JobKeyMode::Replace,
                     "preserve_run_at" => JobKeyMode::PreserveRunAt,
-                    _ => return Err("is no job key mode: replace or preserve_run_at are".to_owned()),
+                    _ => {
+                        let meant = did_you_mean(value, KEY_MODES);
+                        return Err(format!("is no job key mode: replace or preserve_run_at are{meant}"));
+                    }
                 });
             }
             "priority" => self.priority = Some(priority(value)?),
             "tz" if dialect == Dialect::Extended => self.zone = Zone::named(value)?,
             "tz" => return Err("belongs to the extended dialect: add dialect=extended to the options".to_owned()),
             "dialect" if value == "extended" => {}
-            "dialect" => return Err("is no dialect: extended is".to_owned()),
-            _ if dialect == Dialect::Extended => {
-                return Err(format!("is no option; there are {}, tz, dialect", NAMES.join(", ")));
+            "dialect" => return Err(format!("is no dialect: extended is{}", did_you_mean(value, ["extended"]))),
+            _ => {
+                let known: &[&str] = if dialect == Dialect::Extended { &EXTENDED_NAMES } else { &NAMES };
+                let meant = did_you_mean(key, known.iter().copied());
+                return Err(format!("is no option; there are {}{meant}", known.join(", ")));
             }
-            _ => return Err(format!("is no option; there are {}", NAMES.join(", "))),
         }
         Ok(())
     }

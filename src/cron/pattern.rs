@@ -8,6 +8,7 @@ use super::Dialect;
 use super::field::{KINDS, Kind, Numbers, SECONDS};
 use super::problem::Complaint;
 use super::zone::Zone;
+use crate::nearest::did_you_mean;
 
 /// Five fields, a sixth for seconds, and the zone in which they are read.
 ///
@@ -50,7 +51,8 @@ impl Pattern {
             [(offset, name)] if extended => {
                 let Some((_, meaning)) = MACROS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
                     let known: Vec<&str> = MACROS.iter().map(|(known, _)| *known).collect();
-                    let problem = format!("is no time: five or six fields are, or one of {}", known.join(", "));
+                    let meant = did_you_mean(name, known.iter().copied());
+                    let problem = format!("is no time: five or six fields are, or one of {}{meant}", known.join(", "));
                     return Err(vec![Complaint::new(*offset, name, problem)]);
                 };
                 let fields: Vec<(usize, &str)> = super::crontab::words(meaning).collect();

@@ -341,6 +341,7 @@ mod tests {
             assert!(schedule.matches(time("2026-07-01T07:00:30Z")) && !schedule.matches(time("2026-07-01T09:00:00Z")));
             let error = extended("@daily").in_time_zone("Europe/Berln").unwrap_err().to_string();
             assert!(error.contains("\"Europe/Berln\" is no time zone"), "{error}");
+            assert!(error.ends_with("did you mean \"Europe/Berlin\"?"), "{error}");
         }
 
         /// On 2026-03-29 the clocks of Berlin went from 02:00 to 03:00, which was 01:00 UTC.

@@ -31,7 +31,10 @@ impl Zone {
         }
         #[cfg(feature = "time-zones")]
         {
-            name.parse().map(Self::Named).map_err(|_| "is no time zone: it looks like Europe/Berlin".to_owned())
+            name.parse().map(Self::Named).map_err(|_| {
+                let meant = crate::nearest::did_you_mean(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+                format!("is no time zone: it looks like Europe/Berlin{meant}")
+            })
         }
         #[cfg(not(feature = "time-zones"))]
         {

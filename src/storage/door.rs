@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use tokio::time::{Instant, sleep};
 
 use super::Storage;
 use super::memory::MemoryStorage;
-use super::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust};
+use super::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust, address};
 use crate::error::{Error, Result};
 
 /// What can be said about a storage besides its URL. Elsewhere than in PostgreSQL a schema is refused, and the rest means nothing.
@@ -133,14 +133,7 @@ fn without(feature: &str) -> Error {
 }
 
 fn connect(url: &str, max_connections: u32, trust: &Trust) -> Result<PgPool> {
-    // The driver's message may repeat parts of the URL, which may hold a password.
-    let options: PgConnectOptions = url.parse().map_err(|_| {
-        Error::InvalidClient(
-            "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
-             characters in the password percent-encoded"
-                .to_owned(),
-        )
-    })?;
+    let options = address(Some(url))?;
     if max_connections == 0 {
         return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
     }

@@ -20,7 +20,7 @@ pub struct Cluster {
 pub struct Certificate {
     /// Who trusts this authority trusts the certificate.
     pub authority: PathBuf,
-    certificate: String,
+    shown: String,
     key: String,
 }
 
@@ -184,15 +184,15 @@ impl Cluster {
             &certificate,
         ])
         .await;
-        Certificate { authority: authority.into(), certificate, key }
+        Certificate { authority: authority.into(), shown: certificate, key }
     }
 
     /// From now on the server shows this certificate, or speaks no TLS.
     pub async fn speak_tls(&self, shown: Option<&Certificate>) {
         let server = crate::scene::connect(&self.url("postgres")).await;
         let mut settings = vec![format!("alter system set ssl = {}", if shown.is_some() { "on" } else { "off" })];
-        if let Some(Certificate { certificate, key, .. }) = shown {
-            settings.push(format!("alter system set ssl_cert_file = '{certificate}'"));
+        if let Some(Certificate { shown, key, .. }) = shown {
+            settings.push(format!("alter system set ssl_cert_file = '{shown}'"));
             settings.push(format!("alter system set ssl_key_file = '{key}'"));
         }
         for setting in settings {

@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backfill::BackfillClient;
-use backfill::storage::postgres::{DEFAULT_SCHEMA, PostgresStorage};
+use backfill::storage::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES, PostgresStorage, address};
 use backfill::storage::{self, Storage, sqlite};
+use backfill::{BackfillClient, Error};
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::args::Global;
 use crate::failure::{Failure, failed};
+use crate::nearest::nearest;
 
 /// Where URLs go, with a number behind, that were given on the command line with a password in them.
 pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT_";
-
-const UNREADABLE: &str = "the database URL cannot be read; it looks like postgres://user:password@host:5432/database, with special \
-                          characters in the password percent-encoded";
 
 /// What stands on the command line instead of a URL with a password, with the same number behind.
 const HIDDEN: &str = "postgres://hidden-";
@@ -64,9 +63,9 @@ pub fn hide_password_of_arguments() -> Result<(), Failure> {
 fn url_with_password<'a>(after: &str, argument: &'a str) -> Option<(&'a str, &'a str)> {
     let start = ["postgres://", "postgresql://"].into_iter().filter_map(|scheme| argument.find(scheme)).min()?;
     let (before, url) = argument.split_at(start);
-    let other = |option: &str| {
-        option.starts_with("--") && !matches!(option, "--database-url" | "--connection" | "--from" | "--to")
-    };
+    // What users call their own things may be anything. Everywhere else such a text is a URL, or a mistake that has one in it.
+    let other =
+        |option: &str| matches!(option, "--task" | "--queue" | "--key" | "--flag" | "--forbidden-flags" | "--reason");
     let option = before.trim_end_matches('=');
     let meant = if before.is_empty() { !other(after) } else { option.starts_with('-') && !other(option) };
     (meant && has_password(url)).then_some((before, url))
@@ -93,27 +92,10 @@ enum Place {
 impl Place {
     /// What this URL means. One with a password was put away at the start.
     fn of(url: &str) -> Result<Self, Failure> {
-        Self::read(url)?.with_a_port()
-    }
-
-    /// The driver does not say when the variable is no port.
-    fn with_a_port(self) -> Result<Self, Failure> {
-        match variable("PGPORT").filter(|port| port.parse::<u16>().is_err()) {
-            Some(port) if matches!(self, Self::Postgres(_)) => {
-                Err(Failure::Usage(format!("PGPORT is {port:?}, and must be a number from 1 to 65535")))
-            }
-            _ => Ok(self),
-        }
-    }
-
-    fn read(url: &str) -> Result<Self, Failure> {
         let hidden = url.strip_prefix(HIDDEN).and_then(|number| variable(&format!("{HIDDEN_URL}{number}")));
         let url = hidden.unwrap_or_else(|| url.to_owned());
         match url.split_once(':').map(|(scheme, _)| scheme) {
-            // The driver's message may repeat parts of the URL.
-            Some("postgres" | "postgresql") => {
-                Ok(Self::postgres(url.parse().map_err(|_| Failure::Usage(UNREADABLE.to_owned()))?))
-            }
+            Some("postgres" | "postgresql") => Ok(Self::postgres(address(Some(&url))?)),
             Some("sqlite" | "memory") => Ok(Self::Other(url)),
             Some(scheme) if !scheme.is_empty() => Err(Failure::Usage(format!(
                 "the database URL begins with {scheme}:, and only postgres://, sqlite:// and memory: are known"
@@ -136,7 +118,7 @@ impl Place {
             return Self::of(&url);
         }
         if ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER"].into_iter().any(|name| variable(name).is_some()) {
-            return Self::postgres(PgConnectOptions::new()).with_a_port();
+            return Ok(Self::postgres(address(None)?));
         }
         let path = sqlite::default_path()?;
         if !global.json && !global.quiet {
@@ -154,7 +136,14 @@ impl Place {
                     .acquire_timeout(Duration::from_secs(10))
                     .connect_lazy_with(*options);
                 let prepared = !global.no_prepared_statements;
-                let storage = PostgresStorage::with_prepared_statements(pool, &schema(global), prepared)?;
+                let schema = schema(global);
+                if schema.contains("://") {
+                    return Err(Failure::Usage(
+                        "the schema looks like a URL; give that with --database-url, and --schema a name such as graphile_worker"
+                            .to_owned(),
+                    ));
+                }
+                let storage = PostgresStorage::with_prepared_statements(pool, &schema, prepared)?;
                 if let Some(patience) = patience {
                     storage.reach(patience).await?;
                 }
@@ -247,18 +236,65 @@ fn one_name(path: &Path) -> std::path::PathBuf {
 /// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.
 pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
     let storage = reached(global, Duration::ZERO).await?;
+    check(&storage).await?;
     let client = BackfillClient::with_storage(storage);
-    if client.postgres().is_err() {
-        // A file that is not there, or too new. (A schema may be of any revision that Node works with.)
-        client.storage().check().await?;
+    if let Ok(postgres) = client.postgres()
+        && let [table, ..] = &postgres.hidden_tables().await?[..]
+    {
+        return Err(failed(format!(
+            "row security hides every row of the table {table} from this role, which would look as if there were no jobs; run: alter \
+             role {:?} bypassrls; or make it a member of the role that owns the schema",
+            postgres.pool().connect_options().get_username(),
+        )));
     }
     Ok(client)
+}
+
+/// Fails unless jobs can be looked at, managed and added: a file that is not there, or what is too old or too new. A schema may be
+/// of any revision that Node works with, and need not have our own objects.
+pub async fn check(storage: &Arc<dyn Storage>) -> Result<(), Error> {
+    match storage.check().await {
+        Err(Error::OwnObjectsMissing { .. }) => Ok(()),
+        Err(Error::SchemaOutdated { revision, .. }) if revision >= FIRST_WITH_PRIVATE_TABLES => Ok(()),
+        checked => checked.map(drop),
+    }
+}
+
+/// What time it is where the jobs are; or here, if that cannot be told.
+pub async fn now(client: &BackfillClient) -> DateTime<Utc> {
+    client.storage().time().await.unwrap_or_else(|_| Utc::now())
 }
 
 /// The schema, of a storage in PostgreSQL.
 pub fn schema_of(storage: &Arc<dyn Storage>) -> Option<String> {
     let client = BackfillClient::with_storage(Arc::clone(storage));
     client.postgres().ok().map(|postgres| postgres.schema().to_owned())
+}
+
+/// Says of a schema that does not have a job queue, or is about to get one, that others have: the name may be mistyped.
+pub async fn elsewhere(storage: &Arc<dyn Storage>) -> String {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let client = BackfillClient::with_storage(Arc::clone(storage));
+    let Ok(postgres) = client.postgres() else { return String::new() };
+    // Only a hint: when it cannot be had, there is none.
+    let Ok(Ok(mut others)) = tokio::time::timeout(PATIENCE, postgres.schemas()).await else { return String::new() };
+    others.retain(|other| other != postgres.schema());
+    if let Some(other) = nearest(postgres.schema(), others.iter().map(String::as_str)) {
+        return format!(" (did you mean {other:?}, which has one?)");
+    }
+    match &others[..] {
+        [] => String::new(),
+        [other] => format!(" ({other:?} has one)"),
+        [first, rest @ ..] => format!(" ({first:?} has one, and {} more do)", rest.len()),
+    }
+}
+
+/// The same of a schema that is not there yet, or nothing.
+pub async fn elsewhere_if_missing(storage: &Arc<dyn Storage>) -> Option<String> {
+    match storage.check().await {
+        Err(Error::SchemaMissing { .. }) => Some(elsewhere(storage).await),
+        _ => None,
+    }
 }
 
 /// What people call the place, and what they call its version.
@@ -292,6 +328,8 @@ mod tests {
             ("--to", url, ""),
             ("", "--from=postgres://u:p@h", "--from="),
             ("jobs", url, ""),
+            ("--schema", url, ""),
+            ("", "--limit=postgres://u:p@h", "--limit="),
         ] {
             assert_eq!(url_with_password(after, argument), Some((before, url)), "{after} {argument}");
         }

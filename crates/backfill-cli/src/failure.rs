@@ -16,6 +16,8 @@ pub const BREAKING: u8 = 57;
 pub enum Failure {
     /// What was asked for did not work.
     Failed(String),
+    /// The schema has no job queue in it; perhaps one elsewhere was meant.
+    NoSchema { schema: String, elsewhere: String },
     /// What was asked for was told already; only the status is left to say so.
     Told,
     /// What was asked for was not said right.
@@ -31,6 +33,12 @@ impl Failure {
     pub fn report(self, json: bool) -> ExitCode {
         let (message, status) = match self {
             Self::Failed(message) => (message, FAILED),
+            Self::NoSchema { schema, elsewhere } => (
+                format!(
+                    "the schema {schema:?} has no job queue in it, or not all of it{elsewhere}; run `backfill migrate` to create it"
+                ),
+                FAILED,
+            ),
             Self::Usage(message) => (message, USAGE),
             Self::Breaking(message) => (message, BREAKING),
             Self::Told => return ExitCode::from(FAILED),
@@ -49,7 +57,7 @@ impl From<backfill::Error> for Failure {
         let message = match &error {
             // The library's messages speak of its own settings.
             Error::SchemaMissing { schema } => {
-                format!("the schema {schema:?} has no job queue in it, or not all of it; run `backfill migrate`")
+                return Self::NoSchema { schema: schema.clone(), elsewhere: String::new() };
             }
             Error::SchemaOutdated { schema, revision, needed } => format!(
                 "the schema {schema:?} is at revision {revision}, and this version needs {needed}; run `backfill migrate`"

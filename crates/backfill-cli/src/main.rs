@@ -58,8 +58,10 @@ fn run(args: Args) -> Result<(), Failure> {
     logging::start(&global, &command);
     let output = Output::new(global.json);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // It names two places.
+    let copies = matches!(command, Command::Copy(_));
     let done = runtime.block_on(async {
-        match command {
+        let done = match command {
             Command::Migrate => command::migrate::run(&global, &output).await,
             Command::Worker(args) => command::worker::run(&global, &output, args).await,
             Command::Add(args) => command::add::run(&global, &output, args).await,
@@ -81,6 +83,13 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Copy(args) => command::copy::run(&global, &output, &args).await,
             Command::Doctor => command::doctor::run(&global, &output).await,
             Command::Completions(args) => command::completions::run(&output, &args),
+        };
+        match done {
+            Err(Failure::NoSchema { schema, .. }) if !copies => {
+                let elsewhere = database::elsewhere(&database::storage(&global).await?).await;
+                Err(Failure::NoSchema { schema, elsewhere })
+            }
+            done => done,
         }
     });
     // What still runs in the background, such as a connection that is being closed, must not keep the program alive.

@@ -153,7 +153,7 @@ impl<'a> JobJson<'a> {
 }
 
 /// JSON text without line breaks, which outside of strings are mere white space and inside cannot occur.
-fn one_line(json: &str) -> String {
+pub fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use backfill::RetryPolicy;
 use chrono::{DateTime, Utc};
 
+use crate::nearest::did_you_mean;
+
 /// A duration with units: `2s`, `100ms`, `1h 30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| {
@@ -26,7 +28,10 @@ pub fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
 
 /// A time: RFC 3339, or without a zone, which means UTC.
 pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+    // Also as PostgreSQL prints it, and to the minute with a zone.
+    let known = ["%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z"];
+    let parsed = DateTime::parse_from_rfc3339(text).ok();
+    if let Some(time) = parsed.or_else(|| known.iter().find_map(|known| DateTime::parse_from_str(text, known).ok())) {
         return Ok(time.to_utc());
     }
     // A day, or a day and a minute.
@@ -98,6 +103,8 @@ impl From<Retry> for RetryPolicy {
     }
 }
 
+const POLICIES: [&str; 4] = ["graphile", "fixed", "linear", "exponential"];
+
 fn retry(text: &str) -> Result<Retry, String> {
     let parts: Vec<&str> = text.split(':').collect();
     match parts[..] {
@@ -109,7 +116,13 @@ fn retry(text: &str) -> Result<Retry, String> {
             let factor = factor.ok_or("its factor must be a number of at least 1")?;
             Ok(Retry::Exponential(duration(first)?, factor, duration(cap)?))
         }
-        _ => Err("it is graphile, fixed:10s, linear:10s:1h or exponential:1s:2:1h".to_owned()),
+        _ => {
+            let meant = match parts[0] {
+                known if POLICIES.contains(&known) => String::new(),
+                name => did_you_mean(name, POLICIES),
+            };
+            Err(format!("it is graphile, fixed:10s, linear:10s:1h or exponential:1s:2:1h{meant}"))
+        }
     }
 }
 
@@ -154,6 +167,8 @@ mod tests {
         for wrong in ["exponential:1s:0.5:1h", "exponential:1s:inf:1h", "fixed", "often", "linear:1s"] {
             assert!(retry(wrong).is_err(), "{wrong}");
         }
+        assert!(retry("exponetial:1s:2:1h").unwrap_err().ends_with("; did you mean \"exponential\"?"));
+        assert!(retry("fixed").unwrap_err().ends_with("1h"), "the name is right");
     }
 
     #[test]

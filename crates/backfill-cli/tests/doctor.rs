@@ -49,16 +49,25 @@ async fn nothing_is_found_in_a_schema_of_ours_or_nodes() {
     }
     let theirs = Scene::empty().await;
     node::migrate("graphile-worker", &theirs.url, SCHEMA).await;
-    let found = theirs.findings().await;
-    assert!(
-        found.len() == 1 && found[0].1.contains("backfill_*") && found[0].2.contains("backfill migrate"),
-        "{found:?}"
-    );
-    theirs.run(&["migrate"]).await.ok();
+    let told = theirs.run(&["doctor"]).await.ok();
+    assert!(told.lines().count() == 12 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
+    assert!(told.contains("without the objects of backfill's own"), "{told}");
+    theirs.breaks("drop index S.jobs_no_queue_index", ("objects", "the index jobs_no_queue_index is missing", "CREATE INDEX"),
+        "create index jobs_no_queue_index on S._private_jobs using btree (priority, run_at) include (id, task_id) where (is_available = true and job_queue_id is null)").await;
+    assert!(theirs.run(&["migrate"]).await.ok().starts_with("added backfill's own objects to the schema"));
+    assert!(theirs.run(&["migrate"]).await.ok().ends_with("already\n"));
     assert!(theirs.findings().await.is_empty());
     // And one that has come a long way.
     let old = Scene::empty().await;
     node::migrate("graphile-worker-0.13", &old.url, SCHEMA).await;
+    let found = old.findings().await;
+    assert!(found.len() == 1 && found[0].2.contains("upgrade them to graphile-worker 0.18 first"), "{found:?}");
+    let jobs = old.run(&["jobs"]).await;
+    assert!(
+        jobs.status == Some(1) && jobs.err.contains("is at revision 10, and this version needs 20"),
+        "{}",
+        jobs.err
+    );
     old.run(&["migrate"]).await.ok();
     assert_eq!(old.findings().await, []);
 }
@@ -85,7 +94,7 @@ async fn each_trouble_is_found_with_its_remedy() {
     scene
         .breaks(
             "alter table S._private_jobs alter max_attempts set default 3",
-            ("objects", "the column _private_jobs.max_attempts differs", "should be smallint, not null t, default 25"),
+            ("objects", "the column _private_jobs.max_attempts differs", "should be smallint not null default 25"),
             "alter table S._private_jobs alter max_attempts set default 25",
         )
         .await;
@@ -184,6 +193,14 @@ async fn a_role_that_may_not_work_is_told_what_is_missing() {
         "skipped  objects: ",
     ] {
         assert!(told.contains(says), "{says} in {told}");
+    }
+    // Who sees nothing is told so, and not that there are no jobs.
+    scene.sql(&format!("grant select, delete on all tables in schema graphile_worker to {role}")).await;
+    for command in [&["jobs"][..], &["stats"], &["job", "1"], &["complete", "1"], &["cleanup", "--dead"]] {
+        let output = scene.command(command).args(["--database-url", &url]).output().await.expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {told}");
+        assert!(told.contains("row security hides every row") && told.contains("bypassrls"), "{command:?}: {told}");
     }
     scene.sql(&format!("drop owned by {role}; drop role {role}")).await;
 }

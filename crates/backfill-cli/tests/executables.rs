@@ -88,6 +88,19 @@ async fn a_program_gets_what_nodes_worker_would_give_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_may_read_a_line_and_leave_something_in_the_background() {
+    let scene = Scene::new().await;
+    let script = "#!/bin/sh\nread -r job\necho \"$job\" >line\n\
+                  (sleep 0.2; echo survived >later) >/dev/null 2>&1 </dev/null &\n";
+    scene.task("t", script);
+    // As from SQL, where payloads may be of many lines.
+    scene.sql("select S.add_job('t', E'{\\n  \"to\":\\r\\n \"ada\"\\n}')").await;
+    scene.run(&["worker", "--once"]).await.ok();
+    assert_eq!(scene.read("line").trim_end(), r#"{"payload":{   "to":   "ada" }}"#);
+    until("what it left lives on", || async { scene.path("later").exists() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_a_program_failed_is_kept_as_last_error() {
     let scene = Scene::new().await;
     scene.task("status", "#!/bin/sh\nfor n in $(seq 1 100); do echo \"line $n\" >&2; done; exit 3\n");
@@ -96,7 +109,7 @@ async fn how_a_program_failed_is_kept_as_last_error() {
     scene.task("slow", "#!/bin/sh\necho begun >&2; sleep 1000\n");
     scene.task("stubborn", "#!/bin/sh\ntrap '' TERM; while :; do sleep 0.1; done\n");
     scene.task("deaf", "#!/bin/sh\nexec <&-\nexit 0\n");
-    scene.task("lingers", "#!/bin/sh\nsleep 1000 & exit 0\n");
+    scene.task("lingers", "#!/bin/sh\nsleep 1001 & echo $! >left\n");
     scene.task("broken", "no program at all\n");
     scene.task("binary", "#!/bin/sh\nprintf 'a\\000b\\377' >&2; exit 1\n");
     for task in ["status", "quiet", "killed", "slow", "stubborn", "lingers", "broken", "binary"] {
@@ -125,10 +138,14 @@ async fn how_a_program_failed_is_kept_as_last_error() {
             .await,
         "true"
     );
-    // What it printed is in the log, and nothing of it is left running.
+    // What it printed is in the log, and nothing of what was ended is left running.
     assert!(log.contains("line 1") && log.contains("stream=\"stderr\"") && log.contains("task=status"), "{log}");
     let left = std::process::Command::new("pgrep").args(["-f", "^sleep 1000$"]).output().expect("pgrep");
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    // But for what a program left when it ended by itself, which does not keep its job waiting.
+    let left = scene.read("left");
+    let ended = std::process::Command::new("kill").arg(left.trim()).status().expect("kill");
+    assert!(ended.success(), "it lived on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

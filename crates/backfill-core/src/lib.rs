@@ -11,6 +11,8 @@
 
 pub mod error;
 pub mod job;
+#[doc(hidden)]
+pub mod nearest;
 pub mod storage;
 
 pub use error::{CrontabProblem, Error, Result};

@@ -1,5 +1,7 @@
 //! The administrative verbs.
 
+use std::time::Duration;
+
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
@@ -99,7 +101,9 @@ returning
                 Box::pin(async move {
                     let now = file.now();
                     let limit = now - STALE;
-                    let run_at = change.get_run_at().map(micros);
+                    let after = |delay: Duration| i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+                    let run_in = change.get_run_in().map(|delay| now.saturating_add(after(delay)));
+                    let run_at = change.get_run_at().map(micros).or(run_in);
                     let priority = change.get_priority().map(|priority| priority.0);
                     let (attempts, max_attempts) = (change.get_attempts(), change.get_max_attempts());
                     let rows = jobs!(

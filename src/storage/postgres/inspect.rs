@@ -34,6 +34,25 @@ impl From<Numbers> for Counts {
 }
 
 impl PostgresStorage {
+    /// The schemas of this database that have a job queue in them, in the order of their names: for telling somebody who named
+    /// another one.
+    ///
+    /// # Errors
+    /// [`Error::Database`](crate::Error::Database).
+    pub async fn schemas(&self) -> Result<Vec<String>> {
+        sqlx::query_scalar!(
+            r#"
+select namespace.nspname::text as "name!"
+from pg_catalog.pg_class class
+join pg_catalog.pg_namespace namespace on namespace.oid = class.relnamespace
+where class.relname = '_private_jobs' and class.relkind in ('r', 'p')
+order by 1"#
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("look for schemas", e))
+    }
+
     pub(super) async fn list_queues(&self) -> Result<Vec<QueueInfo>> {
         let rows = sqlx::query!(
             r#"

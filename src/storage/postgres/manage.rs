@@ -122,7 +122,7 @@ order by job.id
 with job as materialized (
   select *
   from graphile_worker.reschedule_jobs(
-    $1, run_at => $2, priority => $3, attempts => $4, max_attempts => $5
+    $1, run_at => coalesce($2, now() + make_interval(secs => $6)), priority => $3, attempts => $4, max_attempts => $5
   )
 ),
 notified as materialized (
@@ -144,6 +144,7 @@ order by job.id
             change.get_priority().map(|priority| i32::from(priority.0)),
             change.get_attempts().map(i32::from),
             change.get_max_attempts().map(i32::from),
+            change.get_run_in().map(|delay| delay.as_secs_f64()),
         )
         .fetch_all(self.schema.on(&self.db()))
         .await

@@ -21,6 +21,8 @@ use crate::storage::Migrated;
 
 /// The revision this crate works with: the last one that Node has published.
 pub const REVISION: i32 = 20;
+/// Since this revision the tables have the names and columns of today. Whatever only reads and manages jobs works on it.
+pub const FIRST_WITH_PRIVATE_TABLES: i32 = 16;
 /// Where upgrading starts.
 const OLDEST: i32 = 10;
 /// Revisions after which an older worker must not go on. Node's marks, exactly.

@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `schema` | the configurable schema name, and the executor that puts it into each statement |
+//! | `address` | what a database URL means, and what the environment says beside it |
 //! | `connections` | the connections that statements use, and how a worker gets new ones |
 //! | `isolation` | transactions beside a default isolation that is stricter than ours |
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
@@ -25,6 +26,7 @@
 
 mod add;
 mod add_plain;
+mod address;
 mod claim;
 mod connections;
 mod cron;
@@ -53,7 +55,8 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use sqlx::{Acquire, PgPool, Postgres};
 
-pub use migrate::REVISION;
+pub use address::address;
+pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
 use connections::Connections;
 pub(crate) use connections::Trust;
@@ -374,6 +377,14 @@ on conflict do nothing
 
     async fn task_names(&self) -> Result<Vec<String>> {
         self.read_task_names().await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>> {
+        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: row::Timestamp""#)
+            .fetch_one(self.schema.on(&self.db()))
+            .await
+            .map(|now| now.0)
+            .map_err(|e| self.error("read the clock", e))
     }
 
     async fn diagnose(&self) -> Vec<Checked> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use backfill::storage::Storage;
 use backfill::{BackfillClient, Error, JobSpec, Payload};
-use chrono::Utc;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -21,7 +20,6 @@ use crate::nearest::nearest;
 use crate::output::{JobJson, Output};
 
 /// The revision of Graphile's schema from which on jobs are added to the tables that we know.
-const FIRST_WITH_PRIVATE_TABLES: i32 = 16;
 /// Jobs in one statement.
 const BATCH: usize = 1_000;
 /// The most bytes of lines in one batch, so that memory stays bounded whatever the payloads.
@@ -47,16 +45,13 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 /// older versions.
 async fn open(global: &Global, create: bool) -> Result<Arc<dyn Storage>, Failure> {
     let storage = database::reached(global, Duration::ZERO).await?;
-    match storage.check().await.map(drop) {
+    match database::check(&storage).await {
         Err(Error::SchemaMissing { .. } | Error::StorageMissing { .. }) if create => {
+            let elsewhere = database::elsewhere(&storage).await;
             storage.migrate().await?;
             // Said, because the name may have been mistyped.
-            let _ = writeln!(io::stderr(), "note: created {}", database::described(&storage).0);
+            let _ = writeln!(io::stderr(), "note: created {}{elsewhere}", database::described(&storage).0);
         }
-        // A schema that Node's workers use, who never made our own objects: adding needs none, and it needs no more than the
-        // tables of revision 16.
-        Err(Error::OwnObjectsMissing { .. }) => {}
-        Err(Error::SchemaOutdated { revision, .. }) if revision >= FIRST_WITH_PRIVATE_TABLES => {}
         checked => checked?,
     }
     Ok(storage)
@@ -135,7 +130,8 @@ async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSp
         let _ = writeln!(io::stderr(), "note: the task {task:?} is new; did you mean {other:?}?");
     }
     let what = if job.revision > 0 { "updated" } else { "added" };
-    output.either(&JobJson::new(&job, Utc::now()), format!("{what} job {}", job.id))
+    let now = database::now(&client).await;
+    output.either(&JobJson::new(&job, now), format!("{what} job {}", job.id))
 }
 
 /// A line of the input, with its number.
@@ -172,6 +168,8 @@ impl<R: Read> Lines<R> {
                 return Err(wrong(format!("is longer than {MAX_LINE} bytes")));
             }
             let text = std::str::from_utf8(&self.buffer).map_err(|error| wrong(format!("is no UTF-8: {error}")))?;
+            // Some editors begin a file with this mark.
+            let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
             if text.trim().is_empty() {
                 continue;
             }
@@ -199,6 +197,9 @@ async fn many(global: &Global, output: &Output, file: &Path, adding: Adding) -> 
     }
     let open_file = || File::open(file).map_err(|error| failed(format!("could not read {}: {error}", file.display())));
     let opened = open_file()?;
+    if file.is_dir() {
+        return Err(failed(format!("could not read {}: it is a directory", file.display())));
+    }
     let length = opened.metadata().ok().filter(std::fs::Metadata::is_file).map(|data| data.len());
     let Some(length) = length else {
         let progress = ProgressBar::new_spinner();

@@ -41,10 +41,7 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
     }
     let from = database::reached_at(global, args.from.as_deref()).await?;
     let to = database::reached_at(global, Some(&args.to)).await?;
-    if database::schema_of(&from).is_none() {
-        // A file that is not there, or too new. (A schema may be of any revision that Node works with.)
-        from.check().await?;
-    }
+    database::check(&from).await?;
     let before = from.counts().await?;
     to.migrate().await?;
     let mover = name(&here, &there);

@@ -1,7 +1,7 @@
 //! `backfill queues`, `tasks`, `workers` and `crontabs`.
 
 use backfill::Counts;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::args::Global;
@@ -26,7 +26,8 @@ pub fn counts_row(counts: &Counts) -> [String; 5] {
 }
 
 pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
-    let queues = database::client(global).await?.queues().await?;
+    let client = database::client(global).await?;
+    let queues = client.queues().await?;
     if output.is_json() {
         let told = queues.iter().map(|queue| {
             json!({
@@ -41,7 +42,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
     if queues.is_empty() {
         return output.line("no queues");
     }
-    let now = Utc::now();
+    let now = database::now(&client).await;
     let mut table =
         table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
     for queue in queues {
@@ -55,7 +56,8 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
 }
 
 pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
-    let tasks = database::client(global).await?.tasks().await?;
+    let client = database::client(global).await?;
+    let tasks = client.tasks().await?;
     if output.is_json() {
         let told = tasks.iter().map(|task| {
             json!({
@@ -69,11 +71,10 @@ pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
     if tasks.is_empty() {
         return output.line("no tasks");
     }
-    output.line(tasks_table(&tasks))
+    output.line(tasks_table(&tasks, database::now(&client).await))
 }
 
-pub fn tasks_table(tasks: &[backfill::TaskInfo]) -> String {
-    let now = Utc::now();
+pub fn tasks_table(tasks: &[backfill::TaskInfo], now: DateTime<Utc>) -> String {
     let mut table =
         table(&["TASK", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "OLDEST READY"], &[1, 2, 3, 4, 5]);
     for task in tasks {
@@ -86,7 +87,8 @@ pub fn tasks_table(tasks: &[backfill::TaskInfo]) -> String {
 }
 
 pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
-    let pools = database::client(global).await?.pools().await?;
+    let client = database::client(global).await?;
+    let pools = client.pools().await?;
     if output.is_json() {
         let told = pools.iter().map(|pool| {
             json!({
@@ -104,7 +106,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     if pools.is_empty() {
         return output.line("no workers");
     }
-    let now = Utc::now();
+    let now = database::now(&client).await;
     let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK"], &[3, 4]);
     for pool in pools {
         let seen = match pool.silence {
@@ -124,7 +126,8 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
 }
 
 pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
-    let known = database::client(global).await?.crontabs().await?;
+    let client = database::client(global).await?;
+    let known = client.crontabs().await?;
     if output.is_json() {
         let told = known.iter().map(|known| {
             json!({
@@ -138,7 +141,7 @@ pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
     if known.is_empty() {
         return output.line("no crontab entries");
     }
-    let now = Utc::now();
+    let now = database::now(&client).await;
     let mut table = table(&["IDENTIFIER", "KNOWN SINCE", "LAST EXECUTION"], &[]);
     for known in known {
         let last = known.last_execution.map(|time| format!("{} ({})", seconds(time), relative(time, now)));

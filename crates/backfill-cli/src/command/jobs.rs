@@ -31,9 +31,16 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
     let mut jobs = client.jobs(&filter).await?;
     let more = jobs.len() > args.limit as usize;
     jobs.truncate(args.limit as usize);
-    let now = Utc::now();
+    let now = database::now(&client).await;
+    let tell_of_more = || {
+        if let Some(last) = jobs.last().filter(|_| more) {
+            let _ = writeln!(io::stderr(), "note: there are more; go on with --after {}", last.id);
+        }
+    };
     if output.is_json() {
-        return output.json(&jobs.iter().map(|job| JobJson::new(job, now)).collect::<Vec<_>>());
+        output.json(&jobs.iter().map(|job| JobJson::new(job, now)).collect::<Vec<_>>())?;
+        tell_of_more();
+        return Ok(());
     }
     if jobs.is_empty() {
         // Its job may be done, and so gone; or the key was mistyped.
@@ -45,9 +52,7 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         return output.line("no jobs");
     }
     output.line(jobs_table(&jobs, now))?;
-    if let Some(last) = jobs.last().filter(|_| more) {
-        let _ = writeln!(io::stderr(), "there are more; go on with --after {}", last.id);
-    }
+    tell_of_more();
     Ok(())
 }
 
@@ -102,7 +107,7 @@ pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<()
     let Some(job) = job else {
         return Err(failed(format!("there is no job {}; done jobs are deleted", args.id)));
     };
-    let now = Utc::now();
+    let now = database::now(&client).await;
     if output.is_json() { output.json(&JobJson::new(&job, now)) } else { output.line(describe(&job, now)) }
 }
 

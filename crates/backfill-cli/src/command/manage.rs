@@ -1,7 +1,8 @@
 //! The commands that change jobs.
 
+use std::time::Duration;
+
 use backfill::{BackfillClient, Job, JobId, Reschedule};
-use chrono::Utc;
 use serde_json::json;
 
 use super::jobs;
@@ -19,7 +20,9 @@ pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Resul
 
 pub async fn fail(global: &Global, output: &Output, args: &FailArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let changed = client.fail(&args.ids.ids, &args.reason).await?;
+    // An empty one would say nothing; Node says the same.
+    let reason = if args.reason.is_empty() { "Manually marked as failed" } else { &args.reason };
+    let changed = client.fail(&args.ids.ids, reason).await?;
     tell(&client, output, "failed", &args.ids.ids, &changed).await
 }
 
@@ -30,8 +33,7 @@ pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs)
         change = change.run_at(time);
     }
     if let Some(delay) = args.delay {
-        let time = chrono::TimeDelta::from_std(delay).ok().and_then(|delay| Utc::now().checked_add_signed(delay));
-        change = change.run_at(time.ok_or_else(|| Failure::Usage("that is too far in the future".to_owned()))?);
+        change = change.run_in(delay);
     }
     if let Some(priority) = args.priority {
         change = change.priority(priority);
@@ -48,15 +50,14 @@ pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs)
 
 pub async fn run_now(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let now = Utc::now();
     let mut dead = Vec::new();
     for id in &args.ids {
         // Attempts are given anew only to jobs that have none left.
         dead.extend(client.job(*id).await?.filter(|job| job.attempts >= job.max_attempts).map(|job| job.id));
     }
     let alive: Vec<JobId> = args.ids.iter().copied().filter(|id| !dead.contains(id)).collect();
-    let mut changed = client.reschedule(&alive, &Reschedule::new().run_at(now)).await?;
-    changed.extend(client.reschedule(&dead, &Reschedule::new().run_at(now).attempts(0)).await?);
+    let mut changed = client.reschedule(&alive, &Reschedule::new().run_in(Duration::ZERO)).await?;
+    changed.extend(client.reschedule(&dead, &Reschedule::new().run_in(Duration::ZERO).attempts(0)).await?);
     tell(&client, output, "rescheduled", &args.ids, &changed).await
 }
 
@@ -77,7 +78,7 @@ async fn tell(
         };
         left.push((*id, why));
     }
-    let now = Utc::now();
+    let now = database::now(client).await;
     if output.is_json() {
         let jobs: Vec<JobJson> = changed.iter().map(|job| JobJson::new(job, now)).collect();
         let left: Vec<_> = left.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect();
@@ -109,7 +110,7 @@ pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Resu
     } else {
         format!("removed job {}", job.id)
     };
-    output.either(&JobJson::new(&job, Utc::now()), text)
+    output.either(&JobJson::new(&job, database::now(&client).await), text)
 }
 
 pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Result<(), Failure> {

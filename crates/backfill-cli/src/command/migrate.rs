@@ -1,5 +1,6 @@
 //! `backfill migrate`.
 
+use backfill::Error;
 use serde_json::json;
 
 use crate::args::Global;
@@ -9,13 +10,20 @@ use crate::output::Output;
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
+    let before = storage.check().await;
+    let elsewhere = match before {
+        Err(Error::SchemaMissing { .. }) => database::elsewhere(&storage).await,
+        _ => String::new(),
+    };
+    let own_missing = matches!(before, Err(Error::OwnObjectsMissing { .. }));
     let migrated = storage.migrate().await?;
     let ((what, version), from, to) = (database::described(&storage), migrated.from, migrated.to);
     let text = match from {
-        None => format!("created {what} at {version} {to}"),
+        None => format!("created {what} at {version} {to}{elsewhere}"),
         Some(from) if from < to => format!("brought {what} from {version} {from} to {to}"),
+        Some(_) if own_missing => format!("added backfill's own objects to {what}, which is at {version} {to}"),
         Some(_) => format!("{what} is at {version} {to} already"),
     };
     let schema = database::schema_of(&storage);
-    output.either(&json!({ "storage": storage.name(), "schema": schema, "from": from, "to": to }), text)
+    output.either(&json!({ "storage": storage.name(), "schema": schema, "from": from, "to": to, "own_objects_added": own_missing }), text)
 }

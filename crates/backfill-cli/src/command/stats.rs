@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use backfill::BackfillClient;
-use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::inspect::{counts_json, counts_row, tasks_table};
@@ -34,12 +33,13 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
     let tasks = client.tasks().await?;
     let counts = client.counts().await?;
     let workers = client.pools().await?;
+    let now = database::now(client).await;
     let busy: u64 = workers.iter().map(|pool| pool.jobs).sum();
     if output.is_json() {
         let tasks: Vec<Value> =
             tasks.iter().map(|task| json!({ "name": task.name, "jobs": counts_json(&task.jobs) })).collect();
         return output.json(&json!({
-            "at": rfc3339(Utc::now()),
+            "at": rfc3339(now),
             "jobs": counts_json(&counts),
             "tasks": tasks,
             "workers": workers.len(),
@@ -52,13 +52,13 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
         format!("{}\n\n{} {hold} {}", text(&totals), count_of(workers.len() as u64, "worker"), count_of(busy, "job"));
     let used: Vec<_> = tasks.into_iter().filter(|task| task.jobs.total() > 0).collect();
     if !used.is_empty() {
-        told = format!("{told}\n\n{}", tasks_table(&used));
+        told = format!("{told}\n\n{}", tasks_table(&used, now));
     }
     if !again {
         output.line(told)
     } else if output.is_terminal() {
-        output.line(format!("{CLEAR}{} UTC\n\n{told}", seconds(Utc::now())))
+        output.line(format!("{CLEAR}{} UTC\n\n{told}", seconds(now)))
     } else {
-        output.line(format!("{} UTC\n{told}\n", seconds(Utc::now())))
+        output.line(format!("{} UTC\n{told}\n", seconds(now)))
     }
 }

@@ -30,6 +30,10 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let handlers = handlers(&found.tasks, &args)?;
     let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
     let storage = database::reached(global, patience).await?;
+    let elsewhere = if args.no_migrate { None } else { database::elsewhere_if_missing(&storage).await };
+    if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
+        tracing::warn!("creating {}{elsewhere}", database::described(&storage).0);
+    }
     let revision = make_ready(&*storage, !args.no_migrate, patience).await?;
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);

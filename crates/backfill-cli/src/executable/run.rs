@@ -2,7 +2,7 @@
 //!
 //! The program gets `{"payload":…}` on its standard input and the job's data in its environment, as from Node's worker. It runs in
 //! a process group of its own, so that a Ctrl-C at the terminal reaches the worker alone, and so that what it has started ends
-//! with it.
+//! with it when its time is over or the worker ends. What a program that ends by itself leaves in the background lives on.
 
 use std::future::Future;
 use std::io;
@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 
 use super::lines::{Tail, read};
 use crate::database::HIDDEN_URL;
+use crate::output::one_line;
 
 /// How long a program that was asked to end may take before it is killed.
 const MERCY: Duration = Duration::from_secs(5);
@@ -38,7 +39,8 @@ async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(),
     let stdin = child.stdin.take();
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
-    let input = format!("{{\"payload\":{}}}", ctx.job().payload.as_str());
+    // A program may read a line and expect to have it all, as from Node's worker.
+    let input = format!("{{\"payload\":{}}}", one_line(ctx.job().payload.as_str()));
     let feed = async {
         if let Some(mut stdin) = stdin {
             // A program need not read what it is given; then the pipe is closed.
@@ -68,10 +70,13 @@ async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(),
         }
         ended
     };
-    // Nothing of it stays behind.
-    group.kill();
-    let (status, too_long) = status.map_err(|error| TaskError::new(format!("its end could not be seen: {error}")))?;
-    let why = if too_long {
+    let (status, end) = status.map_err(|error| TaskError::new(format!("its end could not be seen: {error}")))?;
+    match end {
+        // What it has left in the background is meant to stay.
+        End::ByItself => group.leave(),
+        End::Asked | End::TooLong => group.kill(),
+    }
+    let why = if end == End::TooLong {
         format!("ran longer than its timeout of {} ({status})", humantime::format_duration(timeout))
     } else if status.success() {
         return Ok(());
@@ -95,6 +100,16 @@ fn not_started(program: &Path, error: &io::Error) -> String {
     format!("{} could not be started: {why}", program.display())
 }
 
+/// How a program came to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    ByItself,
+    /// Because the worker ends.
+    Asked,
+    /// Its time was over.
+    TooLong,
+}
+
 /// Waits for the program's end, and asks it to end when its time is over or the worker ends. When the worker cannot wait any
 /// longer, it drops this, and the program is killed.
 async fn end(
@@ -102,22 +117,22 @@ async fn end(
     group: &mut Group,
     timeout: Duration,
     ctx: &JobContext,
-) -> io::Result<(ExitStatus, bool)> {
+) -> io::Result<(ExitStatus, End)> {
     let mut over = std::pin::pin!(tokio::time::sleep(timeout));
     tokio::select! {
-        status = child.wait() => return Ok((status?, false)),
+        status = child.wait() => return Ok((status?, End::ByItself)),
         () = &mut over => {}
         () = ctx.cancelled() => {
             group.ask_to_end();
             // A worker that goes on (it was only taken for dead) does not drop this, so its time limit stays.
             tokio::select! {
-                status = child.wait() => return Ok((status?, false)),
+                status = child.wait() => return Ok((status?, End::Asked)),
                 () = over => {}
             }
         }
     }
     group.ask_to_end();
-    Ok((killed_after(MERCY, child.wait(), group).await?, true))
+    Ok((killed_after(MERCY, child.wait(), group).await?, End::TooLong))
 }
 
 async fn killed_after<T>(mercy: Duration, end: impl Future<Output = T>, group: &mut Group) -> T {
@@ -155,7 +170,7 @@ fn command(program: &Path, job: &Job) -> Command {
     command
 }
 
-/// A program and what it has started. Killed when dropped.
+/// A program and what it has started. Killed when dropped, unless it is left.
 struct Group {
     #[cfg(unix)]
     leader: Option<rustix::process::Pid>,
@@ -181,6 +196,12 @@ impl Group {
             // It may have ended already.
             let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::TERM);
         }
+    }
+
+    /// Lets what is left of it live.
+    fn leave(&mut self) {
+        #[cfg(unix)]
+        self.leader.take();
     }
 
     /// Once: when the program is gone and nothing of it is left, its number may become somebody else's.

@@ -1,5 +1,7 @@
 //! Arguments and answers of the administrative verbs.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
 use crate::job::{JobId, JobState, Priority};
@@ -33,6 +35,7 @@ impl Migrated {
 #[must_use]
 pub struct Reschedule {
     pub(super) run_at: Option<DateTime<Utc>>,
+    pub(super) run_in: Option<Duration>,
     pub(super) priority: Option<Priority>,
     pub(super) attempts: Option<i16>,
     pub(super) max_attempts: Option<i16>,
@@ -47,6 +50,14 @@ impl Reschedule {
     /// A new time.
     pub fn run_at(mut self, time: DateTime<Utc>) -> Self {
         self.run_at = Some(time);
+        self.run_in = None;
+        self
+    }
+
+    /// A new time, so long after now by the storage's clock. Zero is now.
+    pub fn run_in(mut self, delay: Duration) -> Self {
+        self.run_in = Some(delay);
+        self.run_at = None;
         self
     }
 
@@ -72,6 +83,12 @@ impl Reschedule {
     #[must_use]
     pub fn get_run_at(&self) -> Option<DateTime<Utc>> {
         self.run_at
+    }
+
+    /// How long after now the new time is, if that is how it was given.
+    #[must_use]
+    pub fn get_run_in(&self) -> Option<Duration> {
+        self.run_in
     }
 
     /// The new priority, if any.

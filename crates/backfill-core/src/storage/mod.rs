@@ -75,6 +75,11 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Fails with a clear error when the storage is not ready to be used; changes nothing. Answers its revision.
     async fn check(&self) -> Result<i32>;
 
+    /// What time it is by the clock that jobs become due by.
+    async fn time(&self) -> Result<DateTime<Utc>> {
+        Ok(Utc::now())
+    }
+
     /// Stores jobs, all or none, and answers the stored ones in the order of the input.
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>>;
 

@@ -15,8 +15,10 @@ mod reach;
 
 use std::time::Duration;
 
+use super::migrate::FIRST_WITH_PRIVATE_TABLES;
 use super::{PostgresStorage, REVISION, migrate};
 use crate::error::Error;
+use crate::nearest::did_you_mean;
 use crate::storage::{Checked, Verdict};
 
 /// What a check says: nothing wrong, or each thing that is. An error means that it could not look.
@@ -25,11 +27,30 @@ type Findings = Result<Seen, Error>;
 struct Seen {
     detail: String,
     problems: Vec<(String, String)>,
+    /// It could not look, for a reason that is no error.
+    nothing: bool,
+}
+
+/// How much of the schema can be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Depth {
+    /// It is not there, too old, or not understood.
+    None,
+    /// Its tables are those of today, its other objects are not, or not yet.
+    Tables,
+    /// It is at this version's revision, without our own objects.
+    WithoutOwn,
+    /// All of it.
+    Whole,
 }
 
 impl Seen {
     fn fine(detail: impl Into<String>) -> Self {
-        Self { detail: detail.into(), problems: Vec::new() }
+        Self { detail: detail.into(), problems: Vec::new(), nothing: false }
+    }
+
+    fn nothing(why: impl Into<String>) -> Self {
+        Self { detail: why.into(), problems: Vec::new(), nothing: true }
     }
 
     fn problem(mut self, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -53,21 +74,27 @@ impl PostgresStorage {
             return checked;
         }
         report(&mut checked, "clock", self.clock().await, "");
-        let revision = self.revision().await;
-        let usable = revision.as_ref().is_ok_and(|seen| seen.problems.is_empty());
+        let (revision, depth) = match self.revision().await {
+            Ok((seen, depth)) => (Ok(seen), depth),
+            Err(error) => (Err(error), Depth::None),
+        };
         report(&mut checked, "revision", revision, "");
         report(&mut checked, "notifications", self.notifications().await, POLL);
         report(&mut checked, "vacuum", self.vacuum_horizon().await, "");
-        if usable {
+        if depth >= Depth::Tables {
             report(&mut checked, "privileges", self.privileges().await, "");
-            report(&mut checked, "objects", self.drift().await, "");
-            report(&mut checked, "locks", self.locks().await, "");
+            let drift = match depth {
+                Depth::Whole | Depth::WithoutOwn => self.drift(depth == Depth::Whole).await,
+                _ => Ok(Seen::nothing("they are those of another revision")),
+            };
+            report(&mut checked, "objects", drift, "");
+            report(&mut checked, "locks", self.locks(depth == Depth::Whole).await, "");
             report(&mut checked, "orphans", self.orphans().await, "");
             report(&mut checked, "rows", self.rows().await, "");
             report(&mut checked, "numbers", self.numbers().await, "");
         } else {
             for what in ["privileges", "objects", "locks", "orphans", "rows", "numbers"] {
-                let why = "the schema is not at this version's revision".to_owned();
+                let why = "the schema is not one that this version can look at".to_owned();
                 checked.push(Checked::new(what, Verdict::Skipped { why }));
             }
         }
@@ -90,40 +117,56 @@ select
         Ok(Seen::fine(format!("PostgreSQL {}, database {:?}, role {:?}", row.version, row.database, row.role)))
     }
 
-    async fn revision(&self) -> Findings {
+    async fn revision(&self) -> Result<(Seen, Depth), Error> {
         let migrate = "run `backfill migrate` (or client.migrate() in a deployment step)";
+        let schema = self.schema.name();
         match migrate::check(self).await {
             Ok(revision) => {
-                let schema = self.schema.name();
                 let seen = Seen::fine(format!("schema {schema:?} is at revision {revision}"));
                 if revision <= REVISION {
-                    return Ok(seen);
+                    return Ok((seen, Depth::Whole));
                 }
                 // None of the new ones is marked as breaking.
-                Ok(seen.problem(
+                let seen = seen.problem(
                     format!("schema {schema:?} is at revision {revision}, and this version knows revisions up to {REVISION}"),
                     "if a newer graphile-worker on Node has brought it there: upgrade backfill, which works meanwhile; if the crate \
                      graphile_worker has, whose revisions above 18 are its own: begin with a schema of its own \
                      (docs/coming-from.md)",
-                ))
+                );
+                Ok((seen, Depth::Tables))
             }
-            Err(error) => {
-                let remedy = match &error {
-                    Error::SchemaMissing { .. } | Error::SchemaOutdated { .. } | Error::OwnObjectsMissing { .. } => {
-                        migrate
-                    }
-                    Error::Database { .. } => return Err(error),
-                    _ => "see the message",
-                };
-                Ok(Seen::fine("").problem(error.to_string(), remedy))
+            Err(Error::SchemaMissing { .. }) => {
+                let others = self.schemas().await.unwrap_or_default();
+                let meant = did_you_mean(schema, others.iter().map(String::as_str));
+                let problem = format!("the schema {schema:?} has no job queue in it, or not all of it");
+                Ok((Seen::fine("").problem(problem, format!("{migrate}{meant}")), Depth::None))
             }
+            // Node's, as it is meant to be.
+            Err(Error::OwnObjectsMissing { .. }) => {
+                let detail = format!(
+                    "schema {schema:?} is at revision {REVISION}, without the objects of backfill's own, which a worker makes when                      it starts, and `backfill migrate`"
+                );
+                Ok((Seen::fine(detail), Depth::WithoutOwn))
+            }
+            Err(Error::SchemaOutdated { revision, needed, .. }) => {
+                let problem =
+                    format!("the schema {schema:?} is at revision {revision}, and this version needs {needed}");
+                let remedy = format!(
+                    "if Node's workers use it, upgrade them to graphile-worker 0.18 first: older ones stop when a newer                      revision arrives, and do not start again; then {migrate}"
+                );
+                let depth = if revision >= FIRST_WITH_PRIVATE_TABLES { Depth::Tables } else { Depth::None };
+                Ok((Seen::fine("").problem(problem, remedy), depth))
+            }
+            Err(error @ Error::Database { .. }) => Err(error),
+            Err(error) => Ok((Seen::fine("").problem(error.to_string(), "see the message"), Depth::None)),
         }
     }
 }
 
 fn report(checked: &mut Vec<Checked>, what: &'static str, findings: Findings, remedy: &str) {
     let verdicts = match findings {
-        Ok(Seen { detail, problems }) if problems.is_empty() => vec![Verdict::Fine { detail }],
+        Ok(Seen { detail, nothing: true, .. }) => vec![Verdict::Skipped { why: detail }],
+        Ok(Seen { detail, problems, .. }) if problems.is_empty() => vec![Verdict::Fine { detail }],
         Ok(Seen { problems, .. }) => {
             problems.into_iter().map(|(problem, remedy)| Verdict::Found { problem, remedy }).collect()
         }

@@ -6,6 +6,7 @@ use sqlx::Acquire;
 use sqlx::postgres::PgListener;
 
 use super::{Findings, POLL, Seen};
+use crate::error::Result;
 use crate::storage::postgres::PostgresStorage;
 
 /// How long a notification may take.
@@ -15,18 +16,13 @@ impl PostgresStorage {
     pub(super) async fn privileges(&self) -> Findings {
         let rows = sqlx::query!(
             r#"
-with role as (select rolsuper or rolbypassrls as free from pg_roles where rolname = current_user)
 select
   rel.relname::text as "table!",
   (
     select string_agg(wanted, ', ')
     from unnest(array['select', 'insert', 'update', 'delete']) as wanted
     where not has_table_privilege(rel.oid, wanted)
-  ) as missing,
-  rel.relrowsecurity
-    and not (select role.free from role)
-    and not pg_has_role(rel.relowner, 'usage')
-    and not exists (select from pg_policy policy where policy.polrelid = rel.oid) as "blind!"
+  ) as missing
 from pg_class rel
 where rel.relnamespace = (select oid from pg_namespace where nspname = $1)
   and rel.relname in (
@@ -48,12 +44,14 @@ order by 1
                     format!("grant {missing} on {schema}.\"{}\" to {role};", row.table),
                 );
             }
-            if row.blind {
-                seen = seen.problem(
-                    format!("row security hides every row of the table {} from this role", row.table),
-                    format!("alter role {role} bypassrls; or make it a member of the role that owns the schema; see DATABASE.md"),
-                );
-            }
+        }
+        for table in self.hidden_tables().await? {
+            seen = seen.problem(
+                format!("row security hides every row of the table {table} from this role"),
+                format!(
+                    "alter role {role} bypassrls; or make it a member of the role that owns the schema; see DATABASE.md"
+                ),
+            );
         }
         let functions = sqlx::query_scalar!(
             r#"
@@ -75,6 +73,33 @@ order by 1
             );
         }
         Ok(seen)
+    }
+
+    /// The tables of the schema of which this role sees no row, because row security is on and nothing frees it from that: what
+    /// is asked of them is answered as if they were empty.
+    ///
+    /// # Errors
+    /// [`Error::Database`](crate::Error::Database).
+    pub async fn hidden_tables(&self) -> Result<Vec<String>> {
+        sqlx::query_scalar!(
+            r#"
+select rel.relname::text as "table!"
+from pg_class rel
+where rel.relnamespace = (select oid from pg_namespace where nspname = $1)
+  and rel.relname in (
+    '_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_pools'
+  )
+  and rel.relrowsecurity
+  and not (select rolsuper or rolbypassrls from pg_roles where rolname = current_user)
+  and not pg_has_role(rel.relowner, 'usage')
+  and not exists (select from pg_policy policy where policy.polrelid = rel.oid)
+order by 1
+"#,
+            self.schema.name(),
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("look at row security", e))
     }
 
     /// Listens as a worker does, and notifies as an enqueuer does. Behind a pooler that hands out connections by the

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, JobState, Priority};
@@ -55,6 +55,17 @@ pub async fn reschedule_sets_zero_and_revives(storage: Subject) {
     settle(&storage, &pool, &running, failed("no", Duration::ZERO)).await;
     storage.reschedule(&[job.id], &Reschedule::new().max_attempts(2)).await.expect("reschedule");
     claim_one(&storage, &pool).await;
+
+    // By the storage's own clock.
+    let other = add_one(&storage, spec().run_in(Duration::from_secs(3600))).await;
+    let before = storage.time().await.expect("the time");
+    let changed = storage.reschedule(&[other.id], &Reschedule::new().run_in(Duration::from_secs(60))).await;
+    let run_at = changed.expect("reschedule")[0].run_at;
+    let after = storage.time().await.expect("the time");
+    let minute = TimeDelta::seconds(60);
+    assert!((before + minute..=after + minute).contains(&run_at), "{before} {run_at} {after}");
+    storage.reschedule(&[other.id], &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
+    assert_eq!(claim_one(&storage, &pool).await.id, other.id);
 }
 
 /// Everything that a pool holds is free.

@@ -430,11 +430,14 @@ impl State {
 
     pub(super) fn reschedule(&mut self, ids: &[JobId], change: &Reschedule) -> Vec<Job> {
         let now = self.now();
+        let after = |delay| TimeDelta::from_std(delay).ok().and_then(|delay| now.checked_add_signed(delay));
+        let run_at =
+            change.run_at.or_else(|| change.run_in.map(|delay| after(delay).unwrap_or(DateTime::<Utc>::MAX_UTC)));
         self.free_ones(ids, now)
             .into_iter()
             .filter_map(|id| {
                 self.change(id, |job| {
-                    job.run_at = change.run_at.unwrap_or(job.run_at);
+                    job.run_at = run_at.unwrap_or(job.run_at);
                     job.priority = change.priority.unwrap_or(job.priority);
                     job.attempts = change.attempts.unwrap_or(job.attempts);
                     job.max_attempts = change.max_attempts.unwrap_or(job.max_attempts);
