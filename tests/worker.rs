@@ -398,7 +398,7 @@ async fn settings_that_do_not_go_together_are_refused_with_the_reason() {
         (Worker::builder(client.clone()).task(task()).task(task()), "two tasks have the name \"t\""),
         (Worker::builder(client.clone()).task(task()).concurrency(0), "concurrency is 0"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::ZERO), "poll interval is 0ns"),
-        (Worker::builder(client.clone()).task(task()).presence(s(5), s(6)), "at least twice"),
+        (Worker::builder(client.clone()).task(task()).presence(s(5), s(12)), "at least two and a half times"),
         (Worker::builder(client.clone()).task(task()).concurrency(usize::MAX), "from 1 to 1000000"),
         (Worker::builder(client.clone()).task(task()).grace(Duration::MAX), "at most a year"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::MAX), "at most a year"),

@@ -177,7 +177,8 @@ impl WorkerBuilder {
     }
 
     /// How often the worker shows its sign of life, and after how long a silence it counts as dead for *other* workers
-    /// with the same setting. Defaults: 5 s and 15 s. The second must be at least twice the first.
+    /// with the same setting. Defaults: 5 s and 15 s. The second must be at least two and a half times the first, so that
+    /// a common outage is told from the silence of one.
     pub fn presence(mut self, every: Duration, dead_after: Duration) -> Self {
         self.options.sign_of_life = every;
         self.options.dead_after = dead_after;
@@ -210,9 +211,9 @@ impl WorkerBuilder {
                 return refuse(format!("{what} is {duration:?}, and must be at most a year"));
             }
         }
-        if options.sign_of_life.is_zero() || options.dead_after < options.sign_of_life * 2 {
+        if options.sign_of_life.is_zero() || options.dead_after < options.sign_of_life.saturating_mul(5) / 2 {
             return refuse(format!(
-                "a sign of life every {:?} and death after {:?} of silence: the second must be at least twice the first",
+                "a sign of life every {:?} and death after {:?} of silence: the second must be at least two and a half times the first",
                 options.sign_of_life, options.dead_after
             ));
         }

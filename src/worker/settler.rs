@@ -5,10 +5,14 @@
 //! the previous write is in flight.
 //!
 //! The channel is unbounded but never holds more than was claimed: the engine stops claiming while too much is
-//! unwritten.
+//! unwritten, in number or in bytes.
+//!
+//! What cannot be written for a reason of its own (somebody has locked the job's row, or a reference to it forbids to delete it)
+//! is put *aside* and tried again by itself, so that the results behind it are written meanwhile.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -16,8 +20,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::events::{Event, Events};
+use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Line, Outcome, PoolId, Settlement, is_unanswered};
+use crate::storage::{Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
 
 /// The most settlements in one write.
 const MAX_BATCH: usize = 4_000;
@@ -28,6 +33,10 @@ const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// The delays between tries to write.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// The first delay of a result that is put aside.
+const FIRST_ASIDE: Duration = Duration::from_millis(250);
+/// For how long a done job whose row cannot be deleted is tried, before it is kept as dead.
+const REFUSED_FOR: Duration = Duration::from_secs(20);
 /// A write that has not been answered for this long never will be.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -90,6 +99,9 @@ pub(super) struct Settler {
     summary: Summary,
     /// Results that were given up.
     unwritten: usize,
+    /// Results that cannot be written at present, each for a reason of its own.
+    aside: Vec<Aside>,
+    backlog: Backlog,
 }
 
 impl Settler {
@@ -99,108 +111,214 @@ impl Settler {
         written: mpsc::UnboundedSender<Written>,
         give_up: CancellationToken,
         events: Events,
+        backlog: Backlog,
     ) -> Self {
-        Self { line, finished, written, give_up, events, summary: Summary::default(), unwritten: 0 }
+        let (summary, unwritten, aside) = (Summary::default(), 0, Vec::new());
+        Self { line, finished, written, give_up, events, summary, unwritten, aside, backlog }
     }
 
     /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
     /// not.
     pub(super) async fn run(mut self) -> (Summary, usize) {
         let mut batch = Vec::new();
-        while self.finished.recv_many(&mut batch, MAX_BATCH).await > 0 {
-            // Nearly always one pool; two after the worker was taken for dead and got a new identity.
-            while let Some(first) = batch.first() {
-                let pool = Arc::clone(&first.pool);
-                let moment = first.settlement.claim.locked_at;
-                let is_of_claim = |item: &Finished| item.pool == pool && item.settlement.claim.locked_at == moment;
-                // A storage can be quicker with many results of one claim, whose fence is the same.
-                let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
-                let (of_pool, others): (Vec<_>, Vec<_>) =
-                    batch.drain(..).partition(|item| if by_claim { is_of_claim(item) } else { item.pool == pool });
-                batch = others;
-                let settlements: Vec<Settlement> = of_pool.into_iter().map(|item| item.settlement).collect();
-                self.write_all(&pool, settlements).await;
+        let mut open = true;
+        while open || !self.aside.is_empty() {
+            let again = self.aside.iter().map(|aside| aside.again).min();
+            tokio::select! {
+                received = self.finished.recv_many(&mut batch, MAX_BATCH), if open => {
+                    open = received > 0;
+                    self.write_batch(&mut batch).await;
+                }
+                () = sleep_until(again), if again.is_some() => self.write_aside().await,
+                () = self.give_up.cancelled(), if !open => {
+                    for aside in self.aside.drain(..) {
+                        self.backlog.took(&aside.settlement);
+                        self.unwritten += 1;
+                    }
+                }
             }
         }
         (self.summary, self.unwritten)
     }
 
-    /// Writes a batch; when the storage refuses it for what is in it, its halves, so that one bad result cannot hold up
-    /// the others.
-    async fn write_all(&mut self, pool: &PoolId, batch: Vec<Settlement>) {
-        // With each batch, whether it was tried before without an answer: then it may have been written all the same.
-        let mut stack = vec![(batch, false)];
-        while let Some((mut batch, in_doubt)) = stack.pop() {
-            let written = if batch.len() > 1 && weight(&batch) > MAX_BATCH_BYTES {
-                Err(NotAsItIs { in_doubt })
-            } else {
-                self.write(pool, &batch, in_doubt).await
+    async fn write_batch(&mut self, batch: &mut Vec<Finished>) {
+        // Nearly always one pool; two after the worker was taken for dead and got a new identity.
+        while let Some(first) = batch.first() {
+            let pool = Arc::clone(&first.pool);
+            let moment = first.settlement.claim.locked_at;
+            let is_of_claim = |item: &Finished| item.pool == pool && item.settlement.claim.locked_at == moment;
+            // A storage can be quicker with many results of one claim, whose fence is the same.
+            let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
+            let (of_pool, others): (Vec<_>, Vec<_>) =
+                batch.drain(..).partition(|item| if by_claim { is_of_claim(item) } else { item.pool == pool });
+            *batch = others;
+            let items = of_pool.into_iter().map(|item| Item::new(item.settlement)).collect();
+            self.write_all(&pool, items).await;
+        }
+    }
+
+    /// Writes again what was put aside, as far as its time has come.
+    async fn write_aside(&mut self) {
+        let now = Instant::now();
+        let (due, rest): (Vec<Aside>, Vec<Aside>) = self.aside.drain(..).partition(|aside| aside.again <= now);
+        self.aside = rest;
+        for aside in due {
+            let item = Item {
+                settlement: aside.settlement,
+                in_doubt: aside.in_doubt,
+                delay: aside.delay,
+                since: Some(aside.since),
             };
-            match written {
-                Ok(()) => {}
-                Err(NotAsItIs { in_doubt }) if batch.len() > 1 => {
-                    let half = batch.split_off(batch.len() / 2);
-                    stack.push((half, in_doubt));
-                    stack.push((batch, in_doubt));
+            // One by one: each has its own trouble.
+            self.write_all(&aside.pool, vec![item]).await;
+        }
+    }
+
+    /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is put aside, so
+    /// that one bad result cannot hold up the others.
+    async fn write_all(&mut self, pool: &Arc<PoolId>, batch: Vec<Item>) {
+        let mut stack = vec![batch];
+        while let Some(mut batch) = stack.pop() {
+            let tried = if batch.len() > 1 && weight(&batch) > MAX_BATCH_BYTES {
+                Tried::NotAsItIs
+            } else {
+                self.write(pool, &mut batch).await
+            };
+            match tried {
+                Tried::Done { busy } => {
+                    let busy: Vec<Item> =
+                        batch.into_iter().filter(|item| busy.contains(&item.settlement.claim.id)).collect();
+                    if !busy.is_empty() {
+                        tracing::warn!(
+                            jobs = busy.len(),
+                            "somebody keeps the rows of finished jobs locked; trying again later"
+                        );
+                    }
+                    for item in busy {
+                        self.put_aside(pool, item);
+                    }
                 }
-                Err(NotAsItIs { in_doubt }) => {
-                    if let Some(plain) = batch.pop().and_then(without_details) {
-                        stack.push((vec![plain], in_doubt));
+                Tried::NotAsItIs if batch.len() > 1 => {
+                    let half = batch.split_off(batch.len() / 2);
+                    stack.push(half);
+                    stack.push(batch);
+                }
+                Tried::NotAsItIs => {
+                    if let Some(Item { settlement, in_doubt, .. }) = batch.pop() {
+                        self.backlog.took(&settlement);
+                        if let Some(settlement) = without_details(settlement) {
+                            self.backlog.gave(&settlement);
+                            stack.push(vec![Item { in_doubt, ..Item::new(settlement) }]);
+                        }
+                    }
+                }
+                Tried::Refused { error } => {
+                    for item in batch {
+                        self.refused(pool, item, &error);
                     }
                 }
             }
         }
     }
 
+    /// A result that the database refuses although nothing but the end of the job is in it: a reference to its row, or a trigger
+    /// of somebody's. That may pass; a done job whose row still cannot be deleted then must not be held for ever, nor run again.
+    fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) {
+        let since = *item.since.get_or_insert_with(Instant::now);
+        let job = item.settlement.claim.id;
+        if item.settlement.outcome == Outcome::Completed && since.elapsed() > REFUSED_FOR {
+            tracing::error!(job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
+            let error = clean_error(&format!("the job is done, and its row could not be deleted: {error}"));
+            item.settlement.outcome = Outcome::Dead { error };
+            self.backlog.gave(&item.settlement);
+        } else {
+            tracing::error!(job, %error, "a result was refused; trying again later");
+        }
+        self.put_aside(pool, item);
+    }
+
+    fn put_aside(&mut self, pool: &Arc<PoolId>, item: Item) {
+        let Item { settlement, in_doubt, delay, since } = item;
+        let now = Instant::now();
+        self.aside.push(Aside {
+            pool: Arc::clone(pool),
+            settlement,
+            in_doubt,
+            again: now + delay,
+            delay: (delay * 2).min(MAX_DELAY),
+            since: since.unwrap_or(now),
+        });
+    }
+
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
-    async fn write(&mut self, pool: &PoolId, batch: &[Settlement], mut in_doubt: bool) -> Result<(), NotAsItIs> {
+    async fn write(&mut self, pool: &PoolId, batch: &mut [Item]) -> Tried {
+        let settlements: Vec<Settlement> = batch.iter().map(|item| item.settlement.clone()).collect();
         let mut delay = FIRST_DELAY;
         loop {
             let settled = tokio::select! {
-                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, batch)) => settled,
+                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, &settlements)) => settled,
                 () = self.give_up.cancelled() => {
-                    self.unwritten += batch.len();
-                    return Ok(());
+                    self.give_up_on(batch);
+                    return Tried::Done { busy: HashSet::new() };
                 }
             };
             let error = match settled {
-                Ok(applied) => {
+                Ok(Settled { applied, busy, .. }) => {
+                    let busy: HashSet<JobId> = busy.into_iter().collect();
+                    let written: Vec<&Item> =
+                        batch.iter().filter(|item| !busy.contains(&item.settlement.claim.id)).collect();
                     let mut applied: HashSet<JobId> = applied.into_iter().collect();
-                    if in_doubt {
-                        let before = self.applied_before(batch, &applied).await;
+                    let in_doubt: Vec<&Settlement> =
+                        written.iter().filter(|item| item.in_doubt).map(|item| &item.settlement).collect();
+                    if !in_doubt.is_empty() {
+                        let before = self.applied_before(&in_doubt, &applied).await;
                         applied.extend(before);
                     }
-                    self.applied(batch, &applied);
-                    return Ok(());
+                    let written: Vec<&Settlement> = written.into_iter().map(|item| &item.settlement).collect();
+                    self.applied(&written, &applied);
+                    return Tried::Done { busy };
                 }
                 Err(error) => error,
             };
+            if is_unanswered(&error) {
+                doubt(batch);
+            }
             if (error.took_too_long() || is_unanswered(&error)) && batch.len() > 1 {
                 tracing::warn!(%error, jobs = batch.len(), "results took too long to write; writing fewer at a time");
-                return Err(NotAsItIs { in_doubt: in_doubt || is_unanswered(&error) });
+                return Tried::NotAsItIs;
             }
-            if !error.is_transient() && can_be_simpler(batch) {
+            if !error.is_transient() && can_be_simpler(&settlements) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
-                return Err(NotAsItIs { in_doubt });
+                return Tried::NotAsItIs;
             }
             self.events.tell(|| Event::WriteFailed { jobs: batch.len(), error: error.to_string() });
+            if !error.is_transient() {
+                return Tried::Refused { error };
+            }
             tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
             // It may have been applied all the same, its answer lost.
-            in_doubt = true;
+            doubt(batch);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.give_up.cancelled() => {
-                    self.unwritten += batch.len();
-                    return Ok(());
+                    self.give_up_on(batch);
+                    return Tried::Done { busy: HashSet::new() };
                 }
             }
             delay = (delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
         }
     }
 
+    fn give_up_on(&mut self, batch: &[Item]) {
+        self.unwritten += batch.len();
+        for item in batch {
+            self.backlog.took(&item.settlement);
+        }
+    }
+
     /// Of a batch that was tried before without an answer: what an earlier try has written. A job that should be gone and is
     /// there was claimed by somebody else meanwhile; of the others nobody can tell, and they are taken for written.
-    async fn applied_before(&self, batch: &[Settlement], applied: &HashSet<JobId>) -> Vec<JobId> {
+    async fn applied_before(&self, batch: &[&Settlement], applied: &HashSet<JobId>) -> Vec<JobId> {
         let unknown = || batch.iter().filter(|settlement| !applied.contains(&settlement.claim.id));
         let gone: Vec<JobId> = unknown()
             .filter(|settlement| settlement.outcome == Outcome::Completed)
@@ -222,10 +340,11 @@ impl Settler {
             .collect()
     }
 
-    fn applied(&mut self, batch: &[Settlement], applied: &HashSet<JobId>) {
+    fn applied(&mut self, batch: &[&Settlement], applied: &HashSet<JobId>) {
         let mut freed_queue = false;
         let mut lost = Vec::new();
         for settlement in batch {
+            self.backlog.took(settlement);
             freed_queue |= settlement.claim.queue.is_some();
             if !applied.contains(&settlement.claim.id) {
                 self.summary.lost += 1;
@@ -248,21 +367,88 @@ impl Settler {
     }
 }
 
-/// A batch cannot be written as it is: for what is in it, or for its size.
-struct NotAsItIs {
+/// A result that is being written.
+struct Item {
+    settlement: Settlement,
+    /// It was tried before without an answer: then it may have been written all the same.
     in_doubt: bool,
+    /// How long it waits if it is put aside.
+    delay: Duration,
+    /// Since when it has been put aside.
+    since: Option<Instant>,
 }
 
-/// How many bytes a batch sends, about.
-fn weight(batch: &[Settlement]) -> usize {
-    let details = |settlement: &Settlement| match &settlement.outcome {
+impl Item {
+    fn new(settlement: Settlement) -> Self {
+        Self { settlement, in_doubt: false, delay: FIRST_ASIDE, since: None }
+    }
+}
+
+/// A result that waits by itself, so that the others need not.
+struct Aside {
+    pool: Arc<PoolId>,
+    settlement: Settlement,
+    in_doubt: bool,
+    again: Instant,
+    delay: Duration,
+    since: Instant,
+}
+
+/// What became of a try to write a batch.
+enum Tried {
+    /// It is written (or given up), but for the rows that somebody has locked.
+    Done { busy: HashSet<JobId> },
+    /// It cannot be written as it is: for what is in it, or for its size.
+    NotAsItIs,
+    /// It is refused, and there is nothing in it that could be left out.
+    Refused { error: Error },
+}
+
+fn doubt(batch: &mut [Item]) {
+    for item in batch {
+        item.in_doubt = true;
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How many bytes of errors and payloads wait to be written. Shared by the engine, which claims no more beyond a limit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Backlog(Arc<AtomicUsize>);
+
+impl Backlog {
+    pub(super) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn gave(&self, settlement: &Settlement) {
+        self.0.fetch_add(details(settlement), Ordering::Relaxed);
+    }
+
+    fn took(&self, settlement: &Settlement) {
+        self.0.fetch_sub(details(settlement), Ordering::Relaxed);
+    }
+}
+
+/// How many bytes of errors and payloads are in a result.
+fn details(settlement: &Settlement) -> usize {
+    match &settlement.outcome {
         Outcome::Failed { error, payload, .. } => {
             error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
         }
         Outcome::Dead { error } => error.len(),
         _ => 0,
-    };
-    batch.iter().map(details).sum()
+    }
+}
+
+/// How many bytes a batch sends, about.
+fn weight(batch: &[Item]) -> usize {
+    batch.iter().map(|item| details(&item.settlement)).sum()
 }
 
 /// Whether anything but the fence is in it.

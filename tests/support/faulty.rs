@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
@@ -79,7 +79,7 @@ impl Storage for Faulty {
         Ok(claimed)
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
         let applied = self.inner.settle(pool, settled).await?;
         tokio::time::sleep(self.faults.late_settles).await;
         lost(self.faults.lose_settles, &self.faults.calls.1)?;

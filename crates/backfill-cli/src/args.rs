@@ -195,7 +195,7 @@ pub struct WorkerArgs {
     /// How often to show a sign of life
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
     pub sign_of_life: Duration,
-    /// How long a worker may be silent before this one frees its jobs; at least twice the interval of its signs
+    /// How long a worker may be silent before this one frees its jobs; at least two and a half times the interval of its signs
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s")]
     pub dead_after: Duration,
     /// Do not create or upgrade the schema

@@ -24,6 +24,7 @@ struct Request {
     tasks: String,
     limit: usize,
     max_bytes: usize,
+    free_slots: usize,
     rooms: HashMap<String, usize>,
     forbidden: Option<String>,
     now: Option<i64>,
@@ -46,6 +47,7 @@ impl SqliteStorage {
             tasks: crate::json(tasks),
             limit: request.limit,
             max_bytes: request.max_bytes,
+            free_slots: request.free_slots,
             rooms,
             forbidden,
             now: request.now.map(micros),
@@ -96,7 +98,8 @@ select
   job.id as "id!: i64",
   job.task as "task!: String",
   job.queue as "queue?: String",
-  octet_length(job.payload) as "bytes!: i64"
+  octet_length(job.payload) as "bytes!: i64",
+  job.attempts + 1 >= job.max_attempts as "is_last!: bool"
 from priority
 cross join backfill_jobs job indexed by backfill_jobs_line
 where job.priority = priority.value
@@ -133,6 +136,7 @@ limit ?5
     .await?;
     let walk = begun.elapsed().saturating_sub(NOISE);
     let mut more = candidates.len() >= request.limit;
+    let mut for_free_slots = false;
     let mut bytes = 0;
     let mut rooms = request.rooms;
     let mut queues = BTreeSet::new();
@@ -146,6 +150,11 @@ limit ?5
         if candidate.queue.as_ref().is_some_and(|queue| queues.contains(queue)) {
             continue;
         }
+        if candidate.is_last && chosen.len() >= request.free_slots {
+            for_free_slots = true;
+            more = true;
+            break;
+        }
         bytes += usize::try_from(candidate.bytes).unwrap_or_default();
         if bytes > request.max_bytes && !chosen.is_empty() {
             more = true;
@@ -158,7 +167,7 @@ limit ?5
         chosen.push(candidate.id);
     }
     if chosen.is_empty() {
-        return Ok((Claimed { jobs: Vec::new(), more, look_again: None }, walk));
+        return Ok((Claimed { jobs: Vec::new(), more, for_free_slots, look_again: None }, walk));
     }
     if !queues.is_empty() {
         let queues = crate::json(queues.into_iter().collect::<Vec<String>>());
@@ -187,5 +196,5 @@ returning
     );
     let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-    Ok((Claimed { jobs, more, look_again: None }, walk))
+    Ok((Claimed { jobs, more, for_free_slots, look_again: None }, walk))
 }

@@ -64,7 +64,7 @@ use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
@@ -166,8 +166,8 @@ impl Storage for SqliteStorage {
         self.claim_jobs(request).await
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
-        self.settle_jobs(pool, settled.to_vec()).await
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+        self.settle_jobs(pool, settled.to_vec()).await.map(Settled::applied)
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {

@@ -255,7 +255,15 @@ async fn release(
     let released = sqlx::query!(
         r#"
 update backfill_jobs set
-  locked_at = null, locked_by = null, run_at = max(run_at, ?2), last_error = coalesce(?3, last_error)
+  locked_at = null,
+  locked_by = null,
+  -- With an error it is a rescue; jobs that have died with a worker before come back apart from each other (`Rescued::spread`).
+  run_at = max(run_at, ?2) + case
+    when ?3 is null or attempts <= 1 then 0
+    else abs(random() % case attempts when 2 then 14778112 when 3 then 40171074 when 4 then 109196300 when 5 then 296826318
+      else 600000000 end)
+  end,
+  last_error = coalesce(?3, last_error)
 where locked_by = ?1
 "#,
         pool,

@@ -46,6 +46,7 @@ with registered as materialized (
   select pool.id
   from graphile_worker.backfill_pools pool
   where pool.id = $1
+    and pool.seen_at > 'epoch'
     -- The answer is sent before the transaction ends. Where nobody takes it (a process that is stopped, a machine that is
     -- gone), the server's system gives the connection up after these milliseconds, and with it all locks; it would wait for a
     -- quarter of an hour, or for ever. For this transaction only, so nothing stays behind in a pooler.
@@ -63,7 +64,8 @@ served as materialized (
 -- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
 -- a hash of all queues), so the cost does not grow with the number of queues.
 candidate as materialized (
-  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.payload
+  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.payload,
+    job.attempts + 1 >= job.max_attempts as is_last
   from graphile_worker._private_jobs job
   where job.is_available = true
     and job.run_at <= coalesce($7::timestamptz, now())
@@ -105,7 +107,8 @@ walked as materialized (
 ),
 -- The bytes are not those that are stored, which may be compressed to a hundredth. To unpack them is no part of the walk.
 takeable as materialized (
-  select candidate.id, candidate.task_id, candidate.priority, candidate.run_at, octet_length(candidate.payload::text) as bytes
+  select candidate.id, candidate.task_id, candidate.priority, candidate.run_at, octet_length(candidate.payload::text) as bytes,
+    candidate.is_last
   from walked
   cross join candidate
   where walked.candidates > 0
@@ -141,8 +144,25 @@ heavy as materialized (
   ) as summed
   where summed.so_far > $10 and summed.so_far > summed.bytes
 ),
+-- From the first job on that has its last attempt before it and would have to wait for a slot: also rare.
+risky as materialized (
+  select ranked.id
+  from (
+    select placed.id, bool_or(placed.is_last and placed.place > $11) over (order by placed.place) as is_behind
+    from (
+      select wanted.id, wanted.is_last,
+        row_number() over (order by wanted.priority, wanted.run_at, wanted.id) as place
+      from wanted
+      where (select bool_or(wanted.is_last) from wanted)
+    ) as placed
+  ) as ranked
+  where ranked.is_behind
+),
 chosen as materialized (
-  select wanted.id from wanted where wanted.id <> all (array(select heavy.id from heavy))
+  select wanted.id
+  from wanted
+  where wanted.id <> all (array(select heavy.id from heavy))
+    and wanted.id <> all (array(select risky.id from risky))
 ),
 locked_queue as (
   update graphile_worker._private_job_queues queue
@@ -179,8 +199,8 @@ select
   null::timestamptz as "created_at?: Timestamp",
   null::timestamptz as "updated_at?: Timestamp",
   null::text as "key?",
-  -- Whether the bytes were too many.
-  case when exists (select from heavy) then 1 end as "revision?",
+  -- Whether jobs were left: 2 for their last attempts, 1 for their bytes.
+  case when exists (select from risky) then 2 when exists (select from heavy) then 1 end as "revision?",
   null::text as "flags?",
   (extract(epoch from (select walked.took from walked)) * 1000000)::bigint as "walk?"
 union all
@@ -205,6 +225,7 @@ from job
             place.map_or(i16::MIN, |place| place.0),
             place.map(|place| place.1),
             i64::try_from(request.max_bytes).unwrap_or(i64::MAX),
+            i64::try_from(request.free_slots).unwrap_or(i64::MAX),
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -222,7 +243,7 @@ struct Row {
     /// The payload of a job, or the name of a task or queue.
     text: Option<String>,
     priority: Option<i16>,
-    /// Of the row that always comes, the moment of the claim. (And `revision` tells whether there were too many bytes.)
+    /// Of the row that always comes, the moment of the claim. (And `revision` tells whether jobs were left.)
     run_at: Option<Timestamp>,
     attempts: Option<i16>,
     max_attempts: Option<i16>,
@@ -239,7 +260,7 @@ struct Row {
 /// The jobs in the order in which they should start, whether there may be more, and how long the walk took.
 fn read(pool: &PoolId, limit: i64, rows: Vec<Row>) -> (Claimed, Duration) {
     let (mut tasks, mut queues, mut of_jobs) = (HashMap::new(), HashMap::new(), Vec::with_capacity(rows.len()));
-    let (mut more, mut locked_at, mut walk) = (false, None, Duration::ZERO);
+    let (mut more, mut for_free_slots, mut locked_at, mut walk) = (false, false, None, Duration::ZERO);
     for row in rows {
         match (row.id, row.task_id, row.queue_id) {
             (Some(_), _, _) => of_jobs.push(row),
@@ -247,6 +268,7 @@ fn read(pool: &PoolId, limit: i64, rows: Vec<Row>) -> (Claimed, Duration) {
             (None, None, Some(queue)) => drop(queues.insert(queue, row.text.unwrap_or_default())),
             (None, None, None) => {
                 more = row.candidates.unwrap_or_default() >= limit || row.revision.is_some();
+                for_free_slots = row.revision == Some(2);
                 locked_at = row.run_at;
                 walk = Duration::from_micros(row.walk.and_then(|micros| micros.try_into().ok()).unwrap_or_default());
             }
@@ -254,7 +276,7 @@ fn read(pool: &PoolId, limit: i64, rows: Vec<Row>) -> (Claimed, Duration) {
     }
     let mut jobs: Vec<Job> = of_jobs.into_iter().filter_map(|row| job(pool, locked_at, &tasks, &queues, row)).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-    (Claimed { jobs, more, look_again: None }, walk)
+    (Claimed { jobs, more, for_free_slots, look_again: None }, walk)
 }
 
 fn job(

@@ -73,6 +73,11 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
+/// Whether a statement waited for somebody's lock for too long: lock_not_available.
+pub(super) fn is_locked(error: &Error) -> bool {
+    matches!(error, Error::Database { source, .. } if code(source).as_deref() == Some("55P03"))
+}
+
 /// Whether a connection was lost.
 fn is_lost(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || matches!(code(error).as_deref(), Some("57P01" | "57P02"))

@@ -32,6 +32,11 @@ const READ_COMMITTED: &str =
 const SIGN: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                     set local statement_timeout = '5s'";
 
+/// The same, for claims and results after one took too long (see `caution`): the server ends what waits for a lock, before the
+/// worker gives the call up, and gives the rest time enough.
+const IN_TIME: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+                       set local lock_timeout = '20s'; set local statement_timeout = '25s'";
+
 /// The same, for freeing what somebody holds: who holds a job is in no index (every claim would pay for it), so the whole table is
 /// read, which may take longer than the role allows its statements.
 const PATIENT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
@@ -159,6 +164,16 @@ impl PostgresStorage {
         let db = self.db();
         let work = if db.named { begin(&db).await.map(Work::Named) } else { db.acquire().await.map(Work::Plain) };
         work.map_err(|e| self.error("get a connection", e))
+    }
+
+    /// The same for claims and results, with limits after one of them took too long.
+    pub(super) async fn work_in_time(&self) -> Result<Work> {
+        if self.caution.is_advised() { self.transaction_in_time().await.map(Work::Named) } else { self.work().await }
+    }
+
+    pub(super) async fn transaction_in_time(&self) -> Result<Transaction<'static, Postgres>> {
+        let text = if self.caution.is_advised() { IN_TIME } else { READ_COMMITTED };
+        begin_with(&self.db(), text).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// A transaction of our own, for work of several statements.

@@ -11,6 +11,7 @@
 //! | `add_plain` | storing jobs without keys |
 //! | `gather` | storing single jobs together that are added at the same time |
 //! | `claim` | taking jobs |
+//! | `caution` | claims and results after one of them took too long |
 //! | `settle` | writing how jobs ended |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
@@ -27,6 +28,7 @@
 mod add;
 mod add_plain;
 mod address;
+mod caution;
 mod claim;
 mod connections;
 mod cron;
@@ -58,6 +60,7 @@ use sqlx::{Acquire, PgPool, Postgres};
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
+use caution::Caution;
 use connections::Connections;
 pub(crate) use connections::Trust;
 use gather::Gathering;
@@ -66,7 +69,7 @@ use schema::Schema;
 
 use super::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, Storage, TaskInfo, Wakeup,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -86,6 +89,8 @@ pub struct PostgresStorage {
     schema: Arc<Schema>,
     /// Whether transactions name their isolation level, see [`Isolation`].
     isolation: Isolation,
+    /// Whether claims and results have taken too long lately.
+    caution: Caution,
     /// Where claims begin.
     frontier: Arc<Frontier>,
     /// Single adds under way.
@@ -123,6 +128,7 @@ impl PostgresStorage {
             connections,
             schema,
             isolation: Isolation::default(),
+            caution: Caution::default(),
             gathering: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
@@ -199,6 +205,7 @@ impl Storage for PostgresStorage {
             gathering: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
+            caution: Caution::default(),
             ..self.clone()
         })
     }
@@ -249,30 +256,43 @@ on conflict do nothing
 
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         let beginning = self.frontier.begin(request, Instant::now());
+        let under_way = self.caution.begin();
         let claimed = self.retrying(|| async {
-            let mut work = self.work().await?;
+            let mut work = self.work_in_time().await?;
             let claimed = self.claim_jobs(&mut work, request, beginning.place).await?;
             self.done(work).await?;
             Ok(claimed)
         });
-        let (mut claimed, walk) = claimed.await?;
+        let (mut claimed, walk) = under_way.answered(claimed.await)?;
         self.frontier.end(&beginning, request, &mut claimed, walk, Instant::now());
         Ok(claimed)
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
-        self.retrying(|| async {
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+        let under_way = self.caution.begin();
+        let written = self.retrying(|| async {
             // Both or neither of two statements: after a failure nobody has to guess which half was applied.
             let mixed = settle::is_mixed(settled);
-            let mut work = if mixed { self.transaction().await?.into() } else { self.work().await? };
-            let applied = self.settle_jobs(&mut work, pool, settled).await?;
-            self.done(work).await?;
-            if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
-                self.frontier.queue_was_freed(Instant::now());
+            let mut work = if mixed { self.transaction_in_time().await?.into() } else { self.work_in_time().await? };
+            match self.settle_jobs(&mut work, pool, settled).await {
+                Err(error) if errors::is_locked(&error) => {}
+                applied => {
+                    let applied = applied?;
+                    self.done(work).await?;
+                    return Ok(Settled::applied(applied));
+                }
             }
-            Ok(applied)
-        })
-        .await
+            drop(work);
+            let mut tx = self.transaction_in_time().await?;
+            let written = self.settle_the_free(&mut tx, pool, settled).await?;
+            tx.commit().await.map_err(|e| self.error("write results", e))?;
+            Ok(written)
+        });
+        let written = under_way.answered(written.await)?;
+        if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
+            self.frontier.queue_was_freed(Instant::now());
+        }
+        Ok(written)
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {

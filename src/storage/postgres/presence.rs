@@ -2,9 +2,14 @@
 //!
 //! All times are the database's, so the workers' clocks do not matter. Pools without a row (Node's) are never touched
 //! here; for them the four-hour rule of the sweep stays.
+//!
+//! **Dead, and not yet buried.** Somebody else may have locked the rows of some jobs that a dead pool holds, for as long as he
+//! likes. Nobody waits for him: the other jobs are freed, and the pool's row stays, with the *epoch* as the time when it was last
+//! seen. Such a pool may neither show itself again nor claim, and its silence has lasted for long enough at each look, so the
+//! rest is freed as soon as it can be.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::PgConnection;
@@ -34,7 +39,7 @@ impl PostgresStorage {
         let guarded = self.sign_unanswered.swap(true, Ordering::Relaxed);
         let mut work = if guarded { self.brief_transaction().await?.into() } else { self.work().await? };
         let shown = sqlx::query!(
-            "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1",
+            "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1 and seen_at > 'epoch'",
             pool.as_str()
         )
         .execute(self.schema.on(&mut *work))
@@ -48,12 +53,20 @@ impl PostgresStorage {
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
         let fail = |e| self.error("withdraw the sign of life", e);
         let mut tx = self.patient_transaction().await?;
-        // The delete waits for a claim that is still running somewhere; what that took is seen by the next statement.
-        sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
-            .execute(self.schema.on(&mut *tx))
-            .await
-            .map_err(fail)?;
+        // This waits for a claim that is still running somewhere; what that took is seen by the next statement.
+        sqlx::query!(
+            r#"
+update graphile_worker.backfill_pools pool
+set seen_at = 'epoch'
+where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mine where mine.id = $1 for update))
+"#,
+            pool.as_str()
+        )
+        .execute(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
         self.give_back(&mut tx, pool, &[], far_future()).await?;
+        self.bury(&mut tx, &[pool.as_str().to_owned()]).await?;
         tx.commit().await.map_err(fail)
     }
 
@@ -64,7 +77,7 @@ impl PostgresStorage {
         let until = sqlx::query_scalar!(
             r#"
 with waited as materialized (
-  select id from graphile_worker.backfill_pools where id = $1 for update
+  select id from graphile_worker.backfill_pools where id = $1 and seen_at > 'epoch' for update
 )
 select clock_timestamp() as "until!: DateTime<Utc>" from waited
 "#,
@@ -98,7 +111,8 @@ with held as materialized (
   select job.id, job.job_queue_id, job.locked_at
   from graphile_worker._private_jobs job
   where job.locked_by = $1 and job.id <> all ($2) and job.locked_at <= $3
-  for update
+  -- Whoever has locked one keeps only that one.
+  for update skip locked
 ),
 released_queue as (
   update graphile_worker._private_job_queues queue
@@ -141,6 +155,10 @@ left join notified on true
 
     pub(super) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
         let fail = |e| self.error("rescue the jobs of silent pools", e);
+        // Whoever asks was in contact when it asked. If it takes long to get through, that is no longer known, and the way may be
+        // open again for us a moment before it is for the others.
+        let begun = Instant::now();
+        let too_late = || begun.elapsed() > (silence / 5).max(Duration::from_secs(1));
         // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. While the server was
         // down nobody could show a sign, so a silence counts from its start.
         let silent = sqlx::query_scalar!(
@@ -156,16 +174,20 @@ select exists (
         .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        if !silent {
+        if !silent || too_late() {
             return Ok(Vec::new());
         }
         let mut tx = self.patient_transaction().await?;
+        if too_late() {
+            return Ok(Vec::new());
+        }
         // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
         // longer silent when the delete looks again under the lock) or after (it finds its row gone, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.
         let dead = sqlx::query_scalar!(
             r#"
-delete from graphile_worker.backfill_pools pool
+update graphile_worker.backfill_pools pool
+set seen_at = 'epoch'
 where pool.id = any (array(
   select silent.id
   from graphile_worker.backfill_pools silent
@@ -179,33 +201,56 @@ returning pool.id
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        // A statement of its own, so that it sees what a claim has taken that ended while the rows were being locked. The
-        // jobs are locked by the dead pools, so nobody else writes them.
+        // A statement of its own, so that it sees what a claim has taken that ended while the rows were being locked.
+        // Locking: jobs, then queues; what somebody else has locked is left for the next look, with its queue.
         let rows = sqlx::query!(
             r#"
-with released_queue as (
+with held as materialized (
+  select job.id, job.locked_by as pool
+  from graphile_worker._private_jobs job
+  where job.locked_by = any ($1)
+  for update skip locked
+),
+held_queue as materialized (
+  select queue.id
+  from graphile_worker._private_job_queues queue
+  where queue.locked_by = any ($1)
+    and (select count(*) from held) >= 0
+    and not exists (
+      select from graphile_worker._private_jobs job
+      where job.job_queue_id = queue.id
+        and job.locked_by = queue.locked_by
+        and job.id <> all (array(select held.id from held))
+    )
+  for update skip locked
+),
+released_queue as (
   update graphile_worker._private_job_queues queue
   set locked_at = null, locked_by = null
-  where queue.locked_by = any ($1)
+  where queue.id = any (array(select held_queue.id from held_queue))
 ),
+-- Jobs that have died with a worker before come back apart from each other (`Rescued::spread`).
 released_job as (
   update graphile_worker._private_jobs job
   set
     locked_at = null,
     locked_by = null,
-    run_at = greatest(job.run_at, now()),
-    last_error = 'the worker pool ' || job.locked_by || ' stopped showing signs of life while it ran this job'
-  where job.locked_by = any ($1)
-  returning (select old.locked_by from graphile_worker._private_jobs old where old.id = job.id) as pool
+    run_at = greatest(job.run_at, now()) + case
+      when job.attempts > 1 then random() * least(2 * exp(least(job.attempts, 10)), 600) * interval '1 second'
+      else interval '0'
+    end,
+    last_error = 'the worker pool ' || job.locked_by || ' stopped showing signs of life while it held this job'
+  where job.id = any (array(select held.id from held))
+  returning job.id
 ),
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
   from released_job
   having count(*) > 0
 )
-select dead.id as "pool!", count(released_job.pool) as "jobs!"
+select dead.id as "pool!", count(held.pool) as "jobs!"
 from unnest($1::text[]) as dead (id)
-left join released_job on released_job.pool = dead.id
+left join held on held.pool = dead.id
 left join notified on true
 group by dead.id
 "#,
@@ -214,11 +259,32 @@ group by dead.id
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
+        let buried = self.bury(&mut tx, &dead).await?;
         tx.commit().await.map_err(fail)?;
-        Ok(rows
-            .into_iter()
-            .map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() })
-            .collect())
+        // One that could not be buried was told before, if nothing more of it was freed.
+        let rows = rows.into_iter().filter(|row| row.jobs > 0 || buried.contains(&row.pool));
+        Ok(rows.map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
+    }
+
+    /// Takes away the rows of those of these pools that hold nothing any more; answers which.
+    async fn bury(&self, conn: &mut PgConnection, dead: &[String]) -> Result<Vec<String>> {
+        sqlx::query_scalar!(
+            r#"
+delete from graphile_worker.backfill_pools pool
+where pool.id = any ($1)
+  and pool.id <> all (array(
+    select job.locked_by from graphile_worker._private_jobs job where job.locked_by = any ($1)
+  ))
+  and pool.id <> all (array(
+    select queue.locked_by from graphile_worker._private_job_queues queue where queue.locked_by = any ($1)
+  ))
+returning pool.id
+"#,
+            dead,
+        )
+        .fetch_all(self.schema.on(conn))
+        .await
+        .map_err(|e| self.error("take the rows of dead pools away", e))
     }
 }
 

@@ -7,6 +7,12 @@
 //! `locked_by || ''` hides the column's statistics from the planner. They are usually taken while few jobs are locked, which
 //! makes it expect one row, read the whole table and compare it with the whole batch; the join on the key is what it should
 //! use.
+//!
+//! Nobody but an administrator writes the rows of running jobs, but a user's transaction may lock one and stay open: whoever
+//! adds a job under the key of a running one does. Then the statement ends after a second (`lock_timeout`), and the batch is written but for
+//! the rows that are locked, which are answered as busy: one row must not hold up the results of a worker.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -14,7 +20,7 @@ use sqlx::PgConnection;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Outcome, PoolId, Settlement, clean_error};
+use crate::storage::{Outcome, PoolId, Settled, Settlement, clean_error};
 
 /// Whether a batch needs both statements.
 pub(super) fn is_mixed(batch: &[Settlement]) -> bool {
@@ -44,6 +50,56 @@ impl PostgresStorage {
         Ok(applied)
     }
 
+    /// The same, but for what somebody else has locked, which is answered as busy.
+    pub(super) async fn settle_the_free(
+        &self,
+        conn: &mut PgConnection,
+        pool: &PoolId,
+        settled: &[Settlement],
+    ) -> Result<Settled> {
+        let claims = Claims::of(&settled.iter().collect::<Vec<_>>());
+        // Locking: jobs, then queues, as everywhere; whatever cannot be locked at once is left.
+        let busy = sqlx::query_scalar!(
+            r#"
+with settled as materialized (
+  select * from unnest($1::bigint[], $2::text[]) as settled (id, queue)
+),
+free_job as materialized (
+  select job.id from graphile_worker._private_jobs job
+  where job.id = any ($1)
+  order by job.id
+  for update skip locked
+),
+free_queue as materialized (
+  select queue.queue_name from graphile_worker._private_job_queues queue
+  where queue.queue_name = any ($2) and (select count(*) from free_job) >= 0
+  order by queue.queue_name
+  for update skip locked
+)
+select settled.id as "id!"
+from settled
+where (
+    exists (select from graphile_worker._private_jobs job where job.id = settled.id)
+    and settled.id <> all (array(select free_job.id from free_job))
+  )
+  or (
+    exists (select from graphile_worker._private_job_queues queue where queue.queue_name = settled.queue)
+    and settled.queue <> all (array(select free_queue.queue_name from free_queue))
+  )
+"#,
+            &claims.id,
+            &claims.queue as &[Option<&str>],
+        )
+        .fetch_all(self.schema.on(&mut *conn))
+        .await
+        .map_err(|e| self.error("look for results that can be written", e))?;
+        let held: HashSet<JobId> = busy.iter().copied().collect();
+        let free: Vec<Settlement> =
+            settled.iter().filter(|settlement| !held.contains(&settlement.claim.id)).cloned().collect();
+        let applied = if free.is_empty() { Vec::new() } else { self.settle_jobs(conn, pool, &free).await? };
+        Ok(Settled::applied(applied).busy(busy))
+    }
+
     /// What [`delete_completed`](Self::delete_completed) does, for jobs without queues that one claim took: the fence is the
     /// same for all, so there is nothing to join, which takes half the time.
     async fn delete_of_one_claim(
@@ -60,6 +116,8 @@ delete from graphile_worker._private_jobs job
 where job.id = any ($2)
   and job.locked_by || '' = $1
   and job.locked_at = $3
+  -- Asked once, before the first row is looked at.
+  and (select set_config('lock_timeout', '1000', true)) is not null
 returning job.id
 "#,
             pool.as_str(),
@@ -83,6 +141,7 @@ returning job.id
             r#"
 with settled as materialized (
   select * from unnest($2::bigint[], $3::timestamptz[], $4::text[]) as settled (id, locked_at, queue)
+  where (select set_config('lock_timeout', '1000', true)) is not null
 ),
 deleted as (
   delete from graphile_worker._private_jobs job
@@ -127,6 +186,7 @@ with settled as materialized (
     $2::bigint[], $3::timestamptz[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::timestamptz[],
     $9::bigint[], $10::text[]
   ) as settled (id, locked_at, queue, had_key, outcome, error, run_at, delay_micros, payload)
+  where (select set_config('lock_timeout', '1000', true)) is not null
 ),
 released as (
   update graphile_worker._private_job_queues queue

@@ -64,11 +64,13 @@ order by job.id
         let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();
         let mut tx = self.transaction().await?;
         // As for a claim: the lock keeps whoever takes this run for dead waiting until we commit.
-        let registered =
-            sqlx::query!("select id from graphile_worker.backfill_pools where id = $1 for key share", run.as_str())
-                .fetch_optional(self.schema.on(&mut *tx))
-                .await
-                .map_err(fail)?;
+        let registered = sqlx::query!(
+            "select id from graphile_worker.backfill_pools where id = $1 and seen_at > 'epoch' for key share",
+            run.as_str()
+        )
+        .fetch_optional(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
         if registered.is_none() {
             return Err(Error::MoveTakenOver { run: run.to_string() });
         }

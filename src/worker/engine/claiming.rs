@@ -11,11 +11,13 @@ use super::super::events::Event;
 use super::jobs::Waiting;
 use super::{Engine, Mode};
 use crate::error::Result;
-use crate::job::JobId;
+use crate::job::{Job, JobId};
 use crate::storage::{ClaimRequest, Claimed, PoolId, is_unanswered};
 
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
+/// The same for the bytes of errors and payloads in them.
+const MAX_UNWRITTEN_BYTES: usize = 64 * 1024 * 1024;
 /// The delays between tries to claim while the storage fails.
 pub(super) const FIRST_CLAIM_DELAY: Duration = Duration::from_millis(100);
 pub(super) const MAX_CLAIM_DELAY: Duration = Duration::from_secs(5);
@@ -57,6 +59,9 @@ pub(super) struct Claims {
     /// The one that gives back what the pool does not know of, before it claims: no other may be on its way meanwhile, or
     /// what that one takes would be given back too.
     doubting: Option<u64>,
+    /// Jobs in their last attempt are at the head of the line. They are taken only when they can start, so nothing is claimed
+    /// ahead.
+    only_slots: bool,
     /// How many jobs are worth asking for, where more than could be taken were seen: of a serial queue only one is.
     worth: Option<usize>,
     /// How many jobs may be claimed in the time that is given, after a claim that took too long.
@@ -108,12 +113,16 @@ impl Engine {
         let concurrency = self.options.concurrency;
         let prefetch = self.options.prefetch.filter(|_| !self.prefetch_rests).map_or(0, |prefetch| prefetch.size);
         let ahead = self.pace.ahead(concurrency);
-        let full = concurrency + ahead.max(prefetch);
+        let full = concurrency + if self.claims.only_slots { 0 } else { ahead.max(prefetch) };
         // While many fast jobs wait, two claims for half as many keep the storage busy, each while the other's jobs start.
         // Not where claims have to know of each other: with limits of tasks, a prefetch that was asked for, or a claim whose
         // answer was lost.
-        let overlaps =
-            concurrency > 1 && ahead >= OVERLAP_FROM && prefetch == 0 && self.limited.is_empty() && self.claims.deep;
+        let overlaps = concurrency > 1
+            && ahead >= OVERLAP_FROM
+            && !self.claims.only_slots
+            && prefetch == 0
+            && self.limited.is_empty()
+            && self.claims.deep;
         let doubts = self.doubt_since.is_some_and(|since| now < since + STRONG_DOUBT || now >= self.next_doubt);
         let in_flight = self.claims.in_flight.len();
         let alone = doubts || self.claims.doubting.is_some();
@@ -122,9 +131,11 @@ impl Engine {
         }
         let have = self.running.len() + self.waiting.len() + self.claims.asked;
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
-        let useful = (have < concurrency && in_flight == 0) || have <= full / 2;
+        let useful = (have < concurrency && in_flight == 0) || (have <= full / 2 && !self.claims.only_slots);
+        let free_slots = concurrency.saturating_sub(have);
         let heavy = self.waiting_bytes > MAX_BYTES && have >= concurrency;
-        if !useful || heavy || self.held.len() > full + MAX_UNWRITTEN {
+        let behind = self.held.len() > full + MAX_UNWRITTEN || self.backlog.bytes() > MAX_UNWRITTEN_BYTES;
+        if !useful || heavy || behind {
             return;
         }
         let limit = if overlaps { (full - have).min(full / 2) } else { full - have };
@@ -168,7 +179,7 @@ impl Engine {
                     let flags = forbidden.now().await?;
                     let request =
                         ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
-                    let request = request.thorough(thorough).max_bytes(MAX_BYTES);
+                    let request = request.thorough(thorough).max_bytes(MAX_BYTES).free_slots(free_slots);
                     storage.claim(&request).await
                 };
                 line.call(CLAIM_TIMEOUT, claim).await
@@ -211,7 +222,12 @@ impl Engine {
                         self.look_again_at = Some(self.look_again_at.map_or(time, |earlier| earlier.min(time)));
                     }
                 }
-                if claimed.more && claimed.jobs.is_empty() {
+                let is_last = |job: &Job| job.attempts >= job.max_attempts;
+                self.claims.only_slots =
+                    claimed.for_free_slots || (self.claims.only_slots && claimed.jobs.iter().any(is_last));
+                if claimed.for_free_slots {
+                    self.pause = FIRST_PAUSE;
+                } else if claimed.more && claimed.jobs.is_empty() {
                     // Everything in sight is in queues that others are taking at this moment.
                     self.claim_not_before = Some(Instant::now() + self.pause);
                     self.pause = (self.pause * 2).min(self.options.poll_interval);

@@ -97,6 +97,7 @@ impl Engine {
 
     pub(super) fn settle(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
         let settlement = Settlement { claim: ClaimRef::of(job), outcome: shortened(outcome) };
+        self.backlog.gave(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.send(Finished { pool: Arc::clone(pool), settlement });
     }

@@ -30,7 +30,7 @@ use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::Lease;
 use super::pace::Pace;
-use super::settler::{Finished, Settler, Summary, Written};
+use super::settler::{Backlog, Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
 use super::upkeep::{Identity, Upkeep};
 use super::{ShutdownHandle, Worker};
@@ -133,6 +133,8 @@ pub(super) struct Engine {
     due: BTreeSet<Instant>,
 
     results: mpsc::UnboundedSender<Finished>,
+    /// How many bytes are in the results that are not written yet.
+    backlog: Backlog,
     written: mpsc::UnboundedReceiver<Written>,
     settler: JoinHandle<(Summary, usize)>,
     give_up: CancellationToken,
@@ -149,7 +151,9 @@ impl Engine {
         let (results, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
-        let settler = Settler::new(line.clone(), finished, written_tx, give_up.clone(), worker.events.clone());
+        let backlog = Backlog::default();
+        let events = worker.events.clone();
+        let settler = Settler::new(line.clone(), finished, written_tx, give_up.clone(), events, backlog.clone());
         let mut tasks: Vec<String> = worker.handlers.keys().cloned().collect();
         tasks.sort_unstable();
         let limited = worker
@@ -199,6 +203,7 @@ impl Engine {
             look_again_at: None,
             due: BTreeSet::new(),
             results,
+            backlog,
             written,
             settler: tokio::spawn(settler.run()),
             give_up,

@@ -64,6 +64,10 @@ pub struct ClaimRequest<'a> {
     pub limit: usize,
     /// How many bytes of payloads, at the most, about; but one job always.
     pub max_bytes: usize,
+    /// How many jobs can start at once. A job that will have no attempt left after this one is taken only if it is among the first
+    /// so many, and nothing behind it is taken before it: if the worker dies before such a job starts, it is dead without ever
+    /// having run.
+    pub free_slots: usize,
     /// Of some of the tasks, how many at the most.
     pub limits: &'a [(String, usize)],
     /// Leave jobs alone that have any of these flags.
@@ -83,6 +87,7 @@ impl<'a> ClaimRequest<'a> {
             tasks,
             limit,
             max_bytes: usize::MAX,
+            free_slots: usize::MAX,
             limits: &[],
             forbidden_flags: &[],
             now: None,
@@ -94,6 +99,13 @@ impl<'a> ClaimRequest<'a> {
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
+        self
+    }
+
+    /// So many jobs can start at once; see the field.
+    #[must_use]
+    pub fn free_slots(mut self, slots: usize) -> Self {
+        self.free_slots = slots;
         self
     }
 
@@ -133,6 +145,8 @@ pub struct Claimed {
     pub jobs: Vec<Job>,
     /// Whether the limit kept the claim from seeing all that was ready: another claim may find more at once.
     pub more: bool,
+    /// Whether jobs were left because of [`free_slots`](ClaimRequest::free_slots).
+    pub for_free_slots: bool,
     /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then.
     pub look_again: Option<Duration>,
 }

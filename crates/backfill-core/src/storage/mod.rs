@@ -40,7 +40,7 @@ pub use frontier::{Beginning, Frontier, Place};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, taken_out};
 pub use presence::Rescued;
-pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settlement, clean_error};
+pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
 
 use crate::error::Result;
@@ -99,8 +99,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
-    /// as settling once.
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>>;
+    /// as settling once. What somebody else holds for long must not keep the rest from being written: it is answered as busy.
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled>;
 
     /// Gives back what this pool holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
     /// They get their attempt back. Answers how many.

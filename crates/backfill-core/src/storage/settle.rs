@@ -77,6 +77,31 @@ pub enum Outcome {
     Returned,
 }
 
+/// What became of results.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// The jobs whose claim still stood; their results are written.
+    pub applied: Vec<JobId>,
+    /// The jobs that somebody else keeps from being written at this moment, as by a row lock. Nothing is known of them: ask again.
+    pub busy: Vec<JobId>,
+}
+
+impl Settled {
+    /// Nothing was kept from being written.
+    #[must_use]
+    pub fn applied(applied: Vec<JobId>) -> Self {
+        Self { applied, busy: Vec::new() }
+    }
+
+    /// The same, but for these.
+    #[must_use]
+    pub fn busy(mut self, busy: Vec<JobId>) -> Self {
+        self.busy = busy;
+        self
+    }
+}
+
 /// Makes any text fit for `last_error`: no NUL (PostgreSQL cannot store one), not empty, not too long.
 #[must_use]
 pub fn clean_error(text: &str) -> String {

@@ -128,7 +128,7 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
                     .iter()
                     .map(|job| Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed })
                     .collect();
-                assert_eq!(storage.settle(&pool, &settled).await.expect("settle").len(), jobs.len());
+                assert_eq!(storage.settle(&pool, &settled).await.expect("settle").applied.len(), jobs.len());
             }
         });
     }
@@ -214,6 +214,24 @@ pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
     let claimed = storage.claim(&request(20_100)).await.expect("claim");
     assert_eq!((claimed.jobs.len(), claimed.more), (2, false));
     assert!(claimed.jobs[0].queue.is_some());
+}
+
+/// A job in its last attempt is taken only if it can start: if the worker died before, it would be dead without having run. And
+/// nothing behind it is taken before it.
+pub async fn last_attempts_are_taken_for_free_slots_only(storage: Subject) {
+    let pool = register(&storage).await;
+    let last = || spec().max_attempts(1);
+    add(&storage, vec![spec(), last(), spec(), last(), spec()]).await;
+    let tasks = [TASK.to_owned()];
+    let request = |slots| ClaimRequest::new(&pool, &tasks, 100).free_slots(slots);
+    let mut taken = Vec::new();
+    for (slots, expected, left) in [(1, 1, true), (0, 0, true), (2, 2, true), (1, 2, false)] {
+        let claimed = storage.claim(&request(slots)).await.expect("claim");
+        assert_eq!((claimed.jobs.len(), claimed.for_free_slots), (expected, left), "{slots} slots");
+        assert!(!left || claimed.more, "there is more");
+        taken.extend(claimed.jobs.into_iter().map(|job| job.id));
+    }
+    assert!(taken.is_sorted(), "in their order");
 }
 
 /// Bytes of jobs that cannot be taken anyway count for nothing: of a serial queue, and beyond the limit of a task.

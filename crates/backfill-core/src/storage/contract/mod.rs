@@ -61,6 +61,7 @@ macro_rules! storage_contract_tests {
         $crate::storage_contract_tests!(@module claiming $fresh [
             order_is_priority_then_time
             only_ready_jobs_of_known_tasks_up_to_the_limit
+            last_attempts_are_taken_for_free_slots_only
             a_claim_takes_about_as_many_bytes_as_it_may
             only_what_can_be_taken_counts_by_its_bytes
             the_present_are_told
@@ -117,6 +118,7 @@ macro_rules! storage_contract_tests {
         ]);
         $crate::storage_contract_tests!(@module presence $fresh [
             silent_pools_are_rescued
+            jobs_that_died_twice_come_back_apart
             pools_that_show_signs_of_life_or_withdrew_are_left_alone
             a_rescued_pool_learns_it
             an_identity_is_given_once
@@ -172,7 +174,7 @@ async fn claim_one(storage: &Subject, pool: &PoolId) -> Job {
 }
 
 async fn settle(storage: &Subject, pool: &PoolId, job: &Job, outcome: Outcome) -> Vec<JobId> {
-    storage.settle(pool, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle")
+    storage.settle(pool, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle").applied
 }
 
 fn failed(error: &str, retry: impl Into<RunAt>) -> Outcome {

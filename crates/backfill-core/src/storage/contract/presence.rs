@@ -1,9 +1,12 @@
 //! Cases about signs of life.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use super::{Subject, add, add_one, claim, must_read, register, spec};
-use crate::storage::PoolId;
+use crate::storage::{PoolId, Reschedule, Rescued};
 
 /// Nobody is silent for as little as no time at all, unless time has passed since the sign.
 pub(super) async fn let_time_pass() {
@@ -28,6 +31,31 @@ pub async fn silent_pools_are_rescued(storage: Subject) {
     assert!(storage.rescue(Duration::from_millis(1)).await.expect("rescue").is_empty(), "once is enough");
     let alive = register(&storage).await;
     assert_eq!(claim(&storage, &alive, 10).await.len(), 2);
+}
+
+/// Jobs that die with a worker again and again come back apart from each other, so that one that kills it takes ever fewer of the
+/// others with it.
+pub async fn jobs_that_died_twice_come_back_apart(storage: Subject) {
+    let jobs: Vec<_> = add(&storage, (0..20).map(|_| spec().max_attempts(9)).collect()).await;
+    for death in 1..=3_i16 {
+        // Whatever waits for its time is due now.
+        let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+        storage.reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
+        let dead = register(&storage).await;
+        assert_eq!(claim(&storage, &dead, 20).await.len(), 20);
+        let_time_pass().await;
+        let before = storage.time().await.expect("the time");
+        storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+        let after = storage.time().await.expect("the time");
+        let bound = TimeDelta::milliseconds((Rescued::spread(death) * 1000.0).ceil() as i64);
+        let mut times = BTreeSet::new();
+        for job in &jobs {
+            let run_at = must_read(&storage, job.id).await.run_at;
+            assert!(run_at <= after + bound, "{death}: {run_at} {after}");
+            times.insert((run_at - before).num_seconds());
+        }
+        assert_eq!(times.len() > 3, death > 1, "{death}: {times:?}");
+    }
 }
 
 /// Pools that show signs of life are none of the rescuer's business; those that withdraw leave nothing behind.

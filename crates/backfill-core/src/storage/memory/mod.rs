@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Settlement, Storage, TaskInfo, Verdict, Wakeup,
+    PoolInfo, QueueInfo, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -91,8 +91,8 @@ impl Storage for MemoryStorage {
         Ok(ids.iter().copied().filter(|id| state.job(*id).is_some()).collect())
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Vec<JobId>> {
-        Ok(self.state().settle(pool, settled))
+    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+        Ok(Settled::applied(self.state().settle(pool, settled)))
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {

@@ -152,7 +152,7 @@ impl State {
         let ready_by = request.now.unwrap_or(now);
         let mut taken_queues = HashSet::new();
         let mut room: HashMap<&str, usize> = request.limits.iter().map(|(task, room)| (task.as_str(), *room)).collect();
-        let (mut chosen, mut bytes, mut heavy) = (Vec::new(), 0, false);
+        let (mut chosen, mut bytes, mut heavy, mut for_free_slots) = (Vec::new(), 0, false, false);
         for (_, run_at, id) in &self.available {
             if chosen.len() >= request.limit || heavy {
                 break;
@@ -172,9 +172,10 @@ impl State {
                     continue;
                 }
             }
+            for_free_slots = job.attempts + 1 >= job.max_attempts && chosen.len() >= request.free_slots;
             bytes += job.payload.as_str().len();
             heavy = bytes > request.max_bytes && !chosen.is_empty();
-            if heavy {
+            if heavy || for_free_slots {
                 break;
             }
             taken_queues.extend(job.queue.clone());
@@ -187,7 +188,7 @@ impl State {
         for queue in taken_queues {
             self.queues.insert(queue, Some(lock.clone()));
         }
-        let more = heavy || chosen.len() >= request.limit;
+        let more = heavy || for_free_slots || chosen.len() >= request.limit;
         let jobs = chosen
             .into_iter()
             .filter_map(|id| {
@@ -198,7 +199,7 @@ impl State {
                 })
             })
             .collect();
-        Claimed { jobs, more, look_again: None }
+        Claimed { jobs, more, for_free_slots, look_again: None }
     }
 
     pub(super) fn settle(&mut self, pool: &PoolId, settled: &[Settlement]) -> Vec<JobId> {
@@ -285,6 +286,8 @@ impl State {
                 job.run_at = job.run_at.max(earliest);
                 if let Some(error) = error {
                     job.last_error = Some(error.to_owned());
+                    let spread = Rescued::spread(job.attempts) * fastrand::f64();
+                    job.run_at = later(job.run_at, Duration::from_secs_f64(spread));
                 }
             });
         }

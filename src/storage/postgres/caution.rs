@@ -1,0 +1,70 @@
+//! Claims and results after one of them took too long.
+//!
+//! A call that nobody waits for any more (its limit is over, its connection was given up) may still wait at the server, for a
+//! lock as long as that is held, and keep a connection all the time. And a role may give its statements less time than a claim
+//! needs that has to walk by a million jobs of others. So after such a call, claims and results have a transaction for some time,
+//! in which the server ends what waits for too long, and which has time enough for the rest. Nobody else pays for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How long a call that took too long is remembered.
+const REMEMBERED: Duration = Duration::from_secs(5 * 60);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caution(Arc<Mutex<Option<Instant>>>);
+
+/// A call under way. Dropped before it is answered, it took too long.
+pub(super) struct UnderWay<'a>(Option<&'a Caution>);
+
+impl Caution {
+    pub(super) fn begin(&self) -> UnderWay<'_> {
+        UnderWay(Some(self))
+    }
+
+    /// Whether a call took too long lately.
+    pub(super) fn is_advised(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    fn advise(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+impl UnderWay<'_> {
+    pub(super) fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
+        if let Some(caution) = self.0.take()
+            && answer.as_ref().is_err_and(Error::took_too_long)
+        {
+            caution.advise();
+        }
+        answer
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(caution) = self.0 {
+            caution.advise();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_is_not_answered_is_remembered() {
+        let caution = Caution::default();
+        assert!(caution.begin().answered(Ok(())).is_ok());
+        let refused = Err::<(), _>(Error::Internal("x".to_owned()));
+        assert!(caution.begin().answered(refused).is_err());
+        assert!(!caution.is_advised());
+        drop(caution.begin());
+        assert!(caution.is_advised());
+    }
+}
