@@ -29,7 +29,7 @@ const MAX_BATCH: usize = 4_000;
 /// So many results of one claim are written by themselves.
 const MANY: usize = 200;
 /// The most bytes of errors and payloads in one write.
-const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// The delays between tries to write.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);

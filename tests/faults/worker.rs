@@ -1,11 +1,11 @@
 //! The worker process: the library in its default settings, with handlers that write every start and finish to the witness.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use backfill::worker::Event;
-use backfill::{BackfillClient, Clock, JobContext, TaskError, Worker, task_fn};
+use backfill::{BackfillClient, JobContext, TaskError, Worker, task_fn};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use serde::de::IgnoredAny;
@@ -23,11 +23,12 @@ pub struct Told {
     pub concurrency: usize,
     pub threads: usize,
     pub prepared: bool,
-    pub clock_hours: i64,
     pub pool: u32,
     pub crontab: Option<String>,
     /// In seconds.
     pub grace: u64,
+    /// The interval of the signs of life and the silence of the dead, in milliseconds.
+    pub presence: (u64, u64),
 }
 
 pub const TOLD: &str = "BACKFILL_FAULTS_WORKER";
@@ -59,6 +60,8 @@ pub enum How {
     Hold,
     /// Fails with an error of ten megabytes the first time.
     LongError,
+    /// Fails with an error as long as is kept.
+    Fail,
 }
 
 /// Jobs that finished in this process.
@@ -74,15 +77,12 @@ pub fn run(told: &str) {
 
 async fn work(told: Told) {
     let witness = PgPoolOptions::new().max_connections(4).connect(&told.witness).await.expect("the witness");
+    Watch::set(&witness).await;
     let client = BackfillClient::builder()
         .database_url(&told.url)
         .max_connections(told.pool)
         .prepared_statements(told.prepared)
         .wait_for_database(Duration::MAX)
-        .clock(match told.clock_hours {
-            0 => Clock::storage(),
-            hours => Clock::custom(move || Utc::now() + TimeDelta::hours(hours)),
-        })
         .build()
         .await
         .expect("the database");
@@ -116,7 +116,8 @@ async fn work(told: Told) {
         .task(nothing)
         .event_capacity(1_000_000)
         .concurrency(told.concurrency)
-        .grace(Duration::from_secs(told.grace));
+        .grace(Duration::from_secs(told.grace))
+        .presence(Duration::from_millis(told.presence.0), Duration::from_millis(told.presence.1));
     if let Some(crontab) = &told.crontab {
         builder = builder.crontab(crontab.parse().expect("a crontab"));
     }
@@ -152,6 +153,27 @@ async fn work(told: Told) {
     }
 }
 
+/// The witness's clock, whatever this process takes for the time.
+struct Watch {
+    set_at: Instant,
+    time: DateTime<Utc>,
+}
+
+static WATCH: OnceLock<Watch> = OnceLock::new();
+
+impl Watch {
+    async fn set(witness: &PgPool) {
+        let set_at = Instant::now();
+        let time = sqlx::query_scalar("select clock_timestamp()").fetch_one(witness).await.expect("the time");
+        assert!(WATCH.set(Self { set_at, time }).is_ok(), "it is set once");
+    }
+
+    fn now() -> DateTime<Utc> {
+        let watch = WATCH.get().expect("it was set");
+        watch.time + TimeDelta::from_std(watch.set_at.elapsed()).expect("not that long")
+    }
+}
+
 type Line = (i64, &'static str, DateTime<Utc>);
 
 /// Where jobs that take no time tell their starts and finishes: the witness is told of many at once.
@@ -170,7 +192,7 @@ impl Journal {
     /// A start, and a finish at once.
     async fn tell_both(&self, job: i64) {
         for what in ["start", "finish"] {
-            self.lines.send((job, what, Utc::now())).await.expect("the journal is open");
+            self.lines.send((job, what, Watch::now())).await.expect("the journal is open");
         }
         self.finished.lock().expect("lock").insert(job);
     }
@@ -211,7 +233,7 @@ async fn tell_many(witness: &PgPool, worker: &str, what: &str, jobs: &[i64]) {
         .bind(jobs)
         .bind(worker)
         .bind(what)
-        .bind(Utc::now())
+        .bind(Watch::now())
         .execute(witness)
         .await
         .expect("the witness answers");
@@ -231,12 +253,21 @@ async fn handle(
     let time = Duration::from_millis(work.ms);
     match work.how {
         How::Abort if first => std::process::abort(),
-        How::AbortAlways => std::process::abort(),
+        How::AbortAlways => {
+            tokio::time::sleep(time).await;
+            std::process::abort()
+        }
         How::Overflow if first => {
             overflow(1);
         }
         How::LongError if first => {
+            tell(&witness, &name, "failed", job).await;
             return Err(TaskError::new("x".repeat(10 * 1024 * 1024)).retry_in(Duration::ZERO));
+        }
+        How::Fail => {
+            finished.lock().expect("lock").insert(job);
+            tell(&witness, &name, "finish", job).await;
+            return Err(TaskError::new("x".repeat(32 * 1024)));
         }
         How::Block => std::thread::sleep(time),
         How::Hold => {

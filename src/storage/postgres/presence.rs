@@ -153,6 +153,7 @@ left join notified on true
         Ok(u64::try_from(released).unwrap_or_default())
     }
 
+    #[expect(clippy::too_many_lines, reason = "mostly the text of three statements, best read together")]
     pub(super) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
         let fail = |e| self.error("rescue the jobs of silent pools", e);
         // Whoever asks was in contact when it asked. If it takes long to get through, that is no longer known, and the way may be

@@ -17,7 +17,7 @@ use crate::storage::{ClaimRequest, Claimed, PoolId, is_unanswered};
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
 /// The same for the bytes of errors and payloads in them.
-const MAX_UNWRITTEN_BYTES: usize = 64 * 1024 * 1024;
+const MAX_UNWRITTEN_BYTES: usize = 32 * 1024 * 1024;
 /// The delays between tries to claim while the storage fails.
 pub(super) const FIRST_CLAIM_DELAY: Duration = Duration::from_millis(100);
 pub(super) const MAX_CLAIM_DELAY: Duration = Duration::from_secs(5);
@@ -46,6 +46,7 @@ const MAX_CLAIMS: usize = 2;
 
 /// The claims in flight.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub(super) struct Claims {
     pub in_flight: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// How many jobs they ask for.
@@ -134,7 +135,7 @@ impl Engine {
         let useful = (have < concurrency && in_flight == 0) || (have <= full / 2 && !self.claims.only_slots);
         let free_slots = concurrency.saturating_sub(have);
         let heavy = self.waiting_bytes > MAX_BYTES && have >= concurrency;
-        let behind = self.held.len() > full + MAX_UNWRITTEN || self.backlog.bytes() > MAX_UNWRITTEN_BYTES;
+        let behind = self.held.len() > full + MAX_UNWRITTEN || self.has_much_unwritten();
         if !useful || heavy || behind {
             return;
         }
@@ -278,6 +279,11 @@ impl Engine {
                 self.claim_delay = (self.claim_delay * 2).min(MAX_CLAIM_DELAY);
             }
         }
+    }
+
+    /// Whether the errors and payloads of unwritten results are so many bytes that no job may add to them.
+    pub(super) fn has_much_unwritten(&self) -> bool {
+        self.backlog.bytes() > MAX_UNWRITTEN_BYTES
     }
 
     /// Where many of the jobs that were seen could not be taken, it is because of their queues, of which those just taken are

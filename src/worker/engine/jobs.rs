@@ -33,7 +33,8 @@ pub(super) struct Started {
 
 impl Engine {
     pub(super) fn start_waiting(&mut self) {
-        while self.running.len() < self.options.concurrency {
+        // What waits for long is given back; what is written makes the loop turn again.
+        while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
             let Some(Waiting { job, pool, .. }) = self.waiting.pop_front() else { break };
             self.waiting_bytes -= job.payload.as_str().len();
             self.waiting_since = Instant::now();

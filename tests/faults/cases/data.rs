@@ -222,20 +222,223 @@ pub async fn the_default_isolation_is_serializable(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: every time that matters is the database's.
+/// Survives by: every time that matters is the database's, and a lease that ends when either clock says so (`worker/lease.rs`).
 pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(600, 100).await;
+    // Not even by the fastest clock are these due.
+    let early = (0..20).map(|_| {
+        JobSpec::new("work", Work { ms: 0, how: How::Sleep, pad: String::new() }).run_in(Duration::from_secs(1800))
+    });
+    scene.client.add_many(early).await.expect("add");
     scene.start("a");
-    scene.told.clock_hours = 1;
-    scene.start("b");
-    scene.told.clock_hours = -1;
-    scene.start("c");
-    sleep(ground.seconds(5, 25)).await;
+    let wrong = |how: String| {
+        vec![
+            ("LD_PRELOAD", std::env::var("BACKFILL_TEST_FAKETIME").expect("asked before")),
+            // Clocks that people set; no time passes more or less for it.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_TIMESTAMP_FILE", how),
+        ]
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let set = |name: &str, time: &str| {
+        let file = directory.path().join(name);
+        // All at once: it is read at every look at the clock.
+        let new = directory.path().join("new");
+        std::fs::write(&new, time).expect("write");
+        std::fs::rename(&new, &file).expect("rename");
+        file.display().to_string()
+    };
+    for (name, time) in [("b", "+1h"), ("c", "-1h"), ("d", "+0")] {
+        scene.environment = wrong(set(name, time));
+        scene.start(name);
+    }
+    for name in ["b", "c", "d"] {
+        scene
+            .until(
+                &format!("a start by {name}"),
+                &format!("exists (select from told where what = 'start' and worker = '{name}')"),
+            )
+            .await;
+    }
+    // One clock is set while its worker runs.
+    for time in ["+1h", "-1h", "+0"] {
+        set("d", time);
+        scene.add(60, 100).await;
+        sleep(ground.seconds(2, 8)).await;
+    }
     scene.kill("a").await;
     scene.add(100, 100).await;
-    scene.remark = "one clock is fast, one is slow, and the worker whose clock is right is killed".to_owned();
+    scene.until_finished(880).await;
+    assert_eq!(
+        scene.ask("select count(*) from graphile_worker._private_jobs where attempts = 0 and run_at > now()").await,
+        20,
+        "nothing starts early"
+    );
+    scene.sql("delete from graphile_worker._private_jobs where run_at > now() and attempts = 0").await;
+    scene.remark =
+        "one clock is fast, one slow, one is set again and again; the worker whose clock is right is killed".to_owned();
     scene.end().await
+}
+
+/// Survives by: results that are put aside (`worker/settler.rs`) when their rows are locked (`postgres/settle.rs`).
+pub async fn a_running_jobs_row_stays_locked(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let work = |ms| Work { ms, how: How::Sleep, pad: String::new() };
+    let keyed = scene.client.add(JobSpec::new("work", work(2_000)).key("k")).await.expect("add");
+    scene.accept([keyed.id]);
+    scene.start("a");
+    scene.until_started(1).await;
+    // Whoever adds a job under the key of a running one locks its row until he commits.
+    let admin = scene.admin().await;
+    let mut theirs = admin.begin().await.expect("begin");
+    sqlx::query("select graphile_worker.add_job('work', '{\"ms\": 1, \"how\": \"Sleep\"}', job_key => 'k')")
+        .execute(&mut *theirs)
+        .await
+        .expect("add");
+    let begun = Instant::now();
+    let time = ground.seconds(15, 240);
+    let mut jobs = 1;
+    while begun.elapsed() < time {
+        scene.add(50, 10).await;
+        scene.add_serial(20, 3, 1).await;
+        jobs += 70;
+        scene.until_finished(jobs - 70).await;
+        sleep(Duration::from_secs(1)).await;
+    }
+    scene.until_finished(jobs).await;
+    scene
+        .until_answered(
+            "the results of all others",
+            "select (count(*) = 1)::int::bigint from graphile_worker._private_jobs",
+        )
+        .await;
+    theirs.rollback().await.expect("rollback");
+    admin.close().await;
+    scene.remark = format!("for {} s", time.as_secs());
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/presence.rs`).
+pub async fn a_dead_workers_row_stays_locked(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(10, 5_000).await;
+    scene.start("a");
+    scene.until_started(10).await;
+    scene.kill("a").await;
+    let admin = scene.admin().await;
+    let mut theirs = admin.begin().await.expect("begin");
+    sqlx::query("select id from graphile_worker._private_jobs order by id limit 1 for update")
+        .execute(&mut *theirs)
+        .await
+        .expect("lock");
+    let begun = Instant::now();
+    scene.start("b");
+    scene.until_finished(9).await;
+    let freed = begun.elapsed();
+    assert!(freed < Duration::from_secs(40), "the others are free: {freed:?}");
+    assert_eq!(scene.ask("select count(*) from graphile_worker._private_jobs where locked_by is not null").await, 1);
+    theirs.rollback().await.expect("rollback");
+    admin.close().await;
+    scene.until_answered("its freedom", "select count(*) from graphile_worker._private_jobs where attempts = 2").await;
+    scene.recovered = Some(freed);
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, 20);
+    outcome
+}
+
+/// Survives by: the same as for locked rows; a done job whose row cannot be deleted is kept as dead in the end.
+pub async fn a_result_is_refused(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.add(1, 300).await;
+    scene.add(300, 10).await;
+    scene
+        .sql(
+            "create table kept (job bigint references graphile_worker._private_jobs (id));
+             insert into kept select min(id) from graphile_worker._private_jobs",
+        )
+        .await;
+    scene.start("a");
+    scene.start("b");
+    scene.until_finished(301).await;
+    scene
+        .until_answered(
+            "the end of the others",
+            "select (count(*) = 1)::int::bigint from graphile_worker._private_jobs",
+        )
+        .await;
+    scene
+        .until_answered(
+            "what is left of it",
+            "select count(*) from graphile_worker._private_jobs
+             where locked_by is null and attempts = max_attempts and last_error like 'the job is done%kept_job_fkey%'",
+        )
+        .await;
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: claims that have time enough after one had not (`postgres/caution.rs`).
+pub async fn a_short_timeout_meets_a_long_walk(ground: &Ground) -> Outcome {
+    let mut scene = with_role(ground, &["statement_timeout = '100ms'"]).await;
+    let count = ground.scaled(600_000, 2_000_000);
+    scene
+        .sql(&format!(
+            "insert into graphile_worker._private_tasks (identifier) values ('of_others');
+             insert into graphile_worker._private_jobs (task_id, run_at)
+             select (select id from graphile_worker._private_tasks where identifier = 'of_others'), now() - interval '1 day'
+             from generate_series(1, {count})"
+        ))
+        .await;
+    scene.add(100, 10).await;
+    let begun = Instant::now();
+    scene.start("a");
+    scene.until_finished(100).await;
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    scene.sql("delete from graphile_worker._private_jobs where run_at < now() - interval '1 hour'").await;
+    let mut outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome.remark = format!("behind {count} ready jobs of a task that nobody serves");
+    outcome
+}
+
+/// Survives by: the bound on the bytes of what is unwritten (`worker/engine/claiming.rs`).
+pub async fn long_errors_are_written_slowly(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene
+        .sql(
+            "create function crawl() returns trigger language plpgsql as $$ begin perform pg_sleep(0.005); return new; end $$;
+             create trigger crawl before update on graphile_worker._private_jobs for each row
+             when (new.last_error is not null) execute function crawl()",
+        )
+        .await;
+    scene.start("a");
+    scene.until("listening", "exists (select from told where what = 'listening')").await;
+    let before = scene.memory();
+    let jobs = ground.scaled(4_000, 12_000);
+    scene.add_with(jobs, 0, How::Fail, 1).await;
+    let jobs = i64::try_from(jobs).expect("few");
+    let mut most = 0;
+    while scene.finished().await < jobs {
+        most = most.max(scene.memory());
+        sleep(Duration::from_millis(50)).await;
+    }
+    let grown = most.max(scene.memory()).saturating_sub(before);
+    assert!(grown < 130, "memory stays bounded: {grown} MiB more");
+    scene
+        .until_answered(
+            "the last result",
+            "select (count(*) = 0)::int::bigint from graphile_worker._private_jobs where last_error is null",
+        )
+        .await;
+    let mut outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome.remark = format!("errors of 32 KiB, {grown} MiB more");
+    outcome
 }
 
 /// Survives by: no claims while too many results wait to be written (`worker/engine/claiming.rs`), and smaller batches when one

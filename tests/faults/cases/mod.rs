@@ -60,6 +60,7 @@ impl Case {
         let (needed, there) = match self.name {
             name if name.contains("pooler") => ("PgBouncer", set("BACKFILL_TEST_PGBOUNCER")),
             name if name.contains("name_is_not_resolved") => ("nss_wrapper", set("BACKFILL_TEST_NSS_WRAPPER")),
+            name if name.contains("clocks") => ("libfaketime", set("BACKFILL_TEST_FAKETIME")),
             name if name.contains("tls") => ("TLS in this build", cfg!(feature = "tls-rustls")),
             _ => return None,
         };
@@ -84,6 +85,8 @@ pub fn all() -> Vec<Case> {
             a_job_aborts_its_process,
             a_job_kills_every_process_that_runs_it,
             a_job_overflows_the_stack,
+            a_poison_job_has_neighbours,
+            a_worker_is_killed_with_jobs_in_their_last_attempt,
             jobs_block_every_thread,
             jobs_ignore_that_they_are_cancelled,
             jobs_hold_every_connection_of_the_pool,
@@ -120,6 +123,11 @@ pub fn all() -> Vec<Case> {
             a_snapshot_is_held,
             the_role_has_short_timeouts,
             the_default_isolation_is_serializable,
+            a_running_jobs_row_stays_locked,
+            a_dead_workers_row_stays_locked,
+            a_result_is_refused,
+            a_short_timeout_meets_a_long_walk,
+            long_errors_are_written_slowly,
             clocks_are_an_hour_off;
         poolers:
             through_a_pooler_by_the_session,

@@ -70,6 +70,59 @@ pub async fn a_job_kills_every_process_that_runs_it(ground: &Ground) -> Outcome 
     outcome
 }
 
+/// Survives by: jobs that died with a worker twice come back apart from each other (`postgres/presence.rs`).
+pub async fn a_poison_job_has_neighbours(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    scene.told.presence = (500, 1_500);
+    scene.add_with(9, 300, How::Sleep, 4).await;
+    let poison = scene.add_with(1, 100, How::AbortAlways, 4).await;
+    scene.disown(&poison);
+    scene.start("a");
+    let mut name = "a".to_owned();
+    for _ in 0..4 {
+        while scene.dead().is_none() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        scene.dies_and_is_restarted(&name).await;
+        name.push('\'');
+    }
+    let mut outcome = scene.end().await;
+    outcome.remark = "all of them have four attempts, of which the poison uses four".to_owned();
+    outcome
+}
+
+/// Survives by: nothing is claimed ahead that has its last attempt before it (`ClaimRequest::free_slots`).
+pub async fn a_worker_is_killed_with_jobs_in_their_last_attempt(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let jobs = scene.add_with(3_000, 0, How::Sleep, 1).await;
+    for name in ["a", "b", "c"] {
+        scene.start(name);
+        let before = scene.finished().await;
+        scene.until_finished(before + 300).await;
+        scene.kill(name).await;
+    }
+    scene.start("d");
+    scene
+        .until_answered(
+            "the end of all",
+            "select (count(*) = 0)::int::bigint from graphile_worker._private_jobs where locked_by is not null or attempts = 0",
+        )
+        .await;
+    let dead = scene.ask("select count(*) from graphile_worker._private_jobs").await;
+    assert!(dead <= 30, "at most what ran: {dead}");
+    let admin = scene.admin().await;
+    let lost: Vec<i64> = sqlx::query_scalar("delete from graphile_worker._private_jobs returning id")
+        .fetch_all(&admin)
+        .await
+        .expect("delete");
+    admin.close().await;
+    assert!(lost.iter().all(|job| jobs.contains(job)));
+    scene.disown(&lost);
+    let mut outcome = scene.end().await;
+    outcome.remark = format!("{dead} ran when a worker was killed, and have no attempt left");
+    outcome
+}
+
 /// Survives by: eviction. The stopped one finds its row gone, cancels its jobs, and goes on with a new identity; the fence
 /// refuses its late results.
 pub async fn a_worker_is_stopped_for_longer_than_the_lease(ground: &Ground) -> Outcome {

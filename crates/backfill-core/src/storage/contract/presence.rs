@@ -47,7 +47,7 @@ pub async fn jobs_that_died_twice_come_back_apart(storage: Subject) {
         let before = storage.time().await.expect("the time");
         storage.rescue(Duration::from_millis(1)).await.expect("rescue");
         let after = storage.time().await.expect("the time");
-        let bound = TimeDelta::milliseconds((Rescued::spread(death) * 1000.0).ceil() as i64);
+        let bound = TimeDelta::from_std(Duration::from_secs_f64(Rescued::spread(death))).expect("minutes");
         let mut times = BTreeSet::new();
         for job in &jobs {
             let run_at = must_read(&storage, job.id).await.run_at;
