@@ -133,6 +133,9 @@ excess as materialized (
 wanted as not materialized (
   select takeable.* from takeable where takeable.id <> all (array(select excess.id from excess))
 ),
+totals as materialized (
+  select sum(wanted.bytes) as bytes, bool_or(wanted.is_last) as has_last from wanted
+),
 -- What would be too many bytes together, but for the first: rarely anything, and then nothing is summed up one by one.
 heavy as materialized (
   select summed.id
@@ -140,7 +143,7 @@ heavy as materialized (
     select wanted.id, wanted.bytes,
       sum(wanted.bytes) over (order by wanted.priority, wanted.run_at, wanted.id) as so_far
     from wanted
-    where (select sum(wanted.bytes) from wanted) > $10
+    where (select totals.bytes from totals) > $10
   ) as summed
   where summed.so_far > $10 and summed.so_far > summed.bytes
 ),
@@ -153,7 +156,7 @@ risky as materialized (
       select wanted.id, wanted.is_last,
         row_number() over (order by wanted.priority, wanted.run_at, wanted.id) as place
       from wanted
-      where (select bool_or(wanted.is_last) from wanted)
+      where (select totals.has_last from totals)
     ) as placed
   ) as ranked
   where ranked.is_behind
