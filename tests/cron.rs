@@ -100,15 +100,26 @@ async fn several_workers_with_one_crontab_add_one_job_per_entry_and_minute() {
     let (client, pool, schema) = client().await;
     let dial = Dial::at(START);
     let text = "* * * * * every ?queue=q&priority=-3&max=7 {a: 1}\n*/2 * * * * even ?jobKey=even\n0 0 1 2 * never";
-    let mut workers = Vec::new();
+    let (mut workers, mut streams) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let (worker, mut events) = scheduler(&client, &dial, crontab(text));
         started(&mut events).await;
         workers.push(worker);
+        streams.push(events);
     }
     for passed in 1..=4 {
         dial.turn(TimeDelta::minutes(1));
         has(&client, "every", passed).await;
+        let mut added = 0;
+        for events in &mut streams {
+            let of_this = |name: &str| name == "every";
+            let told = cron_event(events, "each worker tells what became of it", |event| match event {
+                CronEvent::Added { identifier, .. } | CronEvent::Taken { identifier, .. } => of_this(identifier),
+                _ => false,
+            });
+            added += usize::from(matches!(told.await, CronEvent::Added { .. }));
+        }
+        assert_eq!(added, 1, "to one of them it was its own, to the others taken");
     }
     for worker in workers {
         worker.end().await;

@@ -4,7 +4,7 @@
 
 mod support;
 
-use backfill::cron::Crontab;
+use backfill::cron::{Crontab, Dialect};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -196,6 +196,8 @@ async fn tens_of_thousands_of_lines_mean_what_they_mean_to_node() {
                 let ours =
                     ours.unwrap_or_else(|error| panic!("Node understands {line:?} as {items:?}; we say {error}"));
                 assert_eq!(ours.entries().len(), items.len(), "{line:?}");
+                let extended = Crontab::parse(line, Dialect::Extended);
+                assert_eq!(extended.as_ref().ok(), Some(&ours), "the extended dialect knows every line: {line:?}");
                 for (entry, item) in ours.entries().iter().zip(items) {
                     assert_eq!((&entry.identifier, &entry.task), (&item.identifier, &item.task), "{line:?}");
                     assert_eq!(entry.backfill.as_secs_f64() * 1000.0, item.options.backfill_period, "{line:?}");
@@ -220,4 +222,73 @@ async fn tens_of_thousands_of_lines_mean_what_they_mean_to_node() {
     // Neither side of the comparison may be empty.
     assert!(understood > LINES / 20 && refused > LINES / 20, "{understood} understood, {refused} refused");
     println!("{understood} lines understood alike, {refused} refused by both");
+}
+
+/// A field of the extended dialect, and the numbers that it means, in Graphile's.
+fn extended_field(rng: &mut fastrand::Rng, min: u32, max: u32, names: &[&str]) -> (String, String) {
+    let (mut text, mut numbers) = (Vec::new(), Vec::new());
+    for _ in 0..rng.usize(1..4) {
+        let write = |number: u32, rng: &mut fastrand::Rng| match names.get((number - min) as usize) {
+            Some(name) if rng.bool() => {
+                if rng.bool() {
+                    name.to_lowercase()
+                } else {
+                    (*name).to_owned()
+                }
+            }
+            _ => number.to_string(),
+        };
+        let (from, to) = (rng.u32(min..max), rng.u32(min..=max));
+        let (from, to) = if from < to { (from, to) } else { (from.min(to), max) };
+        let step = rng.u32(1..=max);
+        let every = |from: u32, to: u32, step: u32| (from..=to).step_by(step as usize);
+        match rng.u8(..5) {
+            0 => {
+                text.push(write(from, rng));
+                numbers.push(from);
+            }
+            1 => {
+                text.push(format!("{}-{}", write(from, rng), write(to, rng)));
+                numbers.extend(every(from, to, 1));
+            }
+            2 => {
+                text.push(format!("{}-{}/{step}", write(from, rng), write(to, rng)));
+                numbers.extend(every(from, to, step));
+            }
+            3 => {
+                text.push(format!("{}/{step}", write(from, rng)));
+                numbers.extend(every(from, max, step));
+            }
+            _ => {
+                text.push(format!("*/{step}"));
+                numbers.extend(every(min, max, step));
+            }
+        }
+    }
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    (text.join(","), numbers.join(","))
+}
+
+#[test]
+fn whatever_the_extended_dialect_adds_is_due_as_its_numbers_are() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("SEED={seed} repeats this run");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let months = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
+    let days = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+    for _ in 0..LINES {
+        let fields: [(u32, u32, &[&str]); 5] =
+            [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, &months), (0, 6, &days)];
+        let (text, plain): (Vec<String>, Vec<String>) =
+            fields.into_iter().map(|(min, max, names)| extended_field(&mut rng, min, max, names)).unzip();
+        let (text, plain) = (format!("{} task", text.join(" ")), format!("{} task", plain.join(" ")));
+        let extended = Crontab::parse(&text, Dialect::Extended).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(extended, plain.parse().expect("numbers"), "{text} and {plain}");
+    }
+    for (short, long) in
+        [("@hourly", "0 * * * *"), ("@daily", "0 0 * * *"), ("@weekly", "0 0 * * 0"), ("@yearly", "0 0 1 1 *")]
+    {
+        let extended = Crontab::parse(&format!("{short} task"), Dialect::Extended).expect("a short form");
+        assert_eq!(extended, format!("{long} task").parse().expect("numbers"));
+    }
 }

@@ -5,7 +5,8 @@ mod support;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use backfill::{BackfillClient, JobContext, JobSpec, Worker, task_fn};
+use backfill::{BackfillClient, Event, JobContext, JobSpec, Worker, task_fn};
+use futures::StreamExt;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use support::{ask, database, soon, sql, until};
@@ -41,7 +42,22 @@ async fn record(runs: PgPool, ms: u64, ctx: JobContext) -> Result<(), sqlx::Erro
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child_process_that_works() {
     let Ok(url) = std::env::var("CHILD_DATABASE_URL") else { return };
-    worker(&url).await.run().await.expect("run");
+    let (worker, told) = (worker(&url).await, PgPool::connect(&url).await.expect("connect"));
+    let mut events = worker.events();
+    let telling = tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            if let Event::Signal { name } = event {
+                sqlx::query("insert into test.signals (name) values ($1)")
+                    .bind(name)
+                    .execute(&told)
+                    .await
+                    .expect("tell");
+            }
+        }
+    });
+    worker.run().await.expect("run");
+    drop(worker);
+    telling.await.expect("no panic");
 }
 
 struct Scene {
@@ -58,7 +74,8 @@ impl Scene {
         sql(
             &pool,
             "x",
-            "create schema test; create table test.runs (job bigint, ended boolean not null default false)",
+            "create schema test; create table test.runs (job bigint, ended boolean not null default false); \
+             create table test.signals (id int generated always as identity, name text)",
         )
         .await;
         let client = BackfillClient::new(&url).await.expect("migrate");
@@ -128,6 +145,8 @@ async fn a_second_signal_hurries_and_every_signal_is_understood() {
         assert!(begin.elapsed() < Duration::from_secs(30));
         let failed = scene.ask("select count(*) from S._private_jobs where id <= 40 and attempts = 1 and last_error is not null and locked_by is null").await;
         assert_eq!(failed, "20", "cancelled jobs are failed attempts, not lost ones");
+        let told = scene.ask("select string_agg(name, ' ' order by id) from test.signals").await;
+        assert_eq!(told, format!("SIG{first} SIG{second}"), "events tell of both");
     }
 }
 

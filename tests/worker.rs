@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backfill::{
-    Answer, BackfillClient, Error, Handler, Job, JobContext, JobSpec, JobState, RetryPolicy, Summary, Task, TaskError,
-    TaskResult, Worker, task_fn,
+    Answer, BackfillClient, Error, Event, Handler, Job, JobContext, JobSpec, JobState, RetryPolicy, Summary, Task,
+    TaskError, TaskResult, Worker, task_fn,
 };
 use chrono::{TimeDelta, Utc};
+use futures::StreamExt;
 use support::running::{Running, empty};
 use support::{ask, client, postgres, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
@@ -209,8 +210,8 @@ async fn what_is_claimed_ahead_is_bounded_by_bytes() {
     assert_eq!(worker.run_once().await.expect("run").completed, 3_120);
     drop(worker);
     let (mut claims, mut small) = (Vec::new(), 3_000);
-    while let Some(event) = futures::StreamExt::next(&mut events).await {
-        if let backfill::worker::Event::Claimed { jobs } = event {
+    while let Some(event) = events.next().await {
+        if let Event::Claimed { jobs } = event {
             let large = jobs.saturating_sub(small);
             small -= jobs - large;
             claims.push(large);
@@ -490,4 +491,33 @@ async fn a_deadlock_is_tried_again_whatever_it_hits() {
         let again = format!("select last_value > 1 from S.once_{operation}");
         assert_eq!(ask(&pool, &schema, &again).await, "true", "{operation} was struck, and tried again");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_are_spread_by_a_tenth_around_their_interval() {
+    let hour = Duration::from_hours(1);
+    let worker = Worker::builder(BackfillClient::in_memory())
+        .task(task_fn("t", |(): (), _: JobContext| async {}))
+        .poll_interval(Duration::from_secs(10))
+        .listen(false)
+        .presence(hour, hour * 24 * 365)
+        .sweep_interval(hour * 24, hour * 48)
+        .handle_signals(false)
+        .build()
+        .expect("a worker");
+    let mut events = worker.events();
+    let running = Running::of(worker);
+    let mut polls = Vec::new();
+    // The clock of this test stands still while anybody works, and leaps to what is waited for otherwise.
+    while polls.len() < 300 {
+        if let Event::Claiming { .. } = events.next().await.expect("it runs") {
+            polls.push(tokio::time::Instant::now());
+        }
+    }
+    running.end().await;
+    // The first looks come of the start.
+    let gaps: Vec<f64> = polls.windows(2).skip(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+    assert!(gaps.iter().all(|gap| (8.99..=11.02).contains(gap)), "{gaps:?}");
+    let (least, most) = (gaps.iter().copied().fold(f64::MAX, f64::min), gaps.iter().copied().fold(0.0, f64::max));
+    assert!(least < 9.5 && most > 10.5, "spread evenly, so from {least} to {most}");
 }

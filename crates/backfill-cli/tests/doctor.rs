@@ -178,6 +178,30 @@ async fn what_builds_up_is_found_with_its_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_differ_are_found() {
+    let Some(library) = std::env::var_os("BACKFILL_TEST_FAKETIME") else {
+        eprintln!("left out: there is no libfaketime");
+        return;
+    };
+    let scene = Scene::new().await;
+    let mut command = scene.command(&["doctor"]);
+    command.env("LD_PRELOAD", library).env("FAKETIME", "+1h").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let output = command.output().await.expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let found = told.lines().find(|line| line.starts_with("found")).expect("a finding");
+    assert!(found.contains("clock: the server's clock and this machine's differ by -3"), "{told}");
+    assert!(told.contains("remedy: let both machines follow NTP"), "{told}");
+    // What is due is told by the server's clock all the same.
+    scene.run(&["add", "t", "--in", "2h"]).await.ok();
+    let mut command = scene.command(&["run-now", "1"]);
+    let library = std::env::var_os("BACKFILL_TEST_FAKETIME").expect("as before");
+    command.env("LD_PRELOAD", library).env("FAKETIME", "+1h").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    assert!(command.output().await.expect("it runs").status.success());
+    assert_eq!(scene.ask("select run_at <= now() from S._private_jobs").await, "true");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_may_not_work_is_told_what_is_missing() {
     let scene = Scene::new().await;
     let role = common::support::unique("role");

@@ -101,7 +101,8 @@ pub fn all() -> Vec<Case> {
             nobody_may_connect,
             the_connection_limit_is_reached,
             a_standby_is_promoted,
-            the_old_primary_may_only_be_read;
+            the_old_primary_may_only_be_read,
+            a_standby_is_gone_and_holds_vacuum_back;
         network:
             every_connection_is_reset,
             connections_die_without_a_word,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backfill::storage::Verdict;
 use tokio::time::sleep;
 
 use super::{Ground, three_workers};
@@ -212,6 +213,46 @@ pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
         sleep(Duration::from_millis(100)).await;
     }
     old.close().await;
+    let outcome = scene.end().await;
+    assert_eq!(outcome.starts, outcome.jobs);
+    outcome
+}
+
+/// Survives by: nothing has to: dead rows pile up, and `backfill doctor` names who keeps them (`postgres/doctor/health.rs`).
+pub async fn a_standby_is_gone_and_holds_vacuum_back(ground: &Ground) -> Outcome {
+    let primary = Cluster::start_new(&["wal_level=replica", "max_wal_senders=5", "max_connections=100"]).await;
+    let primary = Arc::new(primary);
+    let standby = primary.standby().await;
+    let mut scene = Scene::new(&primary, &ground.witness).await;
+    scene.add(100, 100).await;
+    scene.start("a");
+    scene.sql("select pg_create_physical_replication_slot('gone')").await;
+    let admin = connect(&standby.url("postgres")).await;
+    for setting in ["primary_slot_name = 'gone'", "hot_standby_feedback = on", "wal_receiver_status_interval = '1s'"] {
+        crate::scene::sql(&admin, &format!("alter system set {setting}")).await;
+    }
+    crate::scene::sql(&admin, "select pg_reload_conf()").await;
+    admin.close().await;
+    scene
+        .until_answered("the slot's history", "select count(*) from pg_replication_slots where xmin is not null")
+        .await;
+    standby.stop(Stop::Fast).await;
+    scene.until_answered("its end", "select count(*) from pg_replication_slots where not active").await;
+    let held_back = async |scene: &Scene| {
+        let checked = scene.client.storage().diagnose().await;
+        checked.into_iter().find_map(|check| match check.verdict {
+            Verdict::Found { problem, remedy } if check.what == "vacuum" => Some(format!("{problem}; {remedy}")),
+            _ => None,
+        })
+    };
+    let found = held_back(&scene).await.expect("the doctor finds it");
+    assert!(
+        found.contains("held back by replication slot gone") && found.contains("pg_drop_replication_slot"),
+        "{found}"
+    );
+    scene.sql("select pg_drop_replication_slot('gone')").await;
+    assert_eq!(held_back(&scene).await, None, "nobody any more");
+    scene.remark = "the doctor names its slot".to_owned();
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
