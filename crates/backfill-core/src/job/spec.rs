@@ -120,6 +120,9 @@ impl JobSpec {
     }
 
     /// How often it may be started, at the most. Default: 25. From 1 to 32 767.
+    ///
+    /// A job in its last attempt is claimed only when it can start, so that it does not die unstarted with its worker. With 1 that is
+    /// always: such jobs run by the number of slots, not thousands of fast ones at a time.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
