@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use backfill::{Error, JobContext, JobSpec, Summary, Worker, task_fn};
 use support::running::Running;
-use support::{client, soon, until};
+use support::{client, soon, sql, until};
 use tokio::sync::{Notify, Semaphore};
 
 #[tokio::test]
@@ -169,4 +169,23 @@ async fn a_database_that_does_not_answer_cannot_keep_a_worker_from_ending() {
     running.handle.shutdown();
     let error = running.ended().await.expect_err("the result could not be written");
     assert!(matches!(error, Error::Unsettled { jobs: 1 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_done_job_whose_row_cannot_be_deleted_is_kept_as_dead_when_there_is_no_more_time() {
+    let (client, pool, schema) = client().await;
+    let job = client.add(JobSpec::new("t", ())).await.expect("add");
+    let name = format!("kept_{}", job.id);
+    sql(&pool, &schema, &format!("create table S.{name} (job bigint references S._private_jobs (id))")).await;
+    sql(&pool, &schema, &format!("insert into S.{name} values ({})", job.id)).await;
+    let running = Running::start(
+        Worker::builder(client.clone()).task(task_fn("t", |(): (), _: JobContext| async {})).handle_signals(false),
+    );
+    until("it is done", || async { client.job(job.id).await.expect("read").expect("it stays").attempts == 1 }).await;
+    let begun = Instant::now();
+    running.end().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for what will not pass: {:?}", begun.elapsed());
+    let kept = client.job(job.id).await.expect("read").expect("it stays");
+    assert_eq!((kept.locked_by, kept.attempts), (None, kept.max_attempts), "it does not run again");
+    assert!(kept.last_error.is_some_and(|text| text.starts_with("the job is done, and its row could not be deleted")));
 }

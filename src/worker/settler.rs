@@ -102,6 +102,8 @@ pub(super) struct Settler {
     /// Results that cannot be written at present, each for a reason of its own.
     aside: Vec<Aside>,
     backlog: Backlog,
+    /// No more results come.
+    closing: bool,
 }
 
 impl Settler {
@@ -114,25 +116,24 @@ impl Settler {
         backlog: Backlog,
     ) -> Self {
         let (summary, unwritten, aside) = (Summary::default(), 0, Vec::new());
-        Self { line, finished, written, give_up, events, summary, unwritten, aside, backlog }
+        Self { line, finished, written, give_up, events, summary, unwritten, aside, backlog, closing: false }
     }
 
     /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
     /// not.
     pub(super) async fn run(mut self) -> (Summary, usize) {
         let mut batch = Vec::new();
-        let mut open = true;
-        while open || !self.aside.is_empty() {
+        while !self.closing || !self.aside.is_empty() {
             let again = self.aside.iter().map(|aside| aside.again).min();
             tokio::select! {
-                received = self.finished.recv_many(&mut batch, MAX_BATCH), if open => {
-                    open = received > 0;
+                received = self.finished.recv_many(&mut batch, MAX_BATCH), if !self.closing => {
+                    self.closing = received == 0;
                     self.write_batch(&mut batch).await;
                 }
                 () = sleep_until(again), if again.is_some() => self.write_aside().await,
-                () = self.give_up.cancelled(), if !open => {
+                () = self.give_up.cancelled(), if self.closing => {
                     for aside in self.aside.drain(..) {
-                        self.backlog.took(&aside.settlement);
+                        self.backlog.took(&aside.item.settlement);
                         self.unwritten += 1;
                     }
                 }
@@ -157,21 +158,22 @@ impl Settler {
         }
     }
 
-    /// Writes again what was put aside, as far as its time has come.
+    /// Writes again what was put aside and whose time has come: all together what somebody kept locked, which costs little, or one
+    /// that was refused, so that the channel has its turn between two.
     async fn write_aside(&mut self) {
         let now = Instant::now();
-        let (due, rest): (Vec<Aside>, Vec<Aside>) = self.aside.drain(..).partition(|aside| aside.again <= now);
-        self.aside = rest;
-        for aside in due {
-            let item = Item {
-                settlement: aside.settlement,
-                in_doubt: aside.in_doubt,
-                delay: aside.delay,
-                since: Some(aside.since),
-            };
-            // One by one: each has its own trouble.
-            self.write_all(&aside.pool, vec![item]).await;
+        let is_due = |aside: &Aside| aside.again <= now;
+        let Some(first) = self.aside.iter().position(is_due) else { return };
+        let first = self.aside.swap_remove(first);
+        let pool = Arc::clone(&first.pool);
+        let mut items = vec![first.item];
+        if items[0].refused_since.is_none() {
+            let joins = |aside: &Aside| is_due(aside) && aside.pool == pool && aside.item.refused_since.is_none();
+            let (more, rest): (Vec<Aside>, Vec<Aside>) = self.aside.drain(..).partition(joins);
+            self.aside = rest;
+            items.extend(more.into_iter().map(|aside| aside.item));
         }
+        self.write_all(&pool, items).await;
     }
 
     /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is put aside, so
@@ -195,7 +197,7 @@ impl Settler {
                         );
                     }
                     for item in busy {
-                        self.put_aside(pool, item);
+                        self.put_aside(pool, Item { refused_since: None, ..item });
                     }
                 }
                 Tried::NotAsItIs if batch.len() > 1 => {
@@ -213,8 +215,13 @@ impl Settler {
                     }
                 }
                 Tried::Refused { error } => {
+                    stack.extend(
+                        batch.into_iter().filter_map(|item| self.refused(pool, item, &error)).map(|item| vec![item]),
+                    );
+                }
+                Tried::TooLong => {
                     for item in batch {
-                        self.refused(pool, item, &error);
+                        self.put_aside(pool, item);
                     }
                 }
             }
@@ -223,31 +230,27 @@ impl Settler {
 
     /// A result that the database refuses although nothing but the end of the job is in it: a reference to its row, or a trigger
     /// of somebody's. That may pass; a done job whose row still cannot be deleted then must not be held for ever, nor run again.
-    fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) {
-        let since = *item.since.get_or_insert_with(Instant::now);
+    /// Answers what to write instead.
+    fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) -> Option<Item> {
+        let since = *item.refused_since.get_or_insert_with(Instant::now);
         let job = item.settlement.claim.id;
-        if item.settlement.outcome == Outcome::Completed && since.elapsed() > REFUSED_FOR {
+        // At the end there is no time for more tries.
+        if item.settlement.outcome == Outcome::Completed && (self.closing || since.elapsed() > REFUSED_FOR) {
             tracing::error!(job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
             let error = clean_error(&format!("the job is done, and its row could not be deleted: {error}"));
             item.settlement.outcome = Outcome::Dead { error };
             self.backlog.gave(&item.settlement);
-        } else {
-            tracing::error!(job, %error, "a result was refused; trying again later");
+            return Some(item);
         }
+        tracing::error!(job, %error, "a result was refused; trying again later");
         self.put_aside(pool, item);
+        None
     }
 
-    fn put_aside(&mut self, pool: &Arc<PoolId>, item: Item) {
-        let Item { settlement, in_doubt, delay, since } = item;
-        let now = Instant::now();
-        self.aside.push(Aside {
-            pool: Arc::clone(pool),
-            settlement,
-            in_doubt,
-            again: now + delay,
-            delay: (delay * 2).min(MAX_DELAY),
-            since: since.unwrap_or(now),
-        });
+    fn put_aside(&mut self, pool: &Arc<PoolId>, mut item: Item) {
+        let again = Instant::now() + item.delay;
+        item.delay = (item.delay * 2).min(MAX_DELAY);
+        self.aside.push(Aside { pool: Arc::clone(pool), item, again });
     }
 
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
@@ -275,7 +278,9 @@ impl Settler {
                         applied.extend(before);
                     }
                     let written: Vec<&Settlement> = written.into_iter().map(|item| &item.settlement).collect();
-                    self.applied(&written, &applied);
+                    if !written.is_empty() {
+                        self.applied(&written, &applied);
+                    }
                     return Tried::Done { busy };
                 }
                 Err(error) => error,
@@ -286,6 +291,10 @@ impl Settler {
             if (error.took_too_long() || is_unanswered(&error)) && batch.len() > 1 {
                 tracing::warn!(%error, jobs = batch.len(), "results took too long to write; writing fewer at a time");
                 return Tried::NotAsItIs;
+            }
+            if error.took_too_long() {
+                tracing::warn!(%error, "a result took too long to write; trying again later");
+                return Tried::TooLong;
             }
             if !error.is_transient() && can_be_simpler(&settlements) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
@@ -374,24 +383,21 @@ struct Item {
     in_doubt: bool,
     /// How long it waits if it is put aside.
     delay: Duration,
-    /// Since when it has been put aside.
-    since: Option<Instant>,
+    /// Since when the database has refused it.
+    refused_since: Option<Instant>,
 }
 
 impl Item {
     fn new(settlement: Settlement) -> Self {
-        Self { settlement, in_doubt: false, delay: FIRST_ASIDE, since: None }
+        Self { settlement, in_doubt: false, delay: FIRST_ASIDE, refused_since: None }
     }
 }
 
 /// A result that waits by itself, so that the others need not.
 struct Aside {
     pool: Arc<PoolId>,
-    settlement: Settlement,
-    in_doubt: bool,
+    item: Item,
     again: Instant,
-    delay: Duration,
-    since: Instant,
 }
 
 /// What became of a try to write a batch.
@@ -400,6 +406,8 @@ enum Tried {
     Done { busy: HashSet<JobId> },
     /// It cannot be written as it is: for what is in it, or for its size.
     NotAsItIs,
+    /// It is one result, and took longer than the server allows.
+    TooLong,
     /// It is refused, and there is nothing in it that could be left out.
     Refused { error: Error },
 }

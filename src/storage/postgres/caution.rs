@@ -5,13 +5,37 @@
 //! needs that has to walk by a million jobs of others. So after such a call, claims and results have a transaction for some time,
 //! in which the server ends what waits for too long, and which has time enough for the rest. Nobody else pays for it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use super::errors::is_locked;
+use crate::error::Result;
+use crate::job::JobId;
+use crate::storage::Settlement;
 
 /// How long a call that took too long is remembered.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
+
+/// Jobs whose rows somebody kept locked when their results were to be written: the next try does not wait for them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Busy(Arc<Mutex<HashSet<JobId>>>);
+
+impl Busy {
+    pub(super) fn knows_any(&self, settled: &[Settlement]) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !known.is_empty() && settled.iter().any(|settlement| known.contains(&settlement.claim.id))
+    }
+
+    /// Of these, those are busy now.
+    pub(super) fn learn(&self, settled: &[Settlement], busy: &[JobId]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for settlement in settled {
+            known.remove(&settlement.claim.id);
+        }
+        known.extend(busy);
+    }
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caution(Arc<Mutex<Option<Instant>>>);
@@ -37,7 +61,7 @@ impl Caution {
 impl UnderWay<'_> {
     pub(super) fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
         if let Some(caution) = self.0.take()
-            && answer.as_ref().is_err_and(Error::took_too_long)
+            && answer.as_ref().is_err_and(|error| error.took_too_long() || (caution.is_advised() && is_locked(error)))
         {
             caution.advise();
         }
@@ -56,6 +80,7 @@ impl Drop for UnderWay<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn a_call_that_is_not_answered_is_remembered() {

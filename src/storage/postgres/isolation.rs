@@ -35,7 +35,7 @@ const SIGN: &str = "begin isolation level read committed; set local idle_in_tran
 /// The same, for claims and results after one took too long (see `caution`): the server ends what waits for a lock, before the
 /// worker gives the call up, and gives the rest time enough.
 const IN_TIME: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
-                       set local lock_timeout = '20s'; set local statement_timeout = '25s'";
+                       set local lock_timeout = '10s'; set local statement_timeout = '25s'";
 
 /// The same, for freeing what somebody holds: who holds a job is in no index (every claim would pay for it), so the whole table is
 /// read, which may take longer than the role allows its statements.

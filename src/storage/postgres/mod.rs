@@ -60,7 +60,7 @@ use sqlx::{Acquire, PgPool, Postgres};
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
-use caution::Caution;
+use caution::{Busy, Caution};
 use connections::Connections;
 pub(crate) use connections::Trust;
 use gather::Gathering;
@@ -91,6 +91,10 @@ pub struct PostgresStorage {
     isolation: Isolation,
     /// Whether claims and results have taken too long lately.
     caution: Caution,
+    /// Whose rows were locked when their results were to be written.
+    busy: Busy,
+    /// When those were tried last whom somebody's lock keeps from being rescued wholly.
+    burials: presence::Burials,
     /// Where claims begin.
     frontier: Arc<Frontier>,
     /// Single adds under way.
@@ -129,6 +133,8 @@ impl PostgresStorage {
             schema,
             isolation: Isolation::default(),
             caution: Caution::default(),
+            busy: Busy::default(),
+            burials: presence::Burials::default(),
             gathering: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
@@ -206,6 +212,8 @@ impl Storage for PostgresStorage {
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
             caution: Caution::default(),
+            busy: Busy::default(),
+            burials: presence::Burials::default(),
             ..self.clone()
         })
     }
@@ -270,25 +278,16 @@ on conflict do nothing
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
         let under_way = self.caution.begin();
-        let written = self.retrying(|| async {
-            // Both or neither of two statements: after a failure nobody has to guess which half was applied.
-            let mixed = settle::is_mixed(settled);
-            let mut work = if mixed { self.transaction_in_time().await?.into() } else { self.work_in_time().await? };
-            match self.settle_jobs(&mut work, pool, settled).await {
-                Err(error) if errors::is_locked(&error) => {}
-                applied => {
-                    let applied = applied?;
-                    self.done(work).await?;
-                    return Ok(Settled::applied(applied));
-                }
+        let written = match under_way.answered(self.settle_all(pool, settled).await)? {
+            Some(applied) => Settled::applied(applied),
+            None => {
+                // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
+                let under_way = self.caution.begin();
+                let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
+                self.busy.learn(settled, &written.busy);
+                written
             }
-            drop(work);
-            let mut tx = self.transaction_in_time().await?;
-            let written = self.settle_the_free(&mut tx, pool, settled).await?;
-            tx.commit().await.map_err(|e| self.error("write results", e))?;
-            Ok(written)
-        });
-        let written = under_way.answered(written.await)?;
+        };
         if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
             self.frontier.queue_was_freed(Instant::now());
         }

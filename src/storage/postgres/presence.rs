@@ -9,6 +9,7 @@
 //! rest is freed as soon as it can be.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -112,7 +113,7 @@ with held as materialized (
   from graphile_worker._private_jobs job
   where job.locked_by = $1 and job.id <> all ($2) and job.locked_at <= $3
   -- Whoever has locked one keeps only that one.
-  for update skip locked
+  for no key update skip locked
 ),
 released_queue as (
   update graphile_worker._private_job_queues queue
@@ -160,6 +161,8 @@ left join notified on true
         // open again for us a moment before it is for the others.
         let begun = Instant::now();
         let too_late = || begun.elapsed() > (silence / 5).max(Duration::from_secs(1));
+        // For the dead that are not buried yet the whole table is read again; not at every look.
+        let again = self.burials.is_time();
         // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. While the server was
         // down nobody could show a sign, so a silence counts from its start.
         let silent = sqlx::query_scalar!(
@@ -167,10 +170,12 @@ left join notified on true
 select exists (
   select from graphile_worker.backfill_pools
   where seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
+    and (seen_at > 'epoch' or $2)
     and pg_postmaster_start_time() < clock_timestamp() - $1::bigint * interval '1 microsecond'
 ) as "silent!"
 "#,
             micros(silence),
+            again,
         )
         .fetch_one(self.schema.on(&self.db()))
         .await
@@ -193,15 +198,21 @@ where pool.id = any (array(
   select silent.id
   from graphile_worker.backfill_pools silent
   where silent.seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
+    and (silent.seen_at > 'epoch' or $2)
   for update skip locked
 ))
 returning pool.id
 "#,
             micros(silence),
+            again,
         )
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
+        if dead.is_empty() {
+            // Somebody else has them.
+            return Ok(Vec::new());
+        }
         // A statement of its own, so that it sees what a claim has taken that ended while the rows were being locked.
         // Locking: jobs, then queues; what somebody else has locked is left for the next look, with its queue.
         let rows = sqlx::query!(
@@ -210,7 +221,7 @@ with held as materialized (
   select job.id, job.locked_by as pool
   from graphile_worker._private_jobs job
   where job.locked_by = any ($1)
-  for update skip locked
+  for no key update skip locked
 ),
 held_queue as materialized (
   select queue.id
@@ -223,7 +234,7 @@ held_queue as materialized (
         and job.locked_by = queue.locked_by
         and job.id <> all (array(select held.id from held))
     )
-  for update skip locked
+  for no key update skip locked
 ),
 released_queue as (
   update graphile_worker._private_job_queues queue
@@ -262,6 +273,9 @@ group by dead.id
         .map_err(fail)?;
         let buried = self.bury(&mut tx, &dead).await?;
         tx.commit().await.map_err(fail)?;
+        if buried.len() < dead.len() {
+            self.burials.failed();
+        }
         // One that could not be buried was told before, if nothing more of it was freed.
         let rows = rows.into_iter().filter(|row| row.jobs > 0 || buried.contains(&row.pool));
         Ok(rows.map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
@@ -286,6 +300,22 @@ returning pool.id
         .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("take the rows of dead pools away", e))
+    }
+}
+
+/// When to look again after the dead who could not be buried.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Burials(Arc<Mutex<Option<Instant>>>);
+
+impl Burials {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    fn is_time(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|last| last.elapsed() >= Self::PAUSE)
+    }
+
+    fn failed(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
 

@@ -9,78 +9,146 @@
 //! use.
 //!
 //! Nobody but an administrator writes the rows of running jobs, but a user's transaction may lock one and stay open: whoever
-//! adds a job under the key of a running one does. Then the statement ends after a second (`lock_timeout`), and the batch is written but for
-//! the rows that are locked, which are answered as busy: one row must not hold up the results of a worker.
+//! adds a job under the key of a running one does. Then the statement ends after a second (`lock_timeout`), and the batch is written
+//! but for the rows that are locked, which are answered as busy: one row must not hold up the results of a worker. What was busy
+//! is not waited for again.
 
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use super::errors::is_locked;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{JobId, RunAt};
 use crate::storage::{Outcome, PoolId, Settled, Settlement, clean_error};
 
+/// How long a result waits for somebody's lock, in milliseconds, as text.
+const A_SECOND: &str = "1000";
+/// The same when others wait for this one.
+const HARDLY: &str = "50";
+
 /// Whether a batch needs both statements.
-pub(super) fn is_mixed(batch: &[Settlement]) -> bool {
+fn is_mixed(batch: &[Settlement]) -> bool {
     let is_done = |settlement: &Settlement| settlement.outcome == Outcome::Completed;
     batch.iter().any(is_done) && !batch.iter().all(is_done)
 }
 
 impl PostgresStorage {
+    /// Writes results, all or none: none if somebody keeps the row of one locked.
+    pub(super) async fn settle_all(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Option<Vec<JobId>>> {
+        if self.busy.knows_any(settled) {
+            return Ok(None);
+        }
+        self.retrying(|| async {
+            // Both or neither of two statements: after a failure nobody has to guess which half was applied.
+            let mixed = is_mixed(settled);
+            let mut work = if mixed { self.transaction_in_time().await?.into() } else { self.work_in_time().await? };
+            match self.settle_jobs(&mut work, pool, settled, A_SECOND).await {
+                Err(error) if is_locked(&error) => Ok(None),
+                applied => {
+                    let applied = applied?;
+                    self.done(work).await?;
+                    Ok(Some(applied))
+                }
+            }
+        })
+        .await
+    }
+
     /// Writes results on this connection, in a transaction if they are mixed.
-    pub(super) async fn settle_jobs(
+    async fn settle_jobs(
         &self,
         conn: &mut PgConnection,
         pool: &PoolId,
         settled: &[Settlement],
+        patience: &str,
     ) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
         let mut applied = Vec::new();
         if let Some(moment) = one_moment(&done) {
-            applied = self.delete_of_one_claim(conn, pool, moment, &done).await?;
+            applied = self.delete_of_one_claim(conn, pool, moment, &done, patience).await?;
         } else if !done.is_empty() {
-            applied = self.delete_completed(conn, pool, &done).await?;
+            applied = self.delete_completed(conn, pool, &done, patience).await?;
         }
         if !rest.is_empty() {
-            applied.extend(self.write_others(conn, pool, &rest).await?);
+            applied.extend(self.write_others(conn, pool, &rest, patience).await?);
         }
         Ok(applied)
     }
 
-    /// The same, but for what somebody else has locked, which is answered as busy.
-    pub(super) async fn settle_the_free(
-        &self,
-        conn: &mut PgConnection,
-        pool: &PoolId,
-        settled: &[Settlement],
-    ) -> Result<Settled> {
+    /// The same, but for what somebody else keeps locked, which is answered as busy. Waits for nobody, or hardly.
+    pub(super) async fn settle_the_free(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+        let (mut applied, mut busy) = (Vec::new(), Vec::new());
+        let mut stack = vec![settled.to_vec()];
+        while let Some(batch) = stack.pop() {
+            let mut tx = self.transaction_in_time().await?;
+            let locked = self.locked_among(&mut tx, &batch).await?;
+            let mut free = batch;
+            free.retain(|settlement| !locked.contains(&settlement.claim.id));
+            busy.extend(locked);
+            if free.is_empty() {
+                continue;
+            }
+            match self.settle_jobs(&mut tx, pool, &free, HARDLY).await {
+                Ok(more) => {
+                    tx.commit().await.map_err(|e| self.error("write results", e))?;
+                    applied.extend(more);
+                }
+                // What is locked is something that goes with a row: a reference to it, or what a trigger asks for.
+                Err(error) if is_locked(&error) => {
+                    drop(tx);
+                    if let [one] = &free[..] {
+                        busy.push(one.claim.id);
+                    } else {
+                        stack.push(free.split_off(free.len() / 2));
+                        stack.push(free);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Settled::applied(applied).busy(busy))
+    }
+
+    /// Locks what these results write, and answers whose rows, or whose queue's, somebody else has locked.
+    async fn locked_among(&self, conn: &mut PgConnection, settled: &[Settlement]) -> Result<HashSet<JobId>> {
         let claims = Claims::of(&settled.iter().collect::<Vec<_>>());
-        // Locking: jobs, then queues, as everywhere; whatever cannot be locked at once is left.
+        let done: Vec<bool> = settled.iter().map(|settlement| settlement.outcome == Outcome::Completed).collect();
+        // Locking: jobs, then queues, as everywhere; whatever cannot be locked at once is left. What is only changed needs a weaker
+        // lock than what is deleted, beside which others may refer to the row.
         let busy = sqlx::query_scalar!(
             r#"
 with settled as materialized (
-  select * from unnest($1::bigint[], $2::text[]) as settled (id, queue)
+  select * from unnest($1::bigint[], $2::text[], $3::boolean[]) as settled (id, queue, done)
 ),
-free_job as materialized (
+free_done as materialized (
   select job.id from graphile_worker._private_jobs job
-  where job.id = any ($1)
+  where job.id = any (array(select settled.id from settled where settled.done))
   order by job.id
   for update skip locked
 ),
+free_other as materialized (
+  select job.id from graphile_worker._private_jobs job
+  where job.id = any (array(select settled.id from settled where not settled.done))
+  order by job.id
+  for no key update skip locked
+),
 free_queue as materialized (
   select queue.queue_name from graphile_worker._private_job_queues queue
-  where queue.queue_name = any ($2) and (select count(*) from free_job) >= 0
+  where queue.queue_name = any ($2)
+    and (select count(*) from free_done) + (select count(*) from free_other) >= 0
   order by queue.queue_name
-  for update skip locked
+  for no key update skip locked
 )
 select settled.id as "id!"
 from settled
 where (
     exists (select from graphile_worker._private_jobs job where job.id = settled.id)
-    and settled.id <> all (array(select free_job.id from free_job))
+    and settled.id <> all (array(select free_done.id from free_done))
+    and settled.id <> all (array(select free_other.id from free_other))
   )
   or (
     exists (select from graphile_worker._private_job_queues queue where queue.queue_name = settled.queue)
@@ -89,15 +157,12 @@ where (
 "#,
             &claims.id,
             &claims.queue as &[Option<&str>],
+            &done,
         )
-        .fetch_all(self.schema.on(&mut *conn))
+        .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("look for results that can be written", e))?;
-        let held: HashSet<JobId> = busy.iter().copied().collect();
-        let free: Vec<Settlement> =
-            settled.iter().filter(|settlement| !held.contains(&settlement.claim.id)).cloned().collect();
-        let applied = if free.is_empty() { Vec::new() } else { self.settle_jobs(conn, pool, &free).await? };
-        Ok(Settled::applied(applied).busy(busy))
+        Ok(busy.into_iter().collect())
     }
 
     /// What [`delete_completed`](Self::delete_completed) does, for jobs without queues that one claim took: the fence is the
@@ -108,6 +173,7 @@ where (
         pool: &PoolId,
         moment: DateTime<Utc>,
         done: &[&Settlement],
+        patience: &str,
     ) -> Result<Vec<JobId>> {
         let ids: Vec<JobId> = done.iter().map(|settlement| settlement.claim.id).collect();
         sqlx::query_scalar!(
@@ -117,12 +183,13 @@ where job.id = any ($2)
   and job.locked_by || '' = $1
   and job.locked_at = $3
   -- Asked once, before the first row is looked at.
-  and (select set_config('lock_timeout', '1000', true)) is not null
+  and (select set_config('lock_timeout', $4, true)) is not null
 returning job.id
 "#,
             pool.as_str(),
             &ids,
             moment,
+            patience,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -134,6 +201,7 @@ returning job.id
         conn: &mut PgConnection,
         pool: &PoolId,
         done: &[&Settlement],
+        patience: &str,
     ) -> Result<Vec<JobId>> {
         let claims = Claims::of(done);
         // Locking: rows that this pool holds, which nobody else writes but an administrator who breaks the lock.
@@ -141,7 +209,7 @@ returning job.id
             r#"
 with settled as materialized (
   select * from unnest($2::bigint[], $3::timestamptz[], $4::text[]) as settled (id, locked_at, queue)
-  where (select set_config('lock_timeout', '1000', true)) is not null
+  where (select set_config('lock_timeout', $5, true)) is not null
 ),
 deleted as (
   delete from graphile_worker._private_jobs job
@@ -165,13 +233,20 @@ select deleted.id from deleted
             &claims.id,
             &claims.locked_at,
             &claims.queue as &[Option<&str>],
+            patience,
         )
         .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("complete jobs", e))
     }
 
-    async fn write_others(&self, conn: &mut PgConnection, pool: &PoolId, rest: &[&Settlement]) -> Result<Vec<JobId>> {
+    async fn write_others(
+        &self,
+        conn: &mut PgConnection,
+        pool: &PoolId,
+        rest: &[&Settlement],
+        patience: &str,
+    ) -> Result<Vec<JobId>> {
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
         // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key
@@ -186,7 +261,7 @@ with settled as materialized (
     $2::bigint[], $3::timestamptz[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::timestamptz[],
     $9::bigint[], $10::text[]
   ) as settled (id, locked_at, queue, had_key, outcome, error, run_at, delay_micros, payload)
-  where (select set_config('lock_timeout', '1000', true)) is not null
+  where (select set_config('lock_timeout', $11, true)) is not null
 ),
 released as (
   update graphile_worker._private_job_queues queue
@@ -231,6 +306,7 @@ returning job.id
             &changes.run_at as &[Option<DateTime<Utc>>],
             &changes.delay as &[Option<i64>],
             &changes.payload as &[Option<&str>],
+            patience,
         )
         .fetch_all(self.schema.on(conn))
         .await

@@ -62,7 +62,8 @@ pub(super) struct Claims {
     doubting: Option<u64>,
     /// Jobs in their last attempt are at the head of the line. They are taken only when they can start, so nothing is claimed
     /// ahead.
-    only_slots: bool,
+    /// With the number of the claim that told.
+    only_slots: Option<u64>,
     /// How many jobs are worth asking for, where more than could be taken were seen: of a serial queue only one is.
     worth: Option<usize>,
     /// How many jobs may be claimed in the time that is given, after a claim that took too long.
@@ -114,13 +115,13 @@ impl Engine {
         let concurrency = self.options.concurrency;
         let prefetch = self.options.prefetch.filter(|_| !self.prefetch_rests).map_or(0, |prefetch| prefetch.size);
         let ahead = self.pace.ahead(concurrency);
-        let full = concurrency + if self.claims.only_slots { 0 } else { ahead.max(prefetch) };
+        let full = concurrency + if self.claims.only_slots.is_some() { 0 } else { ahead.max(prefetch) };
         // While many fast jobs wait, two claims for half as many keep the storage busy, each while the other's jobs start.
         // Not where claims have to know of each other: with limits of tasks, a prefetch that was asked for, or a claim whose
         // answer was lost.
         let overlaps = concurrency > 1
             && ahead >= OVERLAP_FROM
-            && !self.claims.only_slots
+            && self.claims.only_slots.is_none()
             && prefetch == 0
             && self.limited.is_empty()
             && self.claims.deep;
@@ -132,7 +133,7 @@ impl Engine {
         }
         let have = self.running.len() + self.waiting.len() + self.claims.asked;
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
-        let useful = (have < concurrency && in_flight == 0) || (have <= full / 2 && !self.claims.only_slots);
+        let useful = (have < concurrency && in_flight == 0) || (have <= full / 2 && self.claims.only_slots.is_none());
         let free_slots = concurrency.saturating_sub(have);
         let heavy = self.waiting_bytes > MAX_BYTES && have >= concurrency;
         let behind = self.held.len() > full + MAX_UNWRITTEN || self.has_much_unwritten();
@@ -224,8 +225,13 @@ impl Engine {
                     }
                 }
                 let is_last = |job: &Job| job.attempts >= job.max_attempts;
-                self.claims.only_slots =
-                    claimed.for_free_slots || (self.claims.only_slots && claimed.jobs.iter().any(is_last));
+                if claimed.for_free_slots {
+                    self.claims.only_slots = Some(number);
+                } else if self.claims.only_slots.is_some_and(|told| number > told) && !claimed.jobs.iter().any(is_last)
+                {
+                    // Only a claim that was sent later has seen that they are gone.
+                    self.claims.only_slots = None;
+                }
                 if claimed.for_free_slots {
                     self.pause = FIRST_PAUSE;
                 } else if claimed.more && claimed.jobs.is_empty() {

@@ -282,41 +282,59 @@ pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
-/// Survives by: results that are put aside (`worker/settler.rs`) when their rows are locked (`postgres/settle.rs`).
-pub async fn a_running_jobs_row_stays_locked(ground: &Ground) -> Outcome {
+/// Survives by: results that are put aside (`worker/settler.rs`) when their rows, or what goes with them, are locked
+/// (`postgres/settle.rs`), and are asked for together later.
+pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
+    scene.told.concurrency = 100;
     let work = |ms| Work { ms, how: How::Sleep, pad: String::new() };
-    let keyed = scene.client.add(JobSpec::new("work", work(2_000)).key("k")).await.expect("add");
+    let keyed = scene.client.add(JobSpec::new("work", work(3_000)).key("k")).await.expect("add");
     scene.accept([keyed.id]);
+    scene.add(60, 3_000).await;
     scene.start("a");
-    scene.until_started(1).await;
-    // Whoever adds a job under the key of a running one locks its row until he commits.
+    scene.until_started(61).await;
     let admin = scene.admin().await;
     let mut theirs = admin.begin().await.expect("begin");
+    // Whoever adds a job under the key of a running one locks its row until he commits; another one locks whatever is running.
     sqlx::query("select graphile_worker.add_job('work', '{\"ms\": 1, \"how\": \"Sleep\"}', job_key => 'k')")
         .execute(&mut *theirs)
         .await
         .expect("add");
+    sqlx::query("select id from graphile_worker._private_jobs where locked_by is not null for update")
+        .execute(&mut *theirs)
+        .await
+        .expect("lock");
+    // And one job is referred to, by a row that would be deleted with it.
+    let referred = scene.client.add(JobSpec::new("work", work(3_000))).await.expect("add");
+    scene.accept([referred.id]);
+    scene.until_started(62).await;
+    scene
+        .sql(&format!(
+            "create table notes (job bigint references graphile_worker._private_jobs (id) on delete cascade);
+             insert into notes values ({})",
+            referred.id
+        ))
+        .await;
+    sqlx::query("select from notes for update").execute(&mut *theirs).await.expect("lock");
     let begun = Instant::now();
     let time = ground.seconds(15, 240);
-    let mut jobs = 1;
+    let mut jobs = 62;
     while begun.elapsed() < time {
         scene.add(50, 10).await;
         scene.add_serial(20, 3, 1).await;
         jobs += 70;
-        scene.until_finished(jobs - 70).await;
+        scene.until_finished(jobs).await;
+        scene
+            .until_answered(
+                "the results of all others, soon",
+                "select (count(*) = 62)::int::bigint from graphile_worker._private_jobs",
+            )
+            .await;
         sleep(Duration::from_secs(1)).await;
     }
-    scene.until_finished(jobs).await;
-    scene
-        .until_answered(
-            "the results of all others",
-            "select (count(*) = 1)::int::bigint from graphile_worker._private_jobs",
-        )
-        .await;
     theirs.rollback().await.expect("rollback");
     admin.close().await;
-    scene.remark = format!("for {} s", time.as_secs());
+    scene.remark = format!("62 rows for {} s; the results of the others are written meanwhile", time.as_secs());
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome

@@ -124,7 +124,7 @@ pub fn all() -> Vec<Case> {
             a_snapshot_is_held,
             the_role_has_short_timeouts,
             the_default_isolation_is_serializable,
-            a_running_jobs_row_stays_locked,
+            rows_of_running_jobs_stay_locked,
             a_dead_workers_row_stays_locked,
             a_result_is_refused,
             a_short_timeout_meets_a_long_walk,

@@ -110,6 +110,9 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK"], &[3, 4]);
     for pool in pools {
         let seen = match pool.silence {
+            Some(_) if pool.seen_at.is_some_and(|seen| seen == DateTime::UNIX_EPOCH) => {
+                "dead; somebody's lock keeps its jobs".to_owned()
+            }
             Some(silence) => format!("{} ago", length(std::time::Duration::from_secs(silence.as_secs()))),
             None => "shows no signs of life (Node)".to_owned(),
         };

@@ -66,7 +66,7 @@ order by 1
             r#"
 select pool.id, extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "seconds!"
 from graphile_worker.backfill_pools pool
-where pool.seen_at < clock_timestamp() - make_interval(secs => $1)
+where pool.seen_at < clock_timestamp() - make_interval(secs => $1) and pool.seen_at > 'epoch'
 order by pool.id
 "#,
             SILENT_SECONDS,
@@ -81,6 +81,22 @@ order by pool.id
                     row.id, row.seconds
                 ),
                 format!("run a worker (it frees the jobs at once), or `backfill unlock {}`", row.id),
+            );
+        }
+        let kept = sqlx::query_scalar!(
+            "select pool.id from graphile_worker.backfill_pools pool where pool.seen_at = 'epoch' order by pool.id"
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(fail)?;
+        for pool in kept {
+            seen = seen.problem(
+                format!("the worker pool {pool} is dead, and somebody's lock keeps jobs that it held from being freed"),
+                format!(
+                    "end the transaction that has locked them: select pid from pg_locks where mode = 'RowShareLock' and \
+                     relation = '{}._private_jobs'::regclass;",
+                    self.schema.quoted()
+                ),
             );
         }
         Ok(seen)
