@@ -278,15 +278,14 @@ on conflict do nothing
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
         let under_way = self.caution.begin();
-        let written = match under_way.answered(self.settle_all(pool, settled).await)? {
-            Some(applied) => Settled::applied(applied),
-            None => {
-                // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
-                let under_way = self.caution.begin();
-                let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
-                self.busy.learn(settled, &written.busy);
-                written
-            }
+        let written = if let Some(applied) = under_way.answered(self.settle_all(pool, settled).await)? {
+            Settled::applied(applied)
+        } else {
+            // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
+            let under_way = self.caution.begin();
+            let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
+            self.busy.learn(settled, &written.busy);
+            written
         };
         if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
             self.frontier.queue_was_freed(Instant::now());

@@ -46,7 +46,6 @@ const MAX_CLAIMS: usize = 2;
 
 /// The claims in flight.
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub(super) struct Claims {
     pub in_flight: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// How many jobs they ask for.
