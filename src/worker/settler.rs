@@ -127,8 +127,16 @@ impl Settler {
             let again = self.aside.iter().map(|aside| aside.again).min();
             tokio::select! {
                 received = self.finished.recv_many(&mut batch, MAX_BATCH), if !self.closing => {
-                    self.closing = received == 0;
                     self.write_batch(&mut batch).await;
+                    if received == 0 {
+                        self.closing = true;
+                        // There is no time to wait for.
+                        let now = Instant::now();
+                        for aside in &mut self.aside {
+                            aside.again = now;
+                            aside.item.delay = FIRST_ASIDE;
+                        }
+                    }
                 }
                 () = sleep_until(again), if again.is_some() => self.write_aside().await,
                 () = self.give_up.cancelled(), if self.closing => {
