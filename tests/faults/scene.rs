@@ -243,6 +243,18 @@ impl Scene {
         self.count("select count(distinct job) from told where what = 'finish'").await
     }
 
+    /// How many of these jobs have never told that they start.
+    pub async fn unstarted(&self, jobs: &[i64]) -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from unnest($1::bigint[]) as job (job)
+             where not exists (select from told where told.job = job.job and what = 'start')",
+        )
+        .bind(jobs)
+        .fetch_one(&self.witness)
+        .await
+        .expect("the witness answers")
+    }
+
     /// How many jobs this worker has started.
     pub async fn started_by(&self, name: &str) -> i64 {
         self.count(&format!("select count(*) from told where what = 'start' and worker = '{name}'")).await
@@ -347,6 +359,9 @@ impl Scene {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         for name in self.names() {
+            // One that has only just begun does not know of signals yet.
+            let has_begun = format!("exists (select from told where worker = '{}')", name.replace('\'', "''"));
+            self.until(&format!("a word of {name}"), &has_begun).await;
             self.signal(&name, "TERM").await;
         }
         for name in self.names() {
