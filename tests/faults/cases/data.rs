@@ -287,6 +287,7 @@ pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
 pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.told.concurrency = 100;
+    scene.sql("create table notes (job bigint references graphile_worker._private_jobs (id) on delete cascade)").await;
     let work = |ms| Work { ms, how: How::Sleep, pad: String::new() };
     let keyed = scene.client.add(JobSpec::new("work", work(3_000)).key("k")).await.expect("add");
     scene.accept([keyed.id]);
@@ -308,13 +309,7 @@ pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     let referred = scene.client.add(JobSpec::new("work", work(3_000))).await.expect("add");
     scene.accept([referred.id]);
     scene.until_started(62).await;
-    scene
-        .sql(&format!(
-            "create table notes (job bigint references graphile_worker._private_jobs (id) on delete cascade);
-             insert into notes values ({})",
-            referred.id
-        ))
-        .await;
+    scene.sql(&format!("insert into notes values ({})", referred.id)).await;
     sqlx::query("select from notes for update").execute(&mut *theirs).await.expect("lock");
     let begun = Instant::now();
     let time = ground.seconds(15, 240);
