@@ -10,10 +10,21 @@ use backfill::storage::PoolId;
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use futures::StreamExt;
+use sqlx::PgPool;
 use support::faulty::{Faults, Faulty};
 use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
+
+/// What another worker does when one has been silent for too long.
+async fn take_for_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
+    until("it is taken for dead", || async {
+        // Its next sign of life may come between these two.
+        sql(pool, schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
+        !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn locks_have_graphiles_shape() {
@@ -66,13 +77,7 @@ async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebod
         .poll_interval(Duration::from_millis(20));
     let running = Running::start(builder);
     let first = soon("the first start", started.recv()).await.expect("a start");
-    // What another worker does when this one has been silent for too long.
-    until("it is taken for dead", || async {
-        // Its next sign of life may come between these two.
-        sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
-        !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
-    })
-    .await;
+    take_for_dead(&client, &pool, &schema).await;
     let second = soon("the second start", started.recv()).await.expect("a start");
     assert_eq!((second.id, second.attempts), (job.id, 2));
     assert_ne!(first.locked_by, second.locked_by);
@@ -104,12 +109,7 @@ async fn a_worker_that_is_taken_for_dead_while_it_ends_asks_its_jobs_to_end_at_o
     let running = Running::start(builder);
     soon("the start", started.recv()).await.expect("a start");
     running.handle.shutdown();
-    until("it is taken for dead", || async {
-        // Its next sign of life may come between these two.
-        sql(&pool, &schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
-        !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
-    })
-    .await;
+    take_for_dead(&client, &pool, &schema).await;
     let summary = soon("its end", running.ended()).await.expect("run");
     assert_eq!((summary.completed, summary.lost), (0, 1), "it settles nothing that it no longer owns");
     let free = client.job(job.id).await.expect("read").expect("it is kept");
@@ -218,7 +218,7 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1)).await.expect("add");
     let hasty = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
-    let hasty = sqlx::PgPool::connect_with(hasty).await.expect("connect");
+    let hasty = PgPool::connect_with(hasty).await.expect("connect");
     let storage = backfill::storage::postgres::PostgresStorage::new(hasty, &schema).expect("a schema");
     let storage: &dyn backfill::storage::Storage = &storage;
     let id = PoolId::random();
@@ -340,7 +340,7 @@ struct LateClaim {
 }
 
 impl LateClaim {
-    async fn begin(pool: &sqlx::PgPool, schema: &str, id: &PoolId) -> Self {
+    async fn begin(pool: &PgPool, schema: &str, id: &PoolId) -> Self {
         let mut tx = pool.begin().await.expect("begin");
         let claim = format!(
             "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
@@ -351,7 +351,7 @@ impl LateClaim {
     }
 
     /// Commits once somebody waits for it.
-    async fn commit_when_waited_for(self, pool: &sqlx::PgPool, schema: &str) {
+    async fn commit_when_waited_for(self, pool: &PgPool, schema: &str) {
         let pattern = format!("%{schema}%backfill_pools%");
         until("somebody waits for the claim", || async {
             let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like $1";

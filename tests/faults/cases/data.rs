@@ -419,19 +419,24 @@ pub async fn a_short_timeout_meets_a_long_walk(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: the bound on the bytes of what is unwritten (`worker/engine/claiming.rs`).
-pub async fn long_errors_are_written_slowly(ground: &Ground) -> Outcome {
-    let mut scene = ground.scene().await;
+/// A worker, beside a server that needs five milliseconds to write each result of this kind. Answers how much memory it has.
+async fn one_slow_to_write(scene: &mut crate::scene::Scene, moment: &str, which: &str) -> u64 {
     scene
-        .sql(
-            "create function crawl() returns trigger language plpgsql as $$ begin perform pg_sleep(0.005); return new; end $$;
-             create trigger crawl before update on graphile_worker._private_jobs for each row
-             when (new.last_error is not null) execute function crawl()",
-        )
+        .sql(&format!(
+            "create function crawl() returns trigger language plpgsql as $$
+             begin perform pg_sleep(0.005); if tg_op = 'DELETE' then return old; end if; return new; end $$;
+             create trigger crawl {moment} on graphile_worker._private_jobs for each row {which} execute function crawl()"
+        ))
         .await;
     scene.start("a");
     scene.until("listening", "exists (select from told where what = 'listening')").await;
-    let before = scene.memory();
+    scene.memory()
+}
+
+/// Survives by: the bound on the bytes of what is unwritten (`worker/engine/claiming.rs`).
+pub async fn long_errors_are_written_slowly(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let before = one_slow_to_write(&mut scene, "before update", "when (new.last_error is not null)").await;
     let jobs = ground.scaled(4_000, 12_000);
     scene.add_with(jobs, 0, How::Fail, 1).await;
     let jobs = i64::try_from(jobs).expect("few");
@@ -459,15 +464,7 @@ pub async fn long_errors_are_written_slowly(ground: &Ground) -> Outcome {
 pub async fn results_are_written_slowly(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     // Claims are as fast as ever; to complete a job takes the server five milliseconds.
-    scene
-        .sql(
-            "create function crawl() returns trigger language plpgsql as $$ begin perform pg_sleep(0.005); return old; end $$;
-             create trigger crawl before delete on graphile_worker._private_jobs for each row execute function crawl()",
-        )
-        .await;
-    scene.start("a");
-    scene.until("listening", "exists (select from told where what = 'listening')").await;
-    let before = scene.memory();
+    let before = one_slow_to_write(&mut scene, "before delete", "").await;
     let jobs = ground.scaled(3_000, 20_000);
     scene.add(jobs, 0).await;
     let jobs = i64::try_from(jobs).expect("few");
