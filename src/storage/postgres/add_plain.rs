@@ -26,6 +26,12 @@ impl PostgresStorage {
         places: &[usize],
         stored: &mut [Option<Job>],
     ) -> Result<()> {
+        if let [place] = *places
+            && batch[place].queue.is_none()
+        {
+            stored[place] = self.insert_one(conn, &batch[place], place).await?;
+            return Ok(());
+        }
         let mut chunks = chunks(batch, places).into_iter();
         let mut next = chunks.next().map(|places| (places, Columns::of(batch, places)));
         let mut answered: Option<(&[usize], Answer)> = None;

@@ -9,6 +9,7 @@
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
 //! | `add_plain` | storing jobs without keys |
+//! | `add_one` | storing one job with neither key nor queue |
 //! | `gather` | storing single jobs together that are added at the same time |
 //! | `claim` | taking jobs |
 //! | `caution` | claims and results after one of them took too long |
@@ -26,6 +27,7 @@
 //! | `errors` | which database errors mean what |
 
 mod add;
+mod add_one;
 mod add_plain;
 mod address;
 mod caution;
@@ -61,6 +63,7 @@ pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
 use caution::{Busy, Caution};
+use claim::Plainness;
 use connections::Connections;
 pub(crate) use connections::Trust;
 use gather::Gathering;
@@ -97,6 +100,8 @@ pub struct PostgresStorage {
     burials: presence::Burials,
     /// Where claims begin.
     frontier: Arc<Frontier>,
+    /// Which kind of claim to try.
+    plainness: Arc<Plainness>,
     /// Single adds under way.
     gathering: Arc<Gathering>,
     /// Whether the last sign of life has not been answered.
@@ -138,6 +143,7 @@ impl PostgresStorage {
             gathering: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
+            plainness: Arc::default(),
         })
     }
 
@@ -211,6 +217,7 @@ impl Storage for PostgresStorage {
             gathering: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
+            plainness: Arc::default(),
             caution: Caution::default(),
             busy: Busy::default(),
             burials: presence::Burials::default(),
