@@ -14,7 +14,8 @@ use crate::job::Job;
 pub struct JobContext {
     job: Arc<Job>,
     client: BackfillClient,
-    cancellation: CancellationToken,
+    // Counted once more than it does itself, because its own count takes a lock.
+    cancellation: Arc<CancellationToken>,
     /// What middleware has put here, by type.
     extensions: Option<Arc<Extensions>>,
 }
@@ -22,7 +23,7 @@ pub struct JobContext {
 type Extensions = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 impl JobContext {
-    pub(crate) fn new(job: Arc<Job>, client: BackfillClient, cancellation: CancellationToken) -> Self {
+    pub(crate) fn new(job: Arc<Job>, client: BackfillClient, cancellation: Arc<CancellationToken>) -> Self {
         Self { job, client, cancellation, extensions: None }
     }
 

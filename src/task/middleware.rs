@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use super::{Handler, JobContext, TaskResult};
 
@@ -77,11 +78,11 @@ impl Chain {
         Self(middleware.into())
     }
 
-    pub(crate) async fn run(&self, handler: &Handler, ctx: JobContext) -> TaskResult {
+    pub(crate) fn run(&self, handler: &Arc<Handler>, ctx: JobContext) -> BoxFuture<'static, TaskResult> {
         if self.0.is_empty() {
-            return handler.run(ctx).await;
+            return handler.run(ctx);
         }
-        Next { chain: self.clone(), place: 0, handler: handler.clone() }.run(ctx).await
+        Box::pin(Next { chain: self.clone(), place: 0, handler: Arc::clone(handler) }.run(ctx))
     }
 }
 
@@ -89,7 +90,7 @@ impl Chain {
 pub struct Next {
     chain: Chain,
     place: usize,
-    handler: Handler,
+    handler: Arc<Handler>,
 }
 
 impl Next {

@@ -269,7 +269,7 @@ impl WorkerBuilder {
                     "the task {name:?} has a timeout of {limit:?}; more than 0 and at most a year is possible"
                 ));
             }
-            if let Some(twice) = handlers.insert(handler.name().to_owned(), handler) {
+            if let Some(twice) = handlers.insert(handler.name().to_owned(), Arc::new(handler)) {
                 return refuse(format!("two tasks have the name {:?}", twice.name()));
             }
         }

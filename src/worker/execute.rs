@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::OptionFuture;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,38 +18,40 @@ use crate::task::{Answer, Chain, Handler, JobContext, RetryPolicy, Sequel, TaskE
 /// attempt has failed.
 ///
 /// What is dropped sees its context cancelled first.
+///
+/// There is one of these futures for each job, so it is kept small: what few jobs need is in a box.
 pub(super) async fn execute(
     chain: &Chain,
-    handler: &Handler,
-    job: Arc<Job>,
+    handler: &Arc<Handler>,
+    job: &Job,
     ctx: JobContext,
-    dropped: CancellationToken,
+    dropped: &CancellationToken,
 ) -> Outcome {
     let span = tracing::info_span!("job", id = job.id, task = %job.task, attempt = job.attempts);
-    let cancellation = ctx.cancellation_token().clone();
-    // Built and polled inside the guard: a task may panic before its future exists.
-    let run = AssertUnwindSafe(async { chain.run(handler, ctx).await }).catch_unwind();
-    let too_long = async {
-        match handler.time_limit() {
-            Some(limit) => {
-                tokio::time::sleep(limit).await;
-                cancellation.cancel();
-                limit
-            }
-            None => std::future::pending().await,
-        }
-    };
+    let too_long = handler.time_limit().map(|limit| {
+        let cancellation = ctx.cancellation_token().clone();
+        Box::pin(async move {
+            tokio::time::sleep(limit).await;
+            cancellation.cancel();
+            limit
+        })
+    });
+    // Built inside the guard too: a task may panic before its future exists.
+    let run = span.in_scope(|| catch_unwind(AssertUnwindSafe(|| chain.run(handler, ctx))));
     let result = async {
         tokio::select! {
             biased;
-            result = run => result.unwrap_or_else(|panic| Err(TaskError::new(panic_text(&*panic)))),
-            () = dropped.cancelled() => Err(TaskError::new("the worker shut down before the job ended")),
-            limit = too_long => Err(TaskError::new(format!("the job ran longer than its timeout of {limit:?}"))),
+            result = AssertUnwindSafe(run?).catch_unwind() => result,
+            () = dropped.cancelled() => Ok(Err(TaskError::new("the worker shut down before the job ended"))),
+            Some(limit) = OptionFuture::from(too_long), if handler.time_limit().is_some() => {
+                Ok(Err(TaskError::new(format!("the job ran longer than its timeout of {limit:?}"))))
+            }
         }
     }
     .instrument(span)
     .await;
-    outcome(&job, handler.retry_policy(), result)
+    let result = result.unwrap_or_else(|panic| Err(TaskError::new(panic_text(&*panic))));
+    outcome(job, handler.retry_policy(), result)
 }
 
 /// What a failed attempt of this job leads to when the task itself cannot say.

@@ -64,7 +64,7 @@ use events::Events;
 #[derive(Debug)]
 pub struct Worker {
     client: BackfillClient,
-    handlers: Arc<HashMap<String, Handler>>,
+    handlers: Arc<HashMap<String, Arc<Handler>>>,
     middleware: Chain,
     crontab: Vec<CronEntry>,
     options: Options,

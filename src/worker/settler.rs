@@ -134,7 +134,7 @@ impl Settler {
                         let now = Instant::now();
                         for aside in &mut self.aside {
                             aside.again = now;
-                            aside.item.delay = FIRST_ASIDE;
+                            aside.item.mark.delay = FIRST_ASIDE;
                         }
                     }
                 }
@@ -155,14 +155,13 @@ impl Settler {
         while let Some(first) = batch.first() {
             let pool = Arc::clone(&first.pool);
             let moment = first.settlement.claim.locked_at;
-            let is_of_claim = |item: &Finished| item.pool == pool && item.settlement.claim.locked_at == moment;
+            let is_of_pool = |item: &Finished| item.pool == pool;
+            let is_of_claim = |item: &Finished| item.settlement.claim.locked_at == moment && is_of_pool(item);
             // A storage can be quicker with many results of one claim, whose fence is the same.
             let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
-            let (of_pool, others): (Vec<_>, Vec<_>) =
-                batch.drain(..).partition(|item| if by_claim { is_of_claim(item) } else { item.pool == pool });
-            *batch = others;
-            let items = of_pool.into_iter().map(|item| Item::new(item.settlement)).collect();
-            self.write_all(&pool, items).await;
+            let joins = |item: &mut Finished| if by_claim { is_of_claim(item) } else { is_of_pool(item) };
+            let items = batch.extract_if(.., joins).map(|item| item.settlement).collect();
+            self.write_all(&pool, Batch::new(items)).await;
         }
     }
 
@@ -175,37 +174,34 @@ impl Settler {
         let first = self.aside.swap_remove(first);
         let pool = Arc::clone(&first.pool);
         let mut items = vec![first.item];
-        if items[0].refused_since.is_none() {
-            let joins = |aside: &Aside| is_due(aside) && aside.pool == pool && aside.item.refused_since.is_none();
-            let (more, rest): (Vec<Aside>, Vec<Aside>) = self.aside.drain(..).partition(joins);
-            self.aside = rest;
-            items.extend(more.into_iter().map(|aside| aside.item));
+        if items[0].mark.refused_since.is_none() {
+            let joins =
+                |aside: &mut Aside| is_due(aside) && aside.pool == pool && aside.item.mark.refused_since.is_none();
+            items.extend(self.aside.extract_if(.., joins).map(|aside| aside.item));
         }
-        self.write_all(&pool, items).await;
+        self.write_all(&pool, items.into_iter().collect()).await;
     }
 
     /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is put aside, so
     /// that one bad result cannot hold up the others.
-    async fn write_all(&mut self, pool: &Arc<PoolId>, batch: Vec<Item>) {
+    async fn write_all(&mut self, pool: &Arc<PoolId>, batch: Batch) {
         let mut stack = vec![batch];
         while let Some(mut batch) = stack.pop() {
-            let tried = if batch.len() > 1 && weight(&batch) > MAX_BATCH_BYTES {
+            let tried = if batch.len() > 1 && batch.weight() > MAX_BATCH_BYTES {
                 Tried::NotAsItIs
             } else {
                 self.write(pool, &mut batch).await
             };
             match tried {
+                Tried::Done { busy } if busy.is_empty() => {}
                 Tried::Done { busy } => {
-                    let busy: Vec<Item> =
-                        batch.into_iter().filter(|item| busy.contains(&item.settlement.claim.id)).collect();
-                    if !busy.is_empty() {
-                        tracing::warn!(
-                            jobs = busy.len(),
-                            "somebody keeps the rows of finished jobs locked; trying again later"
-                        );
-                    }
-                    for item in busy {
-                        self.put_aside(pool, Item { refused_since: None, ..item });
+                    tracing::warn!(
+                        jobs = busy.len(),
+                        "somebody keeps the rows of finished jobs locked; trying again later"
+                    );
+                    for mut item in batch.into_items().filter(|item| busy.contains(&item.settlement.claim.id)) {
+                        item.mark.refused_since = None;
+                        self.put_aside(pool, item);
                     }
                 }
                 Tried::NotAsItIs if batch.len() > 1 => {
@@ -214,21 +210,21 @@ impl Settler {
                     stack.push(batch);
                 }
                 Tried::NotAsItIs => {
-                    if let Some(Item { settlement, in_doubt, .. }) = batch.pop() {
+                    for Item { settlement, mark } in batch.into_items() {
                         self.backlog.took(&settlement);
                         if let Some(settlement) = without_details(settlement) {
                             self.backlog.gave(&settlement);
-                            stack.push(vec![Item { in_doubt, ..Item::new(settlement) }]);
+                            let mark = Mark { in_doubt: mark.in_doubt, ..Mark::default() };
+                            stack.push(Batch::from_iter([Item { settlement, mark }]));
                         }
                     }
                 }
                 Tried::Refused { error } => {
-                    stack.extend(
-                        batch.into_iter().filter_map(|item| self.refused(pool, item, &error)).map(|item| vec![item]),
-                    );
+                    let again = batch.into_items().filter_map(|item| self.refused(pool, item, &error));
+                    stack.extend(again.map(|item| Batch::from_iter([item])));
                 }
                 Tried::TooLong => {
-                    for item in batch {
+                    for item in batch.into_items() {
                         self.put_aside(pool, item);
                     }
                 }
@@ -240,7 +236,7 @@ impl Settler {
     /// of somebody's. That may pass; a done job whose row still cannot be deleted then must not be held for ever, nor run again.
     /// Answers what to write instead.
     fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) -> Option<Item> {
-        let since = *item.refused_since.get_or_insert_with(Instant::now);
+        let since = *item.mark.refused_since.get_or_insert_with(Instant::now);
         let job = item.settlement.claim.id;
         // At the end there is no time for more tries.
         if item.settlement.outcome == Outcome::Completed && (self.closing || since.elapsed() > REFUSED_FOR) {
@@ -256,45 +252,32 @@ impl Settler {
     }
 
     fn put_aside(&mut self, pool: &Arc<PoolId>, mut item: Item) {
-        let again = Instant::now() + item.delay;
-        item.delay = (item.delay * 2).min(MAX_DELAY);
+        let again = Instant::now() + item.mark.delay;
+        item.mark.delay = (item.mark.delay * 2).min(MAX_DELAY);
         self.aside.push(Aside { pool: Arc::clone(pool), item, again });
     }
 
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
-    async fn write(&mut self, pool: &PoolId, batch: &mut [Item]) -> Tried {
-        let settlements: Vec<Settlement> = batch.iter().map(|item| item.settlement.clone()).collect();
+    async fn write(&mut self, pool: &PoolId, batch: &mut Batch) -> Tried {
         let mut delay = FIRST_DELAY;
         loop {
             let settled = tokio::select! {
-                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, &settlements)) => settled,
+                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, &batch.settlements)) => settled,
                 () = self.give_up.cancelled() => {
-                    self.give_up_on(batch);
+                    self.give_up_on(&batch.settlements);
                     return Tried::Done { busy: HashSet::new() };
                 }
             };
             let error = match settled {
                 Ok(Settled { applied, busy, .. }) => {
                     let busy: HashSet<JobId> = busy.into_iter().collect();
-                    let written: Vec<&Item> =
-                        batch.iter().filter(|item| !busy.contains(&item.settlement.claim.id)).collect();
-                    let mut applied: HashSet<JobId> = applied.into_iter().collect();
-                    let in_doubt: Vec<&Settlement> =
-                        written.iter().filter(|item| item.in_doubt).map(|item| &item.settlement).collect();
-                    if !in_doubt.is_empty() {
-                        let before = self.applied_before(&in_doubt, &applied).await;
-                        applied.extend(before);
-                    }
-                    let written: Vec<&Settlement> = written.into_iter().map(|item| &item.settlement).collect();
-                    if !written.is_empty() {
-                        self.applied(&written, &applied);
-                    }
+                    self.settled(batch, applied, &busy).await;
                     return Tried::Done { busy };
                 }
                 Err(error) => error,
             };
             if is_unanswered(&error) {
-                doubt(batch);
+                batch.doubt();
             }
             if (error.took_too_long() || is_unanswered(&error)) && batch.len() > 1 {
                 tracing::warn!(%error, jobs = batch.len(), "results took too long to write; writing fewer at a time");
@@ -304,7 +287,7 @@ impl Settler {
                 tracing::warn!(%error, "a result took too long to write; trying again later");
                 return Tried::TooLong;
             }
-            if !error.is_transient() && can_be_simpler(&settlements) {
+            if !error.is_transient() && can_be_simpler(&batch.settlements) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
                 return Tried::NotAsItIs;
             }
@@ -314,11 +297,11 @@ impl Settler {
             }
             tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
             // It may have been applied all the same, its answer lost.
-            doubt(batch);
+            batch.doubt();
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.give_up.cancelled() => {
-                    self.give_up_on(batch);
+                    self.give_up_on(&batch.settlements);
                     return Tried::Done { busy: HashSet::new() };
                 }
             }
@@ -326,10 +309,32 @@ impl Settler {
         }
     }
 
-    fn give_up_on(&mut self, batch: &[Item]) {
+    fn give_up_on(&mut self, batch: &[Settlement]) {
         self.unwritten += batch.len();
-        for item in batch {
-            self.backlog.took(&item.settlement);
+        for settlement in batch {
+            self.backlog.took(settlement);
+        }
+    }
+
+    /// A batch was written, but for what is busy.
+    async fn settled(&mut self, batch: &Batch, applied: Vec<JobId>, busy: &HashSet<JobId>) {
+        let in_doubt = batch.marks.iter().any(|mark| mark.in_doubt);
+        // As a rule everything is, and nothing has to be looked for.
+        if busy.is_empty() && !in_doubt && applied.len() == batch.len() {
+            self.applied(&batch.settlements, |_| true);
+            return;
+        }
+        let written: Vec<(&Settlement, &Mark)> =
+            batch.iter().filter(|(settlement, _)| !busy.contains(&settlement.claim.id)).collect();
+        let mut applied: HashSet<JobId> = applied.into_iter().collect();
+        let in_doubt: Vec<&Settlement> =
+            written.iter().filter(|(_, mark)| mark.in_doubt).map(|(settlement, _)| *settlement).collect();
+        if !in_doubt.is_empty() {
+            let before = self.applied_before(&in_doubt, &applied).await;
+            applied.extend(before);
+        }
+        if !written.is_empty() {
+            self.applied(written.into_iter().map(|(settlement, _)| settlement), |job| applied.contains(&job));
         }
     }
 
@@ -357,13 +362,17 @@ impl Settler {
             .collect()
     }
 
-    fn applied(&mut self, batch: &[&Settlement], applied: &HashSet<JobId>) {
+    fn applied<'b>(
+        &mut self,
+        batch: impl IntoIterator<Item = &'b Settlement> + Clone,
+        is_applied: impl Fn(JobId) -> bool,
+    ) {
         let mut freed_queue = false;
         let mut lost = Vec::new();
-        for settlement in batch {
+        for settlement in batch.clone() {
             self.backlog.took(settlement);
             freed_queue |= settlement.claim.queue.is_some();
-            if !applied.contains(&settlement.claim.id) {
+            if !is_applied(settlement.claim.id) {
                 self.summary.lost += 1;
                 lost.push(settlement.claim.id);
                 tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
@@ -375,11 +384,12 @@ impl Settler {
                 let _ = self.written.send(Written::Due(due));
             }
         }
+        let claims: Vec<(JobId, DateTime<Utc>)> =
+            batch.into_iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
         self.events.tell(|| Event::Written {
-            jobs: batch.iter().map(|settlement| settlement.claim.id).filter(|id| !lost.contains(id)).collect(),
+            jobs: claims.iter().map(|(job, _)| *job).filter(|job| !lost.contains(job)).collect(),
             lost,
         });
-        let claims = batch.iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
         let _ = self.written.send(Written::Batch { claims, freed_queue });
     }
 }
@@ -387,6 +397,12 @@ impl Settler {
 /// A result that is being written.
 struct Item {
     settlement: Settlement,
+    mark: Mark,
+}
+
+/// What happened to a result on its way.
+#[derive(Clone, Copy)]
+struct Mark {
     /// It was tried before without an answer: then it may have been written all the same.
     in_doubt: bool,
     /// How long it waits if it is put aside.
@@ -395,9 +411,57 @@ struct Item {
     refused_since: Option<Instant>,
 }
 
-impl Item {
-    fn new(settlement: Settlement) -> Self {
-        Self { settlement, in_doubt: false, delay: FIRST_ASIDE, refused_since: None }
+impl Default for Mark {
+    fn default() -> Self {
+        Self { in_doubt: false, delay: FIRST_ASIDE, refused_since: None }
+    }
+}
+
+/// Results that are written together: the settlements as a storage takes them, and beside each its mark.
+struct Batch {
+    settlements: Vec<Settlement>,
+    marks: Vec<Mark>,
+}
+
+impl Batch {
+    fn new(settlements: Vec<Settlement>) -> Self {
+        let marks = vec![Mark::default(); settlements.len()];
+        Self { settlements, marks }
+    }
+
+    fn len(&self) -> usize {
+        self.settlements.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Settlement, &Mark)> {
+        self.settlements.iter().zip(&self.marks)
+    }
+
+    fn into_items(self) -> impl Iterator<Item = Item> {
+        self.settlements.into_iter().zip(self.marks).map(|(settlement, mark)| Item { settlement, mark })
+    }
+
+    fn split_off(&mut self, at: usize) -> Self {
+        Self { settlements: self.settlements.split_off(at), marks: self.marks.split_off(at) }
+    }
+
+    /// It may have been written, the answer lost.
+    fn doubt(&mut self) {
+        for mark in &mut self.marks {
+            mark.in_doubt = true;
+        }
+    }
+
+    /// How many bytes it sends, about.
+    fn weight(&self) -> usize {
+        self.settlements.iter().map(details).sum()
+    }
+}
+
+impl FromIterator<Item> for Batch {
+    fn from_iter<T: IntoIterator<Item = Item>>(items: T) -> Self {
+        let (settlements, marks) = items.into_iter().map(|item| (item.settlement, item.mark)).unzip();
+        Self { settlements, marks }
     }
 }
 
@@ -418,12 +482,6 @@ enum Tried {
     TooLong,
     /// It is refused, and there is nothing in it that could be left out.
     Refused { error: Error },
-}
-
-fn doubt(batch: &mut [Item]) {
-    for item in batch {
-        item.in_doubt = true;
-    }
 }
 
 async fn sleep_until(time: Option<Instant>) {
@@ -460,11 +518,6 @@ fn details(settlement: &Settlement) -> usize {
         Outcome::Dead { error } => error.len(),
         _ => 0,
     }
-}
-
-/// How many bytes a batch sends, about.
-fn weight(batch: &[Item]) -> usize {
-    batch.iter().map(|item| details(&item.settlement)).sum()
 }
 
 /// Whether anything but the fence is in it.

@@ -1,6 +1,6 @@
 //! Reading rows that anybody may have written.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Postgres, Type};
@@ -39,9 +39,9 @@ impl<'r> Decode<'r, Postgres> for Timestamp {
 /// Microseconds since 2000-01-01 UTC, as the wire has them.
 fn from_postgres_micros(micros: i64) -> DateTime<Utc> {
     const EPOCH_UNIX_SECONDS: i64 = 946_684_800;
-    DateTime::from_timestamp(EPOCH_UNIX_SECONDS, 0)
-        .unwrap_or_default()
-        .checked_add_signed(TimeDelta::microseconds(micros))
+    micros
+        .checked_add(EPOCH_UNIX_SECONDS * 1_000_000)
+        .and_then(DateTime::from_timestamp_micros)
         .unwrap_or(if micros < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC })
 }
 

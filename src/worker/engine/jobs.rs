@@ -28,16 +28,16 @@ pub(super) struct Waiting {
 pub(super) struct Started {
     pub job: Arc<Job>,
     pub pool: Arc<PoolId>,
-    pub handler: Handler,
+    pub handler: Arc<Handler>,
 }
 
 impl Engine {
     pub(super) fn start_waiting(&mut self) {
+        let before = self.waiting.len();
         // What waits for long is given back; what is written makes the loop turn again.
         while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
             let Some(Waiting { job, pool, .. }) = self.waiting.pop_front() else { break };
             self.waiting_bytes -= job.payload.as_str().len();
-            self.waiting_since = Instant::now();
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
                 self.settle(&pool, &job, Outcome::Returned);
@@ -45,24 +45,27 @@ impl Engine {
             };
             // A token of its own only for a job that may be cancelled alone: it costs a little.
             let cancel = match handler.time_limit() {
-                Some(_) => self.cancel.child_token(),
-                None => self.cancel.clone(),
+                Some(_) => Arc::new(self.cancel.child_token()),
+                None => Arc::clone(&self.cancel),
             };
             let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), cancel);
-            let dropped = self.drop_jobs.clone();
+            let dropped = Arc::clone(&self.drop_jobs);
             let chain = self.middleware.clone();
             let lease = self.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
-            let started = Started { job: Arc::clone(&job), pool, handler: handler.clone() };
+            let started = Started { job: Arc::clone(&job), pool, handler: Arc::clone(&handler) };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
                     return (Outcome::Returned, begin.elapsed());
                 }
-                let outcome = execute(&chain, &handler, job, ctx, dropped).await;
+                let outcome = execute(&chain, &handler, &job, ctx, &dropped).await;
                 (outcome, begin.elapsed())
             });
             self.started.insert(task.id(), started);
+        }
+        if self.waiting.len() < before {
+            self.waiting_since = Instant::now();
         }
     }
 

@@ -49,6 +49,9 @@ const MAX_DUE: usize = 1_000;
 /// Registering that has not been answered for this long never will be.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// By numbers that nobody chooses to do harm, hashed in a fifth of the standard time: there are several looks for each job.
+type ByNumber<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// When the engine ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -73,7 +76,7 @@ pub(super) struct Engine {
     client: BackfillClient,
     /// The storage with connections of the worker's own, which the user's code cannot use up.
     line: Line,
-    handlers: Arc<HashMap<String, Handler>>,
+    handlers: Arc<HashMap<String, Arc<Handler>>>,
     middleware: Chain,
     tasks: Arc<[String]>,
     /// The tasks that have a limit of their own.
@@ -89,15 +92,15 @@ pub(super) struct Engine {
     /// How long others take this identity for alive.
     lease: Lease,
     /// Cancelled for the jobs of the present identity.
-    cancel: CancellationToken,
+    cancel: Arc<CancellationToken>,
     /// Drops the jobs' futures.
-    drop_jobs: CancellationToken,
+    drop_jobs: Arc<CancellationToken>,
 
     running: JoinSet<(Outcome, Duration)>,
-    started: HashMap<Id, Started>,
+    started: ByNumber<Id, Started>,
     /// What the present identity has claimed and is not yet known to be written, with the moment of the claim: a job may
     /// be claimed again before the news of its last result is here.
-    held: HashMap<JobId, DateTime<Utc>>,
+    held: ByNumber<JobId, DateTime<Utc>>,
     /// Claimed and waiting for a slot.
     waiting: VecDeque<Waiting>,
     /// Of their payloads.
@@ -178,11 +181,11 @@ impl Engine {
             pool,
             registering: None,
             lease,
-            cancel: CancellationToken::new(),
-            drop_jobs: CancellationToken::new(),
+            cancel: Arc::default(),
+            drop_jobs: Arc::default(),
             running: JoinSet::new(),
-            started: HashMap::new(),
-            held: HashMap::new(),
+            started: ByNumber::default(),
+            held: ByNumber::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_since: now,
@@ -496,7 +499,7 @@ impl Engine {
         self.registering = None;
         match registered {
             Ok(true) => {
-                self.cancel = CancellationToken::new();
+                self.cancel = Arc::default();
                 // Whatever the old identity held was released by those who took it for dead.
                 self.held.clear();
                 self.pool = Arc::clone(&new);

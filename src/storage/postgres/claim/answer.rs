@@ -41,11 +41,14 @@ const LEFT_FOR_SLOTS: i32 = 2;
 /// Everything was left, because something has to be.
 const NOT_PLAIN: i32 = 3;
 
+/// By ids of the database.
+type ByNumber<V> = HashMap<i32, V, foldhash::fast::RandomState>;
+
 /// Joins the rows.
 pub(super) struct Reader<'a> {
     request: &'a ClaimRequest<'a>,
-    tasks: HashMap<i32, String>,
-    queues: HashMap<i32, String>,
+    tasks: ByNumber<String>,
+    queues: ByNumber<String>,
     /// Rows of jobs whose names are not here yet. (The names come first, though no standard says so.)
     unnamed: Vec<Row>,
     jobs: Vec<Job>,
@@ -59,8 +62,8 @@ impl<'a> Reader<'a> {
     pub fn new(request: &'a ClaimRequest<'a>) -> Self {
         Self {
             request,
-            tasks: HashMap::new(),
-            queues: HashMap::new(),
+            tasks: ByNumber::default(),
+            queues: ByNumber::default(),
             unnamed: Vec::new(),
             jobs: Vec::new(),
             candidates: 0,
