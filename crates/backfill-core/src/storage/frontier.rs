@@ -4,7 +4,8 @@
 //! or dead rows that a long transaction keeps. Every claim would walk over them again. So after a look from the very start
 //! that took long, the next ones begin at the *frontier*: where that one found its first job. What becomes ready before
 //! it meanwhile (a better priority, a queue that was freed) is found by the next look from the start, which comes when no more
-//! than a twentieth of the time is spent on such looks (a fifth after the first of them, half where queues of ours are freed). Where a look from the start is cheap, as it nearly always is, each one is.
+//! than a twentieth of the time is spent on such looks (a fifth after the first of them, if it may have been unlucky; half where
+//! queues of ours are freed). Where a look from the start is cheap, as it nearly always is, each one is.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
@@ -20,8 +21,10 @@ const CHEAP: Duration = Duration::from_millis(1);
 const EACH: Duration = Duration::from_micros(3);
 /// The time between two looks from the start is so many times what one takes.
 const PAUSE: u32 = 19;
-/// After the first long look, which may only have been unlucky, it is shorter.
+/// After the first long look, which may only have been unlucky, it is shorter …
 const FIRST_PAUSE: u32 = 4;
+/// … unless it took longer than bad luck does (pages that had to be read, a machine that was busy).
+const UNLUCKY: Duration = Duration::from_millis(150);
 /// In any case it is no longer than this.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -105,7 +108,8 @@ impl Frontier {
             } else {
                 let same = state.of == beginning.of;
                 let place = first.or(state.place.filter(|_| same));
-                let times = if same && state.next_full.is_some() { PAUSE } else { FIRST_PAUSE };
+                let sure = (same && state.next_full.is_some()) || walk > UNLUCKY;
+                let times = if sure { PAUSE } else { FIRST_PAUSE };
                 let next_full = Some(now + (walk * times).min(MAX_PAUSE));
                 *state = State { of: beginning.of, place, next_full, walk };
             }
@@ -164,5 +168,7 @@ mod tests {
         );
         frontier.forget();
         assert_eq!(look(99_002, 0, found(5), &request), (None, None), "jobs were made ready");
+        assert_eq!(look(99_003, 200, found(5), &request), (None, None));
+        assert_eq!(look(99_004, 0, found(6), &request), (Some(5), Some(3_799)), "such a look was no accident");
     }
 }
