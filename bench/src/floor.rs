@@ -1,14 +1,15 @@
 //! The floor: the bare statements, in a loop that does nothing else. No runner of this schema that claims and deletes can be
 //! faster than this on the same connections and in the same batches.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::postgres::PgListener;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::task::JoinSet;
 
 use crate::Result;
-use crate::child::{ready, say};
+use crate::child::{Record, ready, say, slowly};
 
 const CLAIM: &str = "
 with candidate as materialized (
@@ -122,12 +123,60 @@ returning id, payload";
 
 const DELETE_IN_FILE: &str = "delete from backfill_jobs where id in (select value from json_each(?1))";
 
+/// Claims and deletes by the bare statements whenever it is notified, and tells when each job was there.
+pub async fn one_at_a_time(url: &str) -> Result<()> {
+    let mut listener = PgListener::connect(url).await?;
+    listener.listen("jobs:insert").await?;
+    let mut connection = PgConnection::connect(url).await?;
+    let record = Record::new(true);
+    let input = ready().await?;
+    let work = async {
+        loop {
+            listener.recv().await?;
+            let jobs: Vec<(i64, String)> = sqlx::query_as(CLAIM).bind(24_i64).fetch_all(&mut connection).await?;
+            for (_, payload) in &jobs {
+                record.began(&serde_json::from_str(payload)?);
+            }
+            let ids: Vec<i64> = jobs.into_iter().map(|job| job.0).collect();
+            sqlx::query(DELETE).bind(ids).execute(&mut connection).await?;
+        }
+    };
+    let ended: Result<()> = tokio::select! {
+        ended = work => ended,
+        () = input.closed() => Ok(()),
+    };
+    ended?;
+    record.tell()
+}
+
+/// Adds one job after the other by the bare statement, with a pause.
+pub async fn add_slowly(url: &str, jobs: usize, pause: Duration) -> Result<()> {
+    let mut connection = PgConnection::connect(url).await?;
+    sqlx::query(TASK).execute(&mut connection).await?;
+    let connection = tokio::sync::Mutex::new(connection);
+    slowly(jobs, pause, async |n| {
+        sqlx::query(
+            "with job as (
+               insert into graphile_worker._private_jobs (task_id, payload)
+               select id, $1::text::json from graphile_worker._private_tasks where identifier = 'noop'
+             )
+             select pg_notify('jobs:insert', random()::text) is null",
+        )
+        .bind(format!("{{\"n\":{n}}}"))
+        .execute(&mut *connection.lock().await)
+        .await?;
+        Ok(())
+    })
+    .await
+}
+
+const TASK: &str =
+    "insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing";
+
 /// Bare bulk insert, in portions of ten thousand.
 pub async fn fill(url: &str, jobs: usize) -> Result<()> {
     let mut connection = PgConnection::connect(url).await?;
-    sqlx::query("insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing")
-        .execute(&mut connection)
-        .await?;
+    sqlx::query(TASK).execute(&mut connection).await?;
     ready().await?;
     let begin = Instant::now();
     let numbers: Vec<usize> = (0..jobs).collect();

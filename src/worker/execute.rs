@@ -43,7 +43,7 @@ pub(super) async fn execute(
             biased;
             result = AssertUnwindSafe(run?).catch_unwind() => result,
             () = dropped.cancelled() => Ok(Err(TaskError::new("the worker shut down before the job ended"))),
-            Some(limit) = OptionFuture::from(too_long), if handler.time_limit().is_some() => {
+            Some(limit) = OptionFuture::from(too_long) => {
                 Ok(Err(TaskError::new(format!("the job ran longer than its timeout of {limit:?}"))))
             }
         }

@@ -34,6 +34,12 @@ pub fn run(told: &Told) -> Result<()> {
             Role::Fill { jobs, .. } if told.contestant == Contestant::Floor => {
                 return crate::floor::fill(&told.url, jobs).await;
             }
+            Role::Work { .. } if told.contestant == Contestant::Floor => {
+                return crate::floor::one_at_a_time(&told.url).await;
+            }
+            Role::AddSlowly { jobs, pause_ms } if told.contestant == Contestant::Floor => {
+                return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms)).await;
+            }
             _ => {}
         }
         match told.contestant.library() {

@@ -121,7 +121,7 @@ pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: the limit that the planner cannot see (`postgres/claim.rs`): the walk in the order of the index always looks better than a sort.
+/// Survives by: the limit that the planner cannot see (`postgres/claim`): the walk in the order of the index always looks better than a sort.
 pub async fn the_table_has_no_statistics(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene

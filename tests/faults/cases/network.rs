@@ -180,7 +180,7 @@ pub async fn everything_is_slow(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: `tcp_user_timeout` in the claim (`postgres/claim.rs`): the server's system gives up a connection on which nobody takes
+/// Survives by: `tcp_user_timeout` in the claim (`postgres/claim`): the server's system gives up a connection on which nobody takes
 /// what is sent, and the transaction with it. Otherwise the jobs would be locked for as long as the claim is being answered.
 pub async fn a_claims_answer_is_not_taken(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;

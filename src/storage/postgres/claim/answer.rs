@@ -36,7 +36,7 @@ pub(super) struct Row {
     pub walk: Option<PgInterval>,
 }
 
-/// Jobs were left for their last attempts: they would have to wait for a slot.
+/// Jobs were left for their last attempts: they would have to wait for a slot. (1 is for their bytes.)
 const LEFT_FOR_SLOTS: i32 = 2;
 /// Everything was left, because something has to be.
 const NOT_PLAIN: i32 = 3;
@@ -123,11 +123,11 @@ impl<'a> Reader<'a> {
         self.jobs.extend(job());
     }
 
-    /// The jobs in the order in which they should start, whether there may be more, and how long the walk took; `None` if
-    /// nothing was taken because something has to be left.
-    pub fn end(mut self) -> Option<(Claimed, Duration)> {
+    /// The jobs in the order in which they should start and whether there may be more, or `None` if nothing was taken because
+    /// something has to be left; and how long the walk took.
+    pub fn end(mut self) -> (Option<Claimed>, Duration) {
         if self.left == Some(NOT_PLAIN) {
-            return None;
+            return (None, self.walk);
         }
         for row in std::mem::take(&mut self.unnamed) {
             if let (Some(id), Some(task)) = (row.id, row.task_id) {
@@ -138,6 +138,6 @@ impl<'a> Reader<'a> {
         let limit = i64::try_from(self.request.limit).unwrap_or(i64::MAX);
         let more = self.candidates >= limit || self.left.is_some();
         let for_free_slots = self.left == Some(LEFT_FOR_SLOTS);
-        Some((Claimed { jobs: self.jobs, more, for_free_slots, look_again: None }, self.walk))
+        (Some(Claimed { jobs: self.jobs, more, for_free_slots, look_again: None }), self.walk)
     }
 }

@@ -175,6 +175,7 @@ from job
         while let Some(row) = rows.try_next().await.map_err(|e| self.error("claim jobs", e))? {
             reader.take(row);
         }
-        Ok(reader.end().unwrap_or_default())
+        let (claimed, walk) = reader.end();
+        Ok((claimed.unwrap_or_default(), walk))
     }
 }

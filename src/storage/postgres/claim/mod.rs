@@ -1,6 +1,6 @@
 //! Taking jobs.
 //!
-//! One statement chooses, locks and marks jobs. What makes it safe beside any number of other claimers, ours or
+//! A statement chooses, locks and marks jobs. What makes it safe beside any number of other claimers, ours or
 //! Node's:
 //!
 //! - Candidate jobs are locked with `for update skip locked`: two claimers never consider the same row.
@@ -98,15 +98,13 @@ walked as materialized (
     -- Counting makes the walk end.
     clock_timestamp() - (select min(served.begun) from served) as took,
     -- Whether nothing stands in a serial queue, has its last attempt before it, or is too much in all.
-    coalesce(
-      bool_and(candidate.job_queue_id is null and not candidate.is_last)
-        and case
-          -- What is stored may be compressed, but never to a three-hundredth. To unpack it is no part of the walk.
-          when sum(pg_column_size(candidate.payload)) <= $8::bigint / 300 then true
-          else (select sum(octet_length(candidate.payload::text)) from candidate) <= $8::bigint
-        end,
-      true
-    ) as is_plain
+    case
+      when count(*) = 0 then true
+      when not bool_and(candidate.job_queue_id is null and not candidate.is_last) then false
+      -- What is stored may be compressed, but never to a three-hundredth. To unpack it is no part of the walk.
+      when sum(pg_column_size(candidate.payload)) <= $8::bigint / 300 then true
+      else (select sum(octet_length(candidate.payload::text)) from candidate) <= $8::bigint
+    end as is_plain
   from candidate
 ),
 "#
@@ -126,23 +124,29 @@ impl PostgresStorage {
         place: Option<Place>,
     ) -> Result<(Claimed, Duration)> {
         let place = place.map_or((i16::MIN, None), |place| (place.0, Some(place.1)));
+        let mut walked = Duration::ZERO;
         if request.limits.is_empty() && self.plainness.is_likely() {
-            if let Some(claimed) = self.claim_plain(conn, request, place).await? {
-                self.plainness.was_right();
-                return Ok(claimed);
+            let (claimed, walk) = self.claim_plain(conn, request, place).await?;
+            if let Some(claimed) = claimed {
+                if !claimed.jobs.is_empty() {
+                    self.plainness.was_right();
+                }
+                return Ok((claimed, walk));
             }
             self.plainness.was_wrong();
+            walked = walk;
         }
         let (claimed, walk) = self.claim_carefully(conn, request, place).await?;
         self.plainness.saw(&claimed);
-        Ok((claimed, walk))
+        Ok((claimed, walked + walk))
     }
 }
 
 /// Whether the jobs at the head of the line can be taken as they are.
 ///
-/// To be wrong costs a walk, and the locks of what was found. So after each time it was wrong, twice as many claims in a row
-/// have to show plain jobs only until it is believed again.
+/// To be wrong costs a walk, and the locks of what was found. So after each time it was wrong, twice as many careful claims in
+/// a row (that of the same call is the first) have to take plain jobs only until it is believed again. Claims that find nothing
+/// prove nothing.
 #[derive(Debug, Default)]
 pub(super) struct Plainness {
     /// So many claims in a row have yet to show plain jobs only.
@@ -170,8 +174,12 @@ impl Plainness {
         self.unsure_for.store(doubt, Ordering::Relaxed);
     }
 
-    /// What a careful claim took. (What it left is told by `more`, as far as it matters.)
+    /// What a careful claim took. What it left for its bytes, or for a queue that is held, is not known here; then the next plain
+    /// claim is wrong.
     fn saw(&self, claimed: &Claimed) {
+        if claimed.jobs.is_empty() && !claimed.for_free_slots {
+            return;
+        }
         let is_plain = !claimed.for_free_slots
             && claimed.jobs.iter().all(|job| job.queue.is_none() && job.attempts < job.max_attempts);
         let unsure_for = self.unsure_for.load(Ordering::Relaxed);
@@ -183,17 +191,30 @@ impl Plainness {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
+    use crate::job::{Job, Payload};
+
+    /// A claim that took one job.
+    fn took(change: impl FnOnce(&mut Job)) -> Claimed {
+        let mut job = Job::new(1, "t", Payload::empty(), DateTime::UNIX_EPOCH);
+        job.attempts = 1;
+        change(&mut job);
+        Claimed { jobs: vec![job], ..Claimed::default() }
+    }
 
     #[test]
     fn plainness_is_doubted_for_longer_each_time_it_was_wrong() {
         let plainness = Plainness::default();
-        let plain = Claimed::default();
+        let plain = took(|_| {});
         for doubted in [1, 2, 4, 8, 16, 32, 64, 64] {
             assert!(plainness.is_likely());
             plainness.was_wrong();
             for _ in 0..doubted {
                 assert!(!plainness.is_likely());
+                plainness.saw(&Claimed::default());
+                assert!(!plainness.is_likely(), "nothing proves nothing");
                 plainness.saw(&plain);
             }
         }
@@ -204,5 +225,25 @@ mod tests {
         plainness.was_wrong();
         plainness.saw(&plain);
         assert!(plainness.is_likely(), "what was wrong long ago is forgotten");
+    }
+
+    #[test]
+    fn a_job_that_is_not_plain_begins_the_doubt_anew() {
+        let others = [
+            took(|job| job.queue = Some("q".to_owned())),
+            took(|job| job.max_attempts = 1),
+            Claimed { for_free_slots: true, ..Claimed::default() },
+        ];
+        for other in others {
+            let plainness = Plainness::default();
+            plainness.was_wrong();
+            plainness.was_wrong();
+            plainness.saw(&took(|_| {}));
+            plainness.saw(&other);
+            plainness.saw(&took(|_| {}));
+            assert!(!plainness.is_likely(), "{other:?}");
+            plainness.saw(&took(|_| {}));
+            assert!(plainness.is_likely(), "{other:?}");
+        }
     }
 }

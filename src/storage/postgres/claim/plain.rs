@@ -14,13 +14,13 @@ use crate::storage::{ClaimRequest, Claimed};
 
 impl PostgresStorage {
     /// Takes the first jobs if all of them may be taken as they are; `None` if something has to be left, and then nothing is
-    /// taken.
+    /// taken. And tells how long it walked.
     pub(super) async fn claim_plain(
         &self,
         conn: &mut PgConnection,
         request: &ClaimRequest<'_>,
         place: (i16, Option<DateTime<Utc>>),
-    ) -> Result<Option<(Claimed, Duration)>> {
+    ) -> Result<(Option<Claimed>, Duration)> {
         let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
         let forbidden = (!request.forbidden_flags.is_empty()).then_some(request.forbidden_flags);
         let mut rows = claim!(
@@ -49,7 +49,7 @@ select
   null::timestamptz as "created_at?: crate::storage::postgres::row::Timestamp",
   null::timestamptz as "updated_at?: crate::storage::postgres::row::Timestamp",
   null::text as "key?",
-  case when not walked.is_plain then 3 end as "revision?",
+  case when not coalesce(walked.is_plain, false) then 3 end as "revision?",
   null::text as "flags?",
   walked.took as "walk?"
 from walked

@@ -214,6 +214,14 @@ pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
     let claimed = storage.claim(&request(20_100)).await.expect("claim");
     assert_eq!((claimed.jobs.len(), claimed.more), (2, false));
     assert!(claimed.jobs[0].queue.is_some());
+    // The same where every job may be taken as it is. (With its quotes, such a payload has 10 002 bytes.)
+    add(&storage, (0..6).map(|_| large()).collect()).await;
+    let claimed = storage.claim(&request(30_005)).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (2, true));
+    let claimed = storage.claim(&request(10_001)).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (1, true), "one always");
+    let claimed = storage.claim(&request(30_006)).await.expect("claim");
+    assert_eq!((claimed.jobs.len(), claimed.more), (3, false), "to the byte");
 }
 
 /// A job in its last attempt is taken only if it can start: if the worker died before, it would be dead without having run. And
