@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::postgres::PgListener;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::task::JoinSet;
 
@@ -170,8 +170,7 @@ pub async fn add_slowly(url: &str, jobs: usize, pause: Duration) -> Result<()> {
     .await
 }
 
-const TASK: &str =
-    "insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing";
+const TASK: &str = "insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing";
 
 /// Bare bulk insert, in portions of ten thousand.
 pub async fn fill(url: &str, jobs: usize) -> Result<()> {
