@@ -38,6 +38,7 @@ pub(super) struct Options {
     pub sweep: (Duration, Duration),
     pub forbidden_flags: ForbiddenFlags,
     pub prefetch: Option<Prefetch>,
+    pub take_handed: bool,
 }
 
 /// Builds a [`Worker`].
@@ -71,6 +72,7 @@ impl WorkerBuilder {
                 sweep: (Duration::from_secs(480), Duration::from_secs(600)),
                 forbidden_flags: ForbiddenFlags::List(Vec::new()),
                 prefetch: None,
+                take_handed: true,
             },
         }
     }
@@ -154,6 +156,14 @@ impl WorkerBuilder {
     /// Whether to listen for wakeups (on a connection of its own). Default: yes. If not, polling has to do.
     pub fn listen(mut self, listen: bool) -> Self {
         self.options.listen = listen;
+        self
+    }
+
+    /// Whether a worker with free slots lets itself be handed new jobs: clients store a single job that nothing stands in the way
+    /// of as claimed by such a worker, in one transaction instead of two, and it starts at once. Needs [`listen`](Self::listen), and
+    /// jobs that have no key, queue, flags or time of their own. Default: yes.
+    pub fn take_handed(mut self, take: bool) -> Self {
+        self.options.take_handed = take;
         self
     }
 

@@ -58,6 +58,11 @@ pub enum Event {
         /// How many jobs came; possibly none.
         jobs: usize,
     },
+    /// A job was handed over, without a claim. It starts, or is given back.
+    Handed {
+        /// The job.
+        job: Arc<Job>,
+    },
     /// A claim failed; it is tried again.
     ClaimFailed {
         /// Why.

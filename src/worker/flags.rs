@@ -33,6 +33,11 @@ impl ForbiddenFlags {
         }))
     }
 
+    /// Whether somebody has to be asked before each claim.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self, Self::Ask(_))
+    }
+
     /// The flags at this moment. While they are not known, nothing may be claimed.
     pub(super) async fn now(&self) -> Result<Vec<String>> {
         match self {

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::contestant::Contestant::{self, Floor, Gw, GwBest, Node, NodeBest, Ours, River, RiverBest};
 use crate::process::{Process, Role, Told};
 
-const JOBS: usize = 250;
+const JOBS: usize = 1_000;
 
 pub fn cases() -> Vec<Case> {
     vec![

@@ -11,6 +11,42 @@ use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{Job, NewJob, RunAt};
 
+/// How the statements begin that store one job: `store_one!(Answer, "the rest", task, arguments…)`. It is a macro because the checked
+/// macros take literals only.
+///
+/// The first argument is the task's name; the rest can use the relation `task`, its row. It is empty if another transaction is the
+/// first to use the name at this very moment.
+///
+/// Locking: none but of the task's name if it is new, against other first users of it. Table locks are those of inserts in both
+/// tables, taken before the snapshot: `cleanup`, which locks the names' table, relies on it.
+macro_rules! store_one {
+    ($answer:ty, $rest:literal, $task:expr $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            $answer,
+            r#"
+with
+-- Only if it is missing: a conflicting insert would burn an id of a 32-bit sequence.
+new_task as (
+  insert into graphile_worker._private_tasks (identifier)
+  select $1::text
+  where not exists (select from graphile_worker._private_tasks known where known.identifier = $1)
+  on conflict do nothing
+  returning id
+),
+task as (
+  select new_task.id from new_task
+  union all
+  select known.id from graphile_worker._private_tasks known where known.identifier = $1
+),
+"#
+            + $rest,
+            $task
+            $(, $argument)*
+        )
+    };
+}
+pub(super) use store_one;
+
 impl PostgresStorage {
     /// Stores a job without key and queue, which is at this place of a batch; `None` if another transaction was the first to use
     /// its task's name at this very moment.
@@ -24,20 +60,9 @@ impl PostgresStorage {
         let with_true = |flag: &String| (flag.clone(), serde_json::Value::Bool(true));
         let flags =
             (!job.flags.is_empty()).then(|| job.flags.iter().map(with_true).collect::<serde_json::Value>().to_string());
-        // Locking: none but of the task's name if it is new, against other first users of it. Table locks are those of inserts in
-        // both tables, taken before the snapshot: `cleanup`, which locks the names' table, relies on it.
-        let stored = sqlx::query_as!(
+        let stored = store_one!(
             Stored,
             r#"
-with
--- Only if it is missing: a conflicting insert would burn an id of a 32-bit sequence.
-new_task as (
-  insert into graphile_worker._private_tasks (identifier)
-  select $1::text
-  where not exists (select from graphile_worker._private_tasks known where known.identifier = $1)
-  on conflict do nothing
-  returning id
-),
 job as (
   insert into graphile_worker._private_jobs as job (task_id, payload, run_at, max_attempts, priority, flags)
   select
@@ -47,11 +72,7 @@ job as (
     $5::smallint,
     $6::smallint,
     $7::text::jsonb
-  from (
-    select new_task.id from new_task
-    union all
-    select known.id from graphile_worker._private_tasks known where known.identifier = $1
-  ) as task
+  from task
   returning job.id, job.run_at
 )
 select

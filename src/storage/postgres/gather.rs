@@ -101,6 +101,7 @@ impl Turn {
             };
             if taken.is_empty() {
                 // Nobody can have come in between: `drop` looks again.
+                self.storage.look_for_takers();
                 return;
             }
             self.storage.store_gathered(taken).await;
@@ -165,15 +166,7 @@ impl PostgresStorage {
         }
         let (jobs, tells): (Vec<NewJob>, Vec<oneshot::Sender<Result<Job>>>) =
             taken.into_iter().map(|waiting| (waiting.job, waiting.tell)).unzip();
-        let places: Vec<usize> = (0..jobs.len()).collect();
-        let stored = self.retrying(|| async {
-            let mut stored: Vec<Option<Job>> = jobs.iter().map(|_| None).collect();
-            let mut work = self.work().await?;
-            self.add_plain(&mut work, &jobs, &places, &mut stored).await?;
-            self.done(work).await?;
-            Ok(stored)
-        });
-        match stored.await {
+        match self.store_together(&jobs).await {
             Ok(stored) => {
                 for ((job, stored), tell) in jobs.iter().zip(stored).zip(tells) {
                     // A job is left out when its task's name was forgotten and another transaction is the first to use it
@@ -196,6 +189,24 @@ impl PostgresStorage {
                 }
             }
         }
+    }
+
+    async fn store_together(&self, jobs: &[NewJob]) -> Result<Vec<Option<Job>>> {
+        if let [job] = jobs
+            && let Some(taker) = self.giver.choose(job)
+            && let Some(stored) = self.hand_over(job, &taker).await?
+        {
+            return Ok(vec![stored]);
+        }
+        let places: Vec<usize> = (0..jobs.len()).collect();
+        self.retrying(|| async {
+            let mut stored: Vec<Option<Job>> = jobs.iter().map(|_| None).collect();
+            let mut work = self.work().await?;
+            self.add_plain(&mut work, jobs, &places, &mut stored).await?;
+            self.done(work).await?;
+            Ok(stored)
+        })
+        .await
     }
 
     async fn add_alone(&self, job: &NewJob) -> Result<Job> {

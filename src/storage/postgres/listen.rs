@@ -9,6 +9,8 @@
 //! nothing ever arrives, and a connection can die without a word. So the ear *calls to itself*, when it begins to listen and
 //! every [`CALL_EVERY`]: a notification on a channel of its own, sent through another connection, must come back. And it does
 //! not begin where connections are lent by the transaction (see `pooled`).
+//!
+//! An ear that hears can also be told of jobs that were handed over, on the same channel (see `handover`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,8 +23,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::connections::apart;
+use super::handover::Offering;
 use super::{PostgresStorage, REVISION};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::job::JobId;
 use crate::storage::Wakeup;
 
 /// Jobs were added (or, with a negative count, removed). Graphile's channel; it serves every schema of a database.
@@ -40,10 +44,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a call that did not come back, which nothing but another way to the database will change, to try again.
 const DEAF_RETRY: Duration = Duration::from_secs(60);
 
-pub(super) fn wakeups(storage: PostgresStorage) -> BoxStream<'static, Wakeup> {
+pub(super) fn wakeups(storage: PostgresStorage, offering: Offering) -> BoxStream<'static, Wakeup> {
     let ear = Ear {
         renewals: storage.connections.renewals(),
-        channel: format!("backfill:echo:{:016x}", fastrand::u64(..)),
+        channel: String::new(),
+        offering,
         storage,
         listener: None,
         call: Call::None { next: Instant::now() },
@@ -64,8 +69,9 @@ struct Ear {
     /// Tells when the worker's connections were given up for dead.
     renewals: Option<watch::Receiver<()>>,
     listener: Option<PgListener>,
-    /// The channel on which the ear calls to itself.
+    /// The channel on which the ear calls to itself, and hears of jobs that were handed over: of this connection.
     channel: String,
+    offering: Offering,
     call: Call,
     /// Failed tries to connect since it last heard.
     failures: i32,
@@ -102,6 +108,8 @@ enum Heard {
     TimeToCall,
     NoEcho,
     Renewed,
+    /// Something else is to be offered.
+    Offer,
 }
 
 impl Ear {
@@ -110,9 +118,21 @@ impl Ear {
             if let Some(wakeup) = self.pending.pop_front() {
                 return wakeup;
             }
+            if self.proven && self.offering.is_behind() {
+                self.follow_offer().await;
+                continue;
+            }
             let Some(listener) = &mut self.listener else {
                 self.connect().await;
                 continue;
+            };
+            let proven = self.proven;
+            let offering = &mut self.offering;
+            let offer = async {
+                if !proven {
+                    std::future::pending::<()>().await;
+                }
+                offering.changed().await;
             };
             let alarm = async {
                 match self.call {
@@ -131,6 +151,7 @@ impl Ear {
                 heard = listener.try_recv() => Heard::Notification(heard),
                 heard = alarm => heard,
                 () = renewed(&mut self.renewals) => Heard::Renewed,
+                () = offer => Heard::Offer,
             };
             match heard {
                 Heard::Notification(Ok(Some(notification))) => self.understand(&notification).await,
@@ -146,7 +167,45 @@ impl Ear {
                     ));
                 }
                 Heard::Renewed => self.deafen("the worker's connections were given up for dead"),
+                Heard::Offer => {}
             }
+        }
+    }
+
+    async fn follow_offer(&mut self) {
+        let Self { listener: Some(listener), offering, storage, channel, .. } = self else { return };
+        let followed = timeout(TIMEOUT, async {
+            let conn = listener.acquire().await.map_err(|e| storage.error("offer to take jobs", e))?;
+            offering.follow(storage, conn, channel).await
+        });
+        match followed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(Error::Database { source, .. })) if source.as_database_error().is_none() => {
+                self.deafen(&source.to_string());
+            }
+            // It was refused. The ear goes on listening; jobs are claimed, as ever.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot offer to take jobs");
+                offering.put_off();
+            }
+            Err(_) => self.deafen(&format!("no answer within {TIMEOUT:?}")),
+        }
+    }
+
+    /// A job was handed over.
+    async fn read(&mut self, id: JobId) {
+        let Self { listener: Some(listener), offering, storage, .. } = self else { return };
+        let read = timeout(TIMEOUT, async {
+            let conn = listener.acquire().await.map_err(|e| storage.error("read a job that was handed over", e))?;
+            offering.read(storage, conn, id).await
+        });
+        match read.await {
+            Ok(Ok(Some(handed))) => self.pending.push_back(Wakeup::Handed(Box::new(handed))),
+            // It was taken back before it was heard of.
+            Ok(Ok(None)) => tracing::debug!(job = id, "a job that was handed over is held no longer"),
+            // Whoever hears that it is deaf gives back what it does not know of.
+            Ok(Err(error)) => self.deafen(&error.to_string()),
+            Err(_) => self.deafen(&format!("no answer within {TIMEOUT:?}")),
         }
     }
 
@@ -178,9 +237,11 @@ impl Ear {
         } else if self.failures > 0 {
             sleep(reconnect_delay(self.failures)).await;
         }
-        match timeout(TIMEOUT, self.try_connect()).await {
+        let channel = format!("backfill:{:016x}", fastrand::u64(..));
+        match timeout(TIMEOUT, self.try_connect(&channel)).await {
             Ok(Ok(listener)) => {
                 self.listener = Some(listener);
+                self.channel = channel;
                 self.proven = false;
                 self.call = Call::None { next: Instant::now() };
                 // A migration that was announced while nobody listened.
@@ -195,7 +256,7 @@ impl Ear {
         }
     }
 
-    async fn try_connect(&self) -> Result<PgListener, NotNow> {
+    async fn try_connect(&self, channel: &str) -> Result<PgListener, NotNow> {
         let pool = apart(&self.storage.pool, 1, |options| options.max_lifetime(None).idle_timeout(None));
         let mut listener = PgListener::connect_with(&pool).await?;
         // Its own silent reconnecting would hide that notifications were missed.
@@ -203,12 +264,14 @@ impl Ear {
         if self.storage.is_lent(listener.acquire().await?).await? {
             return Err(NotNow::Lent);
         }
-        listener.listen_all([JOBS_INSERT, WORKER_MIGRATE, self.channel.as_str()]).await?;
+        listener.listen_all([JOBS_INSERT, WORKER_MIGRATE, channel]).await?;
         Ok(listener)
     }
 
     fn deafen(&mut self, reason: &str) {
         self.listener = None;
+        self.proven = false;
+        self.offering.lost();
         self.failures = self.failures.saturating_add(1);
         if self.failures == 1 {
             self.pending.push_back(Wakeup::Deaf { reason: reason.to_owned() });
@@ -221,7 +284,10 @@ impl Ear {
             JOBS_INSERT if !self.proven => {}
             JOBS_INSERT => self.pending.extend(jobs_added(notification.payload())),
             WORKER_MIGRATE => self.check_revision().await,
-            channel if channel == self.channel => self.echo(),
+            channel if channel == self.channel => match notification.payload().parse() {
+                Ok(id) => self.read(id).await,
+                Err(_) => self.echo(),
+            },
             _ => {}
         }
     }

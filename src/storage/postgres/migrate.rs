@@ -41,8 +41,11 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 2] =
-    [(1, "pools", script!("own/001_pools.sql")), (2, "imports", script!("own/002_imports.sql"))];
+const OWN: [(i32, &str, &str); 3] = [
+    (1, "pools", script!("own/001_pools.sql")),
+    (2, "imports", script!("own/002_imports.sql")),
+    (3, "handover", script!("own/003_handover.sql")),
+];
 
 /// What is there.
 #[derive(Default)]

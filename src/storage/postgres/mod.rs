@@ -11,6 +11,7 @@
 //! | `add_plain` | storing jobs without keys |
 //! | `add_one` | storing one job with neither key nor queue |
 //! | `gather` | storing single jobs together that are added at the same time |
+//! | `handover` | handing a new job to a worker that waits for one |
 //! | `claim` | taking jobs |
 //! | `caution` | claims and results after one of them took too long |
 //! | `settle` | writing how jobs ended |
@@ -37,6 +38,7 @@ mod cron;
 mod doctor;
 mod errors;
 mod gather;
+mod handover;
 mod inspect;
 mod isolation;
 mod listen;
@@ -58,6 +60,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use sqlx::{Acquire, PgPool, Postgres};
+use tokio::sync::watch;
 
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
@@ -67,12 +70,13 @@ use claim::Plainness;
 use connections::Connections;
 pub(crate) use connections::Trust;
 use gather::Gathering;
+use handover::{Giver, Offering};
 use isolation::Isolation;
 use schema::Schema;
 
 use super::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    Offer, PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -104,6 +108,8 @@ pub struct PostgresStorage {
     plainness: Arc<Plainness>,
     /// Single adds under way.
     gathering: Arc<Gathering>,
+    /// To whom they may be handed.
+    giver: Arc<Giver>,
     /// Whether the last sign of life has not been answered.
     sign_unanswered: Arc<AtomicBool>,
 }
@@ -141,6 +147,7 @@ impl PostgresStorage {
             busy: Busy::default(),
             burials: presence::Burials::default(),
             gathering: Arc::default(),
+            giver: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
             plainness: Arc::default(),
@@ -215,6 +222,7 @@ impl Storage for PostgresStorage {
         Arc::new(Self {
             connections,
             gathering: Arc::default(),
+            giver: Arc::default(),
             sign_unanswered: Arc::default(),
             frontier: Arc::default(),
             plainness: Arc::default(),
@@ -321,7 +329,11 @@ on conflict do nothing
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-        listen::wakeups(self.clone())
+        listen::wakeups(self.clone(), Offering::none())
+    }
+
+    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+        listen::wakeups(self.clone(), Offering::new(offers))
     }
 
     async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {

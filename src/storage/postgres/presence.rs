@@ -74,11 +74,17 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
     pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
         // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
         // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
-        // this process is kept from going on would keep its sign of life from being shown.
+        // this process is kept from going on would keep its sign of life from being shown. The same holds for who hands over a job,
+        // and nobody does that any more when this is done.
         let until = sqlx::query_scalar!(
             r#"
 with waited as materialized (
   select id from graphile_worker.backfill_pools where id = $1 and seen_at > 'epoch' for update
+),
+revoked as (
+  update graphile_worker.backfill_pools pool
+  set handover = null
+  where pool.id = any (array(select waited.id from waited)) and pool.handover is not null
 )
 select clock_timestamp() as "until!: DateTime<Utc>" from waited
 "#,

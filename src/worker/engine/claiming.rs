@@ -28,7 +28,7 @@ const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 /// A claim that has not been answered for this long never will be.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for looking for jobs of a lost claim first, which reads the whole table.
-const DOUBTING_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const DOUBTING_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a worker whose signs of life are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// The most bytes of payloads that are claimed at once, and beyond which nothing more is claimed ahead.
@@ -76,6 +76,11 @@ impl Claims {
         self.in_flight.is_empty()
     }
 
+    /// Whether jobs that the pool does not know of are being given back.
+    pub fn is_doubting(&self) -> bool {
+        self.doubting.is_some()
+    }
+
     /// Forgets those in flight; tells whether there were any.
     pub fn abandon(&mut self) -> bool {
         let any = !self.is_empty();
@@ -99,7 +104,12 @@ type Limits = Vec<(String, usize)>;
 
 impl Engine {
     pub(super) fn claim_if_useful(&mut self) {
-        if self.registering.is_some() || !self.more || self.ending.is_some() || self.failure.is_some() {
+        if self.registering.is_some()
+            || self.handover.is_pending()
+            || !self.more
+            || self.ending.is_some()
+            || self.failure.is_some()
+        {
             return;
         }
         let now = Instant::now();
@@ -194,6 +204,7 @@ impl Engine {
         self.claims.asked -= limit;
         if self.claims.doubting == Some(number) {
             self.claims.doubting = None;
+            self.handover.unknown_released();
         }
         match claimed {
             Ok(claimed) if pool != self.pool => {
@@ -242,23 +253,9 @@ impl Engine {
                     self.delay_refetch(claimed.jobs.len());
                     self.learn_of_queues(claimed.jobs.len(), limit, claimed.more);
                 }
-                for job in &claimed.jobs {
-                    self.held.insert(job.id, job.locked_at.unwrap_or_default());
-                }
-                let since = Instant::now();
-                if self.waiting.is_empty() {
-                    self.waiting_since = since;
-                }
-                let ahead_of_new = !self.waiting.is_empty();
-                self.waiting_bytes += claimed.jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
-                self.waiting.extend(claimed.jobs.into_iter().map(|job| {
-                    let (job, pool) = (Arc::new(job), Arc::clone(&pool));
-                    Waiting { job, pool, since }
-                }));
-                if ahead_of_new {
-                    // What came later may be more urgent.
-                    let order = |waiting: &Waiting| (waiting.job.priority, waiting.job.run_at, waiting.job.id);
-                    self.waiting.make_contiguous().sort_by_key(order);
+                self.take_in(claimed.jobs);
+                if std::mem::take(&mut self.handover.beside_claim) {
+                    self.give_back_last_attempts();
                 }
                 if self.ending.is_some() || self.registering.is_some() {
                     self.give_back_waiting();
@@ -314,13 +311,62 @@ impl Engine {
         }
         let mut limits = Vec::new();
         for (task, limit) in &self.limited {
-            let running = self.started.values().filter(|started| started.job.task == *task).count();
-            let waiting = self.waiting.iter().filter(|waiting| waiting.job.task == *task).count();
-            limits.push((task.clone(), limit.saturating_sub(running + waiting)));
+            limits.push((task.clone(), limit.saturating_sub(self.jobs_of(task))));
         }
         let full = |task: &String| limits.iter().any(|(limited, room)| limited == task && *room == 0);
         let tasks: Arc<[String]> = self.tasks.iter().filter(|task| !full(task)).cloned().collect();
         (!tasks.is_empty()).then_some((tasks, limits))
+    }
+
+    /// Takes in jobs that this pool holds now, to start as soon as they can.
+    pub(super) fn take_in(&mut self, jobs: Vec<Job>) {
+        for job in &jobs {
+            self.held.insert(job.id, job.locked_at.unwrap_or_default());
+        }
+        let since = Instant::now();
+        let ahead_of_new = !self.waiting.is_empty();
+        if !ahead_of_new {
+            self.waiting_since = since;
+        }
+        self.waiting_bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
+        let pool = &self.pool;
+        self.waiting.extend(jobs.into_iter().map(|job| {
+            let (job, pool) = (Arc::new(job), Arc::clone(pool));
+            Waiting { job, pool, since }
+        }));
+        if ahead_of_new {
+            // What came later may be more urgent.
+            let order = |waiting: &Waiting| (waiting.job.priority, waiting.job.run_at, waiting.job.id);
+            self.waiting.make_contiguous().sort_by_key(order);
+        }
+    }
+
+    /// Gives back jobs in their last attempt that cannot start at once.
+    fn give_back_last_attempts(&mut self) {
+        let free = self.options.concurrency.saturating_sub(self.running.len());
+        let must_wait = |place: usize, job: &Job| place >= free && job.attempts >= job.max_attempts;
+        if !self.waiting.iter().enumerate().any(|(place, waiting)| must_wait(place, &waiting.job)) {
+            return;
+        }
+        let all = std::mem::take(&mut self.waiting);
+        let (back, stay): (Vec<_>, Vec<_>) =
+            all.into_iter().enumerate().partition(|(place, waiting)| must_wait(*place, &waiting.job));
+        self.waiting = stay.into_iter().map(|(_, waiting)| waiting).collect();
+        self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.job.payload.as_str().len()).sum();
+        self.give_back(back.into_iter().map(|(_, waiting)| waiting));
+    }
+
+    /// Whether a job of this task may run, by the task's own limit.
+    pub(super) fn has_room_for(&self, task: &str) -> bool {
+        let limit = self.limited.iter().find(|(limited, _)| limited == task);
+        limit.is_none_or(|(_, limit)| self.jobs_of(task) < *limit)
+    }
+
+    /// How many jobs of a task run or wait for a slot.
+    fn jobs_of(&self, task: &str) -> usize {
+        let running = self.started.values().filter(|started| started.job.task == task).count();
+        let waiting = self.waiting.iter().filter(|waiting| waiting.job.task == task).count();
+        running + waiting
     }
 
     /// After a prefetch that found little, the next one waits.

@@ -7,10 +7,12 @@
 //! | --- | --- |
 //! | `jobs` | starting jobs, and what becomes of them |
 //! | `claiming` | when to ask for more, and for how many |
+//! | `handover` | when to offer to be handed jobs, and what becomes of them |
 //! | `ending` | shutdown, and the last writes |
 
 mod claiming;
 mod ending;
+mod handover;
 mod jobs;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -42,6 +44,7 @@ use crate::storage::{Line, Outcome, PoolId, Wakeup};
 use crate::task::{Chain, Handler};
 use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
 use ending::Ending;
+use handover::Handover;
 use jobs::{GIVE_BACK_AFTER, Started, Waiting};
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
@@ -116,6 +119,7 @@ pub(super) struct Engine {
     abort_refetch_delay_at: Option<u64>,
 
     claims: Claims,
+    handover: Handover,
     /// Whether a claim may find something.
     more: bool,
     /// A wakeup came while a claim was in flight, which may not have seen what it announces.
@@ -194,6 +198,7 @@ impl Engine {
             announced: 0,
             abort_refetch_delay_at: None,
             claims: Claims::default(),
+            handover: Handover::new(),
             more: true,
             woken: false,
             doubt_since: None,
@@ -306,14 +311,20 @@ impl Engine {
     /// Turns until everything has ended.
     async fn turn(mut self, mut evicted: mpsc::UnboundedReceiver<Arc<PoolId>>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
-        let mut wakeups = if listen { self.line.storage().wakeups() } else { futures::stream::pending().boxed() };
+        let mut wakeups = if listen {
+            self.line.storage().wakeups_and_jobs(self.handover.offers())
+        } else {
+            futures::stream::pending().boxed()
+        };
         self.schedule_poll();
         // Whoever asked before the loop was there to hear it.
         let urgency = *self.shutdown.borrow_and_update();
         self.shut_down(urgency);
         loop {
             self.start_waiting();
+            self.release_unheard();
             self.claim_if_useful();
+            self.offer_if_idle();
             if self.is_over() {
                 return self;
             }
@@ -330,6 +341,7 @@ impl Engine {
                 Some(written) = self.written.recv() => self.written(&written),
                 Some(pool) = evicted.recv() => self.evicted(&pool),
                 (pool, registered) = in_flight(&mut self.registering) => self.registered(pool, registered),
+                released = in_flight(&mut self.handover.releasing) => self.released(released),
                 changed = self.shutdown.changed() => {
                     if changed.is_ok() {
                         let urgency = *self.shutdown.borrow_and_update();
@@ -352,7 +364,9 @@ impl Engine {
                 self.events.tell(|| Event::Listening);
                 self.look();
             }
+            Wakeup::Handed(handed) => self.handed(*handed),
             Wakeup::Deaf { reason } => {
+                self.handover.deaf();
                 self.events.tell(|| Event::Deaf { reason: reason.clone() });
                 tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
             }
@@ -407,7 +421,8 @@ impl Engine {
         let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
         let again = self.look_again_at.filter(|_| self.ending.is_none());
-        [ending, give_back, poll, claim, due, again]
+        let handover = self.handover.alarm().filter(|_| self.ending.is_none());
+        [ending, give_back, poll, claim, due, again, handover]
             .into_iter()
             .flatten()
             .min()
@@ -502,6 +517,7 @@ impl Engine {
                 self.cancel = Arc::default();
                 // Whatever the old identity held was released by those who took it for dead.
                 self.held.clear();
+                self.handover.begin_anew();
                 self.pool = Arc::clone(&new);
                 self.lease = Lease::new(self.options.dead_after);
                 self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });

@@ -74,6 +74,7 @@ fn settings(
         .concurrency(args.concurrency)
         .poll_interval(args.poll_interval)
         .listen(!args.no_listen)
+        .take_handed(!args.no_handover)
         .forbidden_flags(args.forbidden_flags.iter().filter(|flag| !flag.is_empty()))
         .sweep_interval(args.min_reset_locked_interval, args.max_reset_locked_interval)
         .presence(args.sign_of_life, args.dead_after)

@@ -10,6 +10,7 @@
 //! - To **settle** is to say how claimed jobs ended. A settlement names its claim ([`ClaimRef`]); one whose
 //!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
 //! - A **wakeup** tells a worker that a claim may find something.
+//! - A new job may be **handed over** to a worker that [offers](Offer) to take it: then it is stored as claimed.
 
 mod checkup;
 mod claim;
@@ -17,6 +18,7 @@ mod claim;
 pub mod contract;
 mod cron;
 mod frontier;
+mod handover;
 mod inspect;
 mod manage;
 pub mod memory;
@@ -32,11 +34,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 
 pub use checkup::{Checked, Verdict};
 pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use cron::{DueJob, KnownCrontab};
 pub use frontier::{Beginning, Frontier, Place};
+pub use handover::{Handed, Offer};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, taken_out};
 pub use presence::Rescued;
@@ -128,6 +132,16 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Whatever makes jobs ready is told, once it is durable: adding and replacing, the crontab's gate, rescheduling, giving back,
     /// unlocking, rescuing, importing. (Jobs whose time comes are not told: workers look now and then.)
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
+
+    /// The same, and jobs that are handed over (see [`Offer`]) while there is an offer. After [`Wakeup::Deaf`] jobs may have been
+    /// handed over that were not told: they are given back by [`release_unknown`](Self::release_unknown), which also ends the
+    /// offer. What is handed over at the end of an offer may be told after it.
+    ///
+    /// A storage need not hand over anything.
+    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+        drop(offers);
+        self.wakeups()
+    }
 
     /// The crontab entries that some worker has run, by identifier.
     async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>>;

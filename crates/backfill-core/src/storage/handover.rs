@@ -1,0 +1,54 @@
+//! Handing a new job to a worker that waits for one.
+//!
+//! As a rule a job is stored first, and claimed by a second transaction of whoever hears of it first. A worker with free slots can
+//! also **offer** to take the next one. Then a storage may store a job as claimed by that worker, in the one transaction that
+//! adds it, and tell that worker alone: the job is **handed over**, and can start at once.
+//!
+//! A job that was handed over is claimed as by any claim: it names its pool and the moment, the attempt is counted, and it is
+//! settled, given back or rescued as all others are.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::PoolId;
+use crate::job::Job;
+
+/// That a worker pool would start a job at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offer {
+    /// Who offers. It must be registered (see [`show_presence`](super::Storage::show_presence)).
+    pub pool: Arc<PoolId>,
+    /// The task names it can run.
+    pub tasks: Arc<[String]>,
+    /// Which offer of this worker it is: one that was ended, and is made again, has another number.
+    pub number: u64,
+}
+
+impl Offer {
+    /// An offer.
+    #[must_use]
+    pub fn new(pool: Arc<PoolId>, tasks: Arc<[String]>, number: u64) -> Self {
+        Self { pool, tasks, number }
+    }
+}
+
+/// A job that was handed over.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Handed {
+    /// The job, claimed.
+    pub job: Job,
+    /// By whom.
+    pub pool: Arc<PoolId>,
+    /// It was so at some moment after this one.
+    pub seen: Instant,
+}
+
+impl Handed {
+    /// A job that this pool was seen to hold after this moment.
+    #[must_use]
+    pub fn new(job: Job, pool: Arc<PoolId>, seen: Instant) -> Self {
+        Self { job, pool, seen }
+    }
+}

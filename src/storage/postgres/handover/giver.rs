@@ -1,0 +1,279 @@
+//! Knowing takers, choosing one, and handing over.
+//!
+//! Which pools there are is looked up now and then, beside adding and never in its way. Whether one offers at this moment is
+//! asked by the statement that adds; one that did not is left alone for a while.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
+
+use super::super::PostgresStorage;
+use super::super::add_one::store_one;
+use super::super::row::Timestamp;
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId, NewJob};
+
+/// How often takers are looked up while single jobs are added and taken.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The same where the known ones do not take jobs.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// The same where there was none.
+const LOOK_IN_VAIN_EVERY: Duration = Duration::from_secs(5);
+/// How long one that did not take a job is left alone, at first and at the most.
+const REST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A worker pool to which a job may be handed.
+#[derive(Clone, Debug)]
+pub(in crate::storage::postgres) struct Taker {
+    pub pool: String,
+    pub channel: String,
+    /// The last job that was handed to it from here.
+    pub last: Option<JobId>,
+}
+
+/// The takers that one client knows.
+#[derive(Debug, Default)]
+pub(in crate::storage::postgres) struct Giver(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    known: Vec<Known>,
+    /// Where to begin to choose: in turn.
+    next: usize,
+    look_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Known {
+    taker: Taker,
+    tasks: HashSet<String>,
+    rests_until: Option<Instant>,
+    rest: Duration,
+}
+
+impl Giver {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who may take this job: one that can start at once, wherever it is run.
+    pub fn choose(&self, job: &NewJob) -> Option<Taker> {
+        let plain = job.key.is_none() && job.queue.is_none() && job.run_at.is_none() && job.flags.is_empty();
+        let mut state = self.state();
+        if !plain || state.known.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let many = state.known.len();
+        let place = (0..many).map(|step| (state.next + step) % many).find(|place| {
+            let known = &state.known[*place];
+            known.rests_until.is_none_or(|until| now >= until) && known.tasks.contains(&job.task)
+        })?;
+        state.next = place + 1;
+        Some(state.known[place].taker.clone())
+    }
+
+    /// What became of the try: the job that was handed over, or nothing.
+    pub fn learn(&self, taker: &Taker, handed: Option<JobId>) {
+        let mut state = self.state();
+        let Some(known) = state.known.iter_mut().find(|known| known.taker.channel == taker.channel) else { return };
+        if handed.is_some() {
+            known.taker.last = handed;
+            known.rests_until = None;
+            known.rest = REST.0;
+        } else {
+            let now = Instant::now();
+            known.rests_until = Some(now + known.rest);
+            known.rest = (known.rest * 2).min(REST.1);
+            let soon = now + LOOK_SOON;
+            state.look_at = state.look_at.map(|time| time.min(soon));
+        }
+    }
+
+    /// Nobody takes anything, until takers are looked up again.
+    pub fn forget(&self) {
+        self.state().known.clear();
+    }
+
+    /// Whether it is time to look, and then nobody else need.
+    fn is_time(&self) -> bool {
+        let mut state = self.state();
+        let now = Instant::now();
+        let due = state.look_at.is_none_or(|time| now >= time);
+        if due {
+            state.look_at = Some(now + LOOK_IN_VAIN_EVERY);
+        }
+        due
+    }
+
+    fn found(&self, found: Vec<Row>) {
+        let mut state = self.state();
+        let mut before = std::mem::take(&mut state.known);
+        state.known = found
+            .into_iter()
+            .map(|row| match before.iter().position(|known| known.taker.channel == row.channel) {
+                Some(place) => before.swap_remove(place),
+                None => Known {
+                    taker: Taker { pool: row.pool, channel: row.channel, last: None },
+                    tasks: row.tasks.into_iter().collect(),
+                    rests_until: None,
+                    rest: REST.0,
+                },
+            })
+            .collect();
+        if state.known.is_empty() {
+            return;
+        }
+        if before.is_empty() {
+            // Not all begin with the same one.
+            state.next = fastrand::usize(..state.known.len());
+        }
+        state.look_at = Some(Instant::now() + LOOK_EVERY);
+    }
+}
+
+struct Row {
+    pool: String,
+    channel: String,
+    tasks: Vec<String>,
+}
+
+struct Stored {
+    id: i64,
+    now: Timestamp,
+    taker: Option<String>,
+    #[expect(dead_code, reason = "it is read by the database, which notifies nobody otherwise")]
+    notified: bool,
+}
+
+impl PostgresStorage {
+    /// Stores a job, handed over if this taker takes it; `None` if that must not even be tried, and then it is not stored.
+    pub(in crate::storage::postgres) async fn hand_over(
+        &self,
+        job: &NewJob,
+        taker: &Taker,
+    ) -> Result<Option<Option<Job>>> {
+        let stored = self.retrying(|| async {
+            let mut work = self.work().await?;
+            let stored = self.insert_handed(&mut work, job, taker).await?;
+            self.done(work).await?;
+            Ok(stored)
+        });
+        match stored.await {
+            Ok(stored) => {
+                let handed = stored.as_ref().filter(|job| job.locked_by.is_some()).map(|job| job.id);
+                self.giver.learn(taker, handed);
+                Ok(Some(stored))
+            }
+            // It was taken away since they were looked up.
+            Err(Error::MissingPrivilege { .. }) => {
+                self.giver.forget();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a plain job, handed over if this taker offers at this moment.
+    async fn insert_handed(&self, conn: &mut PgConnection, job: &NewJob, taker: &Taker) -> Result<Option<Job>> {
+        // Locking: as by any statement that stores one job, and the taker's row as a claim locks it: against a rescuer, for whom
+        // nobody waits.
+        let stored = store_one!(
+            Stored,
+            r#"
+-- The taker, if its channel is still the same, it is rid of the last job from here, and its offer stands: then its lock cannot be
+-- had.
+taker as materialized (
+  select pool.id
+  from graphile_worker.backfill_pools pool
+  where pool.id = $5
+    and pool.handover = $6
+    and pool.seen_at > 'epoch'
+    and not exists (select from graphile_worker._private_jobs last where last.id = $7 and last.locked_by = $5)
+    and not pg_try_advisory_xact_lock_shared(hashtextextended($6, 0))
+  for key share skip locked
+),
+job as (
+  insert into graphile_worker._private_jobs as job
+    (task_id, payload, max_attempts, priority, attempts, locked_at, locked_by)
+  select
+    task.id,
+    $2::text::json,
+    $3::smallint,
+    $4::smallint,
+    case when taker.id is null then 0 else 1 end,
+    case when taker.id is not null then now() end,
+    taker.id
+  from task
+  left join taker on true
+  returning job.id, job.locked_by
+)
+select
+  job.id,
+  now() as "now!: Timestamp",
+  job.locked_by as "taker?",
+  case
+    when job.locked_by is null then pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":1}')
+    else pg_notify($6, job.id::text)
+  end is null as "notified!"
+from job
+"#,
+            job.task,
+            job.payload.as_str(),
+            job.max_attempts,
+            job.priority.0,
+            taker.pool,
+            taker.channel,
+            taker.last,
+        )
+        .fetch_optional(self.schema.on(conn))
+        .await
+        .map_err(|e| self.error("store a job", e))?;
+        Ok(stored.map(|stored| {
+            let now = stored.now.0;
+            let mut job = job.stored(stored.id, now, now);
+            if stored.taker.is_some() {
+                job.attempts = 1;
+                job.locked_at = Some(now);
+                job.locked_by = stored.taker;
+            }
+            job
+        }))
+    }
+
+    /// Looks up takers if it is time, in a task of its own: nobody waits for that.
+    pub(in crate::storage::postgres) fn look_for_takers(&self) {
+        if self.giver.is_time() {
+            let storage = self.clone();
+            drop(tokio::spawn(async move {
+                match storage.read_takers().await {
+                    Ok(found) => storage.giver.found(found),
+                    // Then jobs are claimed, as ever.
+                    Err(error) => tracing::debug!(%error, "could not look for workers that take jobs"),
+                }
+            }));
+        }
+    }
+
+    async fn read_takers(&self) -> Result<Vec<Row>> {
+        sqlx::query_as!(
+            Row,
+            r#"
+select pool.id as "pool!", pool.handover as "channel!", pool.tasks as "tasks!"
+from graphile_worker.backfill_pools pool
+where pool.handover is not null
+  and pool.tasks is not null
+  and pool.seen_at > 'epoch'
+  -- To hand over locks the row, which takes this privilege. (Of a role that lacks it, nobody is asked for more.)
+  and has_any_column_privilege(pool.tableoid, 'update')
+order by pool.started_at desc
+limit 64
+"#
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("look for workers that take jobs", e))
+    }
+}

@@ -1,0 +1,225 @@
+//! Offering to take new jobs at once, and taking them.
+//!
+//! A worker that has found nothing to claim and has most of its slots free offers to be handed the next job (see
+//! [`Offer`]). What is handed over starts like what was claimed. It may come when it cannot start any more, because offers end
+//! a little later than slots fill up: then it is given back.
+//!
+//! When the storage's ear is deaf, jobs may have been handed over that nobody heard of. They are given back at once, before anything
+//! is claimed or offered again; and whatever was seen of jobs before that counts no longer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::super::events::Event;
+use super::claiming::{DOUBTING_TIMEOUT, FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
+use super::{Engine, Mode};
+use crate::error::Result;
+use crate::job::JobId;
+use crate::storage::{Handed, Offer, Outcome};
+
+/// Jobs that come faster than this are better claimed, many at once: so many …
+const MANY: u32 = 40;
+/// … in this time …
+const SHORT: Duration = Duration::from_millis(10);
+/// … end the offer for so long.
+const REST: Duration = Duration::from_millis(100);
+
+/// What is offered, and what may have become of it.
+pub(super) struct Handover {
+    wanted: watch::Sender<Option<Offer>>,
+    /// How many offers were made.
+    number: u64,
+    /// Something was offered since jobs were last given back that nobody heard of.
+    ever: bool,
+    /// Jobs may have been handed over that nobody heard of.
+    unheard: bool,
+    /// Gives them back.
+    pub releasing: Option<BoxFuture<'static, Result<u64>>>,
+    /// Not before this moment: it failed.
+    again: Option<Instant>,
+    delay: Duration,
+    /// What was seen before this moment may have been given back since.
+    released: Option<std::time::Instant>,
+    /// Since when so many have come.
+    came: (Instant, u32),
+    rests_until: Option<Instant>,
+    /// A job was taken since the claim in flight was sent, which counted on its slot.
+    pub beside_claim: bool,
+}
+
+impl Handover {
+    pub(super) fn new() -> Self {
+        Self {
+            wanted: watch::Sender::new(None),
+            number: 0,
+            ever: false,
+            unheard: false,
+            releasing: None,
+            again: None,
+            delay: FIRST_CLAIM_DELAY,
+            released: None,
+            came: (Instant::now(), 0),
+            rests_until: None,
+            beside_claim: false,
+        }
+    }
+
+    pub(super) fn offers(&self) -> watch::Receiver<Option<Offer>> {
+        self.wanted.subscribe()
+    }
+
+    /// Nothing was heard for a while.
+    pub(super) fn deaf(&mut self) {
+        self.unheard |= std::mem::take(&mut self.ever);
+    }
+
+    /// Under a new identity, which holds nothing.
+    pub(super) fn begin_anew(&mut self) {
+        self.unheard = false;
+        self.releasing = None;
+    }
+
+    /// What this pool did not know of may have been given back.
+    pub(super) fn unknown_released(&mut self) {
+        self.released = Some(std::time::Instant::now());
+    }
+
+    /// Whether jobs have to be given back before anything is claimed.
+    pub(super) fn is_pending(&self) -> bool {
+        self.unheard || self.releasing.is_some()
+    }
+
+    /// When something is to be done.
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        if self.unheard { self.again } else { self.rests_until }
+    }
+
+    /// Whether too many come for one by one.
+    fn is_too_much(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.came.0 + SHORT {
+            self.came = (now, 0);
+        }
+        self.came.1 += 1;
+        self.came.1 > MANY
+    }
+}
+
+impl Engine {
+    /// Offers what is free, or ends the offer.
+    pub(super) fn offer_if_idle(&mut self) {
+        let now = Instant::now();
+        if self.handover.rests_until.is_some_and(|time| now >= time) {
+            self.handover.rests_until = None;
+        }
+        let offers = self.handover.wanted.borrow().is_some();
+        let has_room = (self.running.len() + self.waiting.len()) * 2 < self.options.concurrency;
+        let may = has_room
+            // What is claimed just now may be more urgent. (To look now and then ends no offer.)
+            && (offers || (!self.more && self.claims.is_empty()))
+            && self.options.take_handed
+            && self.mode == Mode::UntilShutdown
+            && self.ending.is_none()
+            && self.failure.is_none()
+            && self.registering.is_none()
+            // To give back what is unknown ends an offer.
+            && !self.handover.is_pending()
+            && !self.claims.is_doubting()
+            && self.handover.rests_until.is_none()
+            // Jobs are handed over that are ready by the storage's clock, and nobody is asked for forbidden flags first.
+            && self.client.clock().time().is_none()
+            && !self.options.forbidden_flags.is_asked()
+            && !self.lease.is_over();
+        if may == offers {
+            return;
+        }
+        let handover = &mut self.handover;
+        handover.number += u64::from(may);
+        handover.ever |= may;
+        let (pool, tasks, number) = (&self.pool, &self.tasks, handover.number);
+        handover.wanted.send_replace(may.then(|| Offer::new(Arc::clone(pool), Arc::clone(tasks), number)));
+    }
+
+    /// Starts a job that was handed over, or gives it back.
+    pub(super) fn handed(&mut self, Handed { job, pool, seen, .. }: Handed) {
+        if job.locked_at.is_some() && self.held.get(&job.id) == job.locked_at.as_ref() {
+            // Anybody may notify us of what we hold already.
+            return;
+        }
+        self.events.tell(|| Event::Handed { job: Arc::new(job.clone()) });
+        let is_ours = pool == self.pool && self.registering.is_none();
+        let may_be_released = self.handover.releasing.is_some()
+            || self.claims.is_doubting()
+            || self.handover.released.is_some_and(|released| seen <= released);
+        let has = self.running.len() + self.waiting.len();
+        let concurrency = self.options.concurrency;
+        // In its last attempt only if it starts at once: see `ClaimRequest::free_slots`.
+        let ahead = if job.attempts >= job.max_attempts { 0 } else { self.pace.ahead(concurrency) };
+        if is_ours
+            && !may_be_released
+            && has < concurrency + ahead
+            && self.ending.is_none()
+            && self.failure.is_none()
+            && !self.has_much_unwritten()
+            && self.has_room_for(&job.task)
+        {
+            if self.handover.is_too_much() {
+                self.handover.rests_until = Some(Instant::now() + REST);
+            }
+            self.handover.beside_claim = !self.claims.is_empty();
+            self.take_in(vec![job]);
+        } else {
+            // If it is held no longer, the fence sees to it that this changes nothing.
+            self.settle(&pool, &job, Outcome::Returned);
+            self.events.tell(|| Event::GivenBack { jobs: 1 });
+        }
+    }
+
+    /// Gives back jobs that may have been handed over and were not heard of.
+    pub(super) fn release_unheard(&mut self) {
+        let handover = &mut self.handover;
+        let now = Instant::now();
+        // A claim in flight takes what we do not know of yet.
+        if !handover.unheard
+            || handover.releasing.is_some()
+            || handover.again.is_some_and(|time| now < time)
+            || !self.claims.is_empty()
+            || self.registering.is_some()
+            || self.ending.is_some()
+        {
+            return;
+        }
+        let held: Vec<JobId> = self.held.keys().copied().collect();
+        let (line, pool) = (self.line.clone(), Arc::clone(&self.pool));
+        handover.unheard = false;
+        handover.releasing =
+            Some(Box::pin(
+                async move { line.call(DOUBTING_TIMEOUT, line.storage().release_unknown(&pool, &held)).await },
+            ));
+    }
+
+    pub(super) fn released(&mut self, released: Result<u64>) {
+        let handover = &mut self.handover;
+        handover.releasing = None;
+        handover.unknown_released();
+        match released {
+            Ok(jobs) => {
+                (handover.again, handover.delay) = (None, FIRST_CLAIM_DELAY);
+                if jobs > 0 {
+                    tracing::warn!(jobs, "gave back jobs that were handed over and not heard of");
+                }
+                self.look();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "jobs that were handed over may be held unheard; trying again");
+                handover.unheard = true;
+                handover.again = Some(Instant::now() + handover.delay.mul_f64(0.5 + fastrand::f64() / 2.0));
+                handover.delay = (handover.delay * 2).min(MAX_CLAIM_DELAY);
+            }
+        }
+    }
+}
