@@ -13,7 +13,7 @@ use backfill::{
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
 use support::running::{Running, empty};
-use support::{ask, client, postgres, soon, sql, until};
+use support::{LISTENS, ask, client, postgres, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Adds one job, runs the handler on it once, and answers what is left.
@@ -322,12 +322,14 @@ async fn after_every_reconnect_of_the_listener_one_look_catches_up() {
     let handler = task_fn("t", |(): (), _: JobContext| async {});
     let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_hours(1));
     let running = Running::start(builder);
-    let kill = "with gone as (select pg_terminate_backend(pid) as ok from pg_stat_activity
-                where datname = current_database() and query ilike 'listen%') select count(*) from gone where ok";
+    let kill = format!(
+        "with gone as (select pg_terminate_backend(pid) as ok from pg_stat_activity where {LISTENS})
+         select count(*) from gone where ok"
+    );
     for _ in 0..3 {
         client.add(JobSpec::new("t", ())).await.expect("add");
         empty(&client).await;
-        until("the listener was connected, and is gone", || async { ask(&pool, "x", kill).await != "0" }).await;
+        until("the listener was connected, and is gone", || async { ask(&pool, "x", &kill).await != "0" }).await;
         client.add(JobSpec::new("t", ())).await.expect("add while nobody listens");
         empty(&client).await;
     }

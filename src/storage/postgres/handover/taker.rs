@@ -142,7 +142,7 @@ where pool.id = $1 and pool.seen_at > 'epoch'
 
     async fn read_held(&self, conn: &mut PgConnection, id: JobId, pool: &PoolId) -> Result<Option<Job>> {
         let row = jobs!(
-            "",
+            "-- A job that was handed over.",
             r#"
 from graphile_worker._private_jobs job
 join graphile_worker._private_tasks task on task.id = job.task_id

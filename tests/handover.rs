@@ -1,0 +1,519 @@
+//! Single new jobs that are stored as claimed by a worker with free slots.
+
+mod support;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backfill::storage::{ClaimRef, Handed, Offer, Outcome, PoolId, Settlement, Wakeup};
+use backfill::worker::Event;
+use backfill::{BackfillClient, Job, JobContext, JobSpec, Worker, task_fn};
+use futures::{Stream, StreamExt};
+use sqlx::PgPool;
+use support::running::{Running, empty};
+use support::{LISTENS, ask, client, database, soon, sql, until};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// What a worker tells.
+type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// Adds jobs until one is handed over: a client has to know the task, and to have looked for workers.
+async fn add_until_handed(client: &BackfillClient) -> Job {
+    soon("a job is handed over", async {
+        loop {
+            let job = client.add(JobSpec::new("t", ())).await.expect("add");
+            if job.locked_by.is_some() {
+                return job;
+            }
+        }
+    })
+    .await
+}
+
+/// A taker without a worker: a registered pool whose offers the test makes.
+struct Taker {
+    client: BackfillClient,
+    pool: Arc<PoolId>,
+    offers: watch::Sender<Option<Offer>>,
+    wakeups: mpsc::UnboundedReceiver<Wakeup>,
+    listening: JoinHandle<()>,
+}
+
+impl Taker {
+    async fn of(client: &BackfillClient) -> Self {
+        let pool = Arc::new(PoolId::random());
+        let storage = client.storage();
+        storage.register_tasks(&["t".to_owned()]).await.expect("register");
+        assert!(storage.show_presence(&pool, true).await.expect("present"));
+        let offer = Offer::new(Arc::clone(&pool), ["t".to_owned()].into(), 1);
+        let offers = watch::Sender::new(Some(offer));
+        let mut heard = storage.wakeups_and_jobs(offers.subscribe());
+        let (tell, mut wakeups) = mpsc::unbounded_channel();
+        let listening = tokio::spawn(async move {
+            while let Some(wakeup) = heard.next().await {
+                let _ = tell.send(wakeup);
+            }
+        });
+        assert_eq!(soon("listening", wakeups.recv()).await, Some(Wakeup::Listening));
+        Self { client: client.clone(), pool, offers, wakeups, listening }
+    }
+
+    async fn add(&self) -> Job {
+        self.client.add(JobSpec::new("t", ())).await.expect("add")
+    }
+
+    /// Adds until a job is handed over, and hears of it; the others are done away with.
+    async fn handed(&mut self) -> Handed {
+        soon("a job is handed over", async {
+            loop {
+                let added = self.add().await;
+                if added.locked_by.is_none() {
+                    self.client.complete(&[added.id]).await.expect("complete");
+                    continue;
+                }
+                loop {
+                    // There may be earlier ones, of which nobody wanted to hear.
+                    if let Some(Wakeup::Handed(handed)) = self.wakeups.recv().await
+                        && handed.job.id == added.id
+                    {
+                        assert_eq!(handed.pool, self.pool);
+                        return *handed;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    async fn take_one(&mut self) {
+        let handed = self.handed().await;
+        self.done(&handed.job).await;
+    }
+
+    async fn done(&self, job: &Job) {
+        let settlement = Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed };
+        let written = self.client.storage().settle(&self.pool, &[settlement]).await.expect("settle");
+        assert_eq!(written.applied, [job.id]);
+    }
+
+    /// Adds until nothing is handed over any more. (A job that it kept would keep the next one from it, too.)
+    async fn until_its_offer_ends(&self) {
+        soon("its offer ends", async {
+            loop {
+                let added = self.add().await;
+                if added.locked_by.is_none() {
+                    return;
+                }
+                self.done(&added).await;
+            }
+        })
+        .await;
+    }
+
+    async fn is_handed_nothing(&self, when: &str) {
+        for _ in 0..5 {
+            assert_eq!(self.add().await.locked_by, None, "{when}");
+            // Longer than one that did not take a job is left alone at first: it is asked.
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    }
+}
+
+/// A worker for jobs that end at once, which counts how often it starts one.
+fn counting(client: &BackfillClient) -> (Worker, Arc<AtomicUsize>) {
+    let starts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&starts);
+    let handler = task_fn("t", move |(): (), _: JobContext| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async {}
+    });
+    // A poll would find what was not notified.
+    let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_hours(1));
+    (builder.event_capacity(100_000).handle_signals(false).build().expect("a worker"), starts)
+}
+
+/// A worker whose jobs wait for a permit each, and tell that they run.
+fn held(client: &BackfillClient, concurrency: usize) -> (Worker, Arc<Semaphore>, Arc<Semaphore>) {
+    let (runs, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (runs, go) = (Arc::clone(&runs), Arc::clone(&go));
+        task_fn("t", move |(): (), _: JobContext| {
+            let (runs, go) = (Arc::clone(&runs), Arc::clone(&go));
+            async move {
+                runs.add_permits(1);
+                go.acquire().await.expect("open").forget();
+            }
+        })
+    };
+    let builder = Worker::builder(client.clone()).task(handler).concurrency(concurrency);
+    (builder.event_capacity(100_000).handle_signals(false).build().expect("a worker"), runs, go)
+}
+
+async fn until_listening(events: &mut Events) {
+    soon("it listens", async { while !matches!(events.next().await, Some(Event::Listening)) {} }).await;
+}
+
+#[tokio::test]
+async fn a_single_job_is_stored_as_claimed_by_an_idle_worker_and_runs_once() {
+    let (client, pool, schema) = client().await;
+    let (worker, starts) = counting(&client);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    let added = add_until_handed(&client).await;
+    assert_eq!((added.attempts, added.locked_at), (1, Some(added.created_at)));
+    let id = ask(&pool, &schema, "select id from S.backfill_pools").await;
+    assert_eq!(added.locked_by, Some(id));
+    soon("it is told, starts and is written, and never claimed", async {
+        let mut told = Vec::new();
+        loop {
+            match events.next().await.expect("it runs") {
+                Event::Handed { job } if job.id == added.id => told.push("handed"),
+                Event::JobStarted { job } if job.id == added.id => {
+                    assert_eq!((job.attempts, job.locked_at), (1, added.locked_at));
+                    told.push("started");
+                }
+                Event::JobSucceeded { job, .. } if job.id == added.id => break,
+                Event::Claimed { .. } if told == ["handed"] => panic!("a claim came between"),
+                _ => {}
+            }
+        }
+        assert_eq!(told, ["handed", "started"]);
+    })
+    .await;
+    empty(&client).await;
+    let summary = running.end().await;
+    assert_eq!(summary.completed, u64::try_from(starts.load(Ordering::SeqCst)).expect("few"));
+    assert_eq!((summary.returned, summary.lost), (0, 0));
+}
+
+#[tokio::test]
+async fn only_plain_single_jobs_of_the_clients_own_transaction_are_handed_over() {
+    let (client, pool, _) = client().await;
+    let (worker, _) = counting(&client);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    add_until_handed(&client).await;
+    empty(&client).await;
+    let plain = || JobSpec::new("t", ());
+    let others = [
+        ("a key", plain().key("k")),
+        ("a queue", plain().serial_queue("q")),
+        ("a flag", plain().flag("f")),
+        ("a time", plain().run_in(Duration::from_millis(1))),
+        ("another task", JobSpec::new("unknown here", ())),
+    ];
+    for (what, spec) in others {
+        let job = client.add(spec).await.expect("add");
+        assert_eq!((job.locked_by, job.attempts), (None, 0), "{what}");
+    }
+    let many = client.add_many([plain(), plain()]).await.expect("add");
+    assert!(many.iter().all(|job| job.locked_by.is_none()), "a batch");
+    let mut tx = pool.begin().await.expect("begin");
+    assert_eq!(client.add_with(&mut *tx, plain()).await.expect("add").locked_by, None, "a transaction of the caller's");
+    tx.commit().await.expect("commit");
+    add_until_handed(&client).await;
+    until("all are done but the one nobody serves", || async { client.counts().await.expect("counts").total() == 1 })
+        .await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
+    let (client, _, _) = client().await;
+    let (worker, runs, go) = held(&client, 1);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    go.add_permits(1_000);
+    add_until_handed(&client).await;
+    empty(&client).await;
+    go.forget_permits(1_000);
+    runs.forget_permits(1_000);
+    let first = client.add(JobSpec::new("t", ())).await.expect("add");
+    soon("it runs", runs.acquire()).await.expect("open").forget();
+    for _ in 0..20 {
+        let job = client.add(JobSpec::new("t", ())).await.expect("add");
+        assert_eq!(job.locked_by, None, "while job {} runs", first.id);
+    }
+    go.add_permits(21);
+    empty(&client).await;
+    let summary = running.end().await;
+    assert_eq!((summary.failed, summary.lost), (0, 0));
+
+    let handler = task_fn("t", |(): (), _: JobContext| async {});
+    let worker = Worker::builder(client.clone()).task(handler).take_handed(false).handle_signals(false).build();
+    let worker = worker.expect("a worker");
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    for _ in 0..50 {
+        assert_eq!(client.add(JobSpec::new("t", ())).await.expect("add").locked_by, None);
+    }
+    empty(&client).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere() {
+    let (client, pool, schema) = client().await;
+    let (worker, runs, go) = held(&client, 1);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    soon("it runs", runs.acquire()).await.expect("open").forget();
+    // As a client does whose transaction began while there was an offer.
+    let hand_over = "
+        with job as (
+          insert into S._private_jobs (task_id, attempts, locked_at, locked_by)
+          select task.id, 1, now(), pool.id from S._private_tasks task, S.backfill_pools pool
+          returning id
+        )
+        select pg_notify(pool.handover, job.id::text) from job, S.backfill_pools pool";
+    until("it tells where it hears", || async {
+        ask(&pool, &schema, "select handover is not null from S.backfill_pools").await == "true"
+    })
+    .await;
+    sql(&pool, &schema, hand_over).await;
+    soon("it is given back", async {
+        while !matches!(events.next().await.expect("it runs"), Event::GivenBack { jobs: 1 }) {}
+    })
+    .await;
+    let waits = "select count(*) from S._private_jobs where locked_by is null and attempts = 0";
+    until("it waits", || async { ask(&pool, &schema, waits).await == "1" }).await;
+    let (other, starts) = counting(&client);
+    let other = Running::of(other);
+    until("it runs elsewhere", || async { starts.load(Ordering::SeqCst) == 1 }).await;
+    go.add_permits(1);
+    empty(&client).await;
+    other.end().await;
+    let summary = running.end().await;
+    assert_eq!((summary.completed, summary.returned), (1, 1));
+}
+
+#[tokio::test]
+async fn a_notification_of_a_job_that_runs_already_starts_nothing() {
+    let (client, pool, schema) = client().await;
+    let (worker, runs, go) = held(&client, 10);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    let job = client.add(JobSpec::new("t", ())).await.expect("add");
+    soon("it runs", runs.acquire()).await.expect("open").forget();
+    until("it offers", || async {
+        ask(&pool, &schema, "select handover is not null from S.backfill_pools").await == "true"
+    })
+    .await;
+    let forged = format!("select pg_notify(handover, '{}') from S.backfill_pools", job.id);
+    for _ in 0..3 {
+        ask(&pool, &schema, &forged).await;
+    }
+    // What was notified before is heard before.
+    client.add_many([JobSpec::new("t", ())]).await.expect("add");
+    soon("the next one runs", runs.acquire()).await.expect("open").forget();
+    assert_eq!(runs.available_permits(), 0, "nothing else does");
+    go.add_permits(2);
+    empty(&client).await;
+    assert_eq!(running.end().await.completed, 2);
+}
+
+/// Plays what is handed over without being heard.
+const UNHEARD: &str = "insert into S._private_jobs (task_id, attempts, locked_at, locked_by)
+    select task.id, 1, now(), pool.id from S._private_tasks task, S.backfill_pools pool";
+
+#[tokio::test]
+async fn what_was_handed_over_and_not_heard_is_given_back_when_the_ear_was_deaf() {
+    let (pool, url) = database().await;
+    let client = BackfillClient::new(&url).await.expect("migrate");
+    let (worker, starts) = counting(&client);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    add_until_handed(&client).await;
+    empty(&client).await;
+    let before = starts.load(Ordering::SeqCst);
+    sql(&pool, "graphile_worker", UNHEARD).await;
+    let kill = format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where {LISTENS}");
+    until("the listener is gone", || async { ask(&pool, "x", &kill).await != "0" }).await;
+    until("it runs all the same", || async { starts.load(Ordering::SeqCst) == before + 1 }).await;
+    empty(&client).await;
+    add_until_handed(&client).await;
+    empty(&client).await;
+    let summary = running.end().await;
+    assert_eq!((summary.failed, summary.lost), (0, 0), "and what ran was not given back");
+}
+
+#[tokio::test]
+async fn what_is_handed_over_at_the_end_is_given_back() {
+    let (client, pool, schema) = client().await;
+    let (worker, starts) = counting(&client);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    add_until_handed(&client).await;
+    empty(&client).await;
+    let before = starts.load(Ordering::SeqCst);
+    sql(&pool, &schema, UNHEARD).await;
+    running.end().await;
+    let waits = "select count(*) from S._private_jobs where locked_by is null and attempts = 0";
+    assert_eq!(ask(&pool, &schema, waits).await, "1");
+    assert_eq!(starts.load(Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn a_client_hands_one_job_at_a_time_to_each_worker_for_it_may_be_dead() {
+    let (client, _, _) = client().await;
+    let mut taker = Taker::of(&client).await;
+    let handed = taker.handed().await;
+    taker.is_handed_nothing("while it holds the last one").await;
+    taker.done(&handed.job).await;
+    taker.take_one().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_who_looks_after_the_takers_row() {
+    let (client, pool, schema) = client().await;
+    let mut taker = Taker::of(&client).await;
+    taker.take_one().await;
+    let mut rescuer = pool.begin().await.expect("begin");
+    let lock = format!("select from \"{schema}\".backfill_pools for update");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *rescuer).await.expect("lock");
+    soon("adding", taker.is_handed_nothing("while its row is locked")).await;
+    rescuer.rollback().await.expect("rollback");
+    taker.take_one().await;
+}
+
+#[tokio::test]
+async fn an_offer_ends_when_it_is_taken_back_and_when_its_pool_is_taken_for_dead() {
+    let (client, pool, schema) = client().await;
+    let mut taker = Taker::of(&client).await;
+    taker.take_one().await;
+    let offer = taker.offers.send_replace(None).expect("it offered");
+    taker.until_its_offer_ends().await;
+    taker.is_handed_nothing("after the end of the offer").await;
+    taker.offers.send_replace(Some(Offer::new(offer.pool, offer.tasks, 2)));
+    taker.take_one().await;
+    sql(&pool, &schema, "update S.backfill_pools set seen_at = 'epoch'").await;
+    taker.is_handed_nothing("of a pool that was taken for dead").await;
+    sql(&pool, &schema, "update S.backfill_pools set seen_at = now()").await;
+    taker.take_one().await;
+}
+
+#[tokio::test]
+async fn to_give_back_what_is_unknown_ends_an_offer_and_another_one_begins_anew() {
+    let (client, pool, schema) = client().await;
+    let mut taker = Taker::of(&client).await;
+    taker.take_one().await;
+    sql(&pool, &schema, UNHEARD).await;
+    assert_eq!(client.storage().release_unknown(&taker.pool, &[]).await.expect("release"), 1);
+    taker.is_handed_nothing("after giving back what is unknown").await;
+    let offer = taker.offers.send_replace(None).expect("it offered");
+    taker.offers.send_replace(Some(Offer::new(offer.pool, offer.tasks, 2)));
+    taker.take_one().await;
+}
+
+#[tokio::test]
+async fn an_offer_ends_with_its_session() {
+    let (client, _, _) = client().await;
+    let mut taker = Taker::of(&client).await;
+    taker.take_one().await;
+    taker.listening.abort();
+    taker.until_its_offer_ends().await;
+    taker.is_handed_nothing("after the end of its session").await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_lock_pools_adds_as_ever() {
+    let (admin, url) = database().await;
+    let owner = BackfillClient::new(&url).await.expect("migrate");
+    let (worker, _) = counting(&owner);
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
+    until_listening(&mut events).await;
+    let role = support::unique("adder");
+    sql(
+        &admin,
+        "graphile_worker",
+        &format!(
+            "create role {role} login bypassrls; grant usage on schema S to {role};
+             grant select on all tables in schema S to {role};
+             grant insert, update on S._private_jobs to {role};
+             grant insert on S._private_tasks, S._private_job_queues to {role}"
+        )
+        .replace(" schema S ", " schema graphile_worker "),
+    )
+    .await;
+    let adder = adder(&url, &role).await;
+    for _ in 0..20 {
+        assert_eq!(adder.add(JobSpec::new("t", ())).await.expect("add").locked_by, None);
+    }
+    sql(&admin, "graphile_worker", &format!("grant update (started_at) on S.backfill_pools to {role}")).await;
+    let adder = self::adder(&url, &role).await;
+    add_until_handed(&adder).await;
+    sql(&admin, "graphile_worker", &format!("revoke update (started_at) on S.backfill_pools from {role}")).await;
+    for _ in 0..20 {
+        assert_eq!(adder.add(JobSpec::new("t", ())).await.expect("add").locked_by, None, "after it was revoked");
+    }
+    empty(&owner).await;
+    running.end().await;
+}
+
+async fn adder(url: &str, role: &str) -> BackfillClient {
+    let url = url.replace("//postgres@", &format!("//{role}@"));
+    BackfillClient::builder()
+        .pool(PgPool::connect(&url).await.expect("log in"))
+        .migrate(false)
+        .build()
+        .await
+        .expect("ready")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_come_from_many_clients_while_workers_come_and_go_all_run_once() {
+    const EACH: usize = 150;
+    let (pool, url) = database().await;
+    let ground = BackfillClient::new(&url).await.expect("migrate");
+    sql(&pool, "graphile_worker", "create table public.starts (id bigint not null)").await;
+    let worker = || {
+        let starts = pool.clone();
+        let handler = task_fn("t", move |(): (), ctx: JobContext| {
+            let starts = starts.clone();
+            async move {
+                sqlx::query("insert into public.starts values ($1)").bind(ctx.job().id).execute(&starts).await?;
+                Ok::<_, sqlx::Error>(())
+            }
+        });
+        Running::start(Worker::builder(ground.clone()).task(handler).concurrency(4))
+    };
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(BackfillClient::new(&url).await.expect("connect"));
+    }
+    let adding = futures::future::join_all(clients.iter().map(|client| async move {
+        let mut handed = 0;
+        for _ in 0..EACH {
+            handed += usize::from(client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_some());
+        }
+        handed
+    }));
+    let coming_and_going = async {
+        for _ in 0..6 {
+            let (one, two) = (worker(), worker());
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            one.end().await;
+            two.end().await;
+        }
+    };
+    let (handed, ()) = tokio::join!(adding, coming_and_going);
+    let last = worker();
+    empty(&ground).await;
+    last.end().await;
+    let counts = ask(&pool, "x", "select count(*) || ' ' || count(distinct id) from public.starts").await;
+    assert_eq!(counts, format!("{0} {0}", 4 * EACH));
+    println!("{} of {} were handed over", handed.iter().sum::<usize>(), 4 * EACH);
+}
