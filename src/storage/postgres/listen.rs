@@ -36,7 +36,7 @@ const WORKER_MIGRATE: &str = "worker:migrate";
 /// The longest delay between two tries to connect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(10);
 /// How often the ear calls to itself.
-const CALL_EVERY: Duration = Duration::from_secs(30);
+const CALL_EVERY: Duration = Duration::from_secs(10);
 /// How long a call may be on its way.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connecting may take, and anything else that is asked of the database here.

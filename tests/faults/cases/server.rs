@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::{Ground, three_workers};
 use crate::cluster::{Cluster, Stop};
 use crate::scene::{Outcome, Scene, connect};
+use crate::support::LISTENS;
 
 /// Survives by: the ear's reconnecting (`postgres/listen.rs`), and polling meanwhile.
 pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
@@ -16,9 +17,7 @@ pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
     scene.start("a");
     scene.until("listening", "exists (select from told where what = 'listening')").await;
     for round in 1..=3 {
-        scene
-            .sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query ilike 'listen%'")
-            .await;
+        scene.sql(&format!("select pg_terminate_backend(pid) from pg_stat_activity where {LISTENS}")).await;
         scene.add(20, 10).await;
         scene.until_finished(20 * round).await;
         scene.until("hearing again", &format!("(select count(*) from told where what = 'listening') > {round}")).await;
@@ -203,12 +202,15 @@ pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
     fail_over(&mut scene, standby).await;
     scene.until_finished(400).await;
     let old = connect(&primary.url(&scene.database)).await;
-    let left = "select count(*) from pg_stat_activity
-                where datname = current_database() and query ilike any (array['listen%', '%update %backfill_pools%', '%locked_by%'])
-                  and pid <> pg_backend_pid()";
+    let left = format!(
+        "select count(*) from pg_stat_activity
+         where {LISTENS}
+           or (datname = current_database() and pid <> pg_backend_pid()
+             and query ilike any (array['%update %backfill_pools%', '%locked_by%']))"
+    );
     // The sign of life is shown every five seconds.
     let begun = Instant::now();
-    while sqlx::query_scalar::<_, i64>(left).fetch_one(&old).await.expect("ask") > 0 {
+    while sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(left.clone())).fetch_one(&old).await.expect("ask") > 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "somebody still trusts the old primary");
         sleep(Duration::from_millis(100)).await;
     }
