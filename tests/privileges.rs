@@ -5,7 +5,8 @@ mod support;
 use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
-use support::{database, sql, unique};
+use support::running::{Running, empty};
+use support::{database, soon, sql, unique};
 
 #[tokio::test]
 async fn the_documented_roles_can_do_their_work_and_no_more() {
@@ -42,6 +43,18 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     client.storage().rescue(std::time::Duration::from_secs(60)).await.expect("rescues");
     client.cleanup(&backfill::Cleanup::new().dead_jobs()).await.expect("deletes");
     assert!(client.migrate().await.is_ok(), "nothing to do is no privilege");
+
+    producer.add(JobSpec::new("t", 3)).await.expect("add");
+    let worker = Worker::builder(client.clone()).task(task_fn("t", |_: i32, _: JobContext| async {}));
+    let running = Running::start(worker);
+    soon("a job is handed over by the producer", async {
+        while producer.add(JobSpec::new("t", 4)).await.expect("add").locked_by.is_none() {}
+    })
+    .await;
+    let evict = "update graphile_worker.backfill_pools set seen_at = 'epoch'";
+    assert!(sqlx::query(evict).execute(&as_role("producer").await).await.is_err(), "it may not take workers for dead");
+    empty(&client).await;
+    running.end().await;
 
     producer.add(JobSpec::new("t", 3)).await.expect("add");
     let viewer = as_role("viewer").await;

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill::storage::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
     PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 
 #[derive(Debug)]
 pub struct Faults {
@@ -132,6 +133,9 @@ impl Storage for Faulty {
     }
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
         self.inner.wakeups()
+    }
+    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+        self.inner.wakeups_and_jobs(offers)
     }
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
         self.inner.remove(key).await

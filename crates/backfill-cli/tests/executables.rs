@@ -313,6 +313,25 @@ async fn a_breaking_migration_ends_a_running_worker_with_status_57() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_lets_itself_be_handed_jobs_unless_it_is_told_to_claim_all() {
+    let scene = Scene::new().await;
+    scene.task("t", "#!/bin/sh\n");
+    let offers = || async { scene.ask("select count(handover) from S.backfill_pools").await == "1" };
+    let mut worker = Running::start(scene.command(&["worker"]));
+    until("it says where it hears of jobs", offers).await;
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
+
+    let mut worker = Running::start(scene.command(&["worker", "-v", "--no-handover"]));
+    worker.logs("listening for wakeups").await;
+    scene.run(&["add", "t"]).await.ok();
+    until("it claims", || async { scene.ask("select count(*) from S._private_jobs").await == "0" }).await;
+    assert!(!offers().await);
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_can_be_read_by_machines_and_told_to_be_quiet() {
     let scene = Scene::new().await;
     scene.task("t", "#!/bin/sh\necho out\n");

@@ -93,9 +93,10 @@ impl Handover {
         self.unheard || self.releasing.is_some()
     }
 
-    /// When something is to be done.
+    /// When something is to be done that is not yet.
     pub(super) fn alarm(&self) -> Option<Instant> {
-        if self.unheard { self.again } else { self.rests_until }
+        let time = if self.unheard { self.again } else { self.rests_until };
+        time.filter(|time| *time > Instant::now())
     }
 
     /// Whether too many come for one by one.
@@ -122,6 +123,7 @@ impl Engine {
             // What is claimed just now may be more urgent. (To look now and then ends no offer.)
             && (offers || (!self.more && self.claims.is_empty()))
             && self.options.take_handed
+            && !self.tasks.is_empty()
             && self.mode == Mode::UntilShutdown
             && self.ending.is_none()
             && self.failure.is_none()
@@ -221,5 +223,49 @@ impl Engine {
                 handover.delay = (handover.delay * 2).min(MAX_CLAIM_DELAY);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_that_come_too_fast_for_one_by_one_are_noticed() {
+        let mut handover = Handover::new();
+        for _ in 0..10 {
+            for _ in 0..MANY {
+                assert!(!handover.is_too_much());
+            }
+            tokio::time::advance(SHORT).await;
+        }
+        for _ in 0..MANY {
+            assert!(!handover.is_too_much());
+        }
+        assert!(handover.is_too_much());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_lies_ahead_rings() {
+        let mut handover = Handover::new();
+        assert_eq!(handover.alarm(), None);
+        let soon = Instant::now() + REST;
+        handover.rests_until = Some(soon);
+        assert_eq!(handover.alarm(), Some(soon));
+        tokio::time::advance(REST).await;
+        assert_eq!(handover.alarm(), None);
+    }
+
+    #[test]
+    fn who_never_offered_has_missed_nothing() {
+        let mut handover = Handover::new();
+        handover.deaf();
+        assert!(!handover.is_pending());
+        handover.ever = true;
+        handover.deaf();
+        assert!(handover.is_pending());
+        handover.begin_anew();
+        handover.deaf();
+        assert!(!handover.is_pending(), "an offer is missed once");
     }
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Outcome, Settlement, Wakeup};
+use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, Settlement, Wakeup};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
@@ -197,6 +198,48 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
     tokio::time::timeout(within, async { while wakeups.next().await != Some(Wakeup::JobsAdded(137)) {} })
         .await
         .expect("in time");
+}
+
+/// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand over anything.)
+pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
+    let pool = Arc::new(register(&storage).await);
+    let offer = Offer::new(Arc::clone(&pool), [TASK.to_owned()].into(), 1);
+    let offers = watch::Sender::new(Some(offer));
+    let mut wakeups = storage.wakeups_and_jobs(offers.subscribe());
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let listening = tokio::spawn(async move {
+        while let Some(wakeup) = wakeups.next().await {
+            // Nobody wants to hear at the end.
+            let _ = tell.send(wakeup);
+        }
+    });
+    let within = Duration::from_secs(20);
+    let first = tokio::time::timeout(within, heard.recv()).await.expect("in time");
+    assert_eq!(first, Some(Wakeup::Listening));
+    for _ in 0..100 {
+        let added = add_one(&storage, spec()).await;
+        let claimed = claim(&storage, &pool, 10).await;
+        let job = if added.locked_by.is_none() {
+            assert_eq!((added.attempts, claimed.len()), (0, 1), "it can be claimed");
+            claimed.into_iter().next().expect("one")
+        } else {
+            assert_eq!((added.attempts, added.locked_by.as_deref()), (1, Some(pool.as_str())));
+            assert!(claimed.is_empty(), "nobody else gets it");
+            let handed = tokio::time::timeout(within, async {
+                loop {
+                    match heard.recv().await {
+                        Some(Wakeup::Handed(handed)) => return *handed,
+                        other => assert!(other.is_some(), "it listens"),
+                    }
+                }
+            });
+            handed.await.expect("it is told").job
+        };
+        assert_eq!((job.id, job.attempts), (added.id, 1));
+        settle(&storage, &pool, &job, Outcome::Completed).await;
+    }
+    assert_eq!(storage.counts().await.expect("counts").total(), 0, "each was settled");
+    listening.abort();
 }
 
 /// Large jobs are claimed by their bytes, so that what is claimed ahead fits into memory; one job always is.

@@ -14,7 +14,7 @@
 //! | module | what is promised |
 //! | --- | --- |
 //! | [`adding`] | answers, defaults, each key mode, hostile strings |
-//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, lost answers |
+//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing over, lost answers |
 //! | [`settling`] | each outcome, the fence, settling twice |
 //! | [`presence`] | signs of life, rescue, identities |
 //! | [`cron`] | the gate of crontabs |
@@ -71,6 +71,7 @@ macro_rules! storage_contract_tests {
             a_locked_queue_does_not_hide_other_jobs
             what_is_passed_by_is_found_when_asked_for
             jobs_without_attempts_left_are_not_claimed
+            a_job_is_handed_over_or_claimed_and_never_both
             adding_wakes_a_listener
             a_wakeup_comes_long_before_the_next_poll
             making_a_job_ready_wakes_a_listener
