@@ -161,7 +161,8 @@ impl WorkerBuilder {
 
     /// Whether a worker with free slots lets itself be handed new jobs: clients store a single job that nothing stands in the way
     /// of as claimed by such a worker, in one transaction instead of two, and it starts at once. Needs [`listen`](Self::listen), and
-    /// jobs that have no key, queue, flags or time of their own. Default: yes.
+    /// jobs that have no key, queue, flags or time of their own, and more than one attempt, of tasks without a limit of their own.
+    /// Default: yes.
     pub fn take_handed(mut self, take: bool) -> Self {
         self.options.take_handed = take;
         self

@@ -15,6 +15,7 @@ use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::file::{File, micros, time};
+use crate::presence::wake;
 
 /// What belongs to one moment of claiming.
 #[derive(Default)]
@@ -57,7 +58,7 @@ async fn settle(
     pool: &str,
     claims: BTreeMap<i64, OfClaim>,
 ) -> sqlx::Result<Vec<JobId>> {
-    let mut applied = Vec::new();
+    let (mut applied, mut given_back) = (Vec::new(), 0);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
             release_queues(connection, pool, moment, of_claim.queues).await?;
@@ -67,11 +68,14 @@ async fn settle(
         }
         for settlement in of_claim.rest {
             let id = settlement.claim.id;
+            let is_given_back = settlement.outcome == Outcome::Returned;
             if write(file, connection, pool, moment, settlement).await? {
                 applied.push(id);
+                given_back += u64::from(is_given_back);
             }
         }
     }
+    wake(connection, given_back).await?;
     Ok(applied)
 }
 

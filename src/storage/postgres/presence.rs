@@ -84,7 +84,7 @@ with waited as materialized (
 revoked as (
   update graphile_worker.backfill_pools pool
   set handover = null
-  where pool.id = any (array(select waited.id from waited)) and pool.handover is not null
+  where pool.id = any (array(select waited.id from waited))
 )
 select clock_timestamp() as "until!: DateTime<Utc>" from waited
 "#,

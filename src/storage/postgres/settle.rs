@@ -270,31 +270,43 @@ released as (
   where queue.queue_name = settled.queue
     and queue.locked_by || '' = $1
     and queue.locked_at = settled.locked_at
+),
+written as (
+  update graphile_worker._private_jobs job
+  set
+    attempts = case
+      when settled.outcome = 'dead' then job.max_attempts
+      when settled.outcome = 'failed' or (settled.had_key and job.key is null) then job.attempts
+      else greatest(job.attempts - 1, 0)
+    end,
+    last_error = coalesce(settled.error, job.last_error),
+    payload = coalesce(settled.payload::json, job.payload),
+    run_at = coalesce(
+      settled.run_at,
+      least(
+        case when settled.outcome = 'snoozed' then now() else greatest(now(), job.run_at) end,
+        timestamptz '9999-01-01 00:00:00Z'
+      ) + settled.delay_micros * interval '1 microsecond',
+      job.run_at
+    ),
+    locked_by = null,
+    locked_at = null
+  from settled
+  where job.id = settled.id
+    and job.locked_by || '' = $1
+    and job.locked_at = settled.locked_at
+  returning job.id, settled.outcome
+),
+-- What is given back is ready, and others may have it.
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  from written
+  where written.outcome = 'returned'
+  having count(*) > 0
 )
-update graphile_worker._private_jobs job
-set
-  attempts = case
-    when settled.outcome = 'dead' then job.max_attempts
-    when settled.outcome = 'failed' or (settled.had_key and job.key is null) then job.attempts
-    else greatest(job.attempts - 1, 0)
-  end,
-  last_error = coalesce(settled.error, job.last_error),
-  payload = coalesce(settled.payload::json, job.payload),
-  run_at = coalesce(
-    settled.run_at,
-    least(
-      case when settled.outcome = 'snoozed' then now() else greatest(now(), job.run_at) end,
-      timestamptz '9999-01-01 00:00:00Z'
-    ) + settled.delay_micros * interval '1 microsecond',
-    job.run_at
-  ),
-  locked_by = null,
-  locked_at = null
-from settled
-where job.id = settled.id
-  and job.locked_by || '' = $1
-  and job.locked_at = settled.locked_at
-returning job.id
+select written.id as "id!"
+from written
+left join notified on true
 "#,
             pool.as_str(),
             &claims.id,

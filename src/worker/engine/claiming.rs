@@ -254,7 +254,8 @@ impl Engine {
                     self.learn_of_queues(claimed.jobs.len(), limit, claimed.more);
                 }
                 self.take_in(claimed.jobs);
-                if std::mem::take(&mut self.handover.beside_claim) {
+                if self.handover.beside_claim {
+                    self.handover.beside_claim = !self.claims.is_empty();
                     self.give_back_last_attempts();
                 }
                 if self.ending.is_some() || self.registering.is_some() {
@@ -311,7 +312,9 @@ impl Engine {
         }
         let mut limits = Vec::new();
         for (task, limit) in &self.limited {
-            limits.push((task.clone(), limit.saturating_sub(self.jobs_of(task))));
+            let running = self.started.values().filter(|started| started.job.task == *task).count();
+            let waiting = self.waiting.iter().filter(|waiting| waiting.job.task == *task).count();
+            limits.push((task.clone(), limit.saturating_sub(running + waiting)));
         }
         let full = |task: &String| limits.iter().any(|(limited, room)| limited == task && *room == 0);
         let tasks: Arc<[String]> = self.tasks.iter().filter(|task| !full(task)).cloned().collect();
@@ -354,19 +357,6 @@ impl Engine {
         self.waiting = stay.into_iter().map(|(_, waiting)| waiting).collect();
         self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.job.payload.as_str().len()).sum();
         self.give_back(back.into_iter().map(|(_, waiting)| waiting));
-    }
-
-    /// Whether a job of this task may run, by the task's own limit.
-    pub(super) fn has_room_for(&self, task: &str) -> bool {
-        let limit = self.limited.iter().find(|(limited, _)| limited == task);
-        limit.is_none_or(|(_, limit)| self.jobs_of(task) < *limit)
-    }
-
-    /// How many jobs of a task run or wait for a slot.
-    fn jobs_of(&self, task: &str) -> usize {
-        let running = self.started.values().filter(|started| started.job.task == task).count();
-        let waiting = self.waiting.iter().filter(|waiting| waiting.job.task == task).count();
-        running + waiting
     }
 
     /// After a prefetch that found little, the next one waits.

@@ -21,6 +21,8 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::{Handed, Offer, Outcome};
 
+/// So often in a row is tried to give back what was not heard of, before anything else is done.
+const MOST_FAILURES: u32 = 6;
 /// Jobs that come faster than this are better claimed, many at once: so many …
 const MANY: u32 = 40;
 /// … in this time …
@@ -41,7 +43,8 @@ pub(super) struct Handover {
     pub releasing: Option<BoxFuture<'static, Result<u64>>>,
     /// Not before this moment: it failed.
     again: Option<Instant>,
-    delay: Duration,
+    /// How often in a row.
+    failures: u32,
     /// What was seen before this moment may have been given back since.
     released: Option<std::time::Instant>,
     /// Since when so many have come.
@@ -60,7 +63,7 @@ impl Handover {
             unheard: false,
             releasing: None,
             again: None,
-            delay: FIRST_CLAIM_DELAY,
+            failures: 0,
             released: None,
             came: (Instant::now(), 0),
             rests_until: None,
@@ -118,12 +121,13 @@ impl Engine {
             self.handover.rests_until = None;
         }
         let offers = self.handover.wanted.borrow().is_some();
-        let has_room = (self.running.len() + self.waiting.len()) * 2 < self.options.concurrency;
-        let may = has_room
+        // An offer begins with half of the slots, and ends with three quarters, so that it does not end and begin with each job.
+        let limit = self.options.concurrency * if offers { 3 } else { 2 };
+        let may = (self.running.len() + self.waiting.len()) * 4 < limit
             // What is claimed just now may be more urgent. (To look now and then ends no offer.)
             && (offers || (!self.more && self.claims.is_empty()))
             && self.options.take_handed
-            && !self.tasks.is_empty()
+            && !self.offered.is_empty()
             && self.mode == Mode::UntilShutdown
             && self.ending.is_none()
             && self.failure.is_none()
@@ -142,7 +146,7 @@ impl Engine {
         let handover = &mut self.handover;
         handover.number += u64::from(may);
         handover.ever |= may;
-        let (pool, tasks, number) = (&self.pool, &self.tasks, handover.number);
+        let (pool, tasks, number) = (&self.pool, &self.offered, handover.number);
         handover.wanted.send_replace(may.then(|| Offer::new(Arc::clone(pool), Arc::clone(tasks), number)));
     }
 
@@ -157,22 +161,18 @@ impl Engine {
         let may_be_released = self.handover.releasing.is_some()
             || self.claims.is_doubting()
             || self.handover.released.is_some_and(|released| seen <= released);
-        let has = self.running.len() + self.waiting.len();
         let concurrency = self.options.concurrency;
-        // In its last attempt only if it starts at once: see `ClaimRequest::free_slots`.
-        let ahead = if job.attempts >= job.max_attempts { 0 } else { self.pace.ahead(concurrency) };
         if is_ours
             && !may_be_released
-            && has < concurrency + ahead
+            && self.running.len() + self.waiting.len() < concurrency + self.pace.ahead(concurrency)
             && self.ending.is_none()
             && self.failure.is_none()
             && !self.has_much_unwritten()
-            && self.has_room_for(&job.task)
         {
             if self.handover.is_too_much() {
                 self.handover.rests_until = Some(Instant::now() + REST);
             }
-            self.handover.beside_claim = !self.claims.is_empty();
+            self.handover.beside_claim |= !self.claims.is_empty();
             self.take_in(vec![job]);
         } else {
             // If it is held no longer, the fence sees to it that this changes nothing.
@@ -210,19 +210,26 @@ impl Engine {
         handover.unknown_released();
         match released {
             Ok(jobs) => {
-                (handover.again, handover.delay) = (None, FIRST_CLAIM_DELAY);
+                (handover.again, handover.failures) = (None, 0);
                 if jobs > 0 {
                     tracing::warn!(jobs, "gave back jobs that were handed over and not heard of");
                 }
-                self.look();
             }
             Err(error) => {
-                tracing::warn!(%error, "jobs that were handed over may be held unheard; trying again");
-                handover.unheard = true;
-                handover.again = Some(Instant::now() + handover.delay.mul_f64(0.5 + fastrand::f64() / 2.0));
-                handover.delay = (handover.delay * 2).min(MAX_CLAIM_DELAY);
+                tracing::warn!(%error, "jobs that were handed over may be held unheard");
+                let delay = (FIRST_CLAIM_DELAY * 2_u32.pow(handover.failures)).min(MAX_CLAIM_DELAY);
+                handover.failures += 1;
+                if handover.failures < MOST_FAILURES {
+                    handover.unheard = true;
+                    handover.again = Some(Instant::now() + delay.mul_f64(0.5 + fastrand::f64() / 2.0));
+                } else {
+                    // Claims have to go on. They look for such jobs too, before each for a while.
+                    (handover.again, handover.failures) = (None, 0);
+                    self.doubt_since = Some(Instant::now());
+                }
             }
         }
+        self.look();
     }
 }
 

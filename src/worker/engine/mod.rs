@@ -84,6 +84,8 @@ pub(super) struct Engine {
     tasks: Arc<[String]>,
     /// The tasks that have a limit of their own.
     limited: Vec<(String, usize)>,
+    /// The others: jobs of these may be handed over at any moment.
+    offered: Arc<[String]>,
     crontab: Vec<CronEntry>,
     options: Options,
     mode: Mode,
@@ -167,6 +169,8 @@ impl Engine {
             .handlers
             .values()
             .filter_map(|handler| Some((handler.name().to_owned(), handler.concurrency_limit()?)));
+        let is_limited = |task: &&String| worker.handlers[*task].concurrency_limit().is_some();
+        let offered = tasks.iter().filter(|task| !is_limited(task)).cloned().collect();
         let pool = Arc::new(mode.identity());
         let now = Instant::now();
         let lease = Lease::new(worker.options.dead_after);
@@ -177,6 +181,7 @@ impl Engine {
             middleware: worker.middleware.clone(),
             tasks: tasks.into(),
             limited: limited.collect(),
+            offered,
             crontab: worker.crontab.clone(),
             options: worker.options.clone(),
             mode,

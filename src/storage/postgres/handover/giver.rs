@@ -58,11 +58,11 @@ impl Giver {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who may take this job: one that can start at once, wherever it is run.
+    /// Who may take this job: one that can start at once, wherever it is run, and has another attempt if its taker has died.
     pub fn choose(&self, job: &NewJob) -> Option<Taker> {
         let plain = job.key.is_none() && job.queue.is_none() && job.run_at.is_none() && job.flags.is_empty();
         let mut state = self.state();
-        if !plain || state.known.is_empty() {
+        if !plain || job.max_attempts < 2 || state.known.is_empty() {
             return None;
         }
         let now = Instant::now();
@@ -111,6 +111,7 @@ impl Giver {
     fn found(&self, found: Vec<Row>) {
         let mut state = self.state();
         let mut before = std::mem::take(&mut state.known);
+        let first = before.is_empty();
         state.known = found
             .into_iter()
             .map(|row| match before.iter().position(|known| known.taker.channel == row.channel) {
@@ -126,8 +127,8 @@ impl Giver {
         if state.known.is_empty() {
             return;
         }
-        if before.is_empty() {
-            // Not all begin with the same one.
+        if first {
+            // Not all clients begin with the same one.
             state.next = fastrand::usize(..state.known.len());
         }
         state.look_at = Some(Instant::now() + LOOK_EVERY);

@@ -16,8 +16,8 @@ use crate::error::Result;
 use crate::job::{Job, JobId};
 use crate::storage::{Handed, Offer, PoolId};
 
-/// When to try again where a giver was asking for the offer at this very moment.
-const AGAIN: Duration = Duration::from_millis(2);
+/// When to try again where a giver was asking for the offer at this very moment: at first, and after many times.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 /// The same where the pool is not there: its worker will hear of that, and offer under another name.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(1);
 /// The same after a refusal.
@@ -27,15 +27,19 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 pub(in crate::storage::postgres) struct Offering {
     wanted: watch::Receiver<Option<Offer>>,
     standing: Option<Offer>,
+    /// Whether the session may hold the offer's lock, once or several times.
+    may_hold: bool,
     /// Not before this moment.
     again: Option<Instant>,
+    /// How long to wait then.
+    delay: Duration,
     /// Who offered last.
     pool: Option<Arc<PoolId>>,
 }
 
 impl Offering {
     pub fn new(wanted: watch::Receiver<Option<Offer>>) -> Self {
-        Self { wanted, standing: None, again: None, pool: None }
+        Self { wanted, standing: None, may_hold: false, again: None, delay: AGAIN.0, pool: None }
     }
 
     /// Nothing is ever offered.
@@ -46,6 +50,7 @@ impl Offering {
     /// The session is gone, and its lock with it.
     pub fn lost(&mut self) {
         self.standing = None;
+        self.may_hold = false;
         self.again = None;
     }
 
@@ -68,7 +73,7 @@ impl Offering {
                 // The worker is at its end.
                 std::future::pending::<()>().await;
             },
-            () = again => {}
+            () = again => self.again = None,
         }
     }
 
@@ -76,17 +81,26 @@ impl Offering {
     pub async fn follow(&mut self, storage: &PostgresStorage, conn: &mut PgConnection, channel: &str) -> Result<()> {
         let wanted = self.wanted.borrow_and_update().clone();
         self.again = None;
-        if self.standing.take().is_some() {
-            storage.end_offer(conn, channel).await?;
+        self.standing = None;
+        if self.may_hold {
+            storage.end_offer(conn).await?;
+            self.may_hold = false;
         }
         let Some(offer) = wanted else { return Ok(()) };
+        // Also if the statement fails: such locks do not go back with a transaction.
+        self.may_hold = true;
         match storage.offer(conn, &offer, channel).await? {
             Some(true) => {
                 self.pool = Some(Arc::clone(&offer.pool));
                 self.standing = Some(offer);
+                self.delay = AGAIN.0;
             }
-            Some(false) => self.again = Some(Instant::now() + AGAIN),
-            None => self.again = Some(Instant::now() + UNKNOWN_AGAIN),
+            not_now => {
+                self.may_hold = false;
+                let delay = if not_now.is_some() { self.delay } else { UNKNOWN_AGAIN };
+                self.again = Some(Instant::now() + delay);
+                self.delay = (self.delay * 2).min(AGAIN.1);
+            }
         }
         Ok(())
     }
@@ -132,14 +146,16 @@ where pool.id = $1 and pool.seen_at > 'epoch'
         .map_err(|e| self.error("offer to take jobs", e))
     }
 
-    async fn end_offer(&self, conn: &mut PgConnection, channel: &str) -> Result<()> {
-        sqlx::query_scalar!("select pg_advisory_unlock(hashtextextended($1, 0))", channel)
+    async fn end_offer(&self, conn: &mut PgConnection) -> Result<()> {
+        // The session has no other locks of this kind: it is the ear's own.
+        sqlx::query_scalar!("select pg_advisory_unlock_all()")
             .fetch_one(self.schema.on(conn))
             .await
             .map(|_| ())
             .map_err(|e| self.error("end an offer to take jobs", e))
     }
 
+    /// Reads a job that was stored as held by this pool. (What the pool has claimed is claimed later than it was stored.)
     async fn read_held(&self, conn: &mut PgConnection, id: JobId, pool: &PoolId) -> Result<Option<Job>> {
         let row = jobs!(
             "-- A job that was handed over.",
@@ -147,7 +163,7 @@ where pool.id = $1 and pool.seen_at > 'epoch'
 from graphile_worker._private_jobs job
 join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
-where job.id = $1 and job.locked_by = $2
+where job.id = $1 and job.locked_by = $2 and job.locked_at = job.created_at
 "#,
             id,
             pool.as_str(),
@@ -156,5 +172,25 @@ where job.id = $1 and job.locked_by = $2
         .await
         .map_err(|e| self.error("read a job that was handed over", e))?;
         Ok(row.map(Job::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_put_off_and_is_not_wanted_any_more_wakes_once() {
+        let wanted = watch::Sender::new(None);
+        let mut offering = Offering::new(wanted.subscribe());
+        offering.put_off();
+        tokio::time::advance(REFUSED_AGAIN).await;
+        offering.changed().await;
+        assert!(!offering.is_behind());
+        let woken = tokio::time::timeout(Duration::from_secs(3_600), offering.changed()).await;
+        assert!(woken.is_err(), "nothing else wakes it");
+        wanted.send_replace(Some(Offer::new(Arc::new(PoolId::random()), ["t".to_owned()].into(), 1)));
+        offering.changed().await;
+        assert!(offering.is_behind());
     }
 }

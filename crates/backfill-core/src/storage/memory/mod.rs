@@ -13,8 +13,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Outcome,
+    PoolId, PoolInfo, QueueInfo, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -92,7 +92,13 @@ impl Storage for MemoryStorage {
     }
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        Ok(Settled::applied(self.state().settle(pool, settled)))
+        let applied = self.state().settle(pool, settled);
+        let is_back = |settlement: &&Settlement| {
+            settlement.outcome == Outcome::Returned && applied.contains(&settlement.claim.id)
+        };
+        let given_back = settled.iter().filter(is_back).count();
+        self.notify(given_back);
+        Ok(Settled::applied(applied))
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
