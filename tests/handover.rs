@@ -152,17 +152,19 @@ fn held(client: &BackfillClient, concurrency: usize) -> (Worker, Arc<Semaphore>,
     (builder.event_capacity(100_000).handle_signals(false).build().expect("a worker"), runs, go)
 }
 
-async fn until_listening(events: &mut Events) {
+/// Starts a worker, and waits until it listens.
+async fn listening(worker: Worker) -> (Running, Events) {
+    let mut events: Events = Box::pin(worker.events());
+    let running = Running::of(worker);
     soon("it listens", async { while !matches!(events.next().await, Some(Event::Listening)) {} }).await;
+    (running, events)
 }
 
 #[tokio::test]
 async fn a_single_job_is_stored_as_claimed_by_an_idle_worker_and_runs_once() {
     let (client, pool, schema) = client().await;
     let (worker, starts) = counting(&client);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, mut events) = listening(worker).await;
     let added = add_until_handed(&client).await;
     assert_eq!((added.attempts, added.locked_at), (1, Some(added.created_at)));
     let id = ask(&pool, &schema, "select id from S.backfill_pools").await;
@@ -194,9 +196,7 @@ async fn a_single_job_is_stored_as_claimed_by_an_idle_worker_and_runs_once() {
 async fn only_plain_single_jobs_of_the_clients_own_transaction_are_handed_over() {
     let (client, pool, _) = client().await;
     let (worker, _) = counting(&client);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     add_until_handed(&client).await;
     empty(&client).await;
     let plain = || JobSpec::new("t", ());
@@ -234,9 +234,7 @@ async fn jobs_of_a_task_with_a_limit_of_its_own_are_claimed() {
         .handle_signals(false)
         .build()
         .expect("a worker");
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     add_until_handed(&client).await;
     assert_eq!(ask(&pool, &schema, "select tasks from S.backfill_pools").await, "{t}");
     for _ in 0..10 {
@@ -250,9 +248,7 @@ async fn jobs_of_a_task_with_a_limit_of_its_own_are_claimed() {
 async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     let (client, _, _) = client().await;
     let (worker, runs, go) = held(&client, 1);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     go.add_permits(1_000);
     add_until_handed(&client).await;
     empty(&client).await;
@@ -272,9 +268,7 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     let handler = task_fn("t", |(): (), _: JobContext| async {});
     let worker = Worker::builder(client.clone()).task(handler).take_handed(false).handle_signals(false).build();
     let worker = worker.expect("a worker");
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     for _ in 0..50 {
         assert_eq!(client.add(JobSpec::new("t", ())).await.expect("add").locked_by, None);
     }
@@ -286,9 +280,7 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
 async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere() {
     let (client, pool, schema) = client().await;
     let (worker, runs, go) = held(&client, 1);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, mut events) = listening(worker).await;
     client.add(JobSpec::new("t", ())).await.expect("add");
     soon("it runs", runs.acquire()).await.expect("open").forget();
     // As a client does whose transaction began while there was an offer.
@@ -307,9 +299,7 @@ async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere(
     let handler = task_fn("t", |(): (), _: JobContext| async {});
     let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_hours(1));
     let other = builder.take_handed(false).handle_signals(false).build().expect("a worker");
-    let mut others: Events = Box::pin(other.events());
-    let other = Running::of(other);
-    until_listening(&mut others).await;
+    let (other, mut others) = listening(other).await;
     soon("it looks", async { while !matches!(others.next().await, Some(Event::Claimed { .. })) {} }).await;
     sql(&pool, &schema, hand_over).await;
     soon("it is given back", async {
@@ -336,9 +326,7 @@ async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere(
 async fn a_notification_of_a_job_that_runs_already_starts_nothing() {
     let (client, pool, schema) = client().await;
     let (worker, runs, go) = held(&client, 10);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     let job = client.add(JobSpec::new("t", ())).await.expect("add");
     soon("it runs", runs.acquire()).await.expect("open").forget();
     until("it offers", || async {
@@ -367,9 +355,7 @@ async fn what_was_handed_over_and_not_heard_is_given_back_when_the_ear_was_deaf(
     let (pool, url) = database().await;
     let client = BackfillClient::new(&url).await.expect("migrate");
     let (worker, starts) = counting(&client);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     add_until_handed(&client).await;
     empty(&client).await;
     let before = starts.load(Ordering::SeqCst);
@@ -388,9 +374,7 @@ async fn what_was_handed_over_and_not_heard_is_given_back_when_the_ear_was_deaf(
 async fn what_is_handed_over_at_the_end_is_given_back() {
     let (client, pool, schema) = client().await;
     let (worker, starts) = counting(&client);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     add_until_handed(&client).await;
     empty(&client).await;
     let before = starts.load(Ordering::SeqCst);
@@ -468,9 +452,7 @@ async fn a_role_that_may_not_lock_pools_adds_as_ever() {
     let (admin, url) = database().await;
     let owner = BackfillClient::new(&url).await.expect("migrate");
     let (worker, _) = counting(&owner);
-    let mut events: Events = Box::pin(worker.events());
-    let running = Running::of(worker);
-    until_listening(&mut events).await;
+    let (running, _events) = listening(worker).await;
     let role = support::unique("adder");
     sql(
         &admin,

@@ -23,6 +23,8 @@ pub enum Contestant {
     RiverBest,
     /// The bare statements: claim, then delete.
     Floor,
+    /// The bare statements where one commit has to do: the insert stores the job as claimed, and the worker reads it.
+    FloorOne,
     /// backfill with its default settings, in an SQLite file.
     File,
     /// The bare statements in an SQLite file.
@@ -39,7 +41,7 @@ pub enum Library {
 }
 
 impl Contestant {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ours,
         Self::Node,
         Self::NodeBest,
@@ -48,13 +50,14 @@ impl Contestant {
         Self::River,
         Self::RiverBest,
         Self::Floor,
+        Self::FloorOne,
         Self::File,
         Self::FileFloor,
     ];
 
     pub fn library(self) -> Library {
         match self {
-            Self::Ours | Self::Floor | Self::File | Self::FileFloor => Library::Ours,
+            Self::Ours | Self::Floor | Self::FloorOne | Self::File | Self::FileFloor => Library::Ours,
             Self::Node | Self::NodeBest => Library::Node,
             Self::Gw | Self::GwBest => Library::Gw,
             Self::River | Self::RiverBest => Library::River,
@@ -75,6 +78,7 @@ impl Contestant {
             Self::River => "river",
             Self::RiverBest => "river-best",
             Self::Floor => "floor",
+            Self::FloorOne => "floor-one",
             Self::File => "sqlite",
             Self::FileFloor => "sqlite-floor",
         }

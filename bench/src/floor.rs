@@ -149,22 +149,56 @@ pub async fn one_at_a_time(url: &str) -> Result<()> {
     record.tell()
 }
 
-/// Adds one job after the other by the bare statement, with a pause.
-pub async fn add_slowly(url: &str, jobs: usize, pause: Duration) -> Result<()> {
+/// Reads and deletes whatever it is notified of, which was stored as claimed already, and tells when each job was there.
+pub async fn one_at_a_time_handed(url: &str) -> Result<()> {
+    let mut listener = PgListener::connect(url).await?;
+    listener.listen("floor").await?;
+    let mut connection = PgConnection::connect(url).await?;
+    let record = Record::new(true);
+    let input = ready().await?;
+    let work = async {
+        loop {
+            let id: i64 = listener.recv().await?.payload().parse()?;
+            let payload: String =
+                sqlx::query_scalar("select payload::text from graphile_worker._private_jobs where id = $1")
+                    .bind(id)
+                    .fetch_one(&mut listener)
+                    .await?;
+            record.began(&serde_json::from_str(&payload)?);
+            sqlx::query(DELETE).bind(vec![id]).execute(&mut connection).await?;
+        }
+    };
+    let ended: Result<()> = tokio::select! {
+        ended = work => ended,
+        () = input.closed() => Ok(()),
+    };
+    ended?;
+    record.tell()
+}
+
+pub const ADD: &str = "
+with job as (
+  insert into graphile_worker._private_jobs (task_id, payload)
+  select id, $1::text::json from graphile_worker._private_tasks where identifier = 'noop'
+)
+select pg_notify('jobs:insert', random()::text) is null";
+
+pub const HAND_OVER: &str = "
+with job as (
+  insert into graphile_worker._private_jobs (task_id, payload, attempts, locked_at, locked_by)
+  select id, $1::text::json, 1, now(), 'floor' from graphile_worker._private_tasks where identifier = 'noop'
+  returning id
+)
+select pg_notify('floor', job.id::text) is null from job";
+
+/// Adds one job after the other by a bare statement, with a pause.
+pub async fn add_slowly(url: &str, jobs: usize, pause: Duration, statement: &'static str) -> Result<()> {
     let mut connection = PgConnection::connect(url).await?;
     sqlx::query(TASK).execute(&mut connection).await?;
     let connection = tokio::sync::Mutex::new(connection);
     slowly(jobs, pause, async |n| {
-        sqlx::query(
-            "with job as (
-               insert into graphile_worker._private_jobs (task_id, payload)
-               select id, $1::text::json from graphile_worker._private_tasks where identifier = 'noop'
-             )
-             select pg_notify('jobs:insert', random()::text) is null",
-        )
-        .bind(format!("{{\"n\":{n}}}"))
-        .execute(&mut *connection.lock().await)
-        .await?;
+        let payload = format!("{{\"n\":{n}}}");
+        sqlx::query(statement).bind(payload).execute(&mut *connection.lock().await).await?;
         Ok(())
     })
     .await

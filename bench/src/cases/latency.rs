@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 
 use super::{Case, Figures, Ground, Measured};
 use crate::Result;
-use crate::contestant::Contestant::{self, Floor, Gw, GwBest, Node, NodeBest, Ours, River, RiverBest};
+use crate::contestant::Contestant::{self, Floor, FloorOne, Gw, GwBest, Node, NodeBest, Ours, River, RiverBest};
 use crate::process::{Process, Role, Told};
 
 const JOBS: usize = 1_000;
@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Case> {
             name: "latency",
             about: "one job at a time on an idle worker, added by another process; concurrency 24",
             figure: "call to start p50 ms",
-            contestants: &[Ours, Node, NodeBest, Gw, GwBest, River, RiverBest, Floor],
+            contestants: &[Ours, Node, NodeBest, Gw, GwBest, River, RiverBest, Floor, FloorOne],
             once: false,
             measure: |ground, who| Box::pin(one_at_a_time(ground, who, 24)),
         },

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::Result;
 use crate::contestant::{Contestant, Library};
+use crate::floor::{ADD, HAND_OVER};
 use crate::process::{Role, Told};
 
 /// The payload of all jobs.
@@ -37,8 +38,14 @@ pub fn run(told: &Told) -> Result<()> {
             Role::Work { .. } if told.contestant == Contestant::Floor => {
                 return crate::floor::one_at_a_time(&told.url).await;
             }
+            Role::Work { .. } if told.contestant == Contestant::FloorOne => {
+                return crate::floor::one_at_a_time_handed(&told.url).await;
+            }
             Role::AddSlowly { jobs, pause_ms } if told.contestant == Contestant::Floor => {
-                return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms)).await;
+                return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms), ADD).await;
+            }
+            Role::AddSlowly { jobs, pause_ms } if told.contestant == Contestant::FloorOne => {
+                return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms), HAND_OVER).await;
             }
             _ => {}
         }
