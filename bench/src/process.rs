@@ -31,6 +31,8 @@ pub enum Role {
     Fill { jobs: usize, queues: usize },
     /// Runs jobs until its input is closed; tells when each job began if asked to (`n` and nanoseconds since 1970).
     Work { concurrency: usize, record: bool },
+    /// A worker that ends as soon as it listens: nothing but a start and an end.
+    StartAndStop,
     /// Adds jobs one by one from so many tasks; tells how many seconds that took.
     AddOneByOne { jobs: usize, tasks: usize },
     /// Adds one job after the other with a pause; tells for each when the call was made and when it returned.

@@ -149,7 +149,8 @@ impl BackfillClient {
         self.checked(vec![spec]).map(drop)
     }
 
-    /// Adds one job and answers it as stored.
+    /// Adds one job and answers it as stored: possibly as held by a worker already, which was waiting for one
+    /// (see [`WorkerBuilder::take_handed`](crate::worker::WorkerBuilder::take_handed)).
     ///
     /// # Errors
     /// For a job outside the limits, before anything is sent; or when the storage fails.

@@ -106,12 +106,17 @@ async fn start_and_stop(ground: &mut Ground, contestant: Contestant) -> Result<M
     let done = begin.elapsed();
     child.end().await?;
     let ended = begin.elapsed();
-    ground.server.drop(&database).await?;
-    let figures = Figures::from([
+    let mut figures = Figures::from([
         ("ms", ended.as_secs_f64() * 1e3),
         ("ms until ready", ready.as_secs_f64() * 1e3),
         ("ms until its job is done", done.as_secs_f64() * 1e3),
     ]);
+    if contestant == Ours {
+        let begin = Instant::now();
+        Process::start(&ground.told(contestant, &database, Role::StartAndStop)).await?.end().await?;
+        figures.insert("ms without a job", begin.elapsed().as_secs_f64() * 1e3);
+    }
+    ground.server.drop(&database).await?;
     Ok(vec![(contestant.to_string(), figures)])
 }
 

@@ -89,6 +89,6 @@ pub async fn run(told: &Told) -> Result<()> {
             })
             .await
         }
-        Role::Cron { .. } | Role::Floor { .. } => Err("not measured".into()),
+        Role::Cron { .. } | Role::StartAndStop | Role::Floor { .. } => Err("not measured".into()),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use backfill::{BackfillClient, Handler, JobContext, JobSpec, Worker, task_fn};
+use backfill::{BackfillClient, Event, Handler, JobContext, JobSpec, Worker, task_fn};
+use futures::StreamExt;
 
 use super::{Payload, Record, one_by_one, ready, say, slowly};
 use crate::Result;
@@ -41,6 +42,16 @@ pub async fn run(told: &Told) -> Result<()> {
             let worker = Worker::builder(client).task(noop(&record)).concurrency(24).crontab(lines.parse()?).build()?;
             until_closed(worker).await?;
             record.tell()
+        }
+        Role::StartAndStop => {
+            let worker = Worker::builder(client).task(noop(&Record::default())).concurrency(24).build()?;
+            let (shutdown, mut events) = (worker.shutdown_handle(), worker.events());
+            let running = tokio::spawn(async move { worker.run().await });
+            while !matches!(events.next().await, None | Some(Event::Listening)) {}
+            shutdown.shutdown();
+            running.await??;
+            say("ready")?;
+            Ok(())
         }
         Role::Floor { .. } => unreachable!("it is not a library's"),
     }

@@ -72,6 +72,6 @@ pub async fn run(told: &Told) -> Result<()> {
             slowly(jobs, Duration::from_millis(pause_ms), async |n| Ok(client.insert(Noop { n }).await.map(|_| ())?))
                 .await
         }
-        Role::Cron { .. } | Role::Floor { .. } => Err("not measured".into()),
+        Role::Cron { .. } | Role::StartAndStop | Role::Floor { .. } => Err("not measured".into()),
     }
 }
