@@ -254,13 +254,17 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     empty(&client).await;
     go.forget_permits(1_000);
     runs.forget_permits(1_000);
-    let first = client.add(JobSpec::new("t", ())).await.expect("add");
+    // It is claimed, so that the last one which was handed over from here is done, and does not keep others from being.
+    client.add_many([JobSpec::new("t", ())]).await.expect("add");
     soon("it runs", runs.acquire()).await.expect("open").forget();
-    for _ in 0..20 {
-        let job = client.add(JobSpec::new("t", ())).await.expect("add");
-        assert_eq!(job.locked_by, None, "while job {} runs", first.id);
+    until("its offer ends", || async { client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_none() })
+        .await;
+    for rest in [15, 30, 60] {
+        // Longer than one that did not take a job is left alone, so that it is asked again.
+        tokio::time::sleep(Duration::from_millis(rest)).await;
+        assert_eq!(client.add(JobSpec::new("t", ())).await.expect("add").locked_by, None, "while it is full");
     }
-    go.add_permits(21);
+    go.add_permits(1_000);
     empty(&client).await;
     let summary = running.end().await;
     assert_eq!((summary.failed, summary.lost), (0, 0));
@@ -529,8 +533,14 @@ async fn jobs_that_come_from_many_clients_while_workers_come_and_go_all_run_once
         handed
     }));
     let coming_and_going = async {
-        first.end().await;
-        for _ in 0..6 {
+        // The one that the clients know stays for half of the time; of the others they may or may not hear.
+        let mut first = Some(first);
+        for round in 0..6 {
+            if round == 3
+                && let Some(first) = first.take()
+            {
+                first.end().await;
+            }
             let (one, two) = (worker(), worker());
             tokio::time::sleep(Duration::from_millis(150)).await;
             one.end().await;
