@@ -249,11 +249,12 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     let (client, _, _) = client().await;
     let (worker, runs, go) = held(&client, 1);
     let (running, _events) = listening(worker).await;
-    go.add_permits(1_000);
+    // More than are added until the client has looked for workers, which may take seconds.
+    go.add_permits(1_000_000);
     add_until_handed(&client).await;
     empty(&client).await;
-    go.forget_permits(1_000);
-    runs.forget_permits(1_000);
+    go.forget_permits(1_000_000);
+    runs.forget_permits(1_000_000);
     // It is claimed, so that the last one which was handed over from here is done, and does not keep others from being.
     client.add_many([JobSpec::new("t", ())]).await.expect("add");
     soon("it runs", runs.acquire()).await.expect("open").forget();
