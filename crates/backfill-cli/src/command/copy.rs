@@ -100,10 +100,17 @@ impl Move {
             // Some of what the earlier run had taken out may have arrived: only a whole pass tells.
             return Ok(Ended::Interrupted);
         }
-        // What did not arrive goes back to where it was. Nothing that arrived is left.
+        self.give_back(alone).await.map_err(|failure| self.explained(failure))?;
+        Ok(if interrupted { Ended::Interrupted } else { Ended::Well })
+    }
+
+    /// What did not arrive goes back to where it was. Nothing that arrived is left.
+    async fn give_back(&self, alone: &Alone) -> Result<(), Failure> {
+        // Another run of this move that took this one for dead holds its jobs under the same name: those are not to be given back.
+        alone.ask().await?;
         self.from.unlock(std::slice::from_ref(&self.mover)).await?;
         self.to.forget_imports(&self.mover).await?;
-        Ok(if interrupted { Ended::Interrupted } else { Ended::Well })
+        Ok(())
     }
 
     /// Moves until there is nothing left that can be; answers whether it was interrupted. (A pass passes jobs by that somebody
@@ -241,12 +248,20 @@ impl Alone {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Fails when another run took this one for dead.
+    /// Fails when another run is known to have taken this one for dead.
     fn check(&self) -> Result<(), Failure> {
         if self.lost.load(Ordering::Relaxed) {
             return Err(failed("another run of this move has taken over".to_owned()));
         }
         Ok(())
+    }
+
+    /// Asks whether another run took this one for dead, and fails if so. (A run that was stopped hears of it only when it asks.)
+    async fn ask(&self) -> Result<(), Failure> {
+        if !self.storage.show_presence(&self.id, false).await? {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        self.check()
     }
 
     async fn end(mut self) {
@@ -290,6 +305,35 @@ fn fnv1a(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn memory() -> Arc<dyn Storage> {
+        let client = backfill::BackfillClient::new("memory:").await.expect("a storage");
+        client.add(backfill::JobSpec::new("t", 1)).await.expect("add");
+        Arc::clone(client.storage())
+    }
+
+    #[tokio::test]
+    async fn a_run_that_was_taken_for_dead_does_not_give_back_what_its_successor_holds() {
+        let (from, to) = (memory().await, memory().await);
+        let mover = name("here", "there");
+        let alone = Alone::begin(&to, &mover).await.expect("it is alone");
+        let copy = Move {
+            from: Arc::clone(&from),
+            to: Arc::clone(&to),
+            mover: mover.clone(),
+            moved: 0,
+            kept: BTreeSet::new(),
+        };
+        // The successor: it has taken over, and holds the only job.
+        to.unlock(&[alone.id.as_str().to_owned()]).await.expect("taken for dead");
+        let held = from.take_out(&mover, None, BATCH).await.expect("take out");
+        let failure = copy.give_back(&alone).await.expect_err("it has been taken for dead");
+        assert!(matches!(failure, Failure::Failed(message) if message.contains("has taken over")));
+        assert_eq!(from.counts().await.expect("counts").running, 1);
+        // So the successor may still delete it where it was.
+        from.delete_taken(&mover, &held.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
+        assert_eq!(from.counts().await.expect("counts").total(), 0);
+    }
 
     #[test]
     fn the_hash_is_the_published_one() {
