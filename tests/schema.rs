@@ -150,6 +150,30 @@ async fn without_migrating_a_missing_or_old_schema_is_an_error_that_says_so() {
 }
 
 #[tokio::test]
+async fn a_client_for_a_url_says_the_same_of_a_schema_and_keeps_no_connection_for_having_looked() {
+    let (pool, url) = database().await;
+    let build = |migrate| BackfillClient::builder().database_url(url.as_str()).migrate(migrate).build();
+    assert!(matches!(build(false).await, Err(Error::SchemaMissing { .. })));
+    assert_eq!(ask(&pool, "", "select count(*) from pg_namespace where nspname = 'graphile_worker'").await, "0");
+    build(true).await.expect("it migrates");
+    let ready = [build(true).await.expect("nothing to do"), build(false).await.expect("it is there")];
+    let others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+                  and backend_type = 'client backend'";
+    let sessions = || async { ask(&pool, "", others).await.parse::<usize>().expect("a number") };
+    until("they have no connection yet", || async { sessions().await == 0 }).await;
+    ready[0].add(JobSpec::new("t", 1)).await.expect("add");
+    assert!(sessions().await > 0, "this is how they would be seen");
+    sql(&pool, "graphile_worker", "drop view S.jobs").await;
+    for migrate in [true, false] {
+        assert!(matches!(build(migrate).await, Err(Error::SchemaIncomplete { .. })));
+    }
+    sql(&pool, "graphile_worker", "insert into S.migrations (id, breaking) values (21, true)").await;
+    for migrate in [true, false] {
+        assert!(matches!(build(migrate).await, Err(Error::SchemaTooNew { .. })));
+    }
+}
+
+#[tokio::test]
 async fn a_schema_older_than_revision_10_is_refused_with_the_way_out() {
     let (pool, _) = database().await;
     for revision in [1, 9] {
@@ -186,16 +210,19 @@ async fn a_newer_schema_works_unless_it_is_breaking() {
 #[tokio::test]
 async fn half_a_schema_is_an_error_of_its_own() {
     let damages = [
-        "drop view S.jobs; drop table S._private_tasks cascade",
-        "drop view S.jobs",
-        "drop function S.add_jobs(S.job_spec[], boolean)",
-        "drop table S.backfill_pools",
+        (
+            "drop view S.jobs; drop table S._private_tasks cascade; drop function S.add_jobs(S.job_spec[], boolean)",
+            "table _private_tasks, view jobs, function add_jobs",
+        ),
+        ("drop view S.jobs", "view jobs"),
+        ("drop function S.add_jobs(S.job_spec[], boolean)", "function add_jobs"),
+        ("drop table S.backfill_pools", "table backfill_pools"),
     ];
-    for damage in damages {
+    for (damage, named) in damages {
         let (_, pool, schema) = client().await;
         sql(&pool, &schema, damage).await;
         let error = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect_err(damage);
-        assert!(matches!(error, Error::SchemaIncomplete { .. }), "{damage}: {error}");
+        assert!(matches!(&error, Error::SchemaIncomplete { missing, .. } if missing == named), "{damage}: {error}");
     }
     let (_, pool, schema) = client().await;
     sql(&pool, &schema, "delete from S.migrations").await;

@@ -9,8 +9,7 @@ use super::BackfillClient;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use crate::storage::postgres::Trust;
-use crate::storage::{Door, make_ready};
+use crate::storage::Door;
 
 /// The most bytes that a payload's cap may be raised to: PostgreSQL holds values up to 1 GiB, and conversions need room.
 const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
@@ -106,11 +105,9 @@ impl BackfillClientBuilder {
     /// When settings do not go together, the database cannot be reached, or the schema cannot be used.
     pub async fn build(self) -> Result<BackfillClient> {
         check_payload_cap(self.max_payload_bytes)?;
-        let patience = self.door.patience;
         let storage = match (self.pool, self.database_url) {
-            // A pool of the user's has the user's own hooks.
-            (Some(pool), None) => self.door.postgres(pool, Trust::default()).await?,
-            (None, Some(url)) => self.door.open(&url).await?,
+            (Some(pool), None) => self.door.postgres_ready(pool, self.migrate).await?,
+            (None, Some(url)) => self.door.open_ready(&url, self.migrate).await?,
             (Some(_), Some(_)) => {
                 return Err(Error::InvalidClient("both a pool and a database URL were given; give one".to_owned()));
             }
@@ -120,7 +117,6 @@ impl BackfillClientBuilder {
                 ));
             }
         };
-        make_ready(&*storage, self.migrate, patience).await?;
         Ok(BackfillClient { storage, max_payload_bytes: self.max_payload_bytes, clock: self.clock })
     }
 }

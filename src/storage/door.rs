@@ -66,12 +66,12 @@ pub async fn make_ready(storage: &dyn Storage, migrate: bool, patience: Duration
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Door {
-    pub(crate) async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
-        match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("postgres" | "postgresql") => {
-                let trust = Trust::default();
-                let pool = connect(url, self.max_connections, &trust)?;
-                self.postgres(pool, trust).await
+    async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
+        match scheme(url) {
+            _ if is_postgres(url) => {
+                let storage = self.postgres_at(url)?;
+                storage.reach(self.patience).await?;
+                Ok(Arc::new(storage))
             }
             Some("sqlite") => {
                 self.refuse_schema("SQLite")?;
@@ -95,12 +95,39 @@ impl Door {
         }
     }
 
-    /// The storage in PostgreSQL behind a pool, once the server answers.
-    pub(crate) async fn postgres(&self, pool: PgPool, trust: Trust) -> Result<Arc<dyn Storage>> {
-        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        let storage = PostgresStorage::with_trust(pool, schema, self.prepared_statements, trust)?;
+    /// The storage that this URL means, migrated or only checked.
+    pub(crate) async fn open_ready(&self, url: &str, migrate: bool) -> Result<Arc<dyn Storage>> {
+        let storage = if is_postgres(url) {
+            let storage = self.postgres_at(url)?;
+            if storage.reach_ready(self.patience).await? {
+                return Ok(Arc::new(storage));
+            }
+            Arc::new(storage)
+        } else {
+            self.open(url).await?
+        };
+        make_ready(&*storage, migrate, self.patience).await?;
+        Ok(storage)
+    }
+
+    /// The storage in PostgreSQL behind a pool of the user's, migrated or only checked.
+    pub(crate) async fn postgres_ready(&self, pool: PgPool, migrate: bool) -> Result<Arc<dyn Storage>> {
+        // The pool has the user's own hooks.
+        let storage = self.postgres(pool, Trust::default())?;
         storage.reach(self.patience).await?;
+        make_ready(&storage, migrate, self.patience).await?;
         Ok(Arc::new(storage))
+    }
+
+    fn postgres_at(&self, url: &str) -> Result<PostgresStorage> {
+        let trust = Trust::default();
+        let pool = connect(url, self.max_connections, &trust)?;
+        self.postgres(pool, trust)
+    }
+
+    fn postgres(&self, pool: PgPool, trust: Trust) -> Result<PostgresStorage> {
+        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
+        PostgresStorage::with_trust(pool, schema, self.prepared_statements, trust)
     }
 
     fn refuse_schema(&self, storage: &str) -> Result<()> {
@@ -111,6 +138,14 @@ impl Door {
             None => Ok(()),
         }
     }
+}
+
+fn scheme(url: &str) -> Option<&str> {
+    url.split_once(':').map(|(scheme, _)| scheme)
+}
+
+fn is_postgres(url: &str) -> bool {
+    matches!(scheme(url), Some("postgres" | "postgresql"))
 }
 
 #[cfg(feature = "sqlite")]

@@ -55,6 +55,7 @@ struct Found {
     server_version_text: String,
     schema: bool,
     ledger: bool,
+    /// Whether the ledger has marks. (Of one without rows it is not known.)
     breaking_column: bool,
     own_ledger: bool,
     /// Whether a jobs table is there, under its new or its old name.
@@ -65,7 +66,23 @@ struct Found {
     breaking: Option<i32>,
     /// How many of our own migrations have been applied.
     own: i32,
+    /// What everybody relies on at a revision that we can work with, and is not there.
+    missing: Vec<String>,
 }
+
+/// What everybody relies on.
+const TABLES: [&str; 5] =
+    ["_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_pools"];
+const VIEWS: [&str; 1] = ["jobs"];
+const FUNCTIONS: [&str; 7] = [
+    "add_job",
+    "add_jobs",
+    "complete_jobs",
+    "permanently_fail_jobs",
+    "reschedule_jobs",
+    "remove_job",
+    "force_unlock_workers",
+];
 
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
     let mut standstill = (None, 0);
@@ -85,7 +102,7 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
                 }
             }
             Some(revision) if revision >= REVISION && found.own >= last_own() => {
-                check_found(storage, &mut work, &found).await?;
+                check_found(storage, &found)?;
                 storage.done(work).await?;
                 return Ok(Migrated::new(from, revision));
             }
@@ -121,7 +138,8 @@ pub(super) async fn check(storage: &PostgresStorage) -> Result<i32> {
     Ok(revision)
 }
 
-async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<i32> {
+/// The same on this connection.
+pub(super) async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<i32> {
     let found = look(storage, conn).await?;
     check_server(&found)?;
     check_not_too_new(storage, &found)?;
@@ -134,7 +152,7 @@ async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<
             Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
         }
         Some(_) if found.own < last_own() => Err(Error::OwnObjectsMissing { schema: schema() }),
-        Some(revision) => check_found(storage, conn, &found).await.map(|()| revision),
+        Some(revision) => check_found(storage, &found).map(|()| revision),
     }
 }
 
@@ -160,64 +178,72 @@ fn check_not_too_new(storage: &PostgresStorage, found: &Found) -> Result<()> {
     }
 }
 
+/// Looks at everything that decides what is to be done. Where nothing is to be done, that is at nearly every start, it takes three
+/// statements.
 async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Found> {
     let fail = |e| storage.error("look at the schema", e);
+    let named = |wanted: &[&str]| wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let relations = [&TABLES[..], &VIEWS, &["migrations", "backfill_migrations"]].concat();
     let catalog = sqlx::query!(
         r#"
 select
   current_setting('server_version_num')::integer as "server_version!",
   current_setting('server_version') as "server_version_text!",
-  exists (select from pg_catalog.pg_namespace where nspname = $1) as "schema!",
-  exists (
-    select from pg_catalog.pg_class rel
-    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
-      and rel.relname = 'migrations'
-  ) as "ledger!",
-  exists (
-    select from pg_catalog.pg_class rel
-    join pg_catalog.pg_attribute col on col.attrelid = rel.oid
-    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
-      and rel.relname = 'migrations' and col.attname = 'breaking' and not col.attisdropped
-  ) as "breaking_column!",
-  exists (
-    select from pg_catalog.pg_class rel
-    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
-      and rel.relname = 'backfill_migrations'
-  ) as "own_ledger!",
-  exists (
-    select from pg_catalog.pg_class rel
-    where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
-      and rel.relname in ('jobs', '_private_jobs')
-  ) as "jobs!"
+  schema.oid is not null as "schema!",
+  array(
+    select rel.relname::text from pg_catalog.pg_class rel
+    where rel.relnamespace = schema.oid and rel.relname = any ($2::text[]::name[])
+  ) as "relations!",
+  array(
+    select distinct fn.proname::text from pg_catalog.pg_proc fn
+    where fn.pronamespace = schema.oid and fn.proname = any ($3::text[]::name[])
+  ) as "functions!"
+from (values (1)) as one
+left join pg_catalog.pg_namespace schema on schema.nspname = $1
 "#,
         storage.schema.name(),
+        &named(&relations),
+        &named(&FUNCTIONS),
     )
     .fetch_one(storage.schema.on(&mut *conn))
     .await
     .map_err(fail)?;
+    let has = |names: &[String], name: &str| names.iter().any(|there| there == name);
+    let missing = |kind: &'static str, wanted: &'static [&'static str], there: &[String]| {
+        let missing = wanted.iter().filter(|name| !has(there, name));
+        missing.map(|name| format!("{kind} {name}")).collect::<Vec<_>>()
+    };
     let mut found = Found {
         server_version: catalog.server_version,
         server_version_text: catalog.server_version_text,
         schema: catalog.schema,
-        ledger: catalog.ledger,
-        breaking_column: catalog.breaking_column,
-        own_ledger: catalog.own_ledger,
-        jobs: catalog.jobs,
-        revision: None,
-        breaking: None,
-        own: 0,
+        ledger: has(&catalog.relations, "migrations"),
+        own_ledger: has(&catalog.relations, "backfill_migrations"),
+        jobs: ["jobs", "_private_jobs"].iter().any(|name| has(&catalog.relations, name)),
+        missing: [
+            missing("table", &TABLES, &catalog.relations),
+            missing("view", &VIEWS, &catalog.relations),
+            missing("function", &FUNCTIONS, &catalog.functions),
+        ]
+        .concat(),
+        ..Found::default()
     };
     if found.ledger {
-        found.revision = sqlx::query_scalar!("select max(id) from graphile_worker.migrations")
-            .fetch_one(storage.schema.on(&mut *conn))
-            .await
-            .map_err(fail)?;
-    }
-    if found.breaking_column {
-        found.breaking = sqlx::query_scalar!("select max(id) filter (where breaking) from graphile_worker.migrations")
-            .fetch_one(storage.schema.on(&mut *conn))
-            .await
-            .map_err(fail)?;
+        // As JSON, because old ledgers have no such column.
+        let ledger = sqlx::query!(
+            r#"
+select
+  max(id) as revision,
+  max(id) filter (where (to_jsonb(migrations) ->> 'breaking')::boolean) as breaking,
+  coalesce(bool_and(to_jsonb(migrations) ? 'breaking'), false) as "breaking_column!"
+from graphile_worker.migrations
+"#
+        )
+        .fetch_one(storage.schema.on(&mut *conn))
+        .await
+        .map_err(fail)?;
+        (found.revision, found.breaking, found.breaking_column) =
+            (ledger.revision, ledger.breaking, ledger.breaking_column);
     }
     if found.own_ledger {
         found.own =
@@ -337,37 +363,12 @@ fn steps(from: i32) -> Vec<&'static str> {
     steps
 }
 
-/// What everybody relies on, at a revision we can work with.
-async fn check_found(storage: &PostgresStorage, conn: &mut PgConnection, found: &Found) -> Result<()> {
+/// At a revision that we can work with.
+fn check_found(storage: &PostgresStorage, found: &Found) -> Result<()> {
     let revision = found.revision.unwrap_or_default();
     let schema = || storage.schema.name().to_owned();
-    let missing = sqlx::query_scalar!(
-        r#"
-with schema as (select oid from pg_catalog.pg_namespace where nspname = $1)
-select wanted.kind || ' ' || wanted.name as "missing!"
-from (values
-  ('table', '_private_jobs'), ('table', '_private_job_queues'), ('table', '_private_tasks'),
-  ('table', '_private_known_crontabs'), ('table', 'backfill_pools'), ('view', 'jobs'),
-  ('function', 'add_job'), ('function', 'add_jobs'), ('function', 'complete_jobs'),
-  ('function', 'permanently_fail_jobs'), ('function', 'reschedule_jobs'), ('function', 'remove_job'),
-  ('function', 'force_unlock_workers')
-) as wanted (kind, name)
-where not exists (
-    select from pg_catalog.pg_class rel
-    where rel.relnamespace = (select oid from schema) and rel.relname = wanted.name and wanted.kind <> 'function'
-  )
-  and not exists (
-    select from pg_catalog.pg_proc fn
-    where fn.pronamespace = (select oid from schema) and fn.proname = wanted.name and wanted.kind = 'function'
-  )
-"#,
-        storage.schema.name(),
-    )
-    .fetch_all(storage.schema.on(&mut *conn))
-    .await
-    .map_err(|e| storage.error("look at the schema", e))?;
-    if !missing.is_empty() {
-        return Err(Error::SchemaIncomplete { schema: schema(), revision, missing: missing.join(", ") });
+    if !found.missing.is_empty() {
+        return Err(Error::SchemaIncomplete { schema: schema(), revision, missing: found.missing.join(", ") });
     }
     if revision > REVISION {
         tracing::warn!(
