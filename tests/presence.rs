@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::PoolId;
+use backfill::storage::{ClaimRequest, PoolId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use futures::StreamExt;
@@ -167,8 +167,7 @@ async fn the_jobs_of_a_silent_worker_are_run_by_another() {
         .await
         .expect("add");
     let request = ["t".to_owned()];
-    let held =
-        client.storage().claim(&backfill::storage::ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
+    let held = client.storage().claim(&ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
     assert_eq!(held.len(), 1);
     let builder = Worker::builder(client.clone())
         .task(task_fn("t", |(): (), _: JobContext| async {}))
@@ -384,6 +383,37 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
 }
 
 #[tokio::test]
+async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_buried_later() {
+    let (client, pool, schema) = client().await;
+    let storage = client.storage();
+    client.add(JobSpec::new("t", 1)).await.expect("add");
+    client.add(JobSpec::new("t", 2).serial_queue("q")).await.expect("add");
+    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    storage.show_presence(&id, true).await.expect("register");
+    let claimed = storage.claim(&ClaimRequest::new(&id, &tasks, 2)).await.expect("claim").jobs;
+    assert_eq!(claimed.len(), 2);
+    let mut theirs = pool.begin().await.expect("begin");
+    let lock = format!("select from \"{schema}\"._private_jobs where id = {} for update", claimed[0].id);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *theirs).await.expect("lock");
+
+    soon("nobody is waited for", storage.withdraw_presence(&id)).await.expect("withdraw");
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (1, 1));
+    assert_eq!(ask(&pool, &schema, "select seen_at = 'epoch' from S.backfill_pools").await, "true");
+    assert_eq!(
+        ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_at is not null").await,
+        "0"
+    );
+    theirs.rollback().await.expect("rollback");
+    until("the other one is free too", || async {
+        storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+        client.counts().await.expect("counts").running == 0
+    })
+    .await;
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0");
+}
+
+#[tokio::test]
 async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
     let (client, pool, schema) = client().await;
     let start = || {
@@ -416,4 +446,17 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
         shutdown.shutdown();
         running.await.expect("no panic").expect("an orderly end");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_start_leaves_no_sign_of_life() {
+    let (client, pool, schema) = client().await;
+    let refuse = "create function S.refuse() returns trigger language plpgsql as $$ begin raise exception 'no more tasks'; end $$;
+                  create trigger refuse before insert on S._private_tasks for each statement execute function S.refuse()";
+    sql(&pool, &schema, refuse).await;
+    let task = task_fn("t", |(): (), _: JobContext| async {});
+    let worker = Worker::builder(client).handle_signals(false).task(task).build().expect("a worker");
+    let error = soon("it gives up", worker.run()).await.expect_err("it cannot register its tasks");
+    assert!(format!("{error:?}").contains("no more tasks"), "{error:?}");
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0");
 }

@@ -66,8 +66,13 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
         .execute(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        self.give_back(&mut tx, pool, &[], far_future()).await?;
-        self.bury(&mut tx, &[pool.as_str().to_owned()]).await?;
+        let given_back = self.give_back(&mut tx, pool, &[], far_future()).await?;
+        if !given_back.left {
+            sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
+                .execute(self.schema.on(&mut *tx))
+                .await
+                .map_err(fail)?;
+        }
         tx.commit().await.map_err(fail)
     }
 
@@ -96,9 +101,9 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         // Nobody else may claim for a pool that is not there, and who took it for dead has released what it held.
         let Some(until) = until else { return Ok(0) };
         let mut tx = self.patient_transaction().await?;
-        let released = self.give_back(&mut tx, pool, holds, until).await?;
+        let given_back = self.give_back(&mut tx, pool, holds, until).await?;
         tx.commit().await.map_err(|e| self.error("give back jobs", e))?;
-        Ok(released)
+        Ok(u64::try_from(given_back.released).unwrap_or_default())
     }
 
     /// Gives back the jobs that a pool has claimed up to a moment, but for some. (What it claims later it knows of: this may
@@ -109,15 +114,22 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         pool: &PoolId,
         but: &[JobId],
         until: DateTime<Utc>,
-    ) -> Result<u64> {
+    ) -> Result<GivenBack> {
         // The attempt is given back, unless the job's key may have been taken over since the claim; that one must stay
         // unavailable. A takeover leaves no key, all attempts used, and a later moment of change.
-        let released = sqlx::query_scalar!(
+        // Of all tables, the one of jobs is read as a whole only once, to find the pool's.
+        sqlx::query_as!(
+            GivenBack,
             r#"
-with held as materialized (
-  select job.id, job.job_queue_id, job.locked_at
+with mine as materialized (
+  select job.id
   from graphile_worker._private_jobs job
   where job.locked_by = $1 and job.id <> all ($2) and job.locked_at <= $3
+),
+held as materialized (
+  select job.id, job.job_queue_id, job.locked_at
+  from graphile_worker._private_jobs job
+  where job.id = any (array(select mine.id from mine)) and job.locked_by = $1 and job.locked_at <= $3
   -- Whoever has locked one keeps only that one.
   for no key update skip locked
 ),
@@ -128,6 +140,7 @@ released_queue as (
   where queue.id = held.job_queue_id
     and queue.locked_by || '' = $1
     and queue.locked_at = held.locked_at
+  returning queue.id
 ),
 released_job as (
   update graphile_worker._private_jobs job
@@ -146,7 +159,13 @@ notified as materialized (
   from released_job
   having count(*) > 0
 )
-select count(released_job.id) as "released!"
+select
+  count(released_job.id) as "released!",
+  count(released_job.id) < (select count(*) from mine)
+    or exists (
+      select from graphile_worker._private_job_queues queue
+      where queue.locked_by = $1 and queue.id <> all (array(select released_queue.id from released_queue))
+    ) as "left!"
 from released_job
 left join notified on true
 "#,
@@ -156,8 +175,7 @@ left join notified on true
         )
         .fetch_one(self.schema.on(conn))
         .await
-        .map_err(|e| self.error("give back jobs", e))?;
-        Ok(u64::try_from(released).unwrap_or_default())
+        .map_err(|e| self.error("give back jobs", e))
     }
 
     #[expect(clippy::too_many_lines, reason = "mostly the text of three statements, best read together")]
@@ -307,6 +325,13 @@ returning pool.id
         .await
         .map_err(|e| self.error("take the rows of dead pools away", e))
     }
+}
+
+/// What became of jobs that were to be given back.
+struct GivenBack {
+    released: i64,
+    /// Somebody else has locked some of them, or the queue of one.
+    left: bool,
 }
 
 /// When to look again after the dead who could not be buried.
