@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::builder::Options;
@@ -159,7 +159,9 @@ struct Signs {
 
 impl Signs {
     async fn show(mut self, storage: &dyn Storage) {
-        let mut tick = interval(self.every);
+        // Registering was a sign too, so the next one need not be in the way of the first jobs. But it is shown soon, because with it
+        // comes its connection, for which there may be no room later.
+        let mut tick = interval_at(Instant::now() + self.every / 10, self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A sign was not answered, and none has been since.
         let mut suspicious = false;

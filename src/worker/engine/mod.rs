@@ -325,6 +325,7 @@ impl Engine {
         // Whoever asked before the loop was there to hear it.
         let urgency = *self.shutdown.borrow_and_update();
         self.shut_down(urgency);
+        let mut listens = false;
         loop {
             self.start_waiting();
             self.release_unheard();
@@ -333,6 +334,8 @@ impl Engine {
             if self.is_over() {
                 return self;
             }
+            // To begin to listen costs both sides a connection and many exchanges, which the first jobs need not wait for.
+            listens |= self.claims.is_empty();
             let alarm = self.next_alarm();
             tokio::select! {
                 Some(ended) = self.running.join_next_with_id(), if !self.running.is_empty() => {
@@ -342,7 +345,7 @@ impl Engine {
                     }
                 }
                 Some(answer) = self.claims.in_flight.next(), if !self.claims.is_empty() => self.claimed(answer),
-                wakeup = next_wakeup(&mut wakeups) => self.wake(wakeup),
+                wakeup = next_wakeup(&mut wakeups), if listens => self.wake(wakeup),
                 Some(written) = self.written.recv() => self.written(&written),
                 Some(pool) = evicted.recv() => self.evicted(&pool),
                 (pool, registered) = in_flight(&mut self.registering) => self.registered(pool, registered),
@@ -540,10 +543,16 @@ impl Engine {
 /// whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the dead.
 async fn begin(line: &Line, tasks: &[String], mut pool: Arc<PoolId>, mode: Mode) -> Result<Arc<PoolId>> {
     let mut delay = FIRST_CLAIM_DELAY;
+    let storage = line.storage();
     loop {
+        // Side by side, because each needs a connection, and both connections are needed in a moment.
         let begun = async {
-            line.storage().register_tasks(tasks).await?;
-            line.storage().show_presence(&pool, true).await
+            let (tasks, shown) = futures::join!(storage.register_tasks(tasks), storage.show_presence(&pool, true));
+            if tasks.is_err() && matches!(shown, Ok(true)) {
+                // Nobody else is to find a dead pool. (If it stays nevertheless, it is swept up as above.)
+                let _ = storage.withdraw_presence(&pool).await;
+            }
+            tasks.and(shown)
         };
         match line.call(REGISTER_TIMEOUT, begun).await {
             Ok(true) => return Ok(pool),
@@ -553,7 +562,7 @@ async fn begin(line: &Line, tasks: &[String], mut pool: Arc<PoolId>, mode: Mode)
             }
             Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
                 tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");
-                line.storage().reconnect();
+                storage.reconnect();
                 tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 delay = (delay * 2).min(MAX_CLAIM_DELAY);
             }
