@@ -152,14 +152,15 @@ async fn without_migrating_a_missing_or_old_schema_is_an_error_that_says_so() {
 #[tokio::test]
 async fn a_client_for_a_url_says_the_same_of_a_schema_and_keeps_no_connection_for_having_looked() {
     let (pool, url) = database().await;
+    let url = format!("{url}?application_name=theirs");
     let build = |migrate| BackfillClient::builder().database_url(url.as_str()).migrate(migrate).build();
     assert!(matches!(build(false).await, Err(Error::SchemaMissing { .. })));
     assert_eq!(ask(&pool, "", "select count(*) from pg_namespace where nspname = 'graphile_worker'").await, "0");
     build(true).await.expect("it migrates");
     let ready = [build(true).await.expect("nothing to do"), build(false).await.expect("it is there")];
-    let others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-                  and backend_type = 'client backend'";
-    let sessions = || async { ask(&pool, "", others).await.parse::<usize>().expect("a number") };
+    let theirs = "select count(*) from pg_stat_activity
+                  where datname = current_database() and application_name = 'theirs'";
+    let sessions = || async { ask(&pool, "", theirs).await.parse::<usize>().expect("a number") };
     until("they have no connection yet", || async { sessions().await == 0 }).await;
     ready[0].add(JobSpec::new("t", 1)).await.expect("add");
     assert!(sessions().await > 0, "this is how they would be seen");

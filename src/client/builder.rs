@@ -99,7 +99,7 @@ impl BackfillClientBuilder {
         self
     }
 
-    /// Connects, and migrates unless told not to.
+    /// Connects, and migrates unless told not to. The connections of a pool that is made for a URL are opened when they are needed.
     ///
     /// # Errors
     /// When settings do not go together, the database cannot be reached, or the schema cannot be used.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::builder::Options;
@@ -42,13 +42,15 @@ pub(super) struct Upkeep {
     options: Options,
     events: Events,
     contact: watch::Receiver<Contact>,
+    under_way: CancellationToken,
     /// Ends when no signs are shown any more.
     signs: oneshot::Receiver<()>,
     _end_signs: DropGuard,
 }
 
 impl Upkeep {
-    /// Starts to show signs of life. The engine has registered the pool before it claimed anything.
+    /// Starts to show signs of life, a little later or once the worker is [under way](Self::under_way). The engine has registered
+    /// the pool before it claimed anything.
     pub(super) fn start(
         line: Line,
         storage: &Arc<dyn Storage>,
@@ -58,10 +60,12 @@ impl Upkeep {
         events: Events,
         evicted: mpsc::UnboundedSender<Arc<PoolId>>,
     ) -> Self {
+        let under_way = CancellationToken::new();
         let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life, hasty));
         let signs = Signs {
             line: line.clone(),
             identity,
+            under_way: under_way.clone(),
             every: options.sign_of_life,
             events: events.clone(),
             evicted,
@@ -95,7 +99,12 @@ impl Upkeep {
         if let Err(error) = thread {
             tracing::error!(%error, "no signs of life can be shown");
         }
-        Self { line, options, events, contact, signs: shown, _end_signs: end.drop_guard() }
+        Self { line, options, events, contact, under_way, signs: shown, _end_signs: end.drop_guard() }
+    }
+
+    /// To be cancelled when the worker has made its beginning.
+    pub(super) fn under_way(&self) -> CancellationToken {
+        self.under_way.clone()
     }
 
     /// Runs until it is dropped; ends only if no signs can be shown.
@@ -151,6 +160,7 @@ impl Contact {
 struct Signs {
     line: Line,
     identity: watch::Receiver<Identity>,
+    under_way: CancellationToken,
     every: Duration,
     events: Events,
     evicted: mpsc::UnboundedSender<Arc<PoolId>>,
@@ -159,9 +169,10 @@ struct Signs {
 
 impl Signs {
     async fn show(mut self, storage: &dyn Storage) {
-        // Registering was a sign too, so the next one need not be in the way of the first jobs. But it is shown soon, because with it
-        // comes its connection, for which there may be no room later.
-        let mut tick = interval_at(Instant::now() + self.every / 10, self.every);
+        // Registering was a sign too, so the next one need not be in the way of the first jobs. But it is shown soon: its connection
+        // has to be there before there is no room for it, or before the others die, or else it could not prove that they are dead.
+        let _ = timeout(self.every / 10, self.under_way.cancelled()).await;
+        let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A sign was not answered, and none has been since.
         let mut suspicious = false;

@@ -39,7 +39,7 @@ pub fn cases() -> Vec<Case> {
             name: "snapshot",
             about: "800 jobs/s for three minutes while a transaction holds its snapshot; then 20 000 at once",
             figure: "jobs/s at the end",
-            contestants: &[Ours, NodeBest],
+            contestants: &[Ours, NodeBest, GwBest],
             once: true,
             measure: |ground, who| Box::pin(snapshot(ground, who)),
         },

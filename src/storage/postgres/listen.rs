@@ -238,6 +238,10 @@ impl Ear {
             sleep(reconnect_delay(self.failures)).await;
         }
         let channel = format!("backfill:{:016x}", fastrand::u64(..));
+        // The connection that comes now is newer than all that were given up.
+        if let Some(renewals) = &mut self.renewals {
+            renewals.mark_unchanged();
+        }
         match timeout(TIMEOUT, self.try_connect(&channel)).await {
             Ok(Ok(listener)) => {
                 self.listener = Some(listener);

@@ -22,7 +22,7 @@
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
-//! | `reach` | waiting for a server that is away |
+//! | `reach` | waiting for a server that is away, and the first look at the schema |
 //! | `row` | reading rows that anybody may have written |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
 //! | `errors` | which database errors mean what |
@@ -317,7 +317,14 @@ on conflict do nothing
     }
 
     async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        self.retrying(|| self.show_sign(pool, first)).await
+        if first {
+            return self.register(pool, &[]).await;
+        }
+        self.retrying(|| self.show_sign(pool)).await
+    }
+
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.retrying(|| self.register_pool(pool, tasks)).await
     }
 
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {

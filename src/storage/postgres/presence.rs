@@ -15,40 +15,63 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::PgConnection;
 
+use super::isolation::Work;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::{PoolId, Rescued};
 
 impl PostgresStorage {
-    pub(super) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        let fail = |e| self.error("show a sign of life", e);
-        if first {
-            let mut tx = self.brief_transaction().await?;
-            let shown = sqlx::query!(
-                "insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing",
-                pool.as_str()
-            )
-            .execute(self.schema.on(&mut *tx))
-            .await
-            .map_err(fail)?;
-            tx.commit().await.map_err(fail)?;
-            return Ok(shown.rows_affected() > 0);
-        }
-        // One statement, and so one exchange. If the last one was not answered, it may still wait at the server for a lock: then
-        // in a transaction that the server ends if it takes long, or such signs would use up its connections.
-        let guarded = self.sign_unanswered.swap(true, Ordering::Relaxed);
-        let mut work = if guarded { self.brief_transaction().await?.into() } else { self.work().await? };
+    /// The first sign of a pool, with the tasks that it runs.
+    pub(super) async fn register_pool(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        let mut work = self.begin_sign().await?;
+        // Of the tasks' names only the missing ones are inserted: a conflicting insert would burn an id of a 32-bit sequence.
+        let shown = sqlx::query!(
+            r#"
+with new_task as (
+  insert into graphile_worker._private_tasks (identifier)
+  select distinct wanted
+  from unnest($2::text[]) as wanted
+  where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
+  on conflict do nothing
+)
+insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing
+"#,
+            pool.as_str(),
+            tasks,
+        )
+        .execute(self.schema.on(&mut *work))
+        .await
+        .map_err(|e| self.error("register a worker", e))?;
+        self.end_sign(work).await?;
+        Ok(shown.rows_affected() > 0)
+    }
+
+    /// Any later one.
+    pub(super) async fn show_sign(&self, pool: &PoolId) -> Result<bool> {
+        let mut work = self.begin_sign().await?;
         let shown = sqlx::query!(
             "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1 and seen_at > 'epoch'",
             pool.as_str()
         )
         .execute(self.schema.on(&mut *work))
         .await
-        .map_err(fail)?;
+        .map_err(|e| self.error("show a sign of life", e))?;
+        self.end_sign(work).await?;
+        Ok(shown.rows_affected() > 0)
+    }
+
+    /// A sign is one statement, and so one exchange. If the last one was not answered, it may still wait at the server for a lock:
+    /// then in a transaction that the server ends if it takes long, or such signs would use up its connections.
+    async fn begin_sign(&self) -> Result<Work> {
+        let guarded = self.sign_unanswered.swap(true, Ordering::Relaxed);
+        if guarded { self.brief_transaction().await.map(Work::from) } else { self.work().await }
+    }
+
+    async fn end_sign(&self, work: Work) -> Result<()> {
         self.done(work).await?;
         self.sign_unanswered.store(false, Ordering::Relaxed);
-        Ok(shown.rows_affected() > 0)
+        Ok(())
     }
 
     pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
@@ -68,10 +91,7 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
         .map_err(fail)?;
         let given_back = self.give_back(&mut tx, pool, &[], far_future()).await?;
         if !given_back.left {
-            sqlx::query!("delete from graphile_worker.backfill_pools where id = $1", pool.as_str())
-                .execute(self.schema.on(&mut *tx))
-                .await
-                .map_err(fail)?;
+            self.bury(&mut tx, &[pool.as_str().to_owned()]).await?;
         }
         tx.commit().await.map_err(fail)
     }
@@ -140,7 +160,6 @@ released_queue as (
   where queue.id = held.job_queue_id
     and queue.locked_by || '' = $1
     and queue.locked_at = held.locked_at
-  returning queue.id
 ),
 released_job as (
   update graphile_worker._private_jobs job
@@ -161,11 +180,7 @@ notified as materialized (
 )
 select
   count(released_job.id) as "released!",
-  count(released_job.id) < (select count(*) from mine)
-    or exists (
-      select from graphile_worker._private_job_queues queue
-      where queue.locked_by = $1 and queue.id <> all (array(select released_queue.id from released_queue))
-    ) as "left!"
+  count(released_job.id) < (select count(*) from mine) as "left!"
 from released_job
 left join notified on true
 "#,
@@ -241,10 +256,15 @@ returning pool.id
         // Locking: jobs, then queues; what somebody else has locked is left for the next look, with its queue.
         let rows = sqlx::query!(
             r#"
-with held as materialized (
+with theirs as materialized (
   select job.id, job.locked_by as pool
   from graphile_worker._private_jobs job
   where job.locked_by = any ($1)
+),
+held as materialized (
+  select job.id, job.locked_by as pool
+  from graphile_worker._private_jobs job
+  where job.id = any (array(select theirs.id from theirs)) and job.locked_by = any ($1)
   for no key update skip locked
 ),
 held_queue as materialized (
@@ -284,9 +304,10 @@ notified as materialized (
   from released_job
   having count(*) > 0
 )
-select dead.id as "pool!", count(held.pool) as "jobs!"
+select dead.id as "pool!", count(held.id) as "jobs!", count(held.id) < count(theirs.id) as "left!"
 from unnest($1::text[]) as dead (id)
-left join held on held.pool = dead.id
+left join theirs on theirs.pool = dead.id
+left join held on held.id = theirs.id
 left join notified on true
 group by dead.id
 "#,
@@ -295,7 +316,8 @@ group by dead.id
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        let buried = self.bury(&mut tx, &dead).await?;
+        let free: Vec<String> = rows.iter().filter(|row| !row.left).map(|row| row.pool.clone()).collect();
+        let buried = self.bury(&mut tx, &free).await?;
         tx.commit().await.map_err(fail)?;
         if buried.len() < dead.len() {
             self.burials.failed();
@@ -305,15 +327,12 @@ group by dead.id
         Ok(rows.map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
     }
 
-    /// Takes away the rows of those of these pools that hold nothing any more; answers which.
+    /// Takes away the rows of pools that hold no job any more, but for those that hold a queue; answers which.
     async fn bury(&self, conn: &mut PgConnection, dead: &[String]) -> Result<Vec<String>> {
         sqlx::query_scalar!(
             r#"
 delete from graphile_worker.backfill_pools pool
 where pool.id = any ($1)
-  and pool.id <> all (array(
-    select job.locked_by from graphile_worker._private_jobs job where job.locked_by = any ($1)
-  ))
   and pool.id <> all (array(
     select queue.locked_by from graphile_worker._private_job_queues queue where queue.locked_by = any ($1)
   ))
@@ -330,7 +349,7 @@ returning pool.id
 /// What became of jobs that were to be given back.
 struct GivenBack {
     released: i64,
-    /// Somebody else has locked some of them, or the queue of one.
+    /// Somebody else has locked some of them.
     left: bool,
 }
 

@@ -94,6 +94,8 @@ pub(super) struct Engine {
     pool: Arc<PoolId>,
     identities: watch::Sender<Identity>,
     registering: Option<Registering>,
+    /// Cancelled when the first claim is answered, and it is known whether the ear hears: then the signs of life begin.
+    under_way: CancellationToken,
     /// How long others take this identity for alive.
     lease: Lease,
     /// Cancelled for the jobs of the present identity.
@@ -189,6 +191,7 @@ impl Engine {
             identities: watch::Sender::new(Identity { pool: Arc::clone(&pool), lease: lease.clone() }),
             pool,
             registering: None,
+            under_way: CancellationToken::new(),
             lease,
             cancel: Arc::default(),
             drop_jobs: Arc::default(),
@@ -243,10 +246,10 @@ impl Engine {
             () = &mut signals => Ok(None),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
         };
-        // To register may have taken long.
-        self.lease.extend((Instant::now(), SystemTime::now()));
-        let begun = begun.map(|pool| {
-            if let Some(pool) = pool {
+        let begun = begun.map(|registered| {
+            if let Some((pool, sent)) = registered {
+                // To register may have taken long.
+                self.lease.extend(sent);
                 self.pool = Arc::clone(&pool);
                 self.identities.send_replace(Identity { pool, lease: self.lease.clone() });
             }
@@ -270,6 +273,7 @@ impl Engine {
             self.events.clone(),
             evicted_tx,
         );
+        self.under_way = upkeep.under_way();
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();
@@ -334,8 +338,11 @@ impl Engine {
             if self.is_over() {
                 return self;
             }
-            // To begin to listen costs both sides a connection and many exchanges, which the first jobs need not wait for.
+            // To begin to listen costs both sides a connection and many exchanges. The first claim does not wait for those.
             listens |= self.claims.is_empty();
+            if listens && !listen {
+                self.under_way.cancel();
+            }
             let alarm = self.next_alarm();
             tokio::select! {
                 Some(ended) = self.running.join_next_with_id(), if !self.running.is_empty() => {
@@ -362,6 +369,7 @@ impl Engine {
     }
 
     fn wake(&mut self, wakeup: Wakeup) {
+        self.under_way.cancel();
         match wakeup {
             Wakeup::JobsAdded(count) => {
                 self.events.tell(|| Event::Notified { count });
@@ -539,24 +547,37 @@ impl Engine {
 }
 
 /// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends). Answers the
-/// identity under which the pool is registered: another one if the first is taken. That may be by ourselves, through a try
+/// identity under which the pool is registered, and when that was asked for: another one if the first is taken. That may be by ourselves, through a try
 /// whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the dead.
-async fn begin(line: &Line, tasks: &[String], mut pool: Arc<PoolId>, mode: Mode) -> Result<Arc<PoolId>> {
+async fn begin(
+    line: &Line,
+    tasks: &[String],
+    mut pool: Arc<PoolId>,
+    mode: Mode,
+) -> Result<(Arc<PoolId>, (Instant, SystemTime))> {
     let mut delay = FIRST_CLAIM_DELAY;
     let storage = line.storage();
     loop {
-        // Side by side, because each needs a connection, and both connections are needed in a moment.
+        let register = async {
+            let sent = (Instant::now(), SystemTime::now());
+            Ok(storage.register(&pool, tasks).await?.then_some(sent))
+        };
+        // The first claim would open another connection, because this one is not back yet, and to settle a second one is needed anyway:
+        // a question that asks nothing opens it meanwhile. Whatever comes of it, nobody waits for it.
+        let open_another = async {
+            let _ = storage.time().await;
+            std::future::pending().await
+        };
         let begun = async {
-            let (tasks, shown) = futures::join!(storage.register_tasks(tasks), storage.show_presence(&pool, true));
-            if tasks.is_err() && matches!(shown, Ok(true)) {
-                // Nobody else is to find a dead pool. (If it stays nevertheless, it is swept up as above.)
-                let _ = storage.withdraw_presence(&pool).await;
+            tokio::select! {
+                biased;
+                registered = register => registered,
+                never = open_another => never,
             }
-            tasks.and(shown)
         };
         match line.call(REGISTER_TIMEOUT, begun).await {
-            Ok(true) => return Ok(pool),
-            Ok(false) => {
+            Ok(Some(sent)) => return Ok((pool, sent)),
+            Ok(None) => {
                 tracing::warn!(%pool, "this identity is somebody's already; choosing another");
                 pool = Arc::new(mode.identity());
             }

@@ -32,6 +32,10 @@ pub async fn connections_die_without_a_word(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(500, 500).await;
     three_workers(&mut scene).await;
+    // In the moment between the first claim and the first sign of life nothing could tell; then claims give up after 30 s.
+    let signs = "select case when count(*) = 3 then 1::bigint else 0 end from pg_stat_activity
+                 where datname = current_database() and query ~ '^update .* set seen_at = clock_timestamp'";
+    scene.until_answered("a sign of life by each", signs).await;
     scene.proxy.kill_silently();
     scene.outage_is_over();
     // What was running finishes; nothing new can start until the dead connections are given up.

@@ -107,6 +107,8 @@ impl Move {
     /// What did not arrive goes back to where it was. Nothing that arrived is left.
     async fn give_back(&self, alone: &Alone) -> Result<(), Failure> {
         // Another run of this move that took this one for dead holds its jobs under the same name: those are not to be given back.
+        // (No storage can look and the other one give back at the same moment. Whoever is stopped in between, and for so long that he
+        // is taken for dead, disturbs that other run.)
         alone.ask().await?;
         self.from.unlock(std::slice::from_ref(&self.mover)).await?;
         self.to.forget_imports(&self.mover).await?;

@@ -114,6 +114,14 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// signs of life; answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
+    /// Registers tasks and then a pool, whose first sign of life this is. Answers and fails as
+    /// [`register_tasks`](Self::register_tasks) and [`show_presence`](Self::show_presence) do, and if it fails, the pool is not
+    /// registered, unless the answer was lost. A storage may do both in one exchange.
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.register_tasks(tasks).await?;
+        self.show_presence(pool, true).await
+    }
+
     /// Shows that a pool is alive. The `first` sign registers it, and answers `false` if this identity is registered already:
     /// then it is somebody else's. Any later one answers whether it is still registered: `false` means that somebody took it
     /// for dead and released what it held.

@@ -95,4 +95,11 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     assert!(!storage.show_presence(&pool, true).await.expect("presence"));
     assert_eq!(must_read(&storage, held[0].id).await, held[0]);
     assert!(storage.show_presence(&pool, false).await.expect("presence"), "the first is still there");
+
+    let (other, tasks) = (PoolId::random(), ["registered".to_owned(), "registered too".to_owned()]);
+    assert!(storage.register(&other, &tasks).await.expect("register"));
+    let names = storage.task_names().await.expect("task names");
+    assert!(tasks.iter().all(|task| names.contains(task)), "{names:?}");
+    assert!(!storage.register(&other, &tasks).await.expect("register"), "it is taken");
+    assert!(storage.show_presence(&other, false).await.expect("presence"));
 }
