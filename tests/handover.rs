@@ -46,8 +46,7 @@ impl Taker {
     async fn of(client: &BackfillClient) -> Self {
         let pool = Arc::new(PoolId::random());
         let storage = client.storage();
-        storage.register_tasks(&["t".to_owned()]).await.expect("register");
-        assert!(storage.show_presence(&pool, true).await.expect("present"));
+        assert!(storage.register(&pool, &["t".to_owned()]).await.expect("register"));
         let offer = Offer::new(Arc::clone(&pool), ["t".to_owned()].into(), 1);
         let offers = watch::Sender::new(Some(offer));
         let mut heard = storage.wakeups_and_jobs(offers.subscribe());

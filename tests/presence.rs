@@ -160,8 +160,7 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 async fn the_jobs_of_a_silent_worker_are_run_by_another() {
     let (client, ..) = client().await;
     let dead = PoolId::random();
-    client.storage().show_presence(&dead, true).await.expect("presence");
-    client.storage().register_tasks(&["t".to_owned()]).await.expect("register");
+    client.storage().register(&dead, &["t".to_owned()]).await.expect("register");
     client
         .add_many([JobSpec::new("t", ()).serial_queue("q"), JobSpec::new("t", ()).serial_queue("q")])
         .await
@@ -203,7 +202,7 @@ async fn locks_of_registered_pools_are_left_to_their_signs_of_life() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1).serial_queue("q")).await.expect("add");
     let (storage, id) = (client.storage(), PoolId::random());
-    storage.show_presence(&id, true).await.expect("register");
+    storage.register(&id, &[]).await.expect("register");
     let lock = format!("locked_by = '{id}', locked_at = now() - interval '5 hours'");
     sql(&pool, &schema, &format!("update S._private_jobs set {lock}; update S._private_job_queues set {lock}")).await;
     assert_eq!(storage.release_stale().await.expect("sweep"), 0, "a job may run for longer than four hours");
@@ -228,7 +227,7 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
                 execute function S.slow()";
     sql(&pool, &schema, slow).await;
     for way in ["rescue", "release_unknown", "withdraw", "sweep"] {
-        storage.show_presence(&id, true).await.expect("register");
+        storage.register(&id, &[]).await.expect("register");
         sql(&pool, &schema, &lock).await;
         match way {
             "rescue" => assert_eq!(storage.rescue(Duration::from_millis(1)).await.expect("rescue")[0].jobs, 1),
@@ -367,7 +366,7 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     let storage = client.storage().clone();
     client.add(JobSpec::new("t", ())).await.expect("add");
     let id = PoolId::random();
-    storage.show_presence(&id, true).await.expect("register");
+    storage.register(&id, &[]).await.expect("register");
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
     assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a pool that claims is alive");
@@ -389,7 +388,7 @@ async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_
     client.add(JobSpec::new("t", 1)).await.expect("add");
     client.add(JobSpec::new("t", 2).serial_queue("q")).await.expect("add");
     let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
-    storage.show_presence(&id, true).await.expect("register");
+    storage.register(&id, &[]).await.expect("register");
     let claimed = storage.claim(&ClaimRequest::new(&id, &tasks, 2)).await.expect("claim").jobs;
     assert_eq!(claimed.len(), 2);
     let mut theirs = pool.begin().await.expect("begin");
@@ -414,7 +413,7 @@ async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_
     assert_eq!(pools().await, "0");
 
     // One that holds a queue is not forgotten either, or the queue would be held for four hours.
-    storage.show_presence(&id, true).await.expect("register");
+    storage.register(&id, &[]).await.expect("register");
     let hold = format!("update S._private_job_queues set locked_by = '{id}', locked_at = now()");
     sql(&pool, &schema, &hold).await;
     storage.withdraw_presence(&id).await.expect("withdraw");

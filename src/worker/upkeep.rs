@@ -182,7 +182,7 @@ impl Signs {
             // The second try, on a new connection, tells a dead connection from a storage that is away.
             for _ in 0..2 {
                 let sent = (Instant::now(), SystemTime::now());
-                match timeout(self.every / 2, storage.show_presence(&pool, false)).await {
+                match timeout(self.every / 2, storage.show_presence(&pool)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Contact::heard);
                         if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {

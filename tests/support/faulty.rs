@@ -106,9 +106,6 @@ impl Storage for Faulty {
         }
         Ok(added)
     }
-    async fn register_tasks(&self, names: &[String]) -> Result<()> {
-        self.inner.register_tasks(names).await
-    }
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
         self.inner.release_unknown(pool, holds).await
     }
@@ -118,8 +115,11 @@ impl Storage for Faulty {
         }
         self.inner.release_stale().await
     }
-    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        let shown = self.inner.show_presence(pool, first).await?;
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.inner.register(pool, tasks).await
+    }
+    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
+        let shown = self.inner.show_presence(pool).await?;
         if self.faults.signs_unheard.load(Ordering::SeqCst) {
             return Err(Error::Storage("the answer was lost".into()));
         }

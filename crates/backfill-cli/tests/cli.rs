@@ -134,7 +134,7 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_pools_unlocked() {
     // A pool that claims and then says nothing more.
     let client = scene.client().await;
     let pool = PoolId::random();
-    client.storage().show_presence(&pool, true).await.expect("register");
+    client.storage().register(&pool, &[]).await.expect("register");
     let tasks = ["mail".to_owned()];
     client.storage().claim(&ClaimRequest::new(&pool, &tasks, 5)).await.expect("claim");
 

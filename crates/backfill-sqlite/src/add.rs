@@ -39,16 +39,6 @@ impl SqliteStorage {
         self.file.tell();
         Ok(stored)
     }
-
-    pub(crate) async fn insert_tasks(&self, names: &[String]) -> Result<()> {
-        let names = crate::json(names.to_vec());
-        self.file
-            .writer
-            .write("register task names", move |connection| {
-                Box::pin(async move { name_tasks(connection, &names).await })
-            })
-            .await
-    }
 }
 
 /// Stores jobs on the caller's own connection, all or none.
@@ -114,7 +104,7 @@ fn names(names: BTreeSet<&str>) -> String {
     Value::from_iter(names).to_string()
 }
 
-async fn name_tasks(connection: &mut SqliteConnection, names: &str) -> sqlx::Result<()> {
+pub(crate) async fn name_tasks(connection: &mut SqliteConnection, names: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into backfill_tasks (name) select value from json_each(?1) where true on conflict do nothing",
         names

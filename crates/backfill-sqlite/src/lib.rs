@@ -158,10 +158,6 @@ impl Storage for SqliteStorage {
         self.add_jobs(jobs.to_vec()).await
     }
 
-    async fn register_tasks(&self, names: &[String]) -> Result<()> {
-        self.insert_tasks(names).await
-    }
-
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         self.claim_jobs(request).await
     }
@@ -178,8 +174,12 @@ impl Storage for SqliteStorage {
         self.release_stale_locks().await
     }
 
-    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        self.show_sign(pool, first).await
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.register_pool(pool, tasks).await
+    }
+
+    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
+        self.show_sign(pool).await
     }
 
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {

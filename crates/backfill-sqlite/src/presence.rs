@@ -12,6 +12,7 @@ use backfill_core::storage::{PoolId, Rescued};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
+use crate::add::name_tasks;
 
 /// Graphile's rule: a lock this old is no lock.
 pub(crate) const STALE: i64 = 4 * 3600 * 1_000_000;
@@ -23,26 +24,37 @@ const SECOND_LOOK_WITHIN: Duration = Duration::from_secs(6);
 const BUSY_MACHINE: Duration = Duration::from_millis(200);
 
 impl SqliteStorage {
-    pub(crate) async fn show_sign(&self, pool: &PoolId, first: bool) -> Result<bool> {
+    pub(crate) async fn register_pool(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        let (file, pool, tasks) = (self.file.clone(), pool.to_string(), crate::json(tasks.to_vec()));
+        self.file
+            .writer
+            .write("register a worker", move |connection| {
+                Box::pin(async move {
+                    name_tasks(connection, &tasks).await?;
+                    let now = file.now();
+                    let shown = sqlx::query!(
+                        "insert into backfill_pools (id, started_at, seen_at) values (?1, ?2, ?2) on conflict do nothing",
+                        pool,
+                        now
+                    )
+                    .execute(connection)
+                    .await?;
+                    Ok(shown.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    pub(crate) async fn show_sign(&self, pool: &PoolId) -> Result<bool> {
         let (file, pool) = (self.file.clone(), pool.to_string());
         self.file
             .writer
             .write("show a sign of life", move |connection| {
                 Box::pin(async move {
                     let now = file.now();
-                    let shown = if first {
-                        sqlx::query!(
-                            "insert into backfill_pools (id, started_at, seen_at) values (?1, ?2, ?2) on conflict do nothing",
-                            pool,
-                            now
-                        )
+                    let shown = sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", pool, now)
                         .execute(connection)
-                        .await?
-                    } else {
-                        sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", pool, now)
-                            .execute(connection)
-                            .await?
-                    };
+                        .await?;
                     Ok(shown.rows_affected() > 0)
                 })
             })

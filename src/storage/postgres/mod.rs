@@ -259,24 +259,6 @@ impl Storage for PostgresStorage {
         }
     }
 
-    async fn register_tasks(&self, names: &[String]) -> Result<()> {
-        // Only missing names are inserted: a conflicting insert would burn an id of a 32-bit sequence.
-        sqlx::query!(
-            r#"
-insert into graphile_worker._private_tasks (identifier)
-select distinct wanted
-from unnest($1::text[]) as wanted
-where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
-on conflict do nothing
-"#,
-            names,
-        )
-        .execute(self.schema.on(&self.db()))
-        .await
-        .map_err(|e| self.error("register task names", e))?;
-        Ok(())
-    }
-
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         let beginning = self.frontier.begin(request, Instant::now());
         let under_way = self.caution.begin();
@@ -316,15 +298,12 @@ on conflict do nothing
         self.retrying(|| self.release_stale_locks()).await
     }
 
-    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        if first {
-            return self.register(pool, &[]).await;
-        }
-        self.retrying(|| self.show_sign(pool)).await
-    }
-
     async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
         self.retrying(|| self.register_pool(pool, tasks)).await
+    }
+
+    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
+        self.retrying(|| self.show_sign(pool)).await
     }
 
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {

@@ -519,9 +519,9 @@ impl Engine {
         self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
         self.cancel.cancel();
         self.give_back_waiting();
-        let line = self.line.clone();
+        let (line, tasks) = (self.line.clone(), Arc::clone(&self.tasks));
         self.registering = Some(Box::pin(async move {
-            let registered = line.call(REGISTER_TIMEOUT, line.storage().show_presence(&new, true)).await;
+            let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&new, &tasks)).await;
             (new, registered)
         }));
     }

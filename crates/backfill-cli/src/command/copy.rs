@@ -205,7 +205,7 @@ impl Alone {
         let id = PoolId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
         let begun = Instant::now();
         loop {
-            storage.show_presence(&id, true).await?;
+            storage.register(&id, &[]).await?;
             let pools = storage.pools().await?;
             let others: Vec<_> =
                 pools.iter().filter(|pool| pool.id.starts_with(&prefix) && pool.id != id.as_str()).collect();
@@ -229,7 +229,7 @@ impl Alone {
             async move {
                 loop {
                     tokio::time::sleep(SIGN).await;
-                    if matches!(storage.show_presence(&id, false).await, Ok(false)) {
+                    if matches!(storage.show_presence(&id).await, Ok(false)) {
                         lost.store(true, Ordering::Relaxed);
                     }
                 }
@@ -260,7 +260,7 @@ impl Alone {
 
     /// Asks whether another run took this one for dead, and fails if so. (A run that was stopped hears of it only when it asks.)
     async fn ask(&self) -> Result<(), Failure> {
-        if !self.storage.show_presence(&self.id, false).await? {
+        if !self.storage.show_presence(&self.id).await? {
             self.lost.store(true, Ordering::Relaxed);
         }
         self.check()

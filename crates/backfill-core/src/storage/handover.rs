@@ -17,7 +17,7 @@ use crate::job::Job;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
-    /// Who offers. It must be registered (see [`show_presence`](super::Storage::show_presence)).
+    /// Who offers. It must be registered (see [`register`](super::Storage::register)).
     pub pool: Arc<PoolId>,
     /// The task names it can run.
     pub tasks: Arc<[String]>,

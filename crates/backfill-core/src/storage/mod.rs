@@ -87,13 +87,10 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Stores jobs, all or none, and answers the stored ones in the order of the input.
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>>;
 
-    /// Makes task names known, so that jobs of these names can be claimed.
-    async fn register_tasks(&self, names: &[String]) -> Result<()>;
-
     /// Takes up to `limit` ready jobs, smallest priority and then oldest `run_at` first; of one serial queue at
     /// the most one, and only while no other of it is held by anybody.
     ///
-    /// A pool that is not registered (see [`show_presence`](Self::show_presence)) gets nothing.
+    /// A pool that is not registered (see [`register`](Self::register)) gets nothing.
     ///
     /// It may pass ready jobs by to save itself a long search, unless the request is `thorough`; then the answer says when to
     /// look again.
@@ -114,18 +111,14 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// signs of life; answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
-    /// Registers tasks and then a pool, whose first sign of life this is. Answers and fails as
-    /// [`register_tasks`](Self::register_tasks) and [`show_presence`](Self::show_presence) do, and if it fails, the pool is not
-    /// registered, unless the answer was lost. A storage may do both in one exchange.
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.register_tasks(tasks).await?;
-        self.show_presence(pool, true).await
-    }
+    /// Registers a pool, which is its first sign of life, and makes the names of its tasks known, so that jobs of these names can be
+    /// claimed. Answers `false` if this identity is registered already: then it is somebody else's, and only the names are known.
+    /// A call that fails registers nothing, unless its answer was lost.
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool>;
 
-    /// Shows that a pool is alive. The `first` sign registers it, and answers `false` if this identity is registered already:
-    /// then it is somebody else's. Any later one answers whether it is still registered: `false` means that somebody took it
-    /// for dead and released what it held.
-    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool>;
+    /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody took it for dead and
+    /// released what it held.
+    async fn show_presence(&self, pool: &PoolId) -> Result<bool>;
 
     /// Unregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
     /// by [`release_unknown`](Self::release_unknown).
@@ -196,7 +189,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// [`forget_imports`](Self::forget_imports). Answers the old numbers of those that are here, or were: all but the jobs
     /// whose key another job here has.
     ///
-    /// The `run` of the move must be registered here (see [`show_presence`](Self::show_presence)), or nothing is stored and the
+    /// The `run` of the move must be registered here (see [`register`](Self::register)), or nothing is stored and the
     /// call fails: one that was taken for dead must not store what another run has moved since.
     async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, Settlement, Wakeup};
+use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, PoolId, Settlement, Wakeup};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
@@ -289,7 +289,7 @@ pub async fn last_attempts_are_taken_for_free_slots_only(storage: Subject) {
 pub async fn only_what_can_be_taken_counts_by_its_bytes(storage: Subject) {
     let pool = register(&storage).await;
     let large = |task: &str| JobSpec::new(task, "x".repeat(10_000));
-    storage.register_tasks(&["limited".to_owned()]).await.expect("register");
+    storage.register(&PoolId::random(), &["limited".to_owned()]).await.expect("register");
     add(&storage, (0..5).map(|_| large(TASK).serial_queue("q")).collect()).await;
     add(&storage, (0..5).map(|_| large("limited")).collect()).await;
     add(&storage, vec![spec(), spec(), spec()]).await;

@@ -86,7 +86,7 @@ pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
 pub async fn cleanup_deletes_only_what_is_unused(storage: Subject) {
     let pool = register(&storage).await;
     let names: Vec<String> = ["kept", "unused"].map(str::to_owned).to_vec();
-    storage.register_tasks(&names).await.expect("register");
+    storage.register(&PoolId::random(), &names).await.expect("register");
     let dead = add_one(&storage, JobSpec::new(TASK, 1).serial_queue("gone").max_attempts(1).priority(-1)).await;
     let waiting = add_one(&storage, JobSpec::new("waiting", 1).serial_queue("used")).await;
     let job = claim_one(&storage, &pool).await;

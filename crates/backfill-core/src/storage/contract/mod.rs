@@ -159,7 +159,7 @@ async fn add_one(storage: &Subject, spec: JobSpec) -> Job {
 /// A registered pool.
 async fn register(storage: &Subject) -> PoolId {
     let pool = PoolId::random();
-    assert!(storage.show_presence(&pool, true).await.expect("register"));
+    assert!(storage.register(&pool, &[]).await.expect("register"));
     pool
 }
 

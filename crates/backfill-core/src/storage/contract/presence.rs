@@ -70,17 +70,17 @@ pub async fn pools_that_show_signs_of_life_or_withdrew_are_left_alone(storage: S
     assert_eq!((counts.ready, counts.running), (1, 1), "what it still held is given back");
     let_time_pass().await;
     assert!(storage.rescue(Duration::from_secs(60)).await.expect("rescue").is_empty());
-    assert!(storage.show_presence(&alive, false).await.expect("presence"));
+    assert!(storage.show_presence(&alive).await.expect("presence"));
     assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 
 /// A pool that was taken for dead finds out at its next sign, and claims nothing until it has a new identity.
 pub async fn a_rescued_pool_learns_it(storage: Subject) {
     let pool = register(&storage).await;
-    assert!(storage.show_presence(&pool, false).await.expect("presence"));
+    assert!(storage.show_presence(&pool).await.expect("presence"));
     let_time_pass().await;
     storage.rescue(Duration::from_millis(1)).await.expect("rescue");
-    assert!(!storage.show_presence(&pool, false).await.expect("presence"));
+    assert!(!storage.show_presence(&pool).await.expect("presence"));
     add_one(&storage, spec()).await;
     assert!(claim(&storage, &pool, 1).await.is_empty());
     assert!(claim(&storage, &PoolId::random(), 1).await.is_empty(), "nor does one that never registered");
@@ -92,14 +92,14 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     let pool = register(&storage).await;
     add_one(&storage, spec()).await;
     let held = claim(&storage, &pool, 1).await;
-    assert!(!storage.show_presence(&pool, true).await.expect("presence"));
+    assert!(!storage.register(&pool, &[]).await.expect("presence"));
     assert_eq!(must_read(&storage, held[0].id).await, held[0]);
-    assert!(storage.show_presence(&pool, false).await.expect("presence"), "the first is still there");
+    assert!(storage.show_presence(&pool).await.expect("presence"), "the first is still there");
 
     let (other, tasks) = (PoolId::random(), ["registered".to_owned(), "registered too".to_owned()]);
     assert!(storage.register(&other, &tasks).await.expect("register"));
     let names = storage.task_names().await.expect("task names");
     assert!(tasks.iter().all(|task| names.contains(task)), "{names:?}");
     assert!(!storage.register(&other, &tasks).await.expect("register"), "it is taken");
-    assert!(storage.show_presence(&other, false).await.expect("presence"));
+    assert!(storage.show_presence(&other).await.expect("presence"));
 }

@@ -77,11 +77,6 @@ impl Storage for MemoryStorage {
         Ok(stored)
     }
 
-    async fn register_tasks(&self, names: &[String]) -> Result<()> {
-        self.state().register(names);
-        Ok(())
-    }
-
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
         Ok(self.state().claim(request))
     }
@@ -113,8 +108,12 @@ impl Storage for MemoryStorage {
         Ok(released as u64)
     }
 
-    async fn show_presence(&self, pool: &PoolId, first: bool) -> Result<bool> {
-        Ok(self.state().show_presence(pool, first))
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        Ok(self.state().register(pool, tasks))
+    }
+
+    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
+        Ok(self.state().show_presence(pool))
     }
 
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {

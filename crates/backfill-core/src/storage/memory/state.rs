@@ -90,10 +90,6 @@ impl State {
         }
     }
 
-    pub(super) fn register(&mut self, names: &[String]) {
-        self.tasks.extend(names.iter().cloned());
-    }
-
     pub(super) fn add(&mut self, jobs: &[NewJob]) -> Vec<Job> {
         // Each a moment later than the one before, so that a batch keeps its order.
         jobs.iter()
@@ -294,13 +290,19 @@ impl State {
         ids.len()
     }
 
-    pub(super) fn show_presence(&mut self, pool: &PoolId, first: bool) -> bool {
+    pub(super) fn register(&mut self, pool: &PoolId, tasks: &[String]) -> bool {
         let now = self.now();
-        if first == self.pools.contains_key(pool.as_str()) {
+        self.tasks.extend(tasks.iter().cloned());
+        if self.pools.contains_key(pool.as_str()) {
             return false;
         }
-        self.pools.entry(pool.to_string()).or_insert(SignOfLife { started_at: now, seen_at: now }).seen_at = now;
+        self.pools.insert(pool.to_string(), SignOfLife { started_at: now, seen_at: now });
         true
+    }
+
+    pub(super) fn show_presence(&mut self, pool: &PoolId) -> bool {
+        let now = self.now();
+        self.pools.get_mut(pool.as_str()).map(|sign| sign.seen_at = now).is_some()
     }
 
     pub(super) fn withdraw_presence(&mut self, pool: &PoolId) -> usize {
