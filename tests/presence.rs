@@ -403,7 +403,13 @@ async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_
         ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_at is not null").await,
         "0"
     );
+    let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+    assert!(rescued.is_empty(), "{rescued:?}");
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "1");
     theirs.rollback().await.expect("rollback");
+    // Another one has not just looked for it in vain.
+    let storage =
+        BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("a client").storage().clone();
     until("the other one is free too", || async {
         storage.rescue(Duration::from_millis(1)).await.expect("rescue");
         client.counts().await.expect("counts").running == 0
@@ -458,5 +464,23 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
     for (shutdown, running) in [(first_shutdown, first_running), (second_shutdown, second_running)] {
         shutdown.shutdown();
         running.await.expect("no panic").expect("an orderly end");
+    }
+}
+
+#[tokio::test]
+async fn registering_is_whole_or_not_at_all() {
+    let (client, pool, schema) = client().await;
+    let storage = client.storage();
+    for table in ["_private_tasks", "backfill_pools"] {
+        let refuse = format!(
+            "create or replace function S.refuse() returns trigger language plpgsql as $$ begin raise exception 'no more'; end $$;
+             create trigger refuse before insert on S.{table} for each row execute function S.refuse()"
+        );
+        sql(&pool, &schema, &refuse).await;
+        let error = storage.register(&PoolId::random(), &["t".to_owned()]).await.expect_err("it is refused");
+        assert!(format!("{error:?}").contains("no more"), "{error:?}");
+        sql(&pool, &schema, &format!("drop trigger refuse on S.{table}")).await;
+        let rows = "select (select count(*) from S._private_tasks) + (select count(*) from S.backfill_pools)";
+        assert_eq!(ask(&pool, &schema, rows).await, "0", "{table}");
     }
 }

@@ -227,7 +227,7 @@ select exists (
             return Ok(Vec::new());
         }
         // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
-        // longer silent when the delete looks again under the lock) or after (it finds its row gone, and knows). One that is
+        // longer silent when the update looks again under the lock) or after (it finds its row marked, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.
         let dead = sqlx::query_scalar!(
             r#"
@@ -257,7 +257,7 @@ returning pool.id
         let rows = sqlx::query!(
             r#"
 with theirs as materialized (
-  select job.id, job.locked_by as pool
+  select job.id, job.locked_by as pool, job.job_queue_id
   from graphile_worker._private_jobs job
   where job.locked_by = any ($1)
 ),
@@ -272,12 +272,11 @@ held_queue as materialized (
   from graphile_worker._private_job_queues queue
   where queue.locked_by = any ($1)
     and (select count(*) from held) >= 0
-    and not exists (
-      select from graphile_worker._private_jobs job
-      where job.job_queue_id = queue.id
-        and job.locked_by = queue.locked_by
-        and job.id <> all (array(select held.id from held))
-    )
+    and queue.id <> all (array(
+      select theirs.job_queue_id
+      from theirs
+      where theirs.job_queue_id is not null and theirs.id not in (select held.id from held)
+    ))
   for no key update skip locked
 ),
 released_queue as (
@@ -304,12 +303,15 @@ notified as materialized (
   from released_job
   having count(*) > 0
 )
-select dead.id as "pool!", count(held.id) as "jobs!", count(held.id) < count(theirs.id) as "left!"
+select
+  dead.id as "pool!",
+  freed.jobs as "jobs!",
+  -- Also if one was settled just before it could be locked: then there is nothing to be seen at the next look.
+  freed.jobs < (select count(*) from theirs where theirs.pool = dead.id) as "left!"
 from unnest($1::text[]) as dead (id)
-left join theirs on theirs.pool = dead.id
-left join held on held.id = theirs.id
+-- Not by a join of the two, whose sizes nobody knows beforehand.
+cross join lateral (select count(*) as jobs from held where held.pool = dead.id) as freed
 left join notified on true
-group by dead.id
 "#,
             &dead,
         )

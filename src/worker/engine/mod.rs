@@ -73,7 +73,9 @@ impl Mode {
 }
 
 /// A new identity on its way to be registered.
-type Registering = BoxFuture<'static, (Arc<PoolId>, Result<bool>)>;
+type Registering = BoxFuture<'static, (Arc<PoolId>, Sent, Result<bool>)>;
+/// When something was asked for, by the clock of intervals and by the wall's.
+type Sent = (Instant, SystemTime);
 
 pub(super) struct Engine {
     client: BackfillClient,
@@ -355,7 +357,7 @@ impl Engine {
                 wakeup = next_wakeup(&mut wakeups), if listens => self.wake(wakeup),
                 Some(written) = self.written.recv() => self.written(&written),
                 Some(pool) = evicted.recv() => self.evicted(&pool),
-                (pool, registered) = in_flight(&mut self.registering) => self.registered(pool, registered),
+                (pool, sent, registered) = in_flight(&mut self.registering) => self.registered(pool, sent, registered),
                 released = in_flight(&mut self.handover.releasing) => self.released(released),
                 changed = self.shutdown.changed() => {
                     if changed.is_ok() {
@@ -521,12 +523,13 @@ impl Engine {
         self.give_back_waiting();
         let (line, tasks) = (self.line.clone(), Arc::clone(&self.tasks));
         self.registering = Some(Box::pin(async move {
+            let sent = (Instant::now(), SystemTime::now());
             let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&new, &tasks)).await;
-            (new, registered)
+            (new, sent, registered)
         }));
     }
 
-    fn registered(&mut self, new: Arc<PoolId>, registered: Result<bool>) {
+    fn registered(&mut self, new: Arc<PoolId>, sent: Sent, registered: Result<bool>) {
         self.registering = None;
         match registered {
             Ok(true) => {
@@ -536,6 +539,7 @@ impl Engine {
                 self.handover.begin_anew();
                 self.pool = Arc::clone(&new);
                 self.lease = Lease::new(self.options.dead_after);
+                self.lease.extend(sent);
                 self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
                 self.look();
             }
@@ -547,15 +551,12 @@ impl Engine {
 }
 
 /// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends). Answers the
-/// identity under which the pool is registered, and when that was asked for: another one if the first is taken. That may be by ourselves, through a try
-/// whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the dead.
-async fn begin(
-    line: &Line,
-    tasks: &[String],
-    mut pool: Arc<PoolId>,
-    mode: Mode,
-) -> Result<(Arc<PoolId>, (Instant, SystemTime))> {
+/// identity under which the pool is registered (another one if the first is taken), and when that was asked for. It may be taken by
+/// ourselves, through a try whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the
+/// dead.
+async fn begin(line: &Line, tasks: &[String], mut pool: Arc<PoolId>, mode: Mode) -> Result<(Arc<PoolId>, Sent)> {
     let mut delay = FIRST_CLAIM_DELAY;
+    let mut first_try = true;
     let storage = line.storage();
     loop {
         let register = async {
@@ -563,9 +564,12 @@ async fn begin(
             Ok(storage.register(&pool, tasks).await?.then_some(sent))
         };
         // The first claim would open another connection, because this one is not back yet, and to settle a second one is needed anyway:
-        // a question that asks nothing opens it meanwhile. Whatever comes of it, nobody waits for it.
+        // a question that asks nothing opens it meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one
+        // only, it is not asked again.
         let open_another = async {
-            let _ = storage.time().await;
+            if first_try {
+                let _ = storage.time().await;
+            }
             std::future::pending().await
         };
         let begun = async {
@@ -583,6 +587,7 @@ async fn begin(
             }
             Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
                 tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");
+                first_try = false;
                 storage.reconnect();
                 tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 delay = (delay * 2).min(MAX_CLAIM_DELAY);

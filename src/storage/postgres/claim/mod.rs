@@ -46,7 +46,7 @@ macro_rules! claim {
             $crate::storage::postgres::claim::answer::Row,
             r#"
 -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue. The
--- lock keeps a rescuer (who deletes the row) out until we commit, and does not disturb the sign of life (which does not
+-- lock keeps a rescuer (who marks the row as dead) out until we commit, and does not disturb the sign of life (which does not
 -- touch the key).
 with registered as materialized (
   select pool.id

@@ -100,6 +100,8 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     assert!(storage.register(&other, &tasks).await.expect("register"));
     let names = storage.task_names().await.expect("task names");
     assert!(tasks.iter().all(|task| names.contains(task)), "{names:?}");
-    assert!(!storage.register(&other, &tasks).await.expect("register"), "it is taken");
+    let more = ["named nevertheless".to_owned()];
+    assert!(!storage.register(&other, &more).await.expect("register"), "it is taken");
+    assert!(storage.task_names().await.expect("task names").contains(&more[0]));
     assert!(storage.show_presence(&other).await.expect("presence"));
 }
