@@ -67,12 +67,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl Door {
     async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
+        if is_postgres(url) {
+            let storage = self.postgres_at(url)?;
+            storage.reach(self.patience).await?;
+            return Ok(Arc::new(storage));
+        }
         match scheme(url) {
-            _ if is_postgres(url) => {
-                let storage = self.postgres_at(url)?;
-                storage.reach(self.patience).await?;
-                Ok(Arc::new(storage))
-            }
             Some("sqlite") => {
                 self.refuse_schema("SQLite")?;
                 sqlite(url)

@@ -10,22 +10,29 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+/// When a sign was sent, by both clocks (one stands still while a machine sleeps).
+pub(super) type Sent = (Instant, SystemTime);
+
+pub(super) fn sent_now() -> Sent {
+    (Instant::now(), SystemTime::now())
+}
+
 /// The lease of one identity.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     length: Duration,
-    /// The last sign, by both clocks (one stands still while a machine sleeps); `None` when the lease has ended for good.
-    last: Arc<Mutex<Option<(Instant, SystemTime)>>>,
+    /// The last sign; `None` when the lease has ended for good.
+    last: Arc<Mutex<Option<Sent>>>,
 }
 
 impl Lease {
-    /// Begins now.
-    pub(super) fn new(length: Duration) -> Self {
-        Self { length, last: Arc::new(Mutex::new(Some((Instant::now(), SystemTime::now())))) }
+    /// Begins with the first sign.
+    pub(super) fn new(length: Duration, sent: Sent) -> Self {
+        Self { length, last: Arc::new(Mutex::new(Some(sent))) }
     }
 
     /// A sign of life was answered that was sent at this moment, and the identity is known.
-    pub(super) fn extend(&self, sent: (Instant, SystemTime)) {
+    pub(super) fn extend(&self, sent: Sent) {
         if let Some(last) = self.last.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             *last = sent;
         }
@@ -48,18 +55,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_lasts_from_sign_to_sign_and_never_comes_back() {
-        let lease = Lease::new(Duration::from_secs(15));
+        let lease = Lease::new(Duration::from_secs(15), sent_now());
         tokio::time::advance(Duration::from_secs(14)).await;
-        let now = || (Instant::now(), SystemTime::now());
-        lease.extend(now());
+        lease.extend(sent_now());
         tokio::time::advance(Duration::from_secs(14)).await;
         assert!(!lease.is_over());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(lease.is_over(), "after a pause");
-        lease.extend(now());
+        lease.extend(sent_now());
         assert!(!lease.is_over(), "nobody noticed the pause");
         lease.clone().end();
-        lease.extend(now());
+        lease.extend(sent_now());
         assert!(lease.is_over());
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::builder::Options;
 use super::events::{Event, Events};
-use super::lease::Lease;
+use super::lease::{Lease, sent_now};
 use crate::storage::{Line, PoolId, Storage};
 
 /// Graphile's schedule for the sweep: the first within a minute.
@@ -181,7 +181,7 @@ impl Signs {
             let Identity { pool, lease } = self.identity.borrow_and_update().clone();
             // The second try, on a new connection, tells a dead connection from a storage that is away.
             for _ in 0..2 {
-                let sent = (Instant::now(), SystemTime::now());
+                let sent = sent_now();
                 match timeout(self.every / 2, storage.show_presence(&pool)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Contact::heard);

@@ -33,8 +33,7 @@ impl PostgresStorage {
     pub(crate) async fn reach_ready(&self, patience: Duration) -> Result<bool> {
         let mut connection = self.connect(patience).await?;
         // Behind a pooler, statements outside of transactions may meet different servers.
-        let ready =
-            self.schema.persistent() && matches!(timeout(TRY, check_on(self, &mut connection)).await, Ok(Ok(_)));
+        let ready = self.schema.persistent() && check_on(self, &mut connection).await.is_ok();
         farewell(connection).await;
         Ok(ready)
     }

@@ -1,0 +1,123 @@
+//! Who the worker is: how it is registered, and what becomes of it when others took it for dead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::super::events::Event;
+use super::super::lease::{Lease, Sent, sent_now};
+use super::super::upkeep::Identity;
+use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
+use super::{Engine, Mode};
+use crate::error::Result;
+use crate::storage::{Line, PoolId};
+
+/// Registering that has not been answered for this long never will be.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A new identity on its way to be registered, and when that was asked for.
+pub(super) type Registering = BoxFuture<'static, (Arc<PoolId>, Sent, Result<bool>)>;
+
+impl Engine {
+    /// Others took this pool for dead and released what it held. Its results no longer count (the fence sees to that),
+    /// so its jobs are asked to end, and the worker goes on as somebody else.
+    pub(super) fn evicted(&mut self, pool: &Arc<PoolId>) {
+        if *pool != self.pool || self.registering.is_some() {
+            return;
+        }
+        if self.ending.is_some() {
+            // No new identity is needed any more.
+            if !self.cancel.is_cancelled() {
+                tracing::error!(%pool, "this worker was taken for dead while it ends; its jobs are asked to end now");
+                self.cancel.cancel();
+            }
+            return;
+        }
+        let new = Arc::new(self.mode.identity());
+        tracing::error!(
+            was = %pool, now = %new, running = self.running.len(),
+            "this worker was taken for dead; its jobs were released to others and are asked to end here"
+        );
+        self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
+        self.cancel.cancel();
+        self.give_back_waiting();
+        let (line, tasks) = (self.line.clone(), Arc::clone(&self.tasks));
+        self.registering = Some(Box::pin(async move {
+            let sent = sent_now();
+            let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&new, &tasks)).await;
+            (new, sent, registered)
+        }));
+    }
+
+    pub(super) fn registered(&mut self, new: Arc<PoolId>, sent: Sent, registered: Result<bool>) {
+        self.registering = None;
+        match registered {
+            Ok(true) => {
+                self.cancel = Arc::default();
+                // Whatever the old identity held was released by those who took it for dead.
+                self.held.clear();
+                self.handover.begin_anew();
+                self.pool = Arc::clone(&new);
+                self.lease = Lease::new(self.options.dead_after, sent);
+                self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
+                self.look();
+            }
+            // In both cases the upkeep will notice again, and another identity is chosen.
+            Ok(false) => tracing::warn!(pool = %new, "this identity is somebody's already; choosing another"),
+            Err(error) => tracing::warn!(%error, "the new identity could not be registered; trying again"),
+        }
+    }
+}
+
+/// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends). Answers the
+/// identity under which the pool is registered (another one if the first is taken), and when that was asked for. It may be taken by
+/// ourselves, through a try whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the
+/// dead.
+pub(super) async fn begin(
+    line: &Line,
+    tasks: &[String],
+    mut pool: Arc<PoolId>,
+    mode: Mode,
+) -> Result<(Arc<PoolId>, Sent)> {
+    let mut delay = FIRST_CLAIM_DELAY;
+    let mut first_try = true;
+    let storage = line.storage();
+    loop {
+        let register = async {
+            let sent = sent_now();
+            Ok(storage.register(&pool, tasks).await?.then_some(sent))
+        };
+        // The first claim would open another connection, because this one is not back yet, and to settle a second one is needed anyway:
+        // a question that asks nothing opens it meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one
+        // only, it is not asked again.
+        let open_another = async {
+            if first_try {
+                let _ = storage.time().await;
+            }
+            std::future::pending().await
+        };
+        let begun = async {
+            tokio::select! {
+                biased;
+                registered = register => registered,
+                never = open_another => never,
+            }
+        };
+        match line.call(REGISTER_TIMEOUT, begun).await {
+            Ok(Some(sent)) => return Ok((pool, sent)),
+            Ok(None) => {
+                tracing::warn!(%pool, "this identity is somebody's already; choosing another");
+                pool = Arc::new(mode.identity());
+            }
+            Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
+                tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");
+                first_try = false;
+                storage.reconnect();
+                tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                delay = (delay * 2).min(MAX_CLAIM_DELAY);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
