@@ -13,6 +13,11 @@ const MAX_AHEAD: usize = 4_000;
 /// A job counts for a sixteenth of the average, so one slow job is enough to stop claiming ahead for a while.
 const WEIGHT: f64 = 1.0 / 16.0;
 
+/// How long a run of jobs of one serial queue may take.
+const RUN: Duration = Duration::from_millis(50);
+/// The most jobs of one run.
+const MAX_RUN: usize = 500;
+
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// The running average of how long a job takes, in seconds; unknown before the first one.
@@ -28,6 +33,15 @@ impl Pace {
     /// Forgets what was measured: the jobs claimed ahead did not start in time.
     pub(super) fn forget(&mut self) {
         self.average = None;
+    }
+
+    /// How many jobs of a serial queue to claim together, to be run one after the other. A new job of that queue, however urgent, waits
+    /// for them, and so does whoever would take or replace one of them by its key. So a run is short; of unknown jobs it is one.
+    pub(super) fn run_length(&self) -> usize {
+        let Some(average) = self.average else { return 1 };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+        let in_time = (RUN.as_secs_f64() / average.max(1e-7)) as usize;
+        in_time.clamp(1, MAX_RUN)
     }
 
     /// How many jobs beyond the free slots can start within the lead time.
@@ -63,6 +77,14 @@ mod tests {
         assert_eq!(pace(&[Duration::from_micros(2)]).ahead(24), MAX_AHEAD);
         assert_eq!(pace(&[Duration::from_millis(5)]).ahead(24), 48);
         assert_eq!(pace(&[Duration::ZERO]).ahead(1), MAX_AHEAD);
+    }
+
+    #[test]
+    fn runs_of_a_queue_are_as_long_as_fifty_milliseconds_and_of_unknown_jobs_one() {
+        assert_eq!(Pace::default().run_length(), 1);
+        assert_eq!(pace(&[Duration::from_millis(5)]).run_length(), 10);
+        assert_eq!(pace(&[Duration::from_secs(1)]).run_length(), 1);
+        assert_eq!(pace(&[Duration::ZERO]).run_length(), MAX_RUN);
     }
 
     #[test]

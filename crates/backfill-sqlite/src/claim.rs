@@ -18,11 +18,15 @@ use crate::row::jobs;
 /// What asking another thread may take on a busy machine is no part of the walk.
 const NOISE: Duration = Duration::from_millis(20);
 
+/// The most jobs that one claim takes because of runs of queues.
+const MAX_IN_RUNS: usize = 4_000;
+
 /// A request, in a shape that can be sent to the thread that writes.
 struct Request {
     pool: String,
     tasks: String,
     limit: usize,
+    run_length: usize,
     max_bytes: usize,
     free_slots: usize,
     rooms: HashMap<String, usize>,
@@ -46,6 +50,7 @@ impl SqliteStorage {
             pool: request.pool.to_string(),
             tasks: crate::json(tasks),
             limit: request.limit,
+            run_length: request.run_length,
             max_bytes: request.max_bytes,
             free_slots: request.free_slots,
             rooms,
@@ -62,6 +67,54 @@ impl SqliteStorage {
         self.frontier.end(&beginning, request, &mut claimed, walk, Instant::now());
         Ok(claimed)
     }
+}
+
+/// The next jobs of a serial queue behind its first, up to the first that may not be taken: of another worker's task, of a task with a
+/// limit of its own, with a forbidden flag, or in its last attempt.
+async fn rest_of_run(
+    connection: &mut SqliteConnection,
+    request: &Request,
+    queue: &str,
+    ready_by: i64,
+) -> sqlx::Result<Vec<(JobId, usize)>> {
+    let limit = i64::try_from(request.run_length).unwrap_or(i64::MAX).saturating_sub(1);
+    let limited = crate::json(request.rooms.keys().cloned().collect::<Vec<_>>());
+    let next = sqlx::query!(
+        r#"
+select
+  job.id as "id!: i64",
+  octet_length(job.payload) as "bytes!: i64",
+  (
+    job.attempts + 1 < job.max_attempts
+    and job.task in (select value from json_each(?3))
+    and job.task not in (select value from json_each(?5))
+    and (
+      ?4 is null
+      or job.flags is null
+      or not exists (
+        select 1 from json_each(job.flags) flag where flag.value in (select forbidden.value from json_each(?4) forbidden)
+      )
+    )
+  ) as "may_be_taken!: bool"
+from backfill_jobs job indexed by backfill_jobs_queue
+where job.queue = ?1
+  and job.locked_at is null
+  and job.attempts < job.max_attempts
+  and job.run_at <= ?2
+order by job.priority, job.run_at, job.id
+limit ?6 offset 1
+"#,
+        queue,
+        ready_by,
+        request.tasks,
+        request.forbidden,
+        limited,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let taken = next.into_iter().take_while(|job| job.may_be_taken);
+    Ok(taken.map(|job| (job.id, usize::try_from(job.bytes).unwrap_or_default())).collect())
 }
 
 #[expect(clippy::too_many_lines, reason = "mostly one statement, best read in one piece")]
@@ -111,9 +164,21 @@ where job.priority = priority.value
   and job.task in (select value from json_each(?3))
   -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue.
   and exists (select 1 from backfill_pools pool where pool.id = ?1)
+  -- Of a serial queue that is free, the first job that is ready, wherever the walk began and whoever may run it.
   and (
     job.queue is null
-    or not exists (select 1 from backfill_queues queue where queue.name = job.queue and queue.locked_at is not null)
+    or (
+      not exists (select 1 from backfill_queues queue where queue.name = job.queue and queue.locked_at is not null)
+      and not exists (
+        select 1
+        from backfill_jobs earlier indexed by backfill_jobs_queue
+        where earlier.queue = job.queue
+          and earlier.locked_at is null
+          and earlier.attempts < earlier.max_attempts
+          and (earlier.priority, earlier.run_at, earlier.id) < (job.priority, job.run_at, job.id)
+          and earlier.run_at <= ?2
+      )
+    )
   )
   and (
     ?4 is null
@@ -138,19 +203,18 @@ limit ?5
     let mut more = candidates.len() >= request.limit;
     let mut for_free_slots = false;
     let mut bytes = 0;
-    let mut rooms = request.rooms;
+    let mut rooms = request.rooms.clone();
     let mut queues = BTreeSet::new();
+    // Runs count as one.
+    let mut side_by_side = 0;
     let mut chosen: Vec<JobId> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let room = rooms.get_mut(&candidate.task);
         if room.as_ref().is_some_and(|room| **room == 0) {
             continue;
         }
-        // Of a serial queue, the first.
-        if candidate.queue.as_ref().is_some_and(|queue| queues.contains(queue)) {
-            continue;
-        }
-        if candidate.is_last && chosen.len() >= request.free_slots {
+        side_by_side += 1;
+        if candidate.is_last && side_by_side > request.free_slots {
             for_free_slots = true;
             more = true;
             break;
@@ -160,11 +224,21 @@ limit ?5
             more = true;
             break;
         }
-        queues.extend(candidate.queue);
         if let Some(room) = room {
             *room -= 1;
         }
         chosen.push(candidate.id);
+        let Some(queue) = candidate.queue else { continue };
+        if request.run_length > 1 {
+            for (id, size) in rest_of_run(connection, &request, &queue, ready_by).await? {
+                if chosen.len() >= MAX_IN_RUNS.max(request.limit) || bytes + size > request.max_bytes {
+                    break;
+                }
+                bytes += size;
+                chosen.push(id);
+            }
+        }
+        queues.insert(queue);
     }
     if chosen.is_empty() {
         return Ok((Claimed { jobs: Vec::new(), more, for_free_slots, look_again: None }, walk));

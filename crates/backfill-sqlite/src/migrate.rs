@@ -10,7 +10,7 @@ use crate::failed;
 use crate::file::File;
 
 /// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
-const SCRIPTS: [&str; 1] = [include_str!("../sql/001_jobs.sql")];
+const SCRIPTS: [&str; 2] = [include_str!("../sql/001_jobs.sql"), include_str!("../sql/003_queues.sql")];
 
 /// The version of file that this crate works with.
 pub const VERSION: i32 = version_of(&SCRIPTS);

@@ -286,7 +286,13 @@ impl Ear {
         match notification.channel() {
             // Before it has heard itself it does not say that it hears; whoever is told then that it does, looks anyway.
             JOBS_INSERT if !self.proven => {}
-            JOBS_INSERT => self.pending.extend(jobs_added(notification.payload())),
+            JOBS_INSERT => {
+                let notice = Notice::read(notification.payload());
+                if notice.back {
+                    self.storage.cursors.forget();
+                }
+                self.pending.extend(notice.jobs_added());
+            }
             WORKER_MIGRATE => self.check_revision().await,
             channel if channel == self.channel => match notification.payload().parse() {
                 Ok(id) => self.read(id).await,
@@ -327,14 +333,24 @@ async fn renewed(renewals: &mut Option<watch::Receiver<()>>) {
 }
 
 /// What a notification on `jobs:insert` says. The text may be empty (old schemas), foreign, or a count of removals.
-fn jobs_added(text: &str) -> Option<Wakeup> {
-    #[derive(Deserialize)]
-    struct Notice {
-        count: Option<f64>,
+#[derive(Default, Deserialize)]
+struct Notice {
+    count: Option<f64>,
+    /// Jobs became ready that are not new: they may stand where claims have passed by.
+    #[serde(default)]
+    back: bool,
+}
+
+impl Notice {
+    fn read(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
     }
-    let count = serde_json::from_str::<Notice>(text).ok().and_then(|notice| notice.count).unwrap_or(1.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-    (count >= 1.0).then_some(Wakeup::JobsAdded(count as u64))
+
+    fn jobs_added(&self) -> Option<Wakeup> {
+        let count = self.count.unwrap_or(1.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+        (count >= 1.0).then_some(Wakeup::JobsAdded(count as u64))
+    }
 }
 
 /// 50 ms, growing by a factor of e up to the maximum, of which a random half to whole is waited: Graphile's curve
@@ -350,6 +366,9 @@ mod tests {
 
     #[test]
     fn notices_are_read_leniently() {
+        let jobs_added = |text: &str| Notice::read(text).jobs_added();
+        assert!(Notice::read(r#"{"r":0.5,"back":true,"count":7}"#).back);
+        assert!(!Notice::read(r#"{"r":0.5,"count":7}"#).back);
         assert_eq!(jobs_added(r#"{"r":0.5,"count":7}"#), Some(Wakeup::JobsAdded(7)));
         for unclear in ["", "hello", "{}", r#"{"count":null}"#, r#"{"count":"x"}"#, "[]"] {
             assert_eq!(jobs_added(unclear), Some(Wakeup::JobsAdded(1)), "{unclear}");

@@ -126,7 +126,7 @@ with job as materialized (
   )
 ),
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from job
   where job.is_available and job.run_at <= now()
   having count(*) > 0
@@ -170,7 +170,7 @@ where job.locked_by = any ($1)
             r#"
 select
   graphile_worker.force_unlock_workers($1),
-  pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || $2::bigint::text || '}')
+  pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || $2::bigint::text || '}')
 "#,
             pools,
             held,

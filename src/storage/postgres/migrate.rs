@@ -41,10 +41,11 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 3] = [
+const OWN: [(i32, &str, &str); 4] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
+    (6, "claim", script!("own/006_claim.sql")),
 ];
 
 /// What is there.
@@ -74,7 +75,7 @@ struct Found {
 const TABLES: [&str; 5] =
     ["_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_pools"];
 const VIEWS: [&str; 1] = ["jobs"];
-const FUNCTIONS: [&str; 7] = [
+const FUNCTIONS: [&str; 8] = [
     "add_job",
     "add_jobs",
     "complete_jobs",
@@ -82,6 +83,7 @@ const FUNCTIONS: [&str; 7] = [
     "reschedule_jobs",
     "remove_job",
     "force_unlock_workers",
+    "backfill_claim",
 ];
 
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {

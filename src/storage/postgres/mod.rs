@@ -66,7 +66,7 @@ pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
 use caution::{Busy, Caution};
-use claim::Plainness;
+use claim::{Cursors, Plainness};
 use connections::Connections;
 pub(crate) use connections::Trust;
 use gather::Gathering;
@@ -75,8 +75,8 @@ use isolation::Isolation;
 use schema::Schema;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    Offer, PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer, PoolId,
+    PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -103,7 +103,7 @@ pub struct PostgresStorage {
     /// When those were tried last whom somebody's lock keeps from being rescued wholly.
     burials: presence::Burials,
     /// Where claims begin.
-    frontier: Arc<Frontier>,
+    cursors: Arc<Cursors>,
     /// Which kind of claim to try.
     plainness: Arc<Plainness>,
     /// Single adds under way.
@@ -149,7 +149,7 @@ impl PostgresStorage {
             gathering: Arc::default(),
             giver: Arc::default(),
             sign_unanswered: Arc::default(),
-            frontier: Arc::default(),
+            cursors: Arc::default(),
             plainness: Arc::default(),
         })
     }
@@ -224,7 +224,7 @@ impl Storage for PostgresStorage {
             gathering: Arc::default(),
             giver: Arc::default(),
             sign_unanswered: Arc::default(),
-            frontier: Arc::default(),
+            cursors: Arc::default(),
             plainness: Arc::default(),
             caution: Caution::default(),
             busy: Busy::default(),
@@ -260,17 +260,7 @@ impl Storage for PostgresStorage {
     }
 
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
-        let beginning = self.frontier.begin(request, Instant::now());
-        let under_way = self.caution.begin();
-        let claimed = self.retrying(|| async {
-            let mut work = self.work_in_time().await?;
-            let claimed = self.claim_jobs(&mut work, request, beginning.place).await?;
-            self.done(work).await?;
-            Ok(claimed)
-        });
-        let (mut claimed, walk) = under_way.answered(claimed.await)?;
-        self.frontier.end(&beginning, request, &mut claimed, walk, Instant::now());
-        Ok(claimed)
+        self.claim_jobs(request).await
     }
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
@@ -285,7 +275,7 @@ impl Storage for PostgresStorage {
             written
         };
         if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
-            self.frontier.queue_was_freed(Instant::now());
+            self.cursors.queue_was_freed(Instant::now());
         }
         Ok(written)
     }

@@ -174,7 +174,7 @@ released_job as (
   returning job.id
 ),
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from released_job
   having count(*) > 0
 )
@@ -299,7 +299,7 @@ released_job as (
   returning job.id
 ),
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from released_job
   having count(*) > 0
 )

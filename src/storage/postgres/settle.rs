@@ -299,7 +299,7 @@ written as (
 ),
 -- What is given back is ready, and others may have it.
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from written
   where written.outcome = 'returned'
   having count(*) > 0

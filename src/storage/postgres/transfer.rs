@@ -147,7 +147,7 @@ with stored as (
   returning id
 ),
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || count(*)::text || '}')
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from stored
   having count(*) > 0
 )

@@ -1,5 +1,6 @@
 //! When to ask for more jobs, and for how many.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::super::events::Event;
-use super::jobs::Waiting;
+use super::jobs::{GIVE_BACK_AFTER, Waiting};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
@@ -177,6 +178,7 @@ impl Engine {
         self.claims.doubting = doubts.then_some(number);
         self.claims.awaits_queues = false;
         let thorough = std::mem::take(&mut self.claims.thorough);
+        let run_length = self.pace.run_length();
         self.claims.in_flight.push(Box::pin(async move {
             let storage = line.storage();
             let claimed = async {
@@ -190,7 +192,8 @@ impl Engine {
                     let flags = forbidden.now().await?;
                     let request =
                         ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
-                    let request = request.thorough(thorough).max_bytes(MAX_BYTES).free_slots(free_slots);
+                    let request = request.run_length(run_length).thorough(thorough);
+                    let request = request.max_bytes(MAX_BYTES).free_slots(free_slots);
                     storage.claim(&request).await
                 };
                 line.call(CLAIM_TIMEOUT, claim).await
@@ -210,10 +213,7 @@ impl Engine {
             Ok(claimed) if pool != self.pool => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
                 let since = Instant::now();
-                self.give_back(claimed.jobs.into_iter().map(|job| {
-                    let (job, pool) = (Arc::new(job), Arc::clone(&pool));
-                    Waiting { job, pool, since }
-                }));
+                self.give_back(in_runs(claimed.jobs, &pool, since));
             }
             Ok(claimed) => {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
@@ -244,14 +244,15 @@ impl Engine {
                 }
                 if claimed.for_free_slots {
                     self.pause = FIRST_PAUSE;
-                } else if claimed.more && claimed.jobs.is_empty() {
+                } else if claimed.more && claimed.jobs.is_empty() && claimed.look_again != Some(Duration::ZERO) {
                     // Everything in sight is in queues that others are taking at this moment.
                     self.claim_not_before = Some(Instant::now() + self.pause);
                     self.pause = (self.pause * 2).min(self.options.poll_interval);
                 } else {
                     self.pause = FIRST_PAUSE;
                     self.delay_refetch(claimed.jobs.len());
-                    self.learn_of_queues(claimed.jobs.len(), limit, claimed.more);
+                    let side_by_side = count_side_by_side(&claimed.jobs);
+                    self.learn_of_queues(side_by_side, limit, claimed.more);
                 }
                 self.take_in(claimed.jobs);
                 if self.handover.beside_claim {
@@ -332,11 +333,11 @@ impl Engine {
             self.waiting_since = since;
         }
         self.waiting_bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
-        let pool = &self.pool;
-        self.waiting.extend(jobs.into_iter().map(|job| {
-            let (job, pool) = (Arc::new(job), Arc::clone(pool));
-            Waiting { job, pool, since }
-        }));
+        let runs = in_runs(jobs, &self.pool, since);
+        if runs.iter().any(|run| !run.rest.is_empty()) {
+            self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
+        }
+        self.waiting.extend(runs);
         if ahead_of_new {
             // What came later may be more urgent.
             let order = |waiting: &Waiting| (waiting.job.priority, waiting.job.run_at, waiting.job.id);
@@ -355,7 +356,7 @@ impl Engine {
         let (back, stay): (Vec<_>, Vec<_>) =
             all.into_iter().enumerate().partition(|(place, waiting)| must_wait(*place, &waiting.job));
         self.waiting = stay.into_iter().map(|(_, waiting)| waiting).collect();
-        self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.job.payload.as_str().len()).sum();
+        self.waiting_bytes -= back.iter().map(|(_, waiting)| waiting.bytes()).sum::<usize>();
         self.give_back(back.into_iter().map(|(_, waiting)| waiting));
     }
 
@@ -388,4 +389,28 @@ impl Engine {
         self.more = true;
         self.woken = true;
     }
+}
+
+/// How many of these can run at once.
+fn count_side_by_side(jobs: &[Job]) -> usize {
+    let queues: HashSet<&String, foldhash::fast::RandomState> =
+        jobs.iter().filter_map(|job| job.queue.as_ref()).collect();
+    jobs.iter().filter(|job| job.queue.is_none()).count() + queues.len()
+}
+
+/// Jobs of one serial queue as the run that they are.
+fn in_runs(jobs: Vec<Job>, pool: &Arc<PoolId>, since: Instant) -> Vec<Waiting> {
+    let mut runs: Vec<Waiting> = Vec::with_capacity(jobs.len());
+    let mut of_queue: HashMap<String, usize, foldhash::fast::RandomState> = HashMap::default();
+    for job in jobs {
+        if let Some(queue) = &job.queue {
+            if let Some(&run) = of_queue.get(queue) {
+                runs[run].rest.push_back(Arc::new(job));
+                continue;
+            }
+            of_queue.insert(queue.clone(), runs.len());
+        }
+        runs.push(Waiting { job: Arc::new(job), pool: Arc::clone(pool), since, rest: VecDeque::new() });
+    }
+    runs
 }

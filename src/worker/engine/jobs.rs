@@ -1,5 +1,6 @@
 //! Starting jobs, and what becomes of them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ pub(super) struct Waiting {
     pub job: Arc<Job>,
     pub pool: Arc<PoolId>,
     pub since: Instant,
+    /// The rest of its run: the next jobs of its serial queue, which was claimed with them and is held until the last one is settled.
+    /// They start one after the other, so they take no slot and do not count as waiting.
+    pub rest: VecDeque<Arc<Job>>,
 }
 
 /// A job that was started.
@@ -29,6 +33,9 @@ pub(super) struct Started {
     pub job: Arc<Job>,
     pub pool: Arc<PoolId>,
     pub handler: Arc<Handler>,
+    /// See [`Waiting::rest`].
+    pub rest: VecDeque<Arc<Job>>,
+    pub since: Instant,
 }
 
 impl Engine {
@@ -36,13 +43,14 @@ impl Engine {
         let before = self.waiting.len();
         // What waits for long is given back; what is written makes the loop turn again.
         while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
-            let Some(Waiting { job, pool, .. }) = self.waiting.pop_front() else { break };
-            self.waiting_bytes -= job.payload.as_str().len();
+            let Some(Waiting { job, pool, since, rest }) = self.waiting.pop_front() else { break };
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
-                self.settle(&pool, &job, Outcome::Returned);
+                self.waiting_bytes -= bytes(&job) + rest.iter().map(|job| bytes(job)).sum::<usize>();
+                self.give_back([Waiting { job, pool, since, rest }]);
                 continue;
             };
+            self.waiting_bytes -= bytes(&job);
             // A token of its own only for a job that may be cancelled alone: it costs a little.
             let cancel = match handler.time_limit() {
                 Some(_) => Arc::new(self.cancel.child_token()),
@@ -53,7 +61,7 @@ impl Engine {
             let chain = self.middleware.clone();
             let lease = self.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
-            let started = Started { job: Arc::clone(&job), pool, handler: Arc::clone(&handler) };
+            let started = Started { job: Arc::clone(&job), pool, handler: Arc::clone(&handler), rest, since };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
@@ -74,7 +82,7 @@ impl Engine {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(started) = self.started.remove(&id) else { return };
+        let Some(mut started) = self.started.remove(&id) else { return };
         let (outcome, took) = match result {
             Ok((outcome, took)) => {
                 // What was not even started says nothing of the pace.
@@ -96,11 +104,34 @@ impl Engine {
             // Its place is free again, and jobs that had to wait for it were left out of claims.
             self.look();
         }
-        self.settle(&started.pool, &started.job, outcome);
+        let Some(next) = started.rest.pop_front() else {
+            self.settle(&started.pool, &started.job, outcome);
+            return;
+        };
+        self.settle_amid_run(&started.pool, &started.job, outcome);
+        let Started { pool, rest, since, .. } = started;
+        let next = Waiting { job: next, pool, since, rest };
+        if *next.pool == *self.pool && self.registering.is_none() && self.ending.is_none() {
+            // It takes the slot of the one before, unless something more urgent waits.
+            let urgent = self.waiting.iter().take_while(|other| other.job.priority < next.job.priority).count();
+            self.waiting.insert(urgent, next);
+        } else {
+            self.waiting_bytes -= next.bytes();
+            self.give_back([next]);
+        }
     }
 
     pub(super) fn settle(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
-        let settlement = Settlement { claim: ClaimRef::of(job), outcome: shortened(outcome) };
+        self.send(pool, ClaimRef::of(job), outcome);
+    }
+
+    /// The same for a job after which others of its run come.
+    fn settle_amid_run(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
+        self.send(pool, ClaimRef::of(job).keeping_queue(), outcome);
+    }
+
+    fn send(&self, pool: &Arc<PoolId>, claim: ClaimRef, outcome: Outcome) {
+        let settlement = Settlement { claim, outcome: shortened(outcome) };
         self.backlog.gave(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.send(Finished { pool: Arc::clone(pool), settlement });
@@ -109,20 +140,59 @@ impl Engine {
     /// Gives back jobs that were claimed and have not started.
     pub(super) fn give_back_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting_bytes = 0;
         self.give_back(waiting);
+        self.give_back_rests(None);
+        self.waiting_bytes = 0;
     }
 
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Waiting>) {
         let mut count = 0;
-        for Waiting { job, pool, .. } in jobs {
-            self.settle(&pool, &job, Outcome::Returned);
-            count += 1;
+        for Waiting { job, pool, rest, .. } in jobs {
+            count += 1 + rest.len();
+            let mut run = std::iter::once(job).chain(rest).peekable();
+            while let Some(job) = run.next() {
+                // The queue is released with the last one.
+                if run.peek().is_some() {
+                    self.settle_amid_run(&pool, &job, Outcome::Returned);
+                } else {
+                    self.settle(&pool, &job, Outcome::Returned);
+                }
+            }
         }
         if count > 0 {
             self.events.tell(|| Event::GivenBack { jobs: count });
         }
     }
+
+    /// Gives back what is left of the runs that are worked on, but keeps their queues: those are released with the jobs that run now. Of
+    /// all runs, or of those that were claimed before a moment.
+    pub(super) fn give_back_rests(&mut self, before: Option<Instant>) {
+        let mut rests = Vec::new();
+        for started in self.started.values_mut() {
+            if before.is_none_or(|before| started.since <= before) {
+                let pool = &started.pool;
+                rests.extend(started.rest.drain(..).map(|job| (Arc::clone(pool), job)));
+            }
+        }
+        for (pool, job) in &rests {
+            self.waiting_bytes -= bytes(job);
+            self.settle_amid_run(pool, job, Outcome::Returned);
+        }
+        if !rests.is_empty() {
+            self.events.tell(|| Event::GivenBack { jobs: rests.len() });
+        }
+    }
+}
+
+impl Waiting {
+    /// Of all payloads in it.
+    pub(super) fn bytes(&self) -> usize {
+        bytes(&self.job) + self.rest.iter().map(|job| bytes(job)).sum::<usize>()
+    }
+}
+
+fn bytes(job: &Job) -> usize {
+    job.payload.as_str().len()
 }
 
 /// Many results may wait to be written; what is not stored of an error is not kept until then.

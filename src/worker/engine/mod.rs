@@ -111,6 +111,8 @@ pub(super) struct Engine {
     /// Of their payloads.
     waiting_bytes: usize,
     waiting_since: Instant,
+    /// When to look for runs of serial queues that take longer than was expected, and to give back the rest of each.
+    rests_back_at: Option<Instant>,
     /// Prefetched jobs waited for too long; nothing is prefetched until a job has ended.
     prefetch_rests: bool,
     /// How many jobs the last claim asked for.
@@ -199,6 +201,7 @@ impl Engine {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_since: now,
+            rests_back_at: None,
             prefetch_rests: false,
             asked_for: 0,
             announced: 0,
@@ -436,7 +439,7 @@ impl Engine {
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
         let again = self.look_again_at.filter(|_| self.ending.is_none());
         let handover = self.handover.alarm().filter(|_| self.ending.is_none());
-        [ending, give_back, poll, claim, due, again, handover]
+        [ending, give_back, self.rests_back_at, poll, claim, due, again, handover]
             .into_iter()
             .flatten()
             .min()
@@ -472,11 +475,16 @@ impl Engine {
                 let (old, rest): (VecDeque<Waiting>, VecDeque<Waiting>) =
                     self.waiting.drain(..).partition(|waiting: &Waiting| now >= waiting.since + prefetch.ttl);
                 self.waiting = rest;
-                self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.job.payload.as_str().len()).sum();
+                self.waiting_bytes -= old.iter().map(Waiting::bytes).sum::<usize>();
                 self.give_back(old);
             } else {
                 self.give_back_waiting();
             }
+        }
+        if self.rests_back_at.is_some_and(|time| now >= time) {
+            self.give_back_rests(now.checked_sub(GIVE_BACK_AFTER));
+            let rests = self.started.values().filter(|started| !started.rest.is_empty());
+            self.rests_back_at = rests.map(|started| started.since + GIVE_BACK_AFTER).min();
         }
         self.further_the_end(now);
     }

@@ -62,6 +62,10 @@ pub struct ClaimRequest<'a> {
     pub tasks: &'a [String],
     /// How many, at the most.
     pub limit: usize,
+    /// Of a serial queue so many of its next jobs, in their order, at the most: whoever asks runs them one after the other. They count
+    /// as one for the `limit`. Only the last one's settlement may release the queue (see
+    /// [`ClaimRef::keeping_queue`](super::ClaimRef::keeping_queue)).
+    pub run_length: usize,
     /// How many bytes of payloads, at the most, about; but one job always.
     pub max_bytes: usize,
     /// How many jobs can start at once. A job that will have no attempt left after this one is taken only if it is among the first
@@ -86,6 +90,7 @@ impl<'a> ClaimRequest<'a> {
             pool,
             tasks,
             limit,
+            run_length: 1,
             max_bytes: usize::MAX,
             free_slots: usize::MAX,
             limits: &[],
@@ -93,6 +98,13 @@ impl<'a> ClaimRequest<'a> {
             now: None,
             thorough: false,
         }
+    }
+
+    /// At the most so many jobs of one serial queue, as a run; one if nobody says otherwise. See the field.
+    #[must_use]
+    pub fn run_length(mut self, jobs: usize) -> Self {
+        self.run_length = jobs.max(1);
+        self
     }
 
     /// At the most so many bytes of payloads, about; but one job always.
@@ -141,7 +153,7 @@ impl<'a> ClaimRequest<'a> {
 /// What a claim took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claimed {
-    /// The jobs, in the order in which they should start.
+    /// The jobs, in the order in which they should start. Of a serial queue they are the first ready ones, without a gap.
     pub jobs: Vec<Job>,
     /// Whether the limit kept the claim from seeing all that was ready: another claim may find more at once.
     pub more: bool,

@@ -38,6 +38,13 @@ impl ClaimRef {
             had_key: job.key.is_some(),
         }
     }
+
+    /// The same for a job that is not the last of a run of its serial queue: settling it leaves the queue held.
+    #[must_use]
+    pub fn keeping_queue(mut self) -> Self {
+        self.queue = None;
+        self
+    }
 }
 
 /// How one claimed job ended.

@@ -1,27 +1,27 @@
 //! Reading what a claim answers.
 //!
-//! One statement answers rows of several kinds, joined here: one that always comes (how many candidates there were, even when
-//! none could be taken, and the moment of the claim), the names of the tasks, the names of the queues, and the jobs.
+//! One statement answers rows of several kinds, joined here: one that tells how it went and comes first, the names of the tasks, the
+//! names of the queues, and the jobs.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 
 use super::super::row::{JobRow, Timestamp};
+use super::cursor::Position;
 use crate::job::Job;
-use crate::storage::{ClaimRequest, Claimed, PoolId};
+use crate::storage::{ClaimRequest, Claimed};
 
 /// One row; of which kind, its empty fields tell.
 pub(super) struct Row {
     pub id: Option<i64>,
     pub task_id: Option<i32>,
     pub queue_id: Option<i32>,
-    pub candidates: Option<i64>,
     /// The payload of a job, or the name of a task or queue.
     pub text: Option<String>,
     pub priority: Option<i16>,
-    /// Of the row that always comes, the moment of the claim.
     pub run_at: Option<Timestamp>,
     pub attempts: Option<i16>,
     pub max_attempts: Option<i16>,
@@ -29,17 +29,34 @@ pub(super) struct Row {
     pub created_at: Option<Timestamp>,
     pub updated_at: Option<Timestamp>,
     pub key: Option<String>,
-    /// Of the row that always comes, one of the following, if anything was left.
     pub revision: Option<i32>,
     pub flags: Option<String>,
-    /// How long the walk took.
-    pub walk: Option<PgInterval>,
+    pub locked_at: Option<Timestamp>,
+    pub more: Option<bool>,
+    pub last_left: Option<bool>,
+    pub plain_end_priority: Option<i16>,
+    pub plain_end_time: Option<Timestamp>,
+    pub plain_took: Option<PgInterval>,
+    pub queue_end_priority: Option<i16>,
+    pub queue_end_time: Option<Timestamp>,
+    pub queue_took: Option<PgInterval>,
+    pub seen_queues: Option<Vec<i32>>,
 }
 
-/// Jobs were left for their last attempts: they would have to wait for a slot. (1 is for their bytes.)
-const LEFT_FOR_SLOTS: i32 = 2;
-/// Everything was left, because something has to be.
-const NOT_PLAIN: i32 = 3;
+/// How it went.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    /// The server's time.
+    pub moment: Option<DateTime<Utc>>,
+    pub plain_end: Option<Position>,
+    /// How long looking for jobs without queues took; for any jobs, if nothing else was looked for.
+    pub plain_took: Duration,
+    pub queue_end: Option<Position>,
+    /// How long looking for jobs of queues took, if they were looked for by themselves.
+    pub queue_took: Option<Duration>,
+    /// The queues of which something stands before `queue_end`.
+    pub seen_queues: Vec<i32>,
+}
 
 /// By ids of the database.
 type ByNumber<V> = HashMap<i32, V, foldhash::fast::RandomState>;
@@ -51,11 +68,8 @@ pub(super) struct Reader<'a> {
     queues: ByNumber<String>,
     /// Rows of jobs whose names are not here yet. (The names come first, though no standard says so.)
     unnamed: Vec<Row>,
-    jobs: Vec<Job>,
-    candidates: i64,
-    left: Option<i32>,
-    locked_at: Option<Timestamp>,
-    walk: Duration,
+    claimed: Claimed,
+    course: Course,
 }
 
 impl<'a> Reader<'a> {
@@ -65,11 +79,8 @@ impl<'a> Reader<'a> {
             tasks: ByNumber::default(),
             queues: ByNumber::default(),
             unnamed: Vec::new(),
-            jobs: Vec::new(),
-            candidates: 0,
-            left: None,
-            locked_at: None,
-            walk: Duration::ZERO,
+            claimed: Claimed::default(),
+            course: Course::default(),
         }
     }
 
@@ -78,7 +89,7 @@ impl<'a> Reader<'a> {
             (Some(id), Some(task), queue) => {
                 let known =
                     self.tasks.contains_key(&task) && queue.is_none_or(|queue| self.queues.contains_key(&queue));
-                if known && self.locked_at.is_some() {
+                if known {
                     self.take_job(id, task, row);
                 } else {
                     self.unnamed.push(row);
@@ -86,20 +97,26 @@ impl<'a> Reader<'a> {
             }
             (None, Some(task), _) => drop(self.tasks.insert(task, row.text.unwrap_or_default())),
             (None, None, Some(queue)) => drop(self.queues.insert(queue, row.text.unwrap_or_default())),
-            (_, None, _) => {
-                self.candidates = row.candidates.unwrap_or_default();
-                self.jobs.reserve(usize::try_from(self.candidates).unwrap_or_default());
-                self.left = row.revision;
-                self.locked_at = row.run_at;
-                // By the server's clock, which may have been set meanwhile.
-                let micros = row.walk.and_then(|walk| walk.microseconds.try_into().ok());
-                self.walk = Duration::from_micros(micros.unwrap_or_default());
-            }
+            (_, None, None) => self.learn(row),
+            (Some(_), None, Some(_)) => {}
         }
     }
 
+    fn learn(&mut self, row: Row) {
+        self.claimed.more = row.more.unwrap_or_default();
+        self.claimed.for_free_slots = row.last_left.unwrap_or_default();
+        let end = |priority: Option<i16>, time: Option<Timestamp>| priority.zip(time.map(|time| time.0));
+        self.course = Course {
+            moment: row.locked_at.map(|time| time.0),
+            plain_end: end(row.plain_end_priority, row.plain_end_time),
+            plain_took: row.plain_took.map(duration).unwrap_or_default(),
+            queue_end: end(row.queue_end_priority, row.queue_end_time),
+            queue_took: row.queue_took.map(duration),
+            seen_queues: row.seen_queues.unwrap_or_default(),
+        };
+    }
+
     fn take_job(&mut self, id: i64, task: i32, row: Row) {
-        let pool: &PoolId = self.request.pool;
         let job = || {
             Some(Job::from(JobRow {
                 id,
@@ -116,28 +133,26 @@ impl<'a> Reader<'a> {
                 key: row.key,
                 revision: row.revision?,
                 flags: row.flags,
-                locked_at: self.locked_at,
-                locked_by: Some(pool.as_str().to_owned()),
+                locked_at: self.course.moment.map(Timestamp),
+                locked_by: Some(self.request.pool.as_str().to_owned()),
             }))
         };
-        self.jobs.extend(job());
+        self.claimed.jobs.extend(job());
     }
 
-    /// The jobs in the order in which they should start and whether there may be more, or `None` if nothing was taken because
-    /// something has to be left; and how long the walk took.
-    pub fn end(mut self) -> (Option<Claimed>, Duration) {
-        if self.left == Some(NOT_PLAIN) {
-            return (None, self.walk);
-        }
+    /// The jobs in the order in which they should start and whether there may be more; and how it went.
+    pub fn end(mut self) -> (Claimed, Course) {
         for row in std::mem::take(&mut self.unnamed) {
             if let (Some(id), Some(task)) = (row.id, row.task_id) {
                 self.take_job(id, task, row);
             }
         }
-        self.jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-        let limit = i64::try_from(self.request.limit).unwrap_or(i64::MAX);
-        let more = self.candidates >= limit || self.left.is_some();
-        let for_free_slots = self.left == Some(LEFT_FOR_SLOTS);
-        (Some(Claimed { jobs: self.jobs, more, for_free_slots, look_again: None }), self.walk)
+        self.claimed.jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
+        (self.claimed, self.course)
     }
+}
+
+/// By the server's clock, which may have been set meanwhile.
+fn duration(took: PgInterval) -> Duration {
+    Duration::from_micros(took.microseconds.try_into().unwrap_or_default())
 }

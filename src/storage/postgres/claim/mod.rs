@@ -1,144 +1,143 @@
 //! Taking jobs.
 //!
-//! A statement chooses, locks and marks jobs. What makes it safe beside any number of other claimers, ours or
-//! Node's:
+//! The SQL function `backfill_claim` chooses, locks and marks jobs (`sql/schema/own/006_claim.sql` says how, and why it is safe beside
+//! any number of other claimers). It is a function, so that one exchange takes jobs under planner settings of its own (ADR 14).
 //!
-//! - Candidate jobs are locked with `for update skip locked`: two claimers never consider the same row.
-//! - A serial queue is guarded by its *queue row*: it is locked the same way, must still be free when the lock is
-//!   held, and is marked in the same statement as the job. Whoever does not get the row leaves the queue's jobs
-//!   alone. At most one job per queue is kept, whatever the batch size.
-//! - Nobody waits: every lock is taken or skipped, so claimers cannot deadlock.
-//!
-//! Only the queue rows of the candidates are locked. (Node's fetch locks every free queue's row, so that two
-//! fetches at once see no queues at all and one goes away empty.)
-//!
-//! There are two such statements, which begin alike:
-//!
-//! | file | what it takes |
+//! | file | what it does |
 //! | --- | --- |
-//! | `plain` | all candidates or none: all if each may be taken as it is, which is nearly always so |
-//! | `careful` | what may be taken of the candidates: one job of a serial queue, so many of a task, so many bytes, … |
-//! | `answer` | reads what either answers |
+//! | `cursor` | where the looks of a claim begin, and how far they go |
+//! | `answer` | reads what the function answers |
 //!
-//! A single job is claimed by the plain one in three quarters of the other's time, most of which is spent on making that
-//! statement's many parts ready. [`Plainness`] says which to try.
+//! Where all jobs at the head of the line may be taken as they are, as nearly always, the function takes them by one look instead of two.
+//! [`Plainness`] says whether to try that.
 
 mod answer;
-mod careful;
-mod plain;
+mod cursor;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
 use sqlx::PgConnection;
 
 use super::PostgresStorage;
 use crate::error::Result;
-use crate::storage::{ClaimRequest, Claimed, Place};
+use crate::storage::{ClaimRequest, Claimed};
+use answer::{Course, Reader};
+pub(super) use cursor::Cursors;
+use cursor::Looks;
 
-/// How both statements begin: `claim!("the rest", arguments…)`. It is a macro because the checked macros take literals only.
-///
-/// The first arguments are the pool, the tasks, the limit, the forbidden flags, the time, the frontier's two columns, and the
-/// most bytes; the rest can use the relations `served` (the tasks), `candidate` (jobs that are ready, locked), and `walked`.
-macro_rules! claim {
-    ($rest:literal $(, $argument:expr)* $(,)?) => {
-        sqlx::query_as!(
-            $crate::storage::postgres::claim::answer::Row,
-            r#"
--- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue. The
--- lock keeps a rescuer (who marks the row as dead) out until we commit, and does not disturb the sign of life (which does not
--- touch the key).
-with registered as materialized (
-  select pool.id
-  from graphile_worker.backfill_pools pool
-  where pool.id = $1
-    and pool.seen_at > 'epoch'
-    -- The answer is sent before the transaction ends. Where nobody takes it (a process that is stopped, a machine that is
-    -- gone), the server's system gives the connection up after these milliseconds, and with it all locks; it would wait for a
-    -- quarter of an hour, or for ever. For this transaction only, so nothing stays behind in a pooler.
-    and set_config('tcp_user_timeout', '10000', true) is not null
-  for key share
-),
-served as materialized (
-  -- The moment from which the walk is timed: whoever was waited for above is not part of it.
-  select task.id, task.identifier, clock_timestamp() as begun
-  from graphile_worker._private_tasks task
-  where task.identifier = any ($2)
-    and exists (select from registered)
-),
--- The walk over jobs_main_index. The queue's state is asked row by row (a scalar subquery cannot be turned into
--- a hash of all queues), so the cost does not grow with the number of queues.
-candidate as materialized (
-  select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.payload,
-    job.attempts + 1 >= job.max_attempts as is_last
-  from graphile_worker._private_jobs job
-  where job.is_available = true
-    and job.run_at <= coalesce($5::timestamptz, now())
-    -- The frontier: both columns of the index at once, so that the walk begins there.
-    and (job.priority, job.run_at) >= ($6::smallint, coalesce($7::timestamptz, '-infinity'))
-    and job.task_id = any (array(select served.id from served))
-    and (
-      job.job_queue_id is null
-      or (
-        select queue.is_available
-        from graphile_worker._private_job_queues queue
-        where queue.id = job.job_queue_id
-      )
-    )
-    and ($4::text[] is null or job.flags is null or not job.flags ?| $4::text[])
-  order by job.priority, job.run_at
-  -- A limit that the planner cannot see counts as a tenth of everything, so the walk in the index's order always looks
-  -- better than sorting, whether or not the table has statistics.
-  limit (select $3::bigint)
-  for update of job skip locked
-),
-walked as materialized (
-  select
-    count(*) as candidates,
-    -- Counting makes the walk end.
-    clock_timestamp() - (select min(served.begun) from served) as took,
-    -- Whether nothing stands in a serial queue, has its last attempt before it, or is too much in all.
-    case
-      when count(*) = 0 then true
-      when not bool_and(candidate.job_queue_id is null and not candidate.is_last) then false
-      -- What is stored may be compressed, but never to a three-hundredth. To unpack it is no part of the walk.
-      when sum(pg_column_size(candidate.payload)) <= $8::bigint / 300 then true
-      else (select sum(octet_length(candidate.payload::text)) from candidate) <= $8::bigint
-    end as is_plain
-  from candidate
-),
-"#
-            + $rest
-            $(, $argument)*
-        )
-    };
-}
-use claim;
+/// The most jobs that one claim takes because of runs of queues.
+const MAX_IN_RUNS: i32 = 4_000;
 
 impl PostgresStorage {
-    /// Takes jobs from this place of the line on, and tells how long it walked to find them.
-    pub(super) async fn claim_jobs(
+    /// Takes jobs, beginning where the cursors say.
+    pub(super) async fn claim_jobs(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+        let want = i32::try_from(request.limit).unwrap_or(i32::MAX);
+        let run_length = i32::try_from(request.run_length).unwrap_or(i32::MAX);
+        let in_all = want.saturating_mul(run_length).min(MAX_IN_RUNS.max(want));
+        let looks = self.cursors.begin(request, in_all, Instant::now());
+        let try_plain = looks.are_simple() && request.limits.is_empty() && self.plainness.is_likely();
+        let under_way = self.caution.begin();
+        let claimed = self.retrying(|| async {
+            let mut work = self.work_in_time().await?;
+            let claimed = self.call_claim(&mut work, request, (want, run_length, in_all), &looks, try_plain).await?;
+            self.done(work).await?;
+            Ok(claimed)
+        });
+        let claimed = under_way.answered(claimed.await);
+        if claimed.is_err() && looks.tell_others {
+            self.cursors.nobody_was_told();
+        }
+        let (mut claimed, course) = claimed?;
+        if course.queue_took.is_some() {
+            if try_plain {
+                self.plainness.was_wrong();
+            }
+            self.plainness.saw(&claimed);
+        } else if !claimed.jobs.is_empty() {
+            self.plainness.was_right();
+        }
+        self.cursors.end(&looks, request, &mut claimed, &course, Instant::now());
+        Ok(claimed)
+    }
+
+    async fn call_claim(
         &self,
         conn: &mut PgConnection,
         request: &ClaimRequest<'_>,
-        place: Option<Place>,
-    ) -> Result<(Claimed, Duration)> {
-        let place = place.map_or((i16::MIN, None), |place| (place.0, Some(place.1)));
-        let mut walked = Duration::ZERO;
-        if request.limits.is_empty() && self.plainness.is_likely() {
-            let (claimed, walk) = self.claim_plain(conn, request, place).await?;
-            if let Some(claimed) = claimed {
-                if !claimed.jobs.is_empty() {
-                    self.plainness.was_right();
-                }
-                return Ok((claimed, walk));
-            }
-            self.plainness.was_wrong();
-            walked = walk;
+        (want, run_length, in_all): (i32, i32, i32),
+        looks: &Looks,
+        try_plain: bool,
+    ) -> Result<(Claimed, Course)> {
+        let (limited, rooms): (Vec<String>, Vec<i32>) =
+            request.limits.iter().map(|(task, room)| (task.clone(), i32::try_from(*room).unwrap_or(i32::MAX))).unzip();
+        let forbidden = (!request.forbidden_flags.is_empty()).then_some(request.forbidden_flags);
+        let mut rows = sqlx::query_as!(
+            answer::Row,
+            r#"
+select
+  id,
+  task_id,
+  queue_id,
+  text,
+  priority,
+  run_at as "run_at: crate::storage::postgres::row::Timestamp",
+  attempts,
+  max_attempts,
+  last_error,
+  created_at as "created_at: crate::storage::postgres::row::Timestamp",
+  updated_at as "updated_at: crate::storage::postgres::row::Timestamp",
+  key,
+  revision,
+  flags,
+  locked_at as "locked_at: crate::storage::postgres::row::Timestamp",
+  more,
+  last_left,
+  plain_end_priority,
+  plain_end_time as "plain_end_time: crate::storage::postgres::row::Timestamp",
+  plain_took,
+  queue_end_priority,
+  queue_end_time as "queue_end_time: crate::storage::postgres::row::Timestamp",
+  queue_took,
+  seen_queues
+from graphile_worker.backfill_claim(
+  worker => $1, task_names => $2, want => $3, run_length => $4, want_in_all => $5, byte_limit => $6, slots => $7,
+  limited => $8, rooms => $9, forbidden => $10, ready_by => $11, try_plain => $12,
+  plain_priority => $13, plain_time => $14, plain_since => $15, plain_rows => $16,
+  queue_priority => $17, queue_time => $18, queue_since => $19, queue_rows => $20, passed => $21, tell_others => $22
+)
+"#,
+            request.pool.as_str(),
+            request.tasks,
+            want,
+            run_length,
+            in_all,
+            i64::try_from(request.max_bytes).unwrap_or(i64::MAX),
+            i32::try_from(request.free_slots).unwrap_or(i32::MAX),
+            &limited,
+            &rooms,
+            forbidden as Option<&[String]>,
+            request.now as Option<DateTime<Utc>>,
+            try_plain,
+            looks.plain.map(|cursor| cursor.position.0) as Option<i16>,
+            looks.plain.map(|cursor| cursor.position.1) as Option<DateTime<Utc>>,
+            looks.plain.map(|cursor| cursor.since) as Option<DateTime<Utc>>,
+            looks.plain_rows as Option<i32>,
+            looks.queued.map(|cursor| cursor.position.0) as Option<i16>,
+            looks.queued.map(|cursor| cursor.position.1) as Option<DateTime<Utc>>,
+            looks.queued.map(|cursor| cursor.since) as Option<DateTime<Utc>>,
+            looks.queue_rows,
+            &looks.passed[..],
+            looks.tell_others,
+        )
+        .fetch(self.schema.on(conn));
+        let mut reader = Reader::new(request);
+        while let Some(row) = rows.try_next().await.map_err(|e| self.error("claim jobs", e))? {
+            reader.take(row);
         }
-        let (claimed, walk) = self.claim_carefully(conn, request, place).await?;
-        self.plainness.saw(&claimed);
-        Ok((claimed, walked + walk))
+        Ok(reader.end())
     }
 }
 

@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | [`adding`] | answers, defaults, each key mode, hostile strings |
 //! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing over, lost answers |
+//! | [`queues`] | the order of serial queues, and runs of their jobs |
 //! | [`settling`] | each outcome, the fence, settling twice |
 //! | [`presence`] | signs of life, rescue, identities |
 //! | [`cron`] | the gate of crontabs |
@@ -31,6 +32,7 @@ pub mod managing;
 pub mod moving;
 pub mod presence;
 pub mod processes;
+pub mod queues;
 pub mod settling;
 
 use std::sync::Arc;
@@ -80,6 +82,13 @@ macro_rules! storage_contract_tests {
             forbidden_flags_are_left_alone
             limits_of_tasks_hold_and_leave_room_for_others
             jobs_are_ready_by_the_time_that_is_given
+        ]);
+        $crate::storage_contract_tests!(@module queues $fresh [
+            serial_queues_keep_their_order_under_contention
+            nothing_of_a_queue_is_taken_before_its_first_job
+            a_queues_backlog_is_never_overtaken_by_its_newest
+            a_run_is_the_next_jobs_of_a_queue_under_one_hold
+            a_run_is_bounded_like_any_claim
         ]);
         $crate::storage_contract_tests!(@module cron $fresh [
             an_identifier_gets_one_job_per_moment_and_never_goes_back

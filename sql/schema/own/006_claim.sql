@@ -1,0 +1,575 @@
+-- Taking jobs. One function, so that one exchange takes jobs under planner settings of its own: no size of the table, no statistics, no
+-- other index, and no setting of a role, a database or the server can make a claim sort the table, read it as a whole, or be compiled.
+-- `set` pins them before anything in here is planned, on every connection, and puts them back at the end.
+--
+-- Workers of two versions run side by side: a change of what this is told or answers gets another name.
+--
+-- What makes it safe beside any number of other claimers, ours or Node's:
+-- * Jobs without a queue are locked with `for update skip locked`: two claimers never consider the same row.
+-- * A serial queue is guarded by its row. Its jobs are looked at in one snapshot, without locks. Then the row is locked, must be free
+--   under that lock, and only then are the first jobs locked, which must be as they were seen. So who gets the queue takes its first
+--   ready job, or leaves the queue alone.
+-- * Nobody waits for a job or a queue: each such lock is taken or skipped, so claimers cannot deadlock.
+-- * Where nothing can be taken, nothing is locked or written.
+create function graphile_worker.backfill_claim(
+  worker text,
+  task_names text[],
+  -- How many jobs that can run side by side; of one queue, to be run one after the other; and in all.
+  want integer,
+  run_length integer,
+  want_in_all integer,
+  -- How many bytes of payloads, but one job always.
+  byte_limit bigint,
+  -- How many can start at once: a job in its last attempt is taken only if it is among the first so many.
+  slots integer,
+  -- Of some tasks, how many.
+  limited text[],
+  rooms integer[],
+  forbidden text[],
+  ready_by timestamptz,
+  -- Try first to take jobs without queues as they are: right nearly always, and cheap.
+  try_plain boolean,
+  -- Jobs without queues: what stands before this place and was ready at that time is passed by. The look ends after so many rows;
+  -- null for no end.
+  plain_priority smallint,
+  plain_time timestamptz,
+  plain_since timestamptz,
+  plain_rows integer,
+  -- The same for jobs of queues. Of these queues something was passed by, so they are left alone.
+  queue_priority smallint,
+  queue_time timestamptz,
+  queue_since timestamptz,
+  queue_rows integer,
+  passed integer[],
+  -- Notify all workers if the next job of a free queue is for others: a queue was freed, of which nobody else has heard.
+  tell_others boolean
+)
+-- Rows of several kinds, told apart by what is null: one that tells how it went (it comes first), names of tasks, names of queues,
+-- and jobs.
+returns table (
+  id bigint,
+  task_id integer,
+  queue_id integer,
+  text text,
+  priority smallint,
+  run_at timestamptz,
+  attempts smallint,
+  max_attempts smallint,
+  last_error text,
+  created_at timestamptz,
+  updated_at timestamptz,
+  key text,
+  revision integer,
+  flags text,
+  -- The moment of the claim.
+  locked_at timestamptz,
+  -- Was something left that another claim may find? Was it left because jobs in their last attempt have to wait for a slot?
+  more boolean,
+  last_left boolean,
+  -- What stands before this was looked at and cannot be taken now: where a look ended for its number of rows, or the end of the line
+  -- (32767, 9999-12-31), which a look that is bounded tells if it reached it and found nothing. And how long the looks took.
+  plain_end_priority smallint,
+  plain_end_time timestamptz,
+  plain_took interval,
+  queue_end_priority smallint,
+  queue_end_time timestamptz,
+  queue_took interval,
+  -- The queues of which something stands before that end.
+  seen_queues integer[]
+)
+language plpgsql
+set jit = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_indexscan = on
+set enable_indexonlyscan = on
+set enable_sort = off
+set enable_nestloop = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set max_parallel_workers_per_gather = 0
+as $$
+#variable_conflict use_column
+declare
+  begun timestamptz := clock_timestamp();
+  by_time timestamptz := coalesce(ready_by, now());
+  served integer[];
+  -- A short array is looked through for each job; a long one is hashed.
+  few boolean;
+  -- The jobs without queues that were found, locked.
+  plain_ids bigint[] := '{}';
+  plain_count integer := 0;
+  plain_ok boolean := true;
+  -- Of one priority.
+  level smallint;
+  from_time timestamptz;
+  to_time timestamptz;
+  found_ids bigint[];
+  found_count integer;
+  found_ok boolean;
+  rows_left integer := plain_rows;
+  rows_walked integer;
+  -- The jobs of queues that were found, locked with their queues.
+  run_ids bigint[] := '{}';
+  run_queues integer[] := '{}';
+  run_count integer := 0;
+  run_ok boolean := true;
+  is_cut boolean;
+  are_for_others boolean;
+  is_contended boolean;
+  is_full boolean;
+begin
+  locked_at := now();
+  more := false;
+  last_left := false;
+  select array_agg(task.id) into served
+  from graphile_worker._private_tasks task
+  where task.identifier = any (task_names);
+  if served is null or want <= 0 then
+    return next;
+    return;
+  end if;
+  few := cardinality(served) <= 16;
+
+  -- "ok" below: may they be taken as they are? Not without a second look if one has its last attempt before it, or if they may be too
+  -- many bytes. (What is stored may be compressed, but never to a three-hundredth.)
+  if try_plain then
+    -- The queue's state is asked row by row (a scalar subquery cannot be turned into a hash of all queues), so the cost does not grow
+    -- with the number of queues.
+    select array_agg(candidate.id), count(*),
+      bool_and(candidate.job_queue_id is null and not candidate.is_last) and sum(candidate.size) <= byte_limit / 300
+    into plain_ids, plain_count, plain_ok
+    from (
+      select job.id, job.job_queue_id, job.attempts + 1 >= job.max_attempts as is_last, pg_column_size(job.payload) as size
+      from graphile_worker._private_jobs job
+      where job.is_available = true
+        and job.run_at <= by_time
+        and case when few then job.task_id = any (served) else job.task_id in (select unnest(served)) end
+        and (
+          job.job_queue_id is null
+          or (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = job.job_queue_id)
+        )
+        and (forbidden is null or job.flags is null or not job.flags ?| forbidden)
+      order by job.priority, job.run_at
+      limit want
+      for update of job skip locked
+    ) as candidate;
+    plain_took := clock_timestamp() - begun;
+    if plain_count = 0 then
+      return next;
+      return;
+    end if;
+    more := plain_count >= want;
+  end if;
+
+  if not try_plain or not plain_ok then
+    more := false;
+    begun := clock_timestamp();
+    plain_ids := '{}';
+    plain_count := 0;
+    plain_ok := true;
+    -- Priority by priority, each through its part of the index up to the present: jobs of the future are not even looked at.
+    level := (
+      select job.priority from graphile_worker._private_jobs job
+      where job.is_available = true and job.job_queue_id is null
+      order by job.priority
+      limit 1
+    );
+    while level is not null and plain_count < want and (rows_left > 0) is not false loop
+      from_time := case
+        when level < plain_priority then plain_since
+        when level = plain_priority then plain_time
+        else '-infinity'
+      end;
+      to_time := by_time;
+      if rows_left is not null then
+        select count(*), max(walked.run_at) into rows_walked, plain_end_time
+        from (
+          select job.run_at
+          from graphile_worker._private_jobs job
+          where job.is_available = true and job.job_queue_id is null
+            and job.priority = level and job.run_at >= from_time and job.run_at <= by_time
+          order by job.run_at
+          limit rows_left
+        ) as walked;
+        rows_left := rows_left - rows_walked;
+        if rows_left = 0 then
+          plain_end_priority := level;
+          to_time := plain_end_time;
+        end if;
+      end if;
+      select array_agg(candidate.id), count(*),
+        bool_and(not candidate.is_last) and sum(candidate.size) <= byte_limit / 600
+      into found_ids, found_count, found_ok
+      from (
+        select job.id, job.attempts + 1 >= job.max_attempts as is_last, pg_column_size(job.payload) as size
+        from graphile_worker._private_jobs job
+        where job.is_available = true
+          and job.job_queue_id is null
+          and job.priority = level
+          and job.run_at >= from_time
+          and job.run_at <= to_time
+          and case when few then job.task_id = any (served) else job.task_id in (select unnest(served)) end
+          and (forbidden is null or job.flags is null or not job.flags ?| forbidden)
+        order by job.run_at
+        limit want - plain_count
+        for update of job skip locked
+      ) as candidate;
+      if found_count > 0 then
+        -- Of several priorities together there may be too many bytes.
+        plain_ok := plain_ok and found_ok and plain_count = 0;
+        plain_ids := plain_ids || found_ids;
+        plain_count := plain_count + found_count;
+      end if;
+      level := (
+        select job.priority from graphile_worker._private_jobs job
+        where job.is_available = true and job.job_queue_id is null and job.priority > level
+        order by job.priority
+        limit 1
+      );
+    end loop;
+    if plain_count >= want then
+      more := true;
+      plain_end_priority := null;
+    elsif plain_end_priority is not null then
+      more := true;
+      -- Everything of that moment was looked at.
+      plain_end_time := plain_end_time + interval '1 microsecond';
+    elsif plain_rows is not null and plain_count = 0 then
+      plain_end_priority := 32767;
+      plain_end_time := '9999-12-31 00:00:00Z';
+    end if;
+    plain_took := clock_timestamp() - begun;
+
+    begun := clock_timestamp();
+    with recursive line_level (value) as (
+      (
+        select job.priority from graphile_worker._private_jobs job
+        where job.is_available = true
+        order by job.priority
+        limit 1
+      )
+      union all
+      select (
+        select job.priority from graphile_worker._private_jobs job
+        where job.is_available = true and job.priority > line_level.value
+        order by job.priority
+        limit 1
+      )
+      from line_level
+      where line_level.value is not null
+    ),
+    -- What stands in line, of whatever kind and for whomever.
+    line as materialized (
+      select job.*
+      from line_level
+      cross join lateral (
+        select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.attempts, job.max_attempts, job.flags,
+          pg_column_size(job.payload) as size
+        from graphile_worker._private_jobs job
+        where job.is_available = true
+          and job.priority = line_level.value
+          and job.run_at >= case
+            when line_level.value < queue_priority then queue_since
+            when line_level.value = queue_priority then queue_time
+            else '-infinity'
+          end
+          and job.run_at <= by_time
+        order by job.run_at
+      ) as job
+      limit queue_rows
+    ),
+    -- Where it was cut, jobs of the same moment may have been cut off that come first by their numbers. A look that is all of one moment
+    -- could not go on behind it; a long one takes the whole moment.
+    cut as materialized (
+      select line.priority, line.run_at,
+        queue_rows >= 10000
+          and (select (f.priority, f.run_at) from line f limit 1) = (line.priority, line.run_at) as is_whole
+      from line
+      offset queue_rows - 1
+    ),
+    seen as materialized (
+      select line.*
+      from line
+      where line.job_queue_id is not null
+        and ((line.priority, line.run_at) = (select cut.priority, cut.run_at from cut)) is not true
+      union all
+      select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.attempts, job.max_attempts, job.flags,
+          pg_column_size(job.payload) as size
+      from graphile_worker._private_jobs job
+      where job.is_available = true
+        and job.priority = (select cut.priority from cut)
+        and job.run_at = (select cut.run_at from cut)
+        and job.job_queue_id is not null
+        and (
+          (select cut.is_whole from cut)
+          or job.job_queue_id in (
+            select line.job_queue_id from line where (line.priority, line.run_at) = (select cut.priority, cut.run_at from cut)
+          )
+        )
+    ),
+    ranked as materialized (
+      select seen.*, row_number() over (partition by seen.job_queue_id order by seen.priority, seen.run_at, seen.id) as rank
+      from seen
+    ),
+    -- The first jobs of each queue, up to the first that may not be taken.
+    judged as materialized (
+      select ranked.*,
+        bool_and(
+          case when few then ranked.task_id = any (served) else ranked.task_id in (select unnest(served)) end
+          and (forbidden is null or ranked.flags is null or not ranked.flags ?| forbidden)
+          and case
+            when ranked.rank = 1 then
+              ranked.job_queue_id not in (select unnest(passed))
+              and (
+                select queue.is_available
+                from graphile_worker._private_job_queues queue
+                where queue.id = ranked.job_queue_id
+              )
+            else
+              -- Whether these could start is not known yet.
+              ranked.attempts + 1 < ranked.max_attempts
+              and ranked.task_id not in (
+                select task.id from graphile_worker._private_tasks task where task.identifier = any (limited)
+              )
+          end
+        ) over (partition by ranked.job_queue_id order by ranked.rank) as may_be_taken
+      from ranked
+      where ranked.rank <= run_length
+    ),
+    head as materialized (
+      select judged.job_queue_id as queue_id
+      from judged
+      where judged.rank = 1 and judged.may_be_taken
+      order by judged.priority, judged.run_at, judged.id
+      limit want
+    ),
+    -- Reading is_available under the lock: a queue that was taken since the snapshot drops out here.
+    free_queue as materialized (
+      select queue.id
+      from graphile_worker._private_job_queues queue
+      where queue.id = any (array(select head.queue_id from head))
+        and queue.is_available = true
+      for update of queue skip locked
+    ),
+    wanted as materialized (
+      select judged.*
+      from judged
+      where judged.may_be_taken
+        -- (As it stands, it is hashed, and not made a join. The same below: with the statistics of an empty table, a join may become
+        -- anything.)
+        and (judged.job_queue_id in (select free_queue.id from free_queue)) is true
+      -- All first ones, then the second ones, and so on.
+      order by judged.rank, judged.priority, judged.run_at, judged.id
+      limit want_in_all
+    ),
+    locked as materialized (
+      select job.id
+      from graphile_worker._private_jobs job
+      where job.id = any (array(select wanted.id from wanted))
+        -- Available, in words that leave no index to be used but that of the ids; and as it was seen.
+        and job.locked_at is null
+        and job.attempts < job.max_attempts
+        and (
+          (job.id, job.job_queue_id, job.priority, job.run_at, job.attempts) in (
+            select wanted.id, wanted.job_queue_id, wanted.priority, wanted.run_at, wanted.attempts from wanted
+          )
+        ) is true
+      for update of job skip locked
+    ),
+    -- From the first on, without gaps.
+    run as materialized (
+      select counted.*
+      from (
+        select wanted.*,
+          bool_and(wanted.id in (select locked.id from locked))
+            over (partition by wanted.job_queue_id order by wanted.rank) as is_ours
+        from wanted
+      ) as counted
+      where counted.is_ours
+    ),
+    first_taken as materialized (
+      select run.priority, run.run_at
+      from run
+      where run.rank = 1
+      order by run.priority, run.run_at
+      limit 1
+    ),
+    ending as materialized (
+      select first_taken.priority, first_taken.run_at
+      from first_taken
+      where (
+        select count(*) from seen
+        where (seen.priority, seen.run_at) < (select first_taken.priority, first_taken.run_at from first_taken)
+      ) > 500
+      union all
+      select cut.priority, cut.run_at + case when cut.is_whole then interval '1 microsecond' else interval '0' end
+      from cut
+      where not exists (select from run)
+      union all
+      select 32767, timestamptz '9999-12-31 00:00:00Z'
+      where queue_priority is not null and not exists (select from cut) and not exists (select from run)
+    )
+    select
+      exists (select from cut),
+      tell_others and exists (
+        select from judged
+        where judged.rank = 1
+          and not case when few then judged.task_id = any (served) else judged.task_id in (select unnest(served)) end
+          and (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = judged.job_queue_id)
+      ),
+      (select count(*) from head) > (select count(*) from run where run.rank = 1),
+      (select count(*) from head) >= want,
+      coalesce((select array_agg(run.id) from run), '{}'),
+      coalesce((select array_agg(run.job_queue_id) from run where run.rank = 1), '{}'),
+      (select bool_and(run.attempts + 1 < run.max_attempts) and sum(run.size) <= byte_limit / 600 from run),
+      (select ending.priority from ending),
+      (select ending.run_at from ending),
+      (
+        select array_agg(ranked.job_queue_id)
+        from ranked
+        where ranked.rank = 1 and (ranked.priority, ranked.run_at) < (select ending.priority, ending.run_at from ending)
+      )
+    into is_cut, are_for_others, is_contended, is_full, run_ids, run_queues, run_ok, queue_end_priority, queue_end_time, seen_queues;
+    run_count := cardinality(run_queues);
+    if are_for_others then
+      perform pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}');
+    end if;
+    more := more or is_cut or is_contended or is_full;
+    queue_took := clock_timestamp() - begun;
+
+    if plain_count + run_count = 0 then
+      return next;
+      return;
+    end if;
+
+    if plain_count + run_count > want or not plain_ok or run_ok is false or cardinality(limited) > 0 then
+      -- Not all as they are.
+      with mine as materialized (
+        select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at,
+          job.attempts + 1 >= job.max_attempts as is_last,
+          octet_length(job.payload::text) as bytes,
+          case when job.job_queue_id is null then job.id end as alone
+        from graphile_worker._private_jobs job
+        where job.id = any (plain_ids || run_ids)
+      ),
+      -- What can run side by side: jobs without a queue, and queues. Each stands where its first job does.
+      ordered as materialized (
+        select mine.*,
+          row_number() over of_unit as rank,
+          first_value(mine.priority) over of_unit as unit_priority,
+          first_value(mine.run_at) over of_unit as unit_run_at,
+          first_value(mine.id) over of_unit as unit_id
+        from mine
+        window of_unit as (partition by mine.job_queue_id, mine.alone order by mine.priority, mine.run_at, mine.id)
+      ),
+      room as materialized (
+        select task.id as task_id, given.room
+        from unnest(limited, rooms) as given (identifier, room)
+        join graphile_worker._private_tasks task on task.identifier = given.identifier
+      ),
+      -- Beyond the limit of their task. A claim that meets the limit takes something, and the next one leaves the task out, so this never
+      -- turns in circles.
+      excess as materialized (
+        select placed.unit_id
+        from (
+          select ordered.unit_id, ordered.task_id,
+            row_number() over (
+              partition by ordered.task_id order by ordered.unit_priority, ordered.unit_run_at, ordered.unit_id
+            ) as place
+          from ordered
+          where ordered.rank = 1 and ordered.task_id in (select room.task_id from room)
+        ) as placed
+        join room on room.task_id = placed.task_id
+        where placed.place > room.room
+      ),
+      numbered as materialized (
+        select ordered.*,
+          dense_rank() over (order by ordered.unit_priority, ordered.unit_run_at, ordered.unit_id) as unit,
+          sum(ordered.bytes) over (
+            order by ordered.unit_priority, ordered.unit_run_at, ordered.unit_id, ordered.rank
+          ) as so_far
+        from ordered
+        where ordered.unit_id not in (select excess.unit_id from excess)
+      ),
+      judged as materialized (
+        select numbered.*,
+          numbered.so_far > byte_limit and numbered.so_far > numbered.bytes as is_heavy,
+          bool_or(numbered.is_last and numbered.unit > slots) over (order by numbered.unit) as is_behind
+        from numbered
+        where numbered.unit <= want
+      )
+      select
+        coalesce(array_agg(judged.id) filter (where not judged.is_heavy and not judged.is_behind), '{}'),
+        coalesce(
+          array_agg(judged.job_queue_id)
+            filter (where judged.rank = 1 and judged.job_queue_id is not null and not judged.is_heavy and not judged.is_behind),
+          '{}'
+        ),
+        more or coalesce(bool_or(judged.is_heavy or judged.is_behind), false) or plain_count + run_count > want,
+        coalesce(bool_or(judged.is_behind), false)
+      into plain_ids, run_queues, more, last_left
+      from judged;
+      -- What was found and left must not be passed by.
+      plain_end_priority := null;
+      if cardinality(plain_ids) = 0 then
+        return next;
+        return;
+      end if;
+    else
+      plain_ids := plain_ids || run_ids;
+    end if;
+  end if;
+
+  -- Only a registered worker may claim: one that was taken for dead must not hold anything that nobody would rescue. The lock keeps a
+  -- rescuer (who marks the row) out until we commit, and does not disturb the heartbeat (which does not touch the key). The answer is
+  -- sent before the transaction ends. Where nobody takes it (a process that is stopped, a machine that is gone), the server's system
+  -- gives the connection up after these milliseconds, and with it all locks; it would wait for a quarter of an hour, or for ever. For
+  -- this transaction only, so nothing stays behind in a pooler.
+  perform from graphile_worker.backfill_pools pool
+  where pool.id = worker
+    and pool.seen_at > 'epoch'
+    and set_config('tcp_user_timeout', '10000', true) is not null
+  for key share;
+  if not found then
+    more := false;
+    return next;
+    return;
+  end if;
+
+  return next;
+  return query
+  with job as (
+    update graphile_worker._private_jobs job
+    set attempts = job.attempts + 1, locked_by = worker, locked_at = now()
+    where job.id = any (plain_ids)
+    returning job.id, job.task_id, job.job_queue_id, job.payload, job.priority, job.run_at, job.attempts, job.max_attempts,
+      job.last_error, job.created_at, job.updated_at, job.key, job.revision, job.flags
+  ),
+  queue as (
+    update graphile_worker._private_job_queues queue
+    set locked_by = worker, locked_at = now()
+    where queue.id = any (run_queues)
+    returning queue.id, queue.queue_name
+  ),
+  row as (
+    select null::bigint as id, task.id as task_id, null::integer as queue_id, task.identifier as text,
+      null::smallint as priority, null::timestamptz as run_at, null::smallint as attempts, null::smallint as max_attempts,
+      null::text as last_error, null::timestamptz as created_at, null::timestamptz as updated_at, null::text as key,
+      null::integer as revision, null::text as flags
+    from graphile_worker._private_tasks task
+    where task.id = any (served) and (few or task.id in (select job.task_id from job))
+    union all
+    select null, null, queue.id, queue.queue_name, null, null, null, null, null, null, null, null, null, null
+    from queue
+    union all
+    select job.id, job.task_id, job.job_queue_id, job.payload::text, job.priority, job.run_at, job.attempts, job.max_attempts,
+      job.last_error, job.created_at, job.updated_at, job.key, job.revision, job.flags::text
+    from job
+  )
+  select row.*, null::timestamptz, null::boolean, null::boolean, null::smallint, null::timestamptz, null::interval,
+    null::smallint, null::timestamptz, null::interval, null::integer[]
+  from row;
+end;
+$$;

@@ -1,0 +1,349 @@
+//! Where the looks of a claim begin, and how far they go.
+//!
+//! A claim looks along two lines: that of the jobs without a queue, and that of the jobs of serial queues. What stands at the head of a
+//! line and cannot be taken (jobs of other workers' tasks, of queues that are held) would be looked at by each claim. So each look ends
+//! after so many rows, and the next one goes on from there, at its *cursor*. What stands before a cursor is passed by, unless it
+//! became ready after the *pass* began, which is the way of a cursor from the start of a line to its end. So new jobs are seen by
+//! every claim, however urgent. What was freed meanwhile is seen by the next pass, which begins when no more than a twentieth of the time goes to
+//! passes.
+//!
+//! Of a serial queue of which something was passed by nothing is taken that stands behind: the cursor carries these queues along. A
+//! queue of this worker's own that was passed by while it was held is looked for as soon as it is free, from where it was taken.
+//!
+//! Where a look from the start is cheap, as it nearly always is, there is no cursor.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+
+use super::answer::Course;
+use crate::storage::{ClaimRequest, Claimed};
+
+/// A place in a line: jobs are claimed by priority, then by time.
+pub(super) type Position = (i16, DateTime<Utc>);
+
+/// A look that took no longer than this is cheap …
+const CHEAP: Duration = Duration::from_millis(1);
+/// … besides what it takes to find and lock each job that it takes, about.
+const EACH: Duration = Duration::from_micros(3);
+/// The time between two passes is so many times what one takes.
+const PAUSE: u32 = 19;
+/// A look that reached the end after few rows is cheap too, unless it took longer than a busy machine explains.
+const NOISE: Duration = Duration::from_millis(20);
+/// How many rows a bounded look sees at first, and at the most.
+const FIRST_ROWS: i32 = 1_000;
+const MAX_ROWS: i32 = 20_000;
+/// Besides what a claim asks for, so many rows of the queues' line are looked at.
+const SPARE_ROWS: i32 = 64;
+/// What became ready so long before a pass began counts as new: the transaction that added it may have been under way.
+const SLACK: TimeDelta = TimeDelta::seconds(1);
+/// Of no more queues than this something may be passed by; then the pass is over.
+const MAX_PASSED: usize = 100_000;
+/// For so many sets of tasks cursors are kept: with limits of tasks, those that are full are not asked for.
+const MAX_SETS: usize = 8;
+
+/// Where a look begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cursor {
+    pub position: Position,
+    /// What stands before the position and was ready at this time is passed by.
+    pub since: DateTime<Utc>,
+}
+
+/// What a claim is told of its looks.
+#[derive(Clone, Debug)]
+pub(super) struct Looks {
+    pub plain: Option<Cursor>,
+    /// `None` for no end.
+    pub plain_rows: Option<i32>,
+    pub queued: Option<Cursor>,
+    pub queue_rows: i32,
+    /// The queues of which something was passed by.
+    pub passed: Arc<Vec<i32>>,
+    /// A queue of ours was freed: if its next job is for other workers, they have to be told.
+    pub tell_others: bool,
+    /// Whose state this is of; `None` for a claim that passes nothing by.
+    set: Option<u64>,
+}
+
+impl Looks {
+    /// Whether nothing is passed by and nothing is bounded: as long as that is cheap.
+    pub fn are_simple(&self) -> bool {
+        self.set.is_some()
+            && self.plain.is_none()
+            && self.plain_rows.is_none()
+            && self.queued.is_none()
+            && !self.tell_others
+    }
+}
+
+/// The cursors of one worker.
+#[derive(Debug, Default)]
+pub(in crate::storage::postgres) struct Cursors {
+    sets: Mutex<Vec<(u64, Lines)>>,
+    /// A queue was freed since the last claim.
+    freed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Lines {
+    /// `None` where looks are cheap, and not bounded.
+    plain: Option<Pass>,
+    queued: Pass,
+    passed: Arc<Vec<i32>>,
+    /// Where the looks for queues began when some were taken that are not free again.
+    taken_from: Option<(Option<Cursor>, Arc<Vec<i32>>)>,
+    /// When to go back there.
+    back_at: Option<Instant>,
+}
+
+impl Default for Lines {
+    /// A worker that has just started knows nothing of the lines, and looks carefully.
+    fn default() -> Self {
+        Self {
+            plain: Some(Pass::default()),
+            queued: Pass::default(),
+            passed: Arc::default(),
+            taken_from: None,
+            back_at: None,
+        }
+    }
+}
+
+/// The way along a line, from its start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pass {
+    cursor: Option<Cursor>,
+    /// When it began, by the server's clock.
+    since: Option<DateTime<Utc>>,
+    rows: i32,
+    spent: Duration,
+    /// When the next one begins, of one that is over.
+    next: Option<Instant>,
+}
+
+impl Pass {
+    fn begin_anew_if_due(&mut self, now: Instant) -> bool {
+        let due = self.next.is_some_and(|next| now >= next);
+        if due {
+            *self = Self::default();
+        }
+        due
+    }
+
+    fn move_to(&mut self, position: Position, course: &Course) {
+        let moment = course.moment.unwrap_or_else(Utc::now);
+        let since = *self.since.get_or_insert(moment - SLACK);
+        // A row may have a time of beyond the calendar.
+        let position = (position.0, position.1.clamp(DateTime::UNIX_EPOCH, end_of_line().1));
+        self.cursor = Some(Cursor { position, since });
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.next = Some(now + self.spent * PAUSE);
+    }
+
+    /// When nothing was found in so many rows, the next look may see more.
+    fn look_further(&mut self, rows: i32) {
+        self.rows = rows.saturating_mul(4).min(MAX_ROWS);
+    }
+}
+
+/// Behind everything.
+fn end_of_line() -> Position {
+    let day = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap_or_default();
+    (i16::MAX, day.and_time(NaiveTime::MIN).and_utc())
+}
+
+impl Cursors {
+    fn with<T>(&self, set: u64, act: impl FnOnce(&mut Lines) -> T) -> T {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = sets.iter().position(|(known, _)| *known == set);
+        let (_, lines) = place.map_or_else(|| (set, Lines::default()), |place| sets.remove(place));
+        sets.truncate(MAX_SETS - 1);
+        sets.insert(0, (set, lines));
+        act(&mut sets[0].1)
+    }
+
+    /// How a claim with this request looks at this moment, which may take so many jobs of queues.
+    pub(super) fn begin(&self, request: &ClaimRequest<'_>, in_all: i32, now: Instant) -> Looks {
+        let tell_others = self.freed.swap(false, Ordering::Relaxed);
+        if request.thorough {
+            return Looks {
+                plain: None,
+                plain_rows: None,
+                queued: None,
+                queue_rows: i32::MAX,
+                passed: Arc::default(),
+                tell_others,
+                set: None,
+            };
+        }
+        let mut hasher = DefaultHasher::new();
+        (request.tasks, request.forbidden_flags).hash(&mut hasher);
+        let set = hasher.finish();
+        self.with(set, |lines| {
+            if let Some(plain) = &mut lines.plain {
+                plain.begin_anew_if_due(now);
+            }
+            if lines.queued.begin_anew_if_due(now) {
+                (lines.passed, lines.taken_from, lines.back_at) = (Arc::default(), None, None);
+            }
+            if lines.back_at.is_some_and(|back| now >= back)
+                && let Some((cursor, passed)) = lines.taken_from.take()
+            {
+                lines.queued = Pass { cursor, since: lines.queued.since, ..Pass::default() };
+                (lines.passed, lines.back_at) = (passed, None);
+            }
+            Looks {
+                plain: lines.plain.as_ref().and_then(|plain| plain.cursor),
+                plain_rows: lines.plain.as_ref().map(|plain| plain.rows.max(FIRST_ROWS)),
+                queued: lines.queued.cursor,
+                queue_rows: lines.queued.rows.max(in_all.saturating_add(SPARE_ROWS)),
+                passed: Arc::clone(&lines.passed),
+                tell_others,
+                set: Some(set),
+            }
+        })
+    }
+
+    /// A queue of ours was freed, whose next job may have been passed by: the claim after this goes back to where it was taken, if no
+    /// more than half of the time goes to that.
+    pub fn queue_was_freed(&self, now: Instant) {
+        self.freed.store(true, Ordering::Relaxed);
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, lines) in sets.iter_mut() {
+            let moved = lines.taken_from.as_ref().is_some_and(|(cursor, _)| *cursor != lines.queued.cursor);
+            if moved {
+                lines.back_at.get_or_insert(now + lines.queued.spent);
+            }
+        }
+    }
+
+    /// A claim failed that was to tell others of a freed queue.
+    pub(super) fn nobody_was_told(&self) {
+        self.freed.store(true, Ordering::Relaxed);
+    }
+
+    /// Jobs were made ready that may have been passed by.
+    pub fn forget(&self) {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Learns from an answer, and says in it when to look again if something may have been passed by: at once, if the looks ended
+    /// before they found what was asked for.
+    pub(super) fn end(
+        &self,
+        looks: &Looks,
+        request: &ClaimRequest<'_>,
+        claimed: &mut Claimed,
+        course: &Course,
+        now: Instant,
+    ) {
+        let Some(set) = looks.set else { return };
+        self.with(set, |lines| {
+            let goes_on =
+                lines.learn_of_plain(looks, claimed, course, now) | lines.learn_of_queues(looks, claimed, course, now);
+            if goes_on {
+                claimed.look_again = Some(Duration::ZERO);
+            } else if claimed.jobs.len() < request.limit {
+                let passes = [lines.plain.as_ref().and_then(|plain| plain.next), lines.queued.next, lines.back_at];
+                claimed.look_again = passes.into_iter().flatten().min().map(|next| next.saturating_duration_since(now));
+            }
+        });
+    }
+}
+
+impl Lines {
+    /// Answers whether the look ended for its number of rows.
+    fn learn_of_plain(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
+        let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
+        let took = course.plain_took.saturating_sub(EACH.saturating_mul(jobs));
+        let cheap = took <= CHEAP || (took <= NOISE && looks.plain_rows.is_some_and(|rows| rows <= FIRST_ROWS));
+        let Some(plain) = self.plain.as_mut().filter(|_| looks.plain_rows.is_some()) else {
+            if !cheap {
+                self.plain = Some(Pass::default());
+            }
+            return false;
+        };
+        plain.spent += course.plain_took;
+        match course.plain_end {
+            Some(end) if end != end_of_line() => {
+                plain.look_further(looks.plain_rows.unwrap_or_default());
+                plain.move_to(end, course);
+                true
+            }
+            _ if looks.plain.is_none() && cheap => {
+                self.plain = None;
+                false
+            }
+            Some(_) if plain.spent <= NOISE => {
+                self.plain = None;
+                false
+            }
+            Some(end) => {
+                plain.move_to(end, course);
+                plain.end(now);
+                false
+            }
+            None => {
+                let first = claimed.jobs.iter().find(|job| job.queue.is_none());
+                let first = first.map(|job| (job.priority.0, job.run_at));
+                if let Some(first) = first.filter(|first| looks.plain.is_none_or(|cursor| *first > cursor.position)) {
+                    plain.move_to(first, course);
+                }
+                false
+            }
+        }
+    }
+
+    /// The same of the queues' line.
+    fn learn_of_queues(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
+        let Some(took) = course.queue_took else { return false };
+        let takes = claimed.jobs.iter().any(|job| job.queue.is_some());
+        if takes && self.taken_from.is_none() {
+            self.taken_from = Some((looks.queued, Arc::clone(&looks.passed)));
+        }
+        let Some(end) = course.queue_end else {
+            self.queued.rows = 0;
+            return false;
+        };
+        self.queued.spent += took;
+        if end == end_of_line() && self.queued.spent <= NOISE {
+            // The whole line is short. Whoever holds these queues may free them at any moment.
+            (self.queued, self.passed, self.taken_from, self.back_at) = Default::default();
+            return false;
+        }
+        if end == end_of_line() {
+            self.pass_by(&course.seen_queues);
+            self.queued.move_to(end, course);
+            self.queued.end(now);
+            return false;
+        }
+        if self.passed.len() + course.seen_queues.len() > MAX_PASSED {
+            self.queued.end(now);
+            return false;
+        }
+        self.pass_by(&course.seen_queues);
+        self.queued.move_to(end, course);
+        if takes {
+            self.queued.rows = 0;
+        } else {
+            self.queued.look_further(looks.queue_rows);
+        }
+        !takes
+    }
+
+    fn pass_by(&mut self, queues: &[i32]) {
+        if !queues.is_empty() {
+            let mut passed = self.passed.to_vec();
+            passed.extend(queues);
+            passed.sort_unstable();
+            passed.dedup();
+            self.passed = Arc::new(passed);
+        }
+    }
+}
