@@ -230,11 +230,12 @@ async fn a_clock_that_jumps_forward_misses_nothing_and_one_set_back_repeats_noth
 }
 
 /// Whatever the database thinks of a job, such as a trigger that a user has put there.
-async fn refuse_jobs_of(pool: &PgPool, schema: &str, task: &str) {
+async fn refuse_jobs_of(pool: &PgPool, schema: &str, task: &str, code: &str) {
     let text = format!(
-        "create function S.refuse() returns trigger language plpgsql as $$ begin
+        "create or replace function S.refuse() returns trigger language plpgsql as $$ begin
            if new.task_id = (select id from S._private_tasks where identifier = '{task}') then
-             raise exception 'no such jobs' using errcode = '23514'; end if; return new; end $$;
+             raise exception 'no such jobs' using errcode = '{code}'; end if; return new; end $$;
+         drop trigger if exists refuse on S._private_jobs;
          create trigger refuse before insert on S._private_jobs for each row execute function S.refuse()"
     );
     sql(pool, schema, &text).await;
@@ -243,11 +244,11 @@ async fn refuse_jobs_of(pool: &PgPool, schema: &str, task: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_entry_that_the_database_refuses_never_stops_the_others() {
     let (client, pool, schema) = client().await;
-    refuse_jobs_of(&pool, &schema, "bad").await;
     let dial = Dial::at(START);
     let (worker, mut events) = scheduler(&client, &dial, crontab("* * * * * bad\n* * * * * good\n* * * * * better"));
     started(&mut events).await;
-    for passed in 1..=2 {
+    for (passed, code) in (1..=2).zip(["23514", "AB001"]) {
+        refuse_jobs_of(&pool, &schema, "bad", code).await;
         dial.turn(TimeDelta::minutes(1));
         let refused =
             cron_event(&mut events, "it is refused", |event| matches!(event, CronEvent::Refused { .. })).await;
@@ -259,6 +260,29 @@ async fn one_entry_that_the_database_refuses_never_stops_the_others() {
     worker.end().await;
     assert_eq!(minutes(&jobs(&client, "good").await), ["10:01", "10:02"]);
     assert!(jobs(&client, "bad").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_refused_for_what_may_pass_stops_no_other_and_goes_on_when_it_has_passed() {
+    let (client, pool, schema) = client().await;
+    let dial = Dial::at(START);
+    let (worker, mut events) = scheduler(&client, &dial, crontab("* * * * * bad\n*/2 * * * * good"));
+    started(&mut events).await;
+    refuse_jobs_of(&pool, &schema, "bad", "42501").await;
+    // At 10:01 only the bad one is due, and it is asked for again and again.
+    for _ in 0..2 {
+        dial.turn(TimeDelta::minutes(1));
+        for _ in 0..2 {
+            cron_event(&mut events, "it is refused", |event| matches!(event, CronEvent::Unavailable { .. })).await;
+        }
+    }
+    has(&client, "good", 1).await;
+    dial.turn(TimeDelta::minutes(2));
+    has(&client, "good", 2).await;
+    assert_eq!(minutes(&jobs(&client, "good").await), ["10:02", "10:04"]);
+    sql(&pool, &schema, "drop trigger refuse on S._private_jobs").await;
+    until("the refused one goes on", || async { !jobs(&client, "bad").await.is_empty() }).await;
+    worker.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,9 @@
 //! asks the storage to add the jobs of all entries that are due then. The storage is the gate: of all schedulers that ask
 //! for one identifier and moment, one gets its job added, and none for an older moment after a newer one. So asking twice is
 //! harmless, and whatever fails is simply asked again.
+//!
+//! An entry whose job the storage refuses holds up no other: each is asked for by itself then. What may pass by itself is asked for
+//! again after a *rest*, beside which the other entries go on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,10 +134,49 @@ struct Plan {
     started: DateTime<Utc>,
     /// When each entry is due next.
     upcoming: Vec<Option<DateTime<Utc>>>,
+    /// Entries that were refused for what may pass.
+    rests: Vec<Option<Rest>>,
     /// The storage failed, and what was due meanwhile is not made up for yet.
     outage: bool,
     last_look: DateTime<Utc>,
     delay: Duration,
+}
+
+/// When an entry is asked for again that was refused.
+#[derive(Clone, Copy)]
+struct Rest {
+    until: DateTime<Utc>,
+    delay: Duration,
+}
+
+impl Plan {
+    fn new(started: DateTime<Utc>, upcoming: Vec<Option<DateTime<Utc>>>) -> Self {
+        let rests = vec![None; upcoming.len()];
+        Self { started, upcoming, rests, outage: false, last_look: started, delay: FIRST_DELAY }
+    }
+
+    /// When there is something to do, if ever: an entry is due, and has rested.
+    fn next(&self) -> Option<DateTime<Utc>> {
+        (0..self.upcoming.len()).filter_map(|place| self.ready(place)).min()
+    }
+
+    fn ready(&self, place: usize) -> Option<DateTime<Utc>> {
+        self.upcoming[place].map(|due| self.rests[place].map_or(due, |rest| due.max(rest.until)))
+    }
+
+    /// The earliest moment that is due by now, and whose turn it is.
+    fn due(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Vec<usize>)> {
+        let is_ready = |place: &usize| self.ready(*place).is_some_and(|time| time <= now);
+        let ready: Vec<usize> = (0..self.upcoming.len()).filter(is_ready).collect();
+        let moment = ready.iter().filter_map(|place| self.upcoming[*place]).min()?;
+        Some((moment, ready.into_iter().filter(|place| self.upcoming[*place] == Some(moment)).collect()))
+    }
+
+    fn rest(&mut self, place: usize, now: DateTime<Utc>) {
+        let delay = self.rests[place].map_or(FIRST_DELAY, |rest| rest.delay.mul_f64(1.5).min(MAX_DELAY));
+        let until = TimeDelta::from_std(delay).ok().and_then(|delay| now.checked_add_signed(delay)).unwrap_or(now);
+        self.rests[place] = Some(Rest { until, delay });
+    }
 }
 
 impl Scheduler {
@@ -155,7 +197,7 @@ impl Scheduler {
             match self.line.call(CALL_TIMEOUT, self.plan(started)).await {
                 Ok(upcoming) => {
                     (self.report)(CronEvent::Started { at: started });
-                    return Plan { started, upcoming, outage: false, last_look: started, delay: FIRST_DELAY };
+                    return Plan::new(started, upcoming);
                 }
                 Err(error) => self.pause(&error, &mut delay).await,
             }
@@ -205,27 +247,32 @@ impl Scheduler {
 
     /// Waits for the next due moment and adds its jobs; answers whether the plan still holds.
     async fn turn(&self, plan: &mut Plan) -> bool {
-        let Some(next) = plan.upcoming.iter().flatten().min().copied() else {
+        let Some(next) = plan.next() else {
             return std::future::pending().await;
         };
         let Some(now) = self.wait_until(next, plan).await else { return false };
         if plan.upcoming.iter().flatten().all(|due| *due >= plan.started) {
             self.give_up_missed(now, plan);
         }
-        let Some(next) = plan.upcoming.iter().flatten().min().copied().filter(|next| *next <= now) else {
-            plan.outage = false;
+        let Some((next, due)) = plan.due(now) else {
+            plan.outage &= plan.upcoming.iter().flatten().any(|due| *due <= now);
             return true;
         };
         // Thousands of moments may have to be made up for, and a closure may say no to each: others get their turn.
         tokio::task::yield_now().await;
-        let due: Vec<usize> = (0..self.entries.len()).filter(|place| plan.upcoming[*place] == Some(next)).collect();
         let late = now - next;
-        let backfilled = next < plan.started || (plan.outage && late >= PRESENT);
+        let rested = due.iter().any(|place| plan.rests[*place].is_some());
+        let backfilled = next < plan.started || ((plan.outage || rested) && late >= PRESENT);
         match self.add(next, &due, backfilled).await {
-            Ok(()) => {
+            Ok(refused) => {
                 plan.delay = FIRST_DELAY;
                 for place in due {
-                    plan.upcoming[place] = self.entries[place].schedule.candidate_after(next);
+                    if refused.contains(&place) {
+                        plan.rest(place, self.clock.now());
+                    } else {
+                        plan.rests[place] = None;
+                        plan.upcoming[place] = self.entries[place].schedule.candidate_after(next);
+                    }
                 }
                 if plan.upcoming.iter().flatten().all(|due| *due > now) {
                     plan.outage = false;
@@ -264,8 +311,9 @@ impl Scheduler {
 
     /// Moves entries on past what is too old to be made up for.
     fn give_up_missed(&self, now: DateTime<Utc>, plan: &mut Plan) {
-        let excuse = if plan.outage { PRESENT } else { PAUSE_LIMIT };
-        for (entry, upcoming) in self.entries.iter().zip(&mut plan.upcoming) {
+        for (place, entry) in self.entries.iter().enumerate() {
+            let excuse = if plan.outage || plan.rests[place].is_some() { PRESENT } else { PAUSE_LIMIT };
+            let upcoming = &mut plan.upcoming[place];
             let oldest = earlier(now, entry.backfill).min(now - excuse);
             let Some(from) = upcoming.filter(|due| *due < oldest) else { continue };
             *upcoming = entry.schedule.candidate_after(oldest - INSTANT);
@@ -274,35 +322,47 @@ impl Scheduler {
         }
     }
 
-    /// Adds the jobs of these entries. What the storage refuses for what is in it must not keep it from the others.
-    async fn add(&self, moment: DateTime<Utc>, due: &[usize], backfilled: bool) -> Result<()> {
-        let mut jobs = Vec::new();
-        for entry in due.iter().map(|place| &self.entries[*place]).filter(|entry| entry.schedule.is_due_at(moment)) {
+    /// Adds the jobs of these entries. What the storage refuses must not keep it from the others: answers the places of those that
+    /// were refused for what may pass.
+    async fn add(&self, moment: DateTime<Utc>, due: &[usize], backfilled: bool) -> Result<Vec<usize>> {
+        let (mut jobs, mut places) = (Vec::new(), Vec::new());
+        for place in due.iter().copied().filter(|place| self.entries[*place].schedule.is_due_at(moment)) {
+            let entry = &self.entries[place];
             match entry.job_at(moment, backfilled, self.max_payload_bytes) {
-                Ok(job) => jobs.push(DueJob { identifier: entry.identifier.clone(), job }),
+                Ok(job) => {
+                    jobs.push(DueJob { identifier: entry.identifier.clone(), job });
+                    places.push(place);
+                }
                 Err(error) => self.refused(moment, &entry.identifier, &error),
             }
         }
+        let mut to_rest = Vec::new();
         if jobs.is_empty() {
-            return Ok(());
+            return Ok(to_rest);
         }
         let identifiers = jobs.iter().map(|due| due.identifier.clone()).collect();
         (self.report)(CronEvent::Due { at: moment, identifiers });
         match self.line.call(CALL_TIMEOUT, self.line.storage().add_due(moment, &jobs)).await {
             Ok(added) => self.added(moment, &jobs, added, backfilled),
-            Err(error) if error.is_transient() => return Err(error),
+            Err(error) if is_outage(&error) => return Err(error),
             Err(_) => {
-                for job in jobs {
+                for (place, job) in places.into_iter().zip(jobs) {
                     let alone = std::slice::from_ref(&job);
                     match self.line.call(CALL_TIMEOUT, self.line.storage().add_due(moment, alone)).await {
                         Ok(added) => self.added(moment, alone, added, backfilled),
-                        Err(error) if error.is_transient() => return Err(error),
+                        Err(error) if is_outage(&error) => return Err(error),
+                        Err(error) if error.is_transient() => {
+                            let identifier = &job.identifier;
+                            tracing::warn!(identifier, at = %moment, %error, "a crontab entry's job was refused; trying again");
+                            (self.report)(CronEvent::Unavailable { error: error.to_string() });
+                            to_rest.push(place);
+                        }
                         Err(error) => self.refused(moment, &job.identifier, &error),
                     }
                 }
             }
         }
-        Ok(())
+        Ok(to_rest)
     }
 
     fn added(&self, at: DateTime<Utc>, asked: &[DueJob], added: Vec<Option<Job>>, backfilled: bool) {
@@ -329,6 +389,11 @@ impl Scheduler {
         sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         *delay = delay.mul_f64(1.5).min(MAX_DELAY);
     }
+}
+
+/// Whether it is the storage that failed, and not what it was asked for.
+fn is_outage(error: &Error) -> bool {
+    error.is_transient() && !error.is_answer()
 }
 
 /// A time that is this much earlier, or the earliest there is.

@@ -9,10 +9,14 @@
 //!
 //! What cannot be written for a reason of its own (somebody has locked the job's row, or a reference to it forbids to delete it)
 //! is put *aside* and tried again by itself, so that the results behind it are written meanwhile.
+//!
+//! A database that is there and says no is not waited for, whatever code it gives: after a few tries the batch is halved until the one
+//! to blame is alone. Where nothing at all is accepted any more, it is not one result that is to blame, and each further try waits.
+
+mod batch;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -23,6 +27,8 @@ use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
 use crate::storage::{Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
+pub(super) use batch::Backlog;
+use batch::{Batch, Item, Mark, can_be_simpler, without_details};
 
 /// The most settlements in one write.
 const MAX_BATCH: usize = 4_000;
@@ -33,6 +39,12 @@ const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// The delays between tries to write.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
+/// How often a batch is tried as it is while the database says no by a code that is known to pass.
+const MAX_REFUSALS: u32 = 5;
+/// After so many refusals in a row it is not one result that is to blame: more than it takes to find one. Then this is waited for
+/// between two.
+const MANY_REFUSALS: u32 = 30;
+const SPARING: Duration = Duration::from_millis(10);
 /// The first delay of a result that is put aside.
 const FIRST_ASIDE: Duration = Duration::from_millis(250);
 /// For how long a done job whose row cannot be deleted is tried, before it is kept as dead.
@@ -102,6 +114,10 @@ pub(super) struct Settler {
     /// Results that cannot be written at present, each for a reason of its own.
     aside: Vec<Aside>,
     backlog: Backlog,
+    /// How often the database has said no since it accepted anything.
+    refusals: u32,
+    /// When it accepted anything.
+    accepted: Option<Instant>,
     /// No more results come.
     closing: bool,
 }
@@ -116,7 +132,21 @@ impl Settler {
         backlog: Backlog,
     ) -> Self {
         let (summary, unwritten, aside) = (Summary::default(), 0, Vec::new());
-        Self { line, finished, written, give_up, events, summary, unwritten, aside, backlog, closing: false }
+        let (refusals, accepted, closing) = (0, None, false);
+        Self {
+            line,
+            finished,
+            written,
+            give_up,
+            events,
+            summary,
+            unwritten,
+            aside,
+            backlog,
+            refusals,
+            accepted,
+            closing,
+        }
     }
 
     /// Writes until every sender is gone and everything is written; answers what was written, and how many results were
@@ -238,13 +268,24 @@ impl Settler {
     fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) -> Option<Item> {
         let since = *item.mark.refused_since.get_or_insert_with(Instant::now);
         let job = item.settlement.claim.id;
+        // What is known to pass is held against a result only when others were accepted meanwhile.
+        let to_blame = !error.is_transient() || self.accepted.is_some_and(|accepted| accepted > since);
         // At the end there is no time for more tries.
-        if item.settlement.outcome == Outcome::Completed && (self.closing || since.elapsed() > REFUSED_FOR) {
-            tracing::error!(job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
-            let error = clean_error(&format!("the job is done, and its row could not be deleted: {error}"));
-            item.settlement.outcome = Outcome::Dead { error };
-            self.backlog.gave(&item.settlement);
-            return Some(item);
+        if to_blame && (self.closing || since.elapsed() > REFUSED_FOR) {
+            if item.settlement.outcome == Outcome::Completed {
+                tracing::error!(job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
+                let error = clean_error(&format!("the job is done, and its row could not be deleted: {error}"));
+                item.settlement.outcome = Outcome::Dead { error };
+                self.backlog.gave(&item.settlement);
+                return Some(item);
+            }
+            if let Some(simpler) = without_details(item.settlement.clone()) {
+                tracing::error!(job, %error, "a result was refused; writing it without its details");
+                self.backlog.took(&item.settlement);
+                self.backlog.gave(&simpler);
+                item.settlement = simpler;
+                return Some(item);
+            }
         }
         tracing::error!(job, %error, "a result was refused; trying again later");
         self.put_aside(pool, item);
@@ -270,6 +311,10 @@ impl Settler {
             };
             let error = match settled {
                 Ok(Settled { applied, busy, .. }) => {
+                    if busy.len() < batch.len() {
+                        self.refusals = 0;
+                        self.accepted = Some(Instant::now());
+                    }
                     let busy: HashSet<JobId> = busy.into_iter().collect();
                     self.settled(batch, applied, &busy).await;
                     return Tried::Done { busy };
@@ -287,25 +332,41 @@ impl Settler {
                 tracing::warn!(%error, "a result took too long to write; trying again later");
                 return Tried::TooLong;
             }
-            if !error.is_transient() && can_be_simpler(&batch.settlements) {
+            if !error.is_refusal() && error.is_transient() {
+                // It may have been applied all the same, its answer lost.
+                batch.doubt();
+            }
+            let is_answer = error.is_answer();
+            if is_answer {
+                self.refusals = self.refusals.saturating_add(1);
+            }
+            let refused = !error.is_transient() || (is_answer && batch.refused_again() >= MAX_REFUSALS);
+            if refused && error.is_transient() && self.refusals > MANY_REFUSALS {
+                tokio::time::sleep(SPARING).await;
+            }
+            if refused && (batch.len() > 1 || (!error.is_transient() && can_be_simpler(&batch.settlements))) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
                 return Tried::NotAsItIs;
             }
             self.events.tell(|| Event::WriteFailed { jobs: batch.len(), error: error.to_string() });
-            if !error.is_transient() {
+            if refused {
                 return Tried::Refused { error };
             }
             tracing::warn!(%error, jobs = batch.len(), ?delay, "results could not be written; trying again");
-            // It may have been applied all the same, its answer lost.
-            batch.doubt();
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.give_up.cancelled() => {
-                    self.give_up_on(&batch.settlements);
-                    return Tried::Done { busy: HashSet::new() };
-                }
+            if !self.pause(&mut delay).await {
+                self.give_up_on(&batch.settlements);
+                return Tried::Done { busy: HashSet::new() };
             }
-            delay = (delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
+        }
+    }
+
+    /// Waits before the next try, and longer each time; tells whether there is time for one.
+    async fn pause(&self, delay: &mut Duration) -> bool {
+        let now = *delay;
+        *delay = (*delay * 2).min(MAX_DELAY).mul_f64(0.75 + fastrand::f64() / 2.0);
+        tokio::select! {
+            () = tokio::time::sleep(now) => true,
+            () = self.give_up.cancelled() => false,
         }
     }
 
@@ -394,77 +455,6 @@ impl Settler {
     }
 }
 
-/// A result that is being written.
-struct Item {
-    settlement: Settlement,
-    mark: Mark,
-}
-
-/// What happened to a result on its way.
-#[derive(Clone, Copy)]
-struct Mark {
-    /// It was tried before without an answer: then it may have been written all the same.
-    in_doubt: bool,
-    /// How long it waits if it is put aside.
-    delay: Duration,
-    /// Since when the database has refused it.
-    refused_since: Option<Instant>,
-}
-
-impl Default for Mark {
-    fn default() -> Self {
-        Self { in_doubt: false, delay: FIRST_ASIDE, refused_since: None }
-    }
-}
-
-/// Results that are written together: the settlements as a storage takes them, and beside each its mark.
-struct Batch {
-    settlements: Vec<Settlement>,
-    marks: Vec<Mark>,
-}
-
-impl Batch {
-    fn new(settlements: Vec<Settlement>) -> Self {
-        let marks = vec![Mark::default(); settlements.len()];
-        Self { settlements, marks }
-    }
-
-    fn len(&self) -> usize {
-        self.settlements.len()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&Settlement, &Mark)> {
-        self.settlements.iter().zip(&self.marks)
-    }
-
-    fn into_items(self) -> impl Iterator<Item = Item> {
-        self.settlements.into_iter().zip(self.marks).map(|(settlement, mark)| Item { settlement, mark })
-    }
-
-    fn split_off(&mut self, at: usize) -> Self {
-        Self { settlements: self.settlements.split_off(at), marks: self.marks.split_off(at) }
-    }
-
-    /// It may have been written, the answer lost.
-    fn doubt(&mut self) {
-        for mark in &mut self.marks {
-            mark.in_doubt = true;
-        }
-    }
-
-    /// How many bytes it sends, about.
-    fn weight(&self) -> usize {
-        self.settlements.iter().map(details).sum()
-    }
-}
-
-impl FromIterator<Item> for Batch {
-    fn from_iter<T: IntoIterator<Item = Item>>(items: T) -> Self {
-        let (settlements, marks) = items.into_iter().map(|item| (item.settlement, item.mark)).unzip();
-        Self { settlements, marks }
-    }
-}
-
 /// A result that waits by itself, so that the others need not.
 struct Aside {
     pool: Arc<PoolId>,
@@ -488,57 +478,6 @@ async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// How many bytes of errors and payloads wait to be written. Shared by the engine, which claims no more beyond a limit.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Backlog(Arc<AtomicUsize>);
-
-impl Backlog {
-    pub(super) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn gave(&self, settlement: &Settlement) {
-        self.0.fetch_add(details(settlement), Ordering::Relaxed);
-    }
-
-    fn took(&self, settlement: &Settlement) {
-        self.0.fetch_sub(details(settlement), Ordering::Relaxed);
-    }
-}
-
-/// How many bytes of errors and payloads are in a result.
-fn details(settlement: &Settlement) -> usize {
-    match &settlement.outcome {
-        Outcome::Failed { error, payload, .. } => {
-            error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
-        }
-        Outcome::Dead { error } => error.len(),
-        _ => 0,
-    }
-}
-
-/// Whether anything but the fence is in it.
-fn can_be_simpler(batch: &[Settlement]) -> bool {
-    batch.len() > 1 || batch.iter().any(|settlement| without_details(settlement.clone()).is_some())
-}
-
-/// The same outcome without what the task put into it.
-fn without_details(mut settlement: Settlement) -> Option<Settlement> {
-    const TEXT: &str = "the attempt failed, and its error could not be stored";
-    match &mut settlement.outcome {
-        Outcome::Failed { error, payload, .. } if error != TEXT || payload.is_some() => {
-            TEXT.clone_into(error);
-            *payload = None;
-            Some(settlement)
-        }
-        Outcome::Dead { error } if error != TEXT => {
-            TEXT.clone_into(error);
-            Some(settlement)
-        }
-        _ => None,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 use super::PostgresStorage;
 use crate::error::Error;
 
@@ -11,6 +13,8 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub(super) const UNDEFINED_TABLE: &str = "42P01";
 /// SQLSTATE: a schema does not exist.
 const INVALID_SCHEMA_NAME: &str = "3F000";
+/// SQLSTATE: whether the statement was done is not known.
+const STATEMENT_COMPLETION_UNKNOWN: &str = "40003";
 /// SQLSTATE: the server, or the transaction, may only be read.
 const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 
@@ -76,6 +80,19 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
 /// Whether a statement waited for somebody's lock for too long: lock_not_available.
 pub(super) fn is_locked(error: &Error) -> bool {
     matches!(error, Error::Database { source, .. } if code(source).as_deref() == Some("55P03"))
+}
+
+/// Whether nothing was stored. An error that the server itself has found (it names the routine) and that leaves the connection open
+/// has rolled the statement back, whatever its code; poolers name no routine.
+pub(super) fn is_rolled_back(error: &Error) -> bool {
+    if error.is_refusal() {
+        return true;
+    }
+    let Error::Database { source, .. } = error else { return false };
+    let told = source.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    told.is_some_and(|told| {
+        told.severity() == PgSeverity::Error && told.routine().is_some() && told.code() != STATEMENT_COMPLETION_UNKNOWN
+    })
 }
 
 /// Whether a connection was lost.

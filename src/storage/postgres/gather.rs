@@ -6,21 +6,21 @@
 //! alone; who comes alone does not wait for anybody.
 //!
 //! Only jobs gather that can be in nobody's way: without a key, without a queue, and of a task whose name this process has seen
-//! stored (a new name may have to wait for another transaction that is the first to use it). If the statement is refused for
-//! what is in it all the same (a trigger of the user's may refuse a row), each job is tried by itself, so that nobody is told
-//! another's error. And whoever has gathered for [`PATIENCE`] without being taken along goes alone.
+//! stored (a new name may have to wait for another transaction that is the first to use it). If the statement is refused all the
+//! same (a trigger of the user's may refuse a row, by any code), its halves are tried until the one to blame is alone, so that nobody
+//! is told another's error. And whoever has gathered for [`PATIENCE`] without being taken along goes alone.
 //!
 //! **Cancellation.** The storing is done by a task of its own, so that it goes on when callers do not poll, or are dropped: then
 //! their jobs are stored or not, as with any add whose answer is not awaited.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::PostgresStorage;
-use super::errors::for_another;
+use super::errors::{for_another, is_rolled_back};
 use crate::error::{Error, Result};
 use crate::job::{Job, NewJob};
 
@@ -30,6 +30,9 @@ const MOST: usize = 1_000;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// Who has not been taken along after this time goes alone.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// For so long the one to blame is looked for when a statement was refused for what may pass, as for a table that is locked: then
+/// each half may take as long as the whole.
+const SEARCH: Duration = Duration::from_secs(20);
 /// The most names that are remembered.
 const MOST_NAMES: usize = 1_000;
 
@@ -40,6 +43,9 @@ struct Waiting {
     job: NewJob,
     tell: oneshot::Sender<Result<Job>>,
 }
+
+/// Who waits: the number of the turn, and where to tell.
+type Sender = (u64, oneshot::Sender<Result<Job>>);
 
 /// The jobs that gather.
 #[derive(Debug, Default)]
@@ -164,28 +170,41 @@ impl PostgresStorage {
         if taken.is_empty() {
             return;
         }
-        let (jobs, tells): (Vec<NewJob>, Vec<oneshot::Sender<Result<Job>>>) =
-            taken.into_iter().map(|waiting| (waiting.job, waiting.tell)).unzip();
-        match self.store_together(&jobs).await {
-            Ok(stored) => {
-                for ((job, stored), tell) in jobs.iter().zip(stored).zip(tells) {
-                    // A job is left out when its task's name was forgotten and another transaction is the first to use it
-                    // again; who has gone away does not hear it.
-                    let _ = tell.send(match stored {
-                        Some(stored) => Ok(stored),
-                        None => self.add_alone(job).await,
-                    });
+        let begun = Instant::now();
+        let mut stack = vec![taken];
+        while let Some(taken) = stack.pop() {
+            let (jobs, mut waiting): (Vec<NewJob>, Vec<Sender>) =
+                taken.into_iter().map(|waiting| (waiting.job, (waiting.number, waiting.tell))).unzip();
+            match self.store_together(&jobs).await {
+                Ok(stored) => {
+                    for ((job, stored), (_, tell)) in jobs.iter().zip(stored).zip(waiting) {
+                        // A job is left out when its task's name was forgotten and another transaction is the first to use it
+                        // again; who has gone away does not hear it.
+                        let _ = tell.send(match stored {
+                            Some(stored) => Ok(stored),
+                            None => self.add_alone(job).await,
+                        });
+                    }
                 }
-            }
-            // Refused for what is in one of them, as a whole: nothing is stored, and by itself each is told its own error.
-            Err(error @ Error::Database { .. }) if !error.is_transient() && jobs.len() > 1 => {
-                for (job, tell) in jobs.iter().zip(tells) {
-                    let _ = tell.send(self.add_alone(job).await);
+                // Refused as a whole: nothing is stored, and by itself each is told its own error.
+                Err(error)
+                    if jobs.len() > 1
+                        && is_rolled_back(&error)
+                        && (!error.is_transient() || begun.elapsed() < SEARCH) =>
+                {
+                    let half = jobs.len() / 2;
+                    let later = waiting.split_off(half);
+                    let of = |jobs: &[NewJob], waiting: Vec<Sender>| {
+                        let both = jobs.iter().cloned().zip(waiting);
+                        both.map(|(job, (number, tell))| Waiting { number, job, tell }).collect::<Vec<_>>()
+                    };
+                    stack.push(of(&jobs[half..], later));
+                    stack.push(of(&jobs[..half], waiting));
                 }
-            }
-            Err(error) => {
-                for tell in tells {
-                    let _ = tell.send(Err(for_another(&error)));
+                Err(error) => {
+                    for (_, tell) in waiting {
+                        let _ = tell.send(Err(for_another(&error)));
+                    }
                 }
             }
         }

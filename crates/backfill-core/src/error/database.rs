@@ -22,21 +22,35 @@ pub(super) fn code(error: &sqlx::Error) -> Code<'_> {
     }
 }
 
-/// Whether the same call may succeed later. Everything may, but what the data itself makes impossible, or what a user's trigger
-/// makes of it. PostgreSQL: class 21 and 22 (cardinality, data exception), 23, 27 and 44 (constraint, triggered change, check
-/// option), 38 and 39 (external routine), 54 (limit exceeded), P0 (raised in PL/pgSQL). SQLite: 18 (too big), 19 (constraint), 20
-/// (mismatch), 26 (not a database). And values that cannot be encoded.
+/// The classes of SQLSTATE whose cause passes by itself: connection (08), state of the transaction (25: a server that may only be
+/// read, a limit for idle transactions), login (28), no such database (3D: not yet), rollback (40), resources (53), state of an
+/// object (55: locks), operators (57), the server's system (58), an old snapshot (72), its configuration (F0), and internal errors
+/// (XX), by which poolers answer too.
+const PASSING: [&str; 12] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58", "72", "F0", "XX"];
+/// Single codes of other classes: a cached plan that no longer fits its table, and prepared statements that a pooler has mixed up.
+const PASSING_CODES: [&str; 3] = ["0A000", "26000", "42P05"];
+/// Kinds of SQLite's errors: permission, busy, locked, memory, read only, interrupted, I/O, full, cannot open, protocol, and a schema
+/// that has changed.
+const PASSING_KINDS: [i32; 11] = [3, 5, 6, 7, 8, 9, 10, 13, 14, 15, 17];
+
+/// Whether the same call may succeed later, by itself: what never reached the database, and what is known to pass. Any other answer
+/// says no to what was asked for, as a constraint does, or a user's trigger, which may say so by any code.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {
     if matches!(error, sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
         return false;
     }
     match code(error) {
         Code::SqlState(code) => {
-            !matches!(code.get(..2), Some("21" | "22" | "23" | "27" | "38" | "39" | "44" | "54" | "P0"))
+            code.get(..2).is_some_and(|class| PASSING.contains(&class)) || PASSING_CODES.contains(&&*code)
         }
-        Code::Sqlite(code) => !matches!(code & 0xff, 18 | 19 | 20 | 26),
+        Code::Sqlite(code) => PASSING_KINDS.contains(&(code & 0xff)),
         Code::Unknown => true,
     }
+}
+
+/// Whether the database answered, and said no: it is there.
+pub(super) fn is_answer(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(_))
 }
 
 /// Whether a statement was ended by a timeout of the role or the database (or by an administrator).
@@ -65,5 +79,65 @@ pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
         },
         Code::Sqlite(code) => matches!(code & 0xff, 5 | 6),
         Code::Unknown => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error with this code, as a driver gives it.
+    #[derive(Debug)]
+    struct Told(&'static str);
+
+    impl std::fmt::Display for Told {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Told {}
+
+    impl DatabaseError for Told {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(Cow::Borrowed(self.0))
+        }
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    fn told(code: &'static str) -> sqlx::Error {
+        sqlx::Error::Database(Box::new(Told(code)))
+    }
+
+    #[test]
+    fn only_what_is_known_to_pass_is_transient() {
+        for code in ["08006", "25006", "28000", "3D000", "40001", "53300", "55P03", "57P01", "57014", "58000", "XX000"]
+        {
+            assert!(is_transient(&told(code)), "{code}");
+        }
+        for code in ["AB001", "P0001", "22021", "23503", "ZZ999", "45000", "42703", "HV000", "0A001"] {
+            assert!(!is_transient(&told(code)), "{code}");
+        }
+        for code in ["5", "517", "10", "13"] {
+            assert!(is_transient(&told(code)), "{code}");
+        }
+        for code in ["1", "11", "19", "1811"] {
+            assert!(!is_transient(&told(code)), "{code}");
+        }
+        assert!(is_transient(&sqlx::Error::PoolTimedOut));
     }
 }

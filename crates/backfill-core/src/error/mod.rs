@@ -338,8 +338,18 @@ impl Error {
         matches!(self, Self::Database { source, .. } if database::is_away(source))
     }
 
-    /// Whether the same call may succeed later, as after a lost connection. `false` means that the data itself, or
-    /// the settings, have to change first.
+    /// Whether a database is there and answered: it said no to what was asked for, for whatever reason.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => database::is_answer(source),
+            Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed later, as after a lost connection: what is known to pass. `false` means that the data
+    /// itself, or the settings, have to change first, as where a trigger refuses a row, by whatever code.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
