@@ -20,7 +20,8 @@ use tokio::sync::{Semaphore, mpsc};
 async fn take_for_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
     until("it is taken for dead", || async {
         // Its next sign of life may come between these two.
-        sql(pool, schema, "update S.backfill_pools set seen_at = seen_at - interval '2 hours'").await;
+        let long_ago = "update S.backfill_pools set seen_at = seen_at - interval '2 hours', dead_after = null";
+        sql(pool, schema, long_ago).await;
         !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
     })
     .await;
@@ -175,6 +176,59 @@ async fn the_jobs_of_a_silent_worker_are_run_by_another() {
     let running = Running::start(builder);
     empty(&client).await;
     assert_eq!(running.end().await.completed, 2);
+}
+
+/// A job that a pool holds which was last seen two hours ago.
+async fn held_by_a_dead_pool(client: &BackfillClient, pool: &PgPool, schema: &str) -> PoolId {
+    let (dead, tasks) = (PoolId::random(), ["t".to_owned()]);
+    client.storage().register(&dead, &tasks).await.expect("register");
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    assert_eq!(client.storage().claim(&ClaimRequest::new(&dead, &tasks, 1)).await.expect("claim").jobs.len(), 1);
+    let old = format!("update S.backfill_pools set seen_at = now() - interval '2 hours' where id = '{dead}'");
+    sql(pool, schema, &old).await;
+    dead
+}
+
+/// A run that ends when idle, whose only job ends when this query answers true.
+async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Duration, query: String) -> Summary {
+    client.add(JobSpec::new("wait", ())).await.expect("add");
+    let (pool, schema) = (support::pool().await, schema.to_owned());
+    let wait = task_fn("wait", move |(): (), _: JobContext| {
+        let (pool, schema, query) = (pool.clone(), schema.clone(), query.clone());
+        async move { until("what the job waits for", || async { ask(&pool, &schema, &query).await == "true" }).await }
+    });
+    let worker = Worker::builder(client.clone())
+        .task(task_fn("t", |(): (), _: JobContext| async {}))
+        .task(wait)
+        .presence(Duration::from_millis(50), dead_after)
+        .handle_signals(false)
+        .build()
+        .expect("a worker");
+    soon("the run ends", worker.run_once()).await.expect("run")
+}
+
+#[tokio::test]
+async fn a_run_that_ends_takes_nobody_for_dead_before_it_would_have_heard_them() {
+    let (client, pool, schema) = client().await;
+    let dead = held_by_a_dead_pool(&client, &pool, &schema).await;
+    // It has looked after others at each of its signs of life.
+    let seen = format!(
+        "select coalesce(bool_or(seen_at - started_at > interval '250 ms' and dead_after = interval '15 seconds'), false)
+         from S.backfill_pools where id <> '{dead}'"
+    );
+    let summary = run_once_until(&client, &schema, Duration::from_secs(15), seen).await;
+    assert_eq!(summary.completed, 1);
+    assert_eq!(ask(&pool, &schema, "select id from S.backfill_pools").await, dead.as_str());
+    assert_eq!(client.counts().await.expect("counts").running, 1, "the other may be alive and cut off");
+}
+
+#[tokio::test]
+async fn a_run_that_lasts_as_long_as_the_silence_it_asks_for_frees_the_jobs_of_the_dead() {
+    let (client, pool, schema) = client().await;
+    let dead = held_by_a_dead_pool(&client, &pool, &schema).await;
+    let gone = format!("select not exists (select from S.backfill_pools where id = '{dead}')");
+    let summary = run_once_until(&client, &schema, Duration::from_millis(300), gone).await;
+    assert_eq!(summary.completed, 2);
 }
 
 #[tokio::test]

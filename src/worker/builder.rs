@@ -187,8 +187,9 @@ impl WorkerBuilder {
         self
     }
 
-    /// How often the worker shows its sign of life, and after how long a silence it counts as dead for *other* workers
-    /// with the same setting. Defaults: 5 s and 15 s. The second must be at least two and a half times the first, so that
+    /// How often the worker shows its sign of life, and after how long a silence a worker counts as dead. Each registers its own
+    /// silence, and the longer of the silent one's and that of whoever looks holds. Nobody is taken for dead by a worker that was not
+    /// itself in contact for that long, so a run that ends sooner frees nothing. Defaults: 5 s and 15 s. The second must be at least two and a half times the first, so that
     /// a common outage is told from the silence of one.
     pub fn presence(mut self, every: Duration, dead_after: Duration) -> Self {
         self.options.sign_of_life = every;

@@ -7,8 +7,8 @@
 //! **Whose silence counts.** Others are taken for dead only by a worker that would have heard them: one that has been in
 //! *contact* with the storage itself for as long as the silence lasts. When the storage was away for everybody, nobody could
 //! show a sign, and all get the time to show one again. A worker that has just started has heard nobody yet, and waits as
-//! long, unless it is one that ends when idle. (The storage adds to this what it knows, such as that it was started only just
-//! now.)
+//! long, whatever ends it. (The storage adds to this what it knows, such as that it was started only just now, or that a pool asks for
+//! a longer silence.)
 //!
 //! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
 
@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
-use crate::storage::{Line, PoolId, Storage};
+use crate::storage::{Line, PoolId, Storage, Watch};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -56,12 +56,11 @@ impl Upkeep {
         storage: &Arc<dyn Storage>,
         identity: watch::Receiver<Identity>,
         options: Options,
-        hasty: bool,
         events: Events,
         evicted: mpsc::UnboundedSender<Arc<PoolId>>,
     ) -> Self {
         let under_way = CancellationToken::new();
-        let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life, hasty));
+        let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life));
         let signs = Signs {
             line: line.clone(),
             identity,
@@ -119,8 +118,7 @@ impl Upkeep {
 /// Since when the storage has been within reach.
 #[derive(Clone, Copy, Debug)]
 struct Contact {
-    /// `None` for a worker that takes its word for it: one that ends when idle, and until contact is lost.
-    since: Option<Instant>,
+    since: Instant,
     last: Instant,
     /// By the wall clock too, because the other one stands still while a machine sleeps.
     last_by_wall: SystemTime,
@@ -129,10 +127,10 @@ struct Contact {
 }
 
 impl Contact {
-    fn begins(sign_of_life: Duration, hasty: bool) -> Self {
+    fn begins(sign_of_life: Duration) -> Self {
         let now = Instant::now();
         let gap = sign_of_life.mul_f64(1.5);
-        Self { since: (!hasty).then_some(now), last: now, last_by_wall: SystemTime::now(), gap }
+        Self { since: now, last: now, last_by_wall: SystemTime::now(), gap }
     }
 
     /// The storage answered.
@@ -140,7 +138,7 @@ impl Contact {
         let now = Instant::now();
         let by_wall = self.last_by_wall.elapsed().unwrap_or_default();
         if (now - self.last).max(by_wall) > self.gap {
-            self.since = Some(now);
+            self.since = now;
         }
         self.last = now;
         self.last_by_wall = SystemTime::now();
@@ -151,9 +149,9 @@ impl Contact {
         self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default())
     }
 
-    /// Whether a silence of this length would have been heard.
-    fn would_have_heard(&self, silence: Duration) -> bool {
-        self.quiet() <= self.gap && self.since.is_none_or(|since| since.elapsed() >= silence)
+    /// For how long it has lasted without a gap: no longer silence of others would have been heard.
+    fn lasts(&self) -> Duration {
+        if self.quiet() > self.gap { Duration::ZERO } else { self.since.elapsed() }
     }
 }
 
@@ -225,8 +223,10 @@ async fn look_after_others(line: &Line, options: &Options, events: &Events, cont
     let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.min(most).mul_f64(fastrand::f64());
     loop {
         tick.tick().await;
-        if contact.borrow().would_have_heard(options.dead_after) {
-            match line.call(LOOK_TIMEOUT, line.storage().rescue(options.dead_after)).await {
+        let lasts = contact.borrow().lasts();
+        if lasts >= options.dead_after {
+            let watch = Watch::new(options.dead_after).contact(lasts);
+            match line.call(LOOK_TIMEOUT, line.storage().rescue_with(&watch)).await {
                 Ok(rescued) => {
                     for pool in rescued {
                         tracing::warn!(
@@ -269,28 +269,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silence_counts_only_for_who_has_been_in_contact_all_the_time() {
-        assert!(Contact::begins(SIGN, true).would_have_heard(SILENCE), "one that ends when idle looks at once");
-        let mut contact = Contact::begins(SIGN, false);
+        let mut contact = Contact::begins(SIGN);
         for _ in 0..3 {
-            assert!(!contact.would_have_heard(SILENCE), "a new worker has heard nobody yet");
+            assert!(contact.lasts() < SILENCE, "a new worker has heard nobody yet");
             advance(SIGN).await;
             contact.heard();
         }
-        assert!(contact.would_have_heard(SILENCE), "nothing was lost");
+        assert!(contact.lasts() >= SILENCE, "nothing was lost");
 
         // The storage is away for a minute.
         advance(Duration::from_secs(8)).await;
-        assert!(!contact.would_have_heard(SILENCE), "not while it is away");
+        assert!(contact.lasts() < SILENCE, "not while it is away");
         advance(Duration::from_secs(52)).await;
         contact.heard();
-        assert!(!contact.would_have_heard(SILENCE), "the others need time to be heard again");
+        assert!(contact.lasts() < SILENCE, "the others need time to be heard again");
         for _ in 0..2 {
             advance(SIGN).await;
             contact.heard();
-            assert!(!contact.would_have_heard(SILENCE));
+            assert!(contact.lasts() < SILENCE);
         }
         advance(SIGN).await;
         contact.heard();
-        assert!(contact.would_have_heard(SILENCE), "now their silence is their own");
+        assert!(contact.lasts() >= SILENCE, "now their silence is their own");
     }
 }

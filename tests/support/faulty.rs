@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    Watch,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
@@ -115,8 +116,8 @@ impl Storage for Faulty {
         }
         self.inner.release_stale().await
     }
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.inner.register(pool, tasks).await
+    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
+        self.inner.register_with(registration).await
     }
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
         let shown = self.inner.show_presence(pool).await?;
@@ -128,8 +129,8 @@ impl Storage for Faulty {
     async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
         self.inner.withdraw_presence(pool).await
     }
-    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        self.inner.rescue(silence).await
+    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        self.inner.rescue_with(watch).await
     }
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
         self.inner.wakeups()

@@ -58,13 +58,13 @@ mod wakeups;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    Watch,
 };
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
@@ -174,8 +174,8 @@ impl Storage for SqliteStorage {
         self.release_stale_locks().await
     }
 
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.register_pool(pool, tasks).await
+    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
+        self.register_pool(registration).await
     }
 
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
@@ -186,8 +186,8 @@ impl Storage for SqliteStorage {
         self.withdraw(pool).await
     }
 
-    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        self.rescue_pools(silence).await
+    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        self.rescue_pools(watch).await
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {

@@ -10,7 +10,11 @@ use crate::failed;
 use crate::file::File;
 
 /// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
-const SCRIPTS: [&str; 2] = [include_str!("../sql/001_jobs.sql"), include_str!("../sql/003_queues.sql")];
+const SCRIPTS: [&str; 3] = [
+    include_str!("../sql/001_jobs.sql"),
+    include_str!("../sql/002_dead_after.sql"),
+    include_str!("../sql/003_queues.sql"),
+];
 
 /// The version of file that this crate works with.
 pub const VERSION: i32 = version_of(&SCRIPTS);
@@ -104,9 +108,13 @@ async fn read_version(connection: &mut SqliteConnection) -> sqlx::Result<Option<
 mod tests {
     use super::*;
 
-    const NEXT: [&str; 2] = [SCRIPTS[0], "create table backfill_next (id integer) strict;"];
-    const BROKEN: [&str; 3] =
-        [SCRIPTS[0], NEXT[1], "create table backfill_last (id integer) strict; insert into nowhere values (1);"];
+    const NEXT: [&str; 3] = [SCRIPTS[0], SCRIPTS[1], "create table backfill_next (id integer) strict;"];
+    const BROKEN: [&str; 4] = [
+        SCRIPTS[0],
+        SCRIPTS[1],
+        NEXT[2],
+        "create table backfill_last (id integer) strict; insert into nowhere values (1);",
+    ];
 
     fn file() -> (tempfile::TempDir, Arc<File>) {
         let directory = tempfile::tempdir().unwrap();
@@ -117,13 +125,13 @@ mod tests {
     #[tokio::test]
     async fn an_older_file_is_migrated_in_one_transaction() {
         let (_directory, file) = file();
-        assert_eq!(migrate(&file).await.unwrap(), Migrated::new(None, 1));
-        assert_eq!(migrate(&file).await.unwrap(), Migrated::new(Some(1), 1));
+        assert_eq!(migrate(&file).await.unwrap(), Migrated::new(None, VERSION));
+        assert_eq!(migrate(&file).await.unwrap(), Migrated::new(Some(VERSION), VERSION));
         let error = migrate_by(&file, &BROKEN).await.unwrap_err().to_string();
         assert!(error.contains("nowhere"), "{error}");
-        assert_eq!(version(&file).await.unwrap(), Some(1), "nothing of the two scripts is left");
-        assert_eq!(migrate_by(&file, &NEXT).await.unwrap(), Migrated::new(Some(1), 2));
-        assert_eq!(version(&file).await.unwrap(), Some(2));
+        assert_eq!(version(&file).await.unwrap(), Some(VERSION), "nothing of the two scripts is left");
+        assert_eq!(migrate_by(&file, &NEXT).await.unwrap(), Migrated::new(Some(VERSION), VERSION + 1));
+        assert_eq!(version(&file).await.unwrap(), Some(VERSION + 1));
     }
 
     #[tokio::test]
@@ -132,7 +140,10 @@ mod tests {
         assert!(matches!(check(&file).await.unwrap_err(), Error::StorageMissing { .. }));
         migrate_by(&file, &NEXT).await.unwrap();
         for error in [migrate(&file).await.unwrap_err(), check(&file).await.unwrap_err()] {
-            assert!(matches!(error, Error::StorageTooNew { version: 2, supported: 1, .. }), "{error}");
+            assert!(
+                matches!(error, Error::StorageTooNew { version, supported: VERSION, .. } if version == VERSION + 1),
+                "{error}"
+            );
             assert!(error.to_string().contains("upgrade"), "{error}");
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backfill_core::Result;
 use backfill_core::job::JobId;
-use backfill_core::storage::{PoolId, Rescued};
+use backfill_core::storage::{PoolId, Registration, Rescued, Watch};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -23,9 +23,16 @@ const SECOND_LOOK_WITHIN: Duration = Duration::from_secs(6);
 /// So long may beginning a transaction take on a busy machine without anybody holding the lock.
 const BUSY_MACHINE: Duration = Duration::from_millis(200);
 
+/// Microseconds, as times are; so many at the most that nothing overflows.
+fn in_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX).min(i64::MAX / 4)
+}
+
 impl SqliteStorage {
-    pub(crate) async fn register_pool(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        let (file, pool, tasks) = (self.file.clone(), pool.to_string(), crate::json(tasks.to_vec()));
+    pub(crate) async fn register_pool(&self, registration: &Registration<'_>) -> Result<bool> {
+        let (file, pool) = (self.file.clone(), registration.pool.to_string());
+        let tasks = crate::json(registration.tasks.to_vec());
+        let dead_after = registration.dead_after.map(in_micros);
         self.file
             .writer
             .write("register a worker", move |connection| {
@@ -33,9 +40,12 @@ impl SqliteStorage {
                     name_tasks(connection, &tasks).await?;
                     let now = file.now();
                     let shown = sqlx::query!(
-                        "insert into backfill_pools (id, started_at, seen_at) values (?1, ?2, ?2) on conflict do nothing",
+                        r#"
+insert into backfill_pools (id, started_at, seen_at, dead_after) values (?1, ?2, ?2, ?3) on conflict do nothing
+"#,
                         pool,
-                        now
+                        now,
+                        dead_after
                     )
                     .execute(connection)
                     .await?;
@@ -132,19 +142,26 @@ where locked_by is not null
         Ok(released)
     }
 
-    pub(crate) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        let file = self.file.clone();
-        let silence_micros = i64::try_from(silence.as_micros()).unwrap_or(i64::MAX / 2);
+    pub(crate) async fn rescue_pools(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        let (file, silence) = (self.file.clone(), watch.silence);
+        let (silence_micros, contact) = (in_micros(silence), in_micros(watch.contact));
         // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. It comes early, so that the
         // second is in time.
         let pause = silence.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN);
-        let early = silence_micros - i64::try_from(pause.as_micros()).unwrap_or_default();
-        let limit = self.file.now().saturating_sub(early);
-        let silent =
-            sqlx::query_scalar!(r#"select count(*) as "count!: i64" from backfill_pools where seen_at < ?1"#, limit)
-                .fetch_one(&self.file.readers)
-                .await
-                .map_err(crate::failed("look for silent pools"))?;
+        let soon = self.file.now().saturating_add(in_micros(pause));
+        let silent = sqlx::query_scalar!(
+            r#"
+select count(*) as "count!: i64"
+from backfill_pools
+where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_after, 0)) <= ?3
+"#,
+            soon,
+            silence_micros,
+            contact
+        )
+        .fetch_one(&self.file.readers)
+        .await
+        .map_err(crate::failed("look for silent pools"))?;
         if silent == 0 {
             return Ok(Vec::new());
         }
@@ -159,10 +176,15 @@ where locked_by is not null
                         return Ok(Vec::new());
                     }
                     let now = file.now();
-                    let limit = now.saturating_sub(silence_micros);
                     let dead = sqlx::query_scalar!(
-                        r#"delete from backfill_pools where seen_at < ?1 returning id as "id!: String""#,
-                        limit
+                        r#"
+delete from backfill_pools
+where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_after, 0)) <= ?3
+returning id as "id!: String"
+"#,
+                        now,
+                        silence_micros,
+                        contact
                     )
                     .fetch_all(&mut *connection)
                     .await?;

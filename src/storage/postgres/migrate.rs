@@ -41,10 +41,11 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 4] = [
+const OWN: [(i32, &str, &str); 5] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
+    (4, "dead_after", script!("own/004_dead_after.sql")),
     (6, "claim", script!("own/006_claim.sql")),
 ];
 

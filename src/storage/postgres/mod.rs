@@ -75,8 +75,9 @@ use isolation::Isolation;
 use schema::Schema;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
+    Offer, PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo,
+    Wakeup, Watch,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -288,8 +289,8 @@ impl Storage for PostgresStorage {
         self.retrying(|| self.release_stale_locks()).await
     }
 
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.retrying(|| self.register_pool(pool, tasks)).await
+    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
+        self.retrying(|| self.register_pool(registration)).await
     }
 
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
@@ -300,8 +301,8 @@ impl Storage for PostgresStorage {
         self.retrying(|| self.withdraw(pool)).await
     }
 
-    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        self.retrying(|| self.rescue_pools(silence)).await
+    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        self.retrying(|| self.rescue_pools(watch)).await
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {

@@ -19,11 +19,11 @@ use super::isolation::Work;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::storage::{PoolId, Rescued};
+use crate::storage::{PoolId, Registration, Rescued, Watch};
 
 impl PostgresStorage {
     /// The first sign of a pool, with the tasks that it runs.
-    pub(super) async fn register_pool(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+    pub(super) async fn register_pool(&self, registration: &Registration<'_>) -> Result<bool> {
         let mut work = self.begin_sign().await?;
         // Of the tasks' names only the missing ones are inserted: a conflicting insert would burn an id of a 32-bit sequence.
         let shown = sqlx::query!(
@@ -35,10 +35,13 @@ with new_task as (
   where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
   on conflict do nothing
 )
-insert into graphile_worker.backfill_pools (id) values ($1) on conflict do nothing
+insert into graphile_worker.backfill_pools (id, dead_after)
+values ($1, $3::bigint * interval '1 microsecond')
+on conflict do nothing
 "#,
-            pool.as_str(),
-            tasks,
+            registration.pool.as_str(),
+            registration.tasks,
+            registration.dead_after.map(micros),
         )
         .execute(self.schema.on(&mut *work))
         .await
@@ -194,12 +197,13 @@ left join notified on true
     }
 
     #[expect(clippy::too_many_lines, reason = "mostly the text of three statements, best read together")]
-    pub(super) async fn rescue_pools(&self, silence: Duration) -> Result<Vec<Rescued>> {
+    pub(super) async fn rescue_pools(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        let (silence, contact) = (micros(watch.silence), micros(watch.contact));
         let fail = |e| self.error("rescue the jobs of silent pools", e);
         // Whoever asks was in contact when it asked. If it takes long to get through, that is no longer known, and the way may be
         // open again for us a moment before it is for the others.
         let begun = Instant::now();
-        let too_late = || begun.elapsed() > (silence / 5).max(Duration::from_secs(1));
+        let too_late = || begun.elapsed() > (watch.silence / 5).max(Duration::from_secs(1));
         // For the dead that are not buried yet the whole table is read again; not at every look.
         let again = self.burials.is_time();
         // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. While the server was
@@ -207,14 +211,21 @@ left join notified on true
         let silent = sqlx::query_scalar!(
             r#"
 select exists (
-  select from graphile_worker.backfill_pools
-  where seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
-    and (seen_at > 'epoch' or $2)
-    and pg_postmaster_start_time() < clock_timestamp() - $1::bigint * interval '1 microsecond'
+  select from graphile_worker.backfill_pools pool
+  -- The longer of what the pool and what we ask for.
+  cross join lateral (
+    select greatest($1::bigint * interval '1 microsecond', pool.dead_after) as silence
+  ) as judged
+  where greatest(pool.seen_at, pg_postmaster_start_time()) < clock_timestamp() - judged.silence
+    and case
+      when pool.seen_at = 'epoch' then $2
+      else judged.silence <= $3::bigint * interval '1 microsecond'
+    end
 ) as "silent!"
 "#,
-            micros(silence),
+            silence,
             again,
+            contact,
         )
         .fetch_one(self.schema.on(&self.db()))
         .await
@@ -236,14 +247,20 @@ set seen_at = 'epoch'
 where pool.id = any (array(
   select silent.id
   from graphile_worker.backfill_pools silent
-  where silent.seen_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
-    and (silent.seen_at > 'epoch' or $2)
+  where greatest(silent.seen_at, pg_postmaster_start_time())
+      < clock_timestamp() - greatest($1::bigint * interval '1 microsecond', silent.dead_after)
+    and case
+      when silent.seen_at = 'epoch' then $2
+      else greatest($1::bigint * interval '1 microsecond', silent.dead_after)
+        <= $3::bigint * interval '1 microsecond'
+    end
   for update skip locked
 ))
 returning pool.id
 "#,
-            micros(silence),
+            silence,
             again,
+            contact,
         )
         .fetch_all(self.schema.on(&mut *tx))
         .await

@@ -11,7 +11,7 @@ use super::super::upkeep::Identity;
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::Result;
-use crate::storage::{Line, PoolId};
+use crate::storage::{Line, PoolId, Registration};
 
 /// Registering that has not been answered for this long never will be.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,10 +42,11 @@ impl Engine {
         self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
         self.cancel.cancel();
         self.give_back_waiting();
-        let (line, tasks) = (self.line.clone(), Arc::clone(&self.tasks));
+        let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.tasks), self.options.dead_after);
         self.registering = Some(Box::pin(async move {
             let sent = sent_now();
-            let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&new, &tasks)).await;
+            let registration = Registration::new(&new, &tasks).dead_after(dead_after);
+            let registered = line.call(REGISTER_TIMEOUT, line.storage().register_with(&registration)).await;
             (new, sent, registered)
         }));
     }
@@ -79,6 +80,7 @@ pub(super) async fn begin(
     tasks: &[String],
     mut pool: Arc<PoolId>,
     mode: Mode,
+    dead_after: Duration,
 ) -> Result<(Arc<PoolId>, Sent)> {
     let mut delay = FIRST_CLAIM_DELAY;
     let mut first_try = true;
@@ -86,7 +88,8 @@ pub(super) async fn begin(
     loop {
         let register = async {
             let sent = sent_now();
-            Ok(storage.register(&pool, tasks).await?.then_some(sent))
+            let registration = Registration::new(&pool, tasks).dead_after(dead_after);
+            Ok(storage.register_with(&registration).await?.then_some(sent))
         };
         // The first claim would open another connection, because this one is not back yet, and to settle a second one is needed anyway:
         // a question that asks nothing opens it meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one

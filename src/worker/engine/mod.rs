@@ -243,7 +243,7 @@ impl Engine {
         tokio::pin!(signals);
         let first = Arc::clone(&self.pool);
         let begun = tokio::select! {
-            begun = begin(&self.line, &self.tasks, first, self.mode) => begun.map(Some),
+            begun = begin(&self.line, &self.tasks, first, self.mode, self.options.dead_after) => begun.map(Some),
             () = &mut signals => Ok(None),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
         };
@@ -270,7 +270,6 @@ impl Engine {
             self.client.storage(),
             self.identities.subscribe(),
             self.options.clone(),
-            self.mode == Mode::UntilIdle,
             self.events.clone(),
             evicted_tx,
         );

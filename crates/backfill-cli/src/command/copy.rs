@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use backfill::storage::{PoolId, Storage};
+use backfill::storage::{PoolId, Registration, Storage};
 use backfill::{Job, JobId};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -205,12 +205,14 @@ impl Alone {
         let id = PoolId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
         let begun = Instant::now();
         loop {
-            storage.register(&id, &[]).await?;
+            storage.register_with(&Registration::new(&id, &[]).dead_after(SIGN * 3)).await?;
             let pools = storage.pools().await?;
             let others: Vec<_> =
                 pools.iter().filter(|pool| pool.id.starts_with(&prefix) && pool.id != id.as_str()).collect();
             let is_dead = |pool: &&backfill::PoolInfo| pool.silence.is_some_and(|silence| silence > SIGN * 3);
-            if others.iter().all(is_dead) {
+            // Where nobody could be heard, nobody is dead for it: others get the time to show a sign that this run would hear.
+            let watched = others.is_empty() || begun.elapsed() > SIGN * 3;
+            if watched && others.iter().all(is_dead) {
                 // They hold nothing but their names. One that only seemed dead finds that it may store nothing more.
                 storage.unlock(&others.iter().map(|other| other.id.clone()).collect::<Vec<_>>()).await?;
                 break;

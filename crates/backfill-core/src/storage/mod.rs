@@ -43,7 +43,7 @@ pub use frontier::{Beginning, Frontier, Place};
 pub use handover::{Handed, Offer};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, taken_out};
-pub use presence::Rescued;
+pub use presence::{Registration, Rescued, Watch};
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
 
@@ -114,7 +114,12 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Registers a pool, which is its first sign of life, and makes the names of its tasks known, so that jobs of these names can be
     /// claimed. Answers `false` if this identity is registered already: then it is somebody else's, and only the names are known.
     /// A call that fails registers nothing, unless its answer was lost.
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool>;
+    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.register_with(&Registration::new(pool, tasks)).await
+    }
+
+    /// The same, with everything that a pool may say of itself.
+    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool>;
 
     /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody took it for dead and
     /// released what it held.
@@ -126,7 +131,13 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// Releases what registered pools hold that have been silent for longer than this, and unregisters them. Their
     /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
-    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>>;
+    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
+        self.rescue_with(&Watch::new(silence)).await
+    }
+
+    /// The same by one that has not always been in contact. A pool that has registered a longer silence than what is asked for is
+    /// judged by its own.
+    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>>;
 
     /// A stream of wakeups that reconnects by itself and never ends by itself. It begins with [`Wakeup::Listening`].
     ///

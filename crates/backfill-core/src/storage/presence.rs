@@ -1,5 +1,62 @@
 //! Signs of life.
 
+use std::time::Duration;
+
+use super::PoolId;
+
+/// What a pool says when it registers.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Registration<'a> {
+    /// Its identity.
+    pub pool: &'a PoolId,
+    /// The tasks that it runs.
+    pub tasks: &'a [String],
+    /// After how long a silence it wants to be taken for dead, at the earliest. `None`: whoever looks decides.
+    pub dead_after: Option<Duration>,
+}
+
+impl<'a> Registration<'a> {
+    /// A pool that runs these tasks.
+    #[must_use]
+    pub fn new(pool: &'a PoolId, tasks: &'a [String]) -> Self {
+        Self { pool, tasks, dead_after: None }
+    }
+
+    /// The same, but nobody may take it for dead before it was silent for so long.
+    #[must_use]
+    pub fn dead_after(mut self, silence: Duration) -> Self {
+        self.dead_after = Some(silence);
+        self
+    }
+}
+
+/// Who looks for silent pools, and what counts as silence.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Watch {
+    /// The silence that counts as death. If a pool has registered a longer one, that holds.
+    pub silence: Duration,
+    /// For how long whoever asks has been in contact with the storage. No longer silence than this is held against anybody: one that
+    /// was itself away cannot tell whose silence it was.
+    pub contact: Duration,
+}
+
+impl Watch {
+    /// By one that has always been in contact.
+    #[must_use]
+    pub fn new(silence: Duration) -> Self {
+        Self { silence, contact: Duration::MAX }
+    }
+
+    /// By one that has been in contact for so long.
+    #[must_use]
+    pub fn contact(mut self, contact: Duration) -> Self {
+        self.contact = contact;
+        self
+    }
+}
+
 /// A pool that fell silent, and what was released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rescued {

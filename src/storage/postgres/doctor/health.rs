@@ -66,7 +66,10 @@ order by 1
             r#"
 select pool.id, extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "seconds!"
 from graphile_worker.backfill_pools pool
-where pool.seen_at < clock_timestamp() - make_interval(secs => $1) and pool.seen_at > 'epoch'
+-- A pool may ask for more time than others. (As JSON, because a schema that is not migrated yet has no such column.)
+where pool.seen_at < clock_timestamp()
+    - greatest(make_interval(secs => $1), (to_jsonb(pool) ->> 'dead_after')::interval * 1.5)
+  and pool.seen_at > 'epoch'
 order by pool.id
 "#,
             SILENT_SECONDS,

@@ -132,6 +132,7 @@ macro_rules! storage_contract_tests {
             pools_that_show_signs_of_life_or_withdrew_are_left_alone
             a_rescued_pool_learns_it
             an_identity_is_given_once
+            the_longer_of_two_silences_counts
         ]);
     };
     (@module $module:ident $fresh:ident [$($case:ident)*]) => {

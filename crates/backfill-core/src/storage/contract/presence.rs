@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::{Subject, add, add_one, claim, must_read, register, spec};
-use crate::storage::{PoolId, Reschedule, Rescued};
+use crate::storage::{PoolId, Registration, Reschedule, Rescued, Watch};
 
 /// Nobody is silent for as little as no time at all, unless time has passed since the sign.
 pub(super) async fn let_time_pass() {
@@ -104,4 +104,32 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     assert!(!storage.register(&other, &more).await.expect("register"), "it is taken");
     assert!(storage.task_names().await.expect("task names").contains(&more[0]));
     assert!(storage.show_presence(&other).await.expect("presence"));
+}
+
+/// Of the silence that a pool has registered and the one that is asked for, the longer counts; and none counts that whoever asks
+/// could not have heard.
+pub async fn the_longer_of_two_silences_counts(storage: Subject) {
+    let register_with = async |dead_after: Duration| {
+        let pool = PoolId::random();
+        let registration = Registration::new(&pool, &[]).dead_after(dead_after);
+        assert!(storage.register_with(&registration).await.expect("register"));
+        pool
+    };
+    let (short, hour) = (Duration::from_millis(2), Duration::from_hours(1));
+    let (patient, hasty) = (register_with(hour).await, register_with(short).await);
+    add(&storage, vec![spec(), spec()]).await;
+    for pool in [&patient, &hasty] {
+        assert_eq!(claim(&storage, pool, 1).await.len(), 1);
+    }
+    let_time_pass().await;
+    assert!(storage.rescue(hour).await.expect("rescue").is_empty(), "whoever looks asks for more");
+    let watch = Watch::new(Duration::from_millis(1));
+    let away = storage.rescue_with(&watch.contact(Duration::from_millis(1))).await.expect("rescue");
+    assert!(away.is_empty(), "whoever looks was away itself: {away:?}");
+    let rescued = storage.rescue_with(&watch.contact(short)).await.expect("rescue");
+    assert_eq!(rescued.len(), 1, "{rescued:?}");
+    assert_eq!(rescued[0].pool, hasty.as_str());
+    assert!(storage.show_presence(&patient).await.expect("presence"), "it asks for more itself");
+    assert!(!storage.show_presence(&hasty).await.expect("presence"));
+    assert_eq!(storage.counts().await.expect("counts").running, 1);
 }

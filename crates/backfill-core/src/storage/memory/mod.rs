@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Outcome,
-    PoolId, PoolInfo, QueueInfo, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup,
+    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup,
+    Watch,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -108,8 +109,8 @@ impl Storage for MemoryStorage {
         Ok(released as u64)
     }
 
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        Ok(self.state().register(pool, tasks))
+    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
+        Ok(self.state().register(registration))
     }
 
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
@@ -122,8 +123,8 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    async fn rescue(&self, silence: std::time::Duration) -> Result<Vec<super::Rescued>> {
-        let rescued = self.state().rescue(silence);
+    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<super::Rescued>> {
+        let rescued = self.state().rescue(watch);
         self.notify(rescued.iter().map(|pool| usize::try_from(pool.jobs).unwrap_or_default()).sum());
         Ok(rescued)
     }

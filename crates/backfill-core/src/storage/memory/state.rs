@@ -12,7 +12,7 @@ use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Priority, RunAt};
 use crate::storage::clean_error;
 use crate::storage::{
     ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
-    PoolInfo, QueueInfo, Reschedule, Rescued, Settlement, TaskInfo,
+    PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settlement, TaskInfo, Watch,
 };
 
 /// Graphile's rule: a lock this old is no lock.
@@ -43,6 +43,7 @@ pub(super) struct State {
 struct SignOfLife {
     started_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
+    dead_after: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -316,13 +317,14 @@ impl State {
         ids.len()
     }
 
-    pub(super) fn register(&mut self, pool: &PoolId, tasks: &[String]) -> bool {
-        let now = self.now();
-        self.tasks.extend(tasks.iter().cloned());
+    pub(super) fn register(&mut self, registration: &Registration<'_>) -> bool {
+        let (now, pool) = (self.now(), registration.pool);
+        self.tasks.extend(registration.tasks.iter().cloned());
         if self.pools.contains_key(pool.as_str()) {
             return false;
         }
-        self.pools.insert(pool.to_string(), SignOfLife { started_at: now, seen_at: now });
+        let dead_after = registration.dead_after.unwrap_or_default();
+        self.pools.insert(pool.to_string(), SignOfLife { started_at: now, seen_at: now, dead_after });
         true
     }
 
@@ -336,11 +338,14 @@ impl State {
         self.release_unknown(pool, &[])
     }
 
-    pub(super) fn rescue(&mut self, silence: Duration) -> Vec<Rescued> {
+    pub(super) fn rescue(&mut self, watch: &Watch) -> Vec<Rescued> {
         let now = self.now();
-        let limit = now - TimeDelta::from_std(silence).unwrap_or(STALE);
+        let is_dead = |sign: &SignOfLife| {
+            let silence = watch.silence.max(sign.dead_after);
+            silence <= watch.contact && (now - sign.seen_at).to_std().is_ok_and(|silent| silent > silence)
+        };
         let dead: Vec<String> =
-            self.pools.iter().filter(|(_, sign)| sign.seen_at < limit).map(|(pool, _)| pool.clone()).collect();
+            self.pools.iter().filter(|(_, sign)| is_dead(sign)).map(|(pool, _)| pool.clone()).collect();
         dead.into_iter()
             .map(|pool| {
                 self.pools.remove(&pool);
