@@ -178,6 +178,24 @@ async fn the_jobs_of_a_silent_worker_are_run_by_another() {
     assert_eq!(running.end().await.completed, 2);
 }
 
+#[tokio::test]
+async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_job_from_being_revived() {
+    let (client, pool, _) = client().await;
+    let storage = client.storage();
+    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    storage.register(&id, &tasks).await.expect("register");
+    let job = client.add(JobSpec::new("t", 1).key("k")).await.expect("add");
+    let mut theirs = pool.begin().await.expect("begin");
+    sqlx::query("select now()").execute(&mut *theirs).await.expect("it begins");
+    assert_eq!(storage.claim(&ClaimRequest::new(&id, &tasks, 9)).await.expect("claim").jobs.len(), 1);
+    let later = Duration::from_hours(1);
+    client.add_with(&mut *theirs, JobSpec::new("t", 2).key("k").run_in(later)).await.expect("add");
+    theirs.commit().await.expect("commit");
+    assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1);
+    let left = client.job(job.id).await.expect("read").expect("it is kept");
+    assert_eq!((left.attempts, left.locked_by), (left.max_attempts, None), "it never runs again");
+}
+
 /// A job that a pool holds which was last seen two hours ago.
 async fn held_by_a_dead_pool(client: &BackfillClient, pool: &PgPool, schema: &str) -> PoolId {
     let (dead, tasks) = (PoolId::random(), ["t".to_owned()]);

@@ -50,7 +50,10 @@ async fn our_own_objects_are_marked_secured_and_in_a_ledger_of_their_own() {
         "select count(*) from pg_constraint where contype = 'f' and connamespace = '\"{schema}\"'::regnamespace"
     );
     assert_eq!(ask(&pool, &schema, &keys).await, "0");
-    assert_eq!(ask(&pool, &schema, "select id || name from S.backfill_migrations").await, "1pools;2imports;3handover");
+    assert_eq!(
+        ask(&pool, &schema, "select id || name from S.backfill_migrations").await,
+        "1pools;2imports;3handover;4dead_after"
+    );
 }
 
 /// Not a test by itself: the process that `twenty_processes…` starts twenty of.

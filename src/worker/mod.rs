@@ -139,7 +139,8 @@ impl Worker {
     }
 
     /// Runs jobs until none is ready, then returns, or until it is shut down, as [`run`](Self::run) is. The crontab is not run.
-    /// Jobs of the future, and jobs that others hold, are not waited for.
+    /// Jobs of the future, and jobs that others hold, are not waited for. The jobs of dead workers are freed only by a run that lasts as
+    /// long as the silence after which they count as dead.
     ///
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.

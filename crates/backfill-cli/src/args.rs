@@ -198,7 +198,8 @@ pub struct WorkerArgs {
     /// How often to show a sign of life
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
     pub sign_of_life: Duration,
-    /// How long a worker may be silent before this one frees its jobs; at least two and a half times the interval of its signs
+    /// How long a worker may be silent before its jobs are freed; at least two and a half times the interval of its signs. Of two
+    /// workers' settings the longer one holds. (With --once, a run that ends sooner frees no job of another)
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s")]
     pub dead_after: Duration,
     /// Do not create or upgrade the schema

@@ -201,7 +201,10 @@ async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) 
     }
     // It runs or is dead: it gives its key up and will not run again.
     sqlx::query!(
-        "update backfill_jobs set key = null, attempts = max_attempts, updated_at = ?2 where id = ?1",
+        r#"
+update backfill_jobs set key = null, attempts = max_attempts, updated_at = max(?2, coalesce(locked_at, 0) + 1)
+where id = ?1
+"#,
         holder.id,
         now
     )

@@ -34,9 +34,13 @@ impl SqliteStorage {
                     if deleted.is_some() {
                         return Ok(deleted.map(Job::from));
                     }
-                    // It runs: it loses its key and further attempts.
+                    // It runs: it loses its key and further attempts, after it was claimed, whatever the clock says.
                     let taken = jobs!(
-                        "update backfill_jobs set key = null, attempts = max_attempts, updated_at = ?2 where key = ?1 returning",
+                        r#"
+update backfill_jobs set key = null, attempts = max_attempts, updated_at = max(?2, coalesce(locked_at, 0) + 1)
+where key = ?1
+returning
+"#,
                         "",
                         key,
                         now

@@ -233,8 +233,8 @@ returning id as "id!: String"
     }
 }
 
-/// Gives back the jobs that a pool holds, but for some. The attempt is given back too, unless the job's key may have been taken
-/// over since the claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a later moment of change.
+/// Gives back the jobs that a pool holds, but for some. The attempt is given back too, unless the job's key was taken over since the
+/// claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a moment of change after the claim's.
 async fn give_back(connection: &mut SqliteConnection, pool: &str, but: &[JobId]) -> sqlx::Result<u64> {
     let but = crate::json(but.to_vec());
     sqlx::query!(
@@ -259,7 +259,7 @@ where locked_by = ?1
         r#"
 update backfill_jobs set
   attempts = case
-    when key is null and attempts >= max_attempts and updated_at <> created_at then attempts
+    when key is null and attempts >= max_attempts and updated_at > locked_at then attempts
     else max(attempts - 1, 0)
   end,
   locked_at = null,

@@ -144,10 +144,14 @@ queue as materialized (
   from graphile_worker._private_job_queues known
   where known.queue_name = any (array(select input.queue from input where input.queue is not null))
 ),
--- A job under this key that runs, or is dead, gives its key up and will not run again.
+-- A job under this key that runs, or is dead, gives its key up and will not run again. That this came after the claim of one that
+-- runs is told by the moment, however long ago this transaction began.
 freed as (
   update graphile_worker._private_jobs taken
-  set key = null, attempts = taken.max_attempts, updated_at = now()
+  set
+    key = null,
+    attempts = taken.max_attempts,
+    updated_at = greatest(now(), taken.locked_at + interval '1 microsecond')
   where $10 <> 'unsafe_dedupe'
     and taken.key = any (array(select input.key from input where input.key is not null))
     and taken.is_available is not true

@@ -138,8 +138,11 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         but: &[JobId],
         until: DateTime<Utc>,
     ) -> Result<GivenBack> {
-        // The attempt is given back, unless the job's key may have been taken over since the claim; that one must stay
-        // unavailable. A takeover leaves no key, all attempts used, and a later moment of change.
+        // The attempt is given back, unless the job's key was taken over since the claim; that one must stay unavailable. A takeover
+        // leaves no key, all attempts used, and a moment of change after the claim's, even in a transaction that began before it.
+        // What was changed before it was claimed is no takeover. (The SQL functions tell, as Node's do, when their transaction began:
+        // one that began before the claim looks like a change before it. To run such a job again is the lesser evil: it may never
+        // have run.)
         // Of all tables, the one of jobs is read as a whole only once, to find the pool's.
         sqlx::query_as!(
             GivenBack,
@@ -168,7 +171,7 @@ released_job as (
   update graphile_worker._private_jobs job
   set
     attempts = case
-      when job.key is null and job.attempts >= job.max_attempts and job.updated_at <> job.created_at then job.attempts
+      when job.key is null and job.attempts >= job.max_attempts and job.updated_at > job.locked_at then job.attempts
       else greatest(job.attempts - 1, 0)
     end,
     locked_by = null,

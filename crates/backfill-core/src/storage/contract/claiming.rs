@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, PoolId, Settlement, Wakeup};
+use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, PoolId, Reschedule, Settlement, Wakeup};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
@@ -352,7 +352,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
         match how {
             "replacing" => drop(add_one(&storage, spec().key("k")).await),
             "rescheduling" => {
-                let change = crate::storage::Reschedule::new().run_at(Utc::now());
+                let change = Reschedule::new().run_at(Utc::now());
                 assert_eq!(storage.reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
             }
             "unlocking" => {
@@ -430,6 +430,44 @@ pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
     storage.remove("gone").await.expect("remove");
     assert_eq!(storage.release_unknown(&pool, &holds).await.expect("release"), 1);
     assert!(claim(&storage, &other, 9).await.is_empty());
+}
+
+/// A job whose claim was not answered gets its attempt back, also the last one, and whatever was changed about it before.
+pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
+    for way in ["release_unknown", "withdraw"] {
+        for changed in [false, true] {
+            let pool = register(&storage).await;
+            let job = add_one(&storage, spec().max_attempts(1)).await;
+            if changed {
+                storage.reschedule(&[job.id], &Reschedule::new().priority(5)).await.expect("reschedule");
+            }
+            let claimed = claim_one(&storage, &pool).await;
+            assert_eq!(claimed.attempts, 1);
+            if way == "withdraw" {
+                storage.withdraw_presence(&pool).await.expect("withdraw");
+            } else {
+                assert_eq!(storage.release_unknown(&pool, &[]).await.expect("release"), 1);
+            }
+            let free = super::must_read(&storage, job.id).await;
+            assert_eq!((free.attempts, free.locked_by, free.last_error), (0, None, None), "{way}, changed: {changed}");
+            assert_eq!(storage.complete(&[job.id]).await.expect("complete").len(), 1);
+        }
+    }
+    // Whoever takes the key of a running job does so after it was claimed.
+    for way in ["remove", "replace"] {
+        let pool = register(&storage).await;
+        let job = add_one(&storage, spec().key("k").max_attempts(1)).await;
+        storage.reschedule(&[job.id], &Reschedule::new().priority(-5)).await.expect("reschedule");
+        assert_eq!(claim_one(&storage, &pool).await.id, job.id);
+        if way == "remove" {
+            storage.remove("k").await.expect("remove");
+        } else {
+            add_one(&storage, spec().key("k").run_in(Duration::from_hours(1))).await;
+        }
+        storage.withdraw_presence(&pool).await.expect("withdraw");
+        let left = super::must_read(&storage, job.id).await;
+        assert_eq!((left.attempts, left.locked_by), (1, None), "{way}: it never runs again");
+    }
 }
 
 /// A job with any forbidden flag stays, whatever else it has; no flags always pass.

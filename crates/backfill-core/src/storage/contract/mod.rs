@@ -79,6 +79,7 @@ macro_rules! storage_contract_tests {
             making_a_job_ready_wakes_a_listener
             a_listener_is_told_first_that_it_listens
             a_claim_whose_answer_was_lost_is_given_back
+            a_job_that_never_ran_never_becomes_dead
             forbidden_flags_are_left_alone
             limits_of_tasks_hold_and_leave_room_for_others
             jobs_are_ready_by_the_time_that_is_given

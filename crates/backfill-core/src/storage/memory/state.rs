@@ -268,8 +268,8 @@ impl State {
             .iter()
             .map(|job| {
                 let mut claim = ClaimRef::of(job);
-                // A takeover leaves no key, all attempts used, and a later moment of change.
-                claim.had_key = job.attempts >= job.max_attempts && job.updated_at != job.created_at;
+                // A takeover leaves no key, all attempts used, and a moment of change after the claim's.
+                claim.had_key = job.attempts >= job.max_attempts && job.updated_at > claim.locked_at;
                 Settlement { claim, outcome: Outcome::Returned }
             })
             .collect();
