@@ -2,10 +2,11 @@
 
 mod support;
 
+use backfill::storage::{ClaimRequest, PoolId};
 use backfill::{BackfillClient, Error, JobFilter, JobState};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
-use support::{ask, assert_same_lines, catalog, database, dump, node, sql};
+use support::{ask, assert_same_lines, catalog, database, dump, node, soon, sql, until};
 
 /// The jobs of a fleet at work: waiting, keyed, in a queue, retrying, dead, in the future, with flags.
 async fn fill(pool: &PgPool, schema: &str, revision: i32) {
@@ -192,4 +193,35 @@ async fn a_users_own_trigger_and_view_survive_an_upgrade() {
     BackfillClient::with_pool_and_schema(pool.clone(), "s").await.expect("migrate");
     assert_eq!(ask(&pool, "s", "select tgname from pg_trigger where not tgisinternal").await, "mine");
     assert_eq!(ask(&pool, "s", "select count(*) from public.my_view").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_waits_for_a_lock_lets_signs_of_life_and_claims_pass() {
+    let (client, pool, schema) = support::client().await;
+    let storage = client.storage();
+    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    storage.register(&id, &tasks).await.expect("register");
+    // The last of our own objects is yet to come.
+    let older = "alter table S.backfill_pools drop column dead_after; delete from S.backfill_migrations where id >= 4";
+    sql(&pool, &schema, older).await;
+    // As a dump does.
+    let mut dump = pool.begin().await.expect("begin");
+    let lock = format!("lock table \"{schema}\".backfill_pools, \"{schema}\"._private_jobs in access share mode");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *dump).await.expect("lock");
+    let migration = tokio::spawn({
+        let client = client.clone();
+        async move { client.migrate().await }
+    });
+    let waits = format!(
+        "select count(*) > 0 from pg_locks where not granted and relation = '\"{schema}\".backfill_pools'::regclass"
+    );
+    for _ in 0..2 {
+        until("it waits for the lock", || async { ask(&pool, &schema, &waits).await == "true" }).await;
+        assert!(soon("a sign of life passes", storage.show_presence(&id)).await.expect("a sign"));
+        soon("a claim passes", storage.claim(&ClaimRequest::new(&id, &tasks, 1))).await.expect("claim");
+    }
+    assert!(!migration.is_finished(), "it waits as long as the dump takes");
+    dump.rollback().await.expect("the dump ends");
+    soon("the migration ends", migration).await.expect("no panic").expect("migrate");
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_migrations where id = 4").await, "1");
 }

@@ -42,6 +42,11 @@ const IN_TIME: &str = "begin isolation level read committed; set local idle_in_t
 const PATIENT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                        set local statement_timeout = '2min'";
 
+/// The same, for a migration: whatever asks for a table after it waits behind it, signs of life among them, so it waits for the
+/// locks of others for less time than a sign has, and is tried again.
+const MIGRATION: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+                         set local lock_timeout = '1s'";
+
 /// What is known of the default isolation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Isolation {
@@ -62,6 +67,11 @@ impl Isolation {
 /// then do there seems to succeed, and is never committed.
 pub(super) async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
     begin_with(pool, READ_COMMITTED).await
+}
+
+/// The same for a migration, whose statements wait for a second at most for each lock.
+pub(super) async fn begin_migration(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    begin_with(pool, MIGRATION).await
 }
 
 async fn begin_with(pool: &PgPool, text: &'static str) -> sqlx::Result<Transaction<'static, Postgres>> {

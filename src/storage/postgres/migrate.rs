@@ -6,16 +6,20 @@
 //! and that insert is what serialises migrators: the second one waits for the first, gets a duplicate key, and
 //! looks again.
 //!
+//! No lock is waited for without a limit: a table's exclusive lock is granted after everybody who reads it (a dump, for an hour), and
+//! all who come later wait behind the request, claims and signs of life among them. So each is asked for during a second, and asked for
+//! again after a pause in which the others pass.
+//!
 //! A new schema is created without a `worker:migrate` notice: nobody can be working on it, and the notice would stop
 //! Node's workers on every other schema of the database.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::PostgresStorage;
 use super::errors::code;
-use super::isolation::{Work, begin};
+use super::isolation::{Work, begin_migration};
 use crate::error::{Error, Result};
 use crate::storage::Migrated;
 
@@ -30,6 +34,11 @@ const BREAKING: [i32; 7] = [1, 3, 11, 13, 14, 16, 19];
 
 /// How often a migration is tried again because somebody else is migrating.
 const TRIES: u32 = 60;
+/// For how long a migration is tried again because tables are locked, or somebody else is migrating a large schema.
+const LOCKED_FOR: Duration = Duration::from_mins(10);
+/// The pauses between such tries, in which those who wait behind the migration pass.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long somebody else's installation (Node's, one transaction per revision) may stand still below revision 10
 /// before it is taken for an old schema.
 const STANDSTILL_TRIES: u32 = 10;
@@ -90,7 +99,8 @@ const FUNCTIONS: [&str; 8] = [
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
     let mut standstill = (None, 0);
     let mut first_found = None;
-    for _ in 0..TRIES {
+    let (begun, mut races, mut pause) = (Instant::now(), 0, FIRST_PAUSE);
+    while races < TRIES {
         let mut work = storage.work().await?;
         let found = look(storage, &mut work).await?;
         let from = *first_found.get_or_insert(found.revision);
@@ -111,10 +121,23 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
             }
             _ => match apply(storage, work, &found).await {
                 Ok(()) => continue,
+                Err(error) if is_locked(&error) => {
+                    let holders = holders(storage).await;
+                    if begun.elapsed() > LOCKED_FOR {
+                        let schema = storage.schema.name().to_owned();
+                        return Err(Error::SchemaLocked { schema, waited: begun.elapsed(), holders });
+                    }
+                    let schema = storage.schema.name();
+                    tracing::warn!(schema, holders, ?pause, "the migration waits for a lock; trying again");
+                    tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                    pause = pause.mul_f64(1.5).min(MAX_PAUSE);
+                    continue;
+                }
                 Err(error) if is_race(&error) => {}
                 Err(error) => return Err(explain(storage, &found, error)),
             },
         }
+        races += 1;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
     }
     Err(Error::Internal("another process has been migrating the schema for too long".to_owned()))
@@ -267,7 +290,7 @@ pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnecti
 /// one.
 async fn apply(storage: &PostgresStorage, looked: Work, found: &Found) -> Result<(), sqlx::Error> {
     drop(looked);
-    let mut tx = begin(&storage.db()).await?;
+    let mut tx = begin_migration(&storage.db()).await?;
     apply_in(storage, &mut tx, found).await?;
     tx.commit().await
 }
@@ -382,6 +405,33 @@ fn check_found(storage: &PostgresStorage, found: &Found) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether somebody's lock was waited for in vain: lock_not_available.
+fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("55P03")
+}
+
+/// Which sessions have locked something of the schema, for people to read.
+async fn holders(storage: &PostgresStorage) -> String {
+    let found = sqlx::query_scalar!(
+        r#"
+select string_agg(
+  distinct 'pid ' || held.pid::text || coalesce(' (' || nullif(activity.application_name, '') || ')', ''), ', '
+) as "holders?"
+from pg_catalog.pg_locks held
+join pg_catalog.pg_class rel on rel.oid = held.relation
+left join pg_catalog.pg_stat_activity activity on activity.pid = held.pid
+where held.granted
+  and held.database = (select oid from pg_catalog.pg_database where datname = current_database())
+  and held.pid <> pg_backend_pid()
+  and rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1)
+"#,
+        storage.schema.name(),
+    )
+    .fetch_one(storage.schema.on(&storage.db()))
+    .await;
+    found.ok().flatten().unwrap_or_else(|| "somebody who is gone by now".to_owned())
 }
 
 /// Errors that mean that somebody else was at it: look again.

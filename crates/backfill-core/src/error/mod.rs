@@ -228,6 +228,22 @@ pub enum Error {
     #[error("the function that tells the forbidden flags failed: {0}; no jobs are claimed until it answers")]
     ForbiddenFlags(String),
 
+    /// A migration needs tables for a moment by itself, and others have kept them locked, as a dump does while it runs, or a
+    /// transaction that was left open. Nothing was changed.
+    #[error(
+        "the schema {schema:?} could not be migrated within {} s, because its tables are locked by {holders}; nothing was \
+         changed: wait until those sessions have ended, or end them by pg_terminate_backend(pid), and try again",
+        .waited.as_secs()
+    )]
+    SchemaLocked {
+        /// The schema.
+        schema: String,
+        /// For how long it was tried.
+        waited: std::time::Duration,
+        /// The sessions that hold locks: their process ids and applications.
+        holders: String,
+    },
+
     /// While the worker ran, somebody migrated its storage to a breaking revision. The worker has stopped
     /// cleanly.
     #[error(
