@@ -352,6 +352,67 @@ async fn a_worker_whose_signs_of_life_are_not_answered_claims_nothing_until_they
     assert_eq!((summary.completed, summary.returned), (51, 0), "nothing was claimed to be given back");
 }
 
+/// A run that ends when idle, whose first job ends only when its signs of life have not been answered for longer than its lease, with
+/// what became of it and how many claims it made since.
+async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summary>, usize, BackfillClient) {
+    let (inner, ..) = client().await;
+    let faults = Faults::new(0, 0, Duration::ZERO);
+    faults.signs_unheard.store(true, Ordering::SeqCst);
+    let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
+    inner.add_many((0..30).map(|n| JobSpec::new("t", n))).await.expect("add");
+    let (over, before) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let task = {
+        let (over, before, faults) = (over.clone(), before.clone(), faults.clone());
+        task_fn("t", move |n: u32, _: JobContext| {
+            let (over, before, faults) = (over.clone(), before.clone(), faults.clone());
+            async move {
+                if n == 0 {
+                    over.acquire().await.expect("open").forget();
+                    before.store(faults.claims(), Ordering::SeqCst);
+                }
+            }
+        })
+    };
+    let builder = Worker::builder(BackfillClient::with_storage(faulty)).task(task).concurrency(1);
+    let builder = builder.presence(Duration::from_millis(100), Duration::from_secs(1)).handle_signals(false);
+    let worker = builder.build().expect("a worker");
+    let mut events = worker.events();
+    let run = tokio::spawn(async move { worker.run_once().await });
+    let mut failures = 0;
+    while failures < 15 {
+        let event = soon("its signs fail", events.next()).await.expect("it runs");
+        failures += usize::from(matches!(event, Event::SignOfLifeFailed { .. }));
+    }
+    over.add_permits(1);
+    if answered_again {
+        let mut more = 0;
+        while more < 3 {
+            let event = soon("its signs fail again", events.next()).await.expect("it runs");
+            more += usize::from(matches!(event, Event::SignOfLifeFailed { .. }));
+        }
+        faults.signs_unheard.store(false, Ordering::SeqCst);
+    }
+    let ended = soon("the run ends", run).await.expect("no panic");
+    (ended, faults.claims() - before.load(Ordering::SeqCst), inner)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_ends_fails_when_its_signs_of_life_are_not_answered_and_claims_nothing_meanwhile() {
+    let (ended, claims, client) = run_once_without_signs(false).await;
+    let error = ended.expect_err("it fails").to_string();
+    assert!(error.contains("no sign of life"), "{error}");
+    assert_eq!(claims, 0, "nothing was claimed to be given back");
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (counts.total(), 0), "nothing stays locked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_ends_goes_on_when_its_signs_of_life_are_answered_again() {
+    let (ended, _, client) = run_once_without_signs(true).await;
+    assert_eq!(ended.expect("it ends").completed, 30);
+    assert_eq!(client.counts().await.expect("counts").total(), 0);
+}
+
 #[tokio::test]
 async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() {
     let (url, schema) = (support::server_url(), support::unique("s"));

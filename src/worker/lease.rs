@@ -44,8 +44,15 @@ impl Lease {
     }
 
     pub(super) fn is_over(&self) -> bool {
+        self.over_for().is_some()
+    }
+
+    /// For how long it has been over, if it is. One that has ended for good ends anew at each moment: another identity is on its way.
+    pub(super) fn over_for(&self) -> Option<Duration> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_none_or(|(last, by_wall)| last.elapsed().max(by_wall.elapsed().unwrap_or_default()) > self.length)
+        let Some((last, by_wall)) = last else { return Some(Duration::ZERO) };
+        let quiet = last.elapsed().max(by_wall.elapsed().unwrap_or_default());
+        quiet.checked_sub(self.length).filter(|over| !over.is_zero())
     }
 }
 
@@ -61,7 +68,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(14)).await;
         assert!(!lease.is_over());
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(lease.is_over(), "after a pause");
+        assert_eq!(lease.over_for().map(|over| over.as_secs()), Some(1), "after a pause");
         lease.extend(sent_now());
         assert!(!lease.is_over(), "nobody noticed the pause");
         lease.clone().end();

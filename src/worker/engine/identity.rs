@@ -4,17 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::super::events::Event;
 use super::super::lease::{Lease, Sent, sent_now};
 use super::super::upkeep::Identity;
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::storage::{Line, PoolId, Registration};
 
 /// Registering that has not been answered for this long never will be.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a run whose signs of life are not answered waits before it looks again whether it may claim.
+const LEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A new identity on its way to be registered, and when that was asked for.
 pub(super) type Registering = BoxFuture<'static, (Arc<PoolId>, Sent, Result<bool>)>;
@@ -64,10 +68,31 @@ impl Engine {
                 self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
                 self.look();
             }
+            // A run that ends when idle tells what fails, and does not wait for better times.
+            Err(error) if self.mode == Mode::UntilIdle => self.fail(error),
             // In both cases the upkeep will notice again, and another identity is chosen.
             Ok(false) => tracing::warn!(pool = %new, "this identity is somebody's already; choosing another"),
             Err(error) => tracing::warn!(%error, "the new identity could not be registered; trying again"),
         }
+    }
+}
+
+impl Engine {
+    /// A run that ends when idle claims only while its lease lasts, too: what it claimed without could not be started, would be given
+    /// back, and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
+    /// what its signs go to.
+    pub(super) fn await_lease(&mut self) {
+        if self.mode != Mode::UntilIdle || !self.more || self.ending.is_some() || self.registering.is_some() {
+            return;
+        }
+        let Some(over) = self.lease.over_for() else { return };
+        if over > self.options.dead_after {
+            let quiet = over + self.options.dead_after;
+            self.fail(Error::Storage(format!("no sign of life of this worker was answered for {quiet:?}").into()));
+            return;
+        }
+        let again = Instant::now() + LEASE_PAUSE;
+        self.claim_not_before = Some(self.claim_not_before.map_or(again, |earliest| earliest.max(again)));
     }
 }
 

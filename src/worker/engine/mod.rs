@@ -333,6 +333,7 @@ impl Engine {
         loop {
             self.start_waiting();
             self.release_unheard();
+            self.await_lease();
             self.claim_if_useful();
             self.offer_if_idle();
             if self.is_over() {
