@@ -512,6 +512,14 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     withdrawn.expect("withdraw");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 0));
+    storage.register(&id, &[]).await.expect("register");
+    let late = LateClaim::begin(&pool, &schema, &id).await;
+    let names = [id.to_string()];
+    let (unlocked, ()) = tokio::join!(storage.unlock(&names), late.commit_when_waited_for(&pool, &schema));
+    assert_eq!(unlocked.expect("unlock"), 1);
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.running), (1, 0));
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0");
 }
 
 #[tokio::test]

@@ -153,7 +153,41 @@ order by job.id
     }
 
     pub(super) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
-        let mut tx = self.transaction().await?;
+        let fail = |e| self.error("unlock pools", e);
+        let mut tx = self.patient_transaction().await?;
+        // (A schema that only Node has used has no such table.)
+        let has_pools = sqlx::query_scalar!(
+            r#"
+select exists (
+  select from pg_catalog.pg_class rel
+  where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1) and rel.relname = 'backfill_pools'
+) as "has_pools!"
+"#,
+            self.schema.name(),
+        )
+        .fetch_one(self.schema.on(&mut *tx))
+        .await
+        .map_err(fail)?;
+        if has_pools {
+            // Whoever is unlocked counts as dead: a pool that is alive all the same notices, as after a rescue.
+            // Locking: the pools' rows go first, in one order. This waits for their claims, and for who hands a job to them, that are
+            // under way; what those took is seen by the statements that follow, and later ones find no row.
+            sqlx::query!(
+                r#"
+delete from graphile_worker.backfill_pools pool
+where pool.id = any (array(
+  select unlocked.id from graphile_worker.backfill_pools unlocked
+  where unlocked.id = any ($1)
+  order by unlocked.id
+  for update
+))
+"#,
+                pools
+            )
+            .execute(self.schema.on(&mut *tx))
+            .await
+            .map_err(fail)?;
+        }
         let held = sqlx::query_scalar!(
             r#"
 select count(*) as "held!"
@@ -164,7 +198,7 @@ where job.locked_by = any ($1)
         )
         .fetch_one(self.schema.on(&mut *tx))
         .await
-        .map_err(|e| self.error("unlock pools", e))?;
+        .map_err(fail)?;
         // The function notifies nobody, so do it here: the jobs are ready again.
         sqlx::query!(
             r#"
@@ -177,27 +211,7 @@ select
         )
         .execute(self.schema.on(&mut *tx))
         .await
-        .map_err(|e| self.error("unlock pools", e))?;
-        // Whoever is unlocked counts as dead: a pool that is alive all the same notices, as after a rescue. (A schema that only
-        // Node has used has no such table.)
-        let has_pools = sqlx::query_scalar!(
-            r#"
-select exists (
-  select from pg_catalog.pg_class rel
-  where rel.relnamespace = (select oid from pg_catalog.pg_namespace where nspname = $1) and rel.relname = 'backfill_pools'
-) as "has_pools!"
-"#,
-            self.schema.name(),
-        )
-        .fetch_one(self.schema.on(&mut *tx))
-        .await
-        .map_err(|e| self.error("unlock pools", e))?;
-        if has_pools {
-            sqlx::query!("delete from graphile_worker.backfill_pools where id = any ($1)", pools)
-                .execute(self.schema.on(&mut *tx))
-                .await
-                .map_err(|e| self.error("unlock pools", e))?;
-        }
+        .map_err(fail)?;
         tx.commit().await.map_err(|e| self.error("commit unlocking", e))?;
         Ok(u64::try_from(held).unwrap_or_default())
     }

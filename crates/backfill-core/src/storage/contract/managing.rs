@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, JobState, Priority};
@@ -80,6 +81,29 @@ pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
     again.retain(|job| held.iter().any(|other| other.id == job.id));
     assert_eq!(again.len(), 2);
     assert!(again.iter().all(|job| job.attempts == 2), "the attempt was used");
+}
+
+/// A pool that is unlocked claims nothing after that, and what it claimed at that moment is free too: nothing stays locked under a
+/// name that nobody looks after.
+pub async fn a_pool_that_is_unlocked_while_it_claims_holds_nothing(storage: Subject) {
+    for _ in 0..5 {
+        let pool = register(&storage).await;
+        add(&storage, (0..60).map(|n| spec().serial_queue(format!("q{}", n % 40))).collect()).await;
+        let mut claimers = JoinSet::new();
+        for _ in 0..4 {
+            let (storage, pool) = (storage.clone(), pool.clone());
+            claimers.spawn(async move { while !claim(&storage, &pool, 3).await.is_empty() {} });
+        }
+        tokio::task::yield_now().await;
+        storage.unlock(&[pool.to_string()]).await.expect("unlock");
+        while let Some(ended) = claimers.join_next().await {
+            ended.expect("no panic");
+        }
+        assert!(!storage.show_presence(&pool).await.expect("a sign"));
+        let pools = storage.pools().await.expect("pools");
+        assert!(!pools.iter().any(|held| held.id == pool.as_str()), "{pools:?}");
+        assert_eq!(storage.counts().await.expect("counts").running, 0);
+    }
 }
 
 /// Cleaning up takes what nothing needs.

@@ -115,6 +115,7 @@ macro_rules! storage_contract_tests {
             complete_and_fail_leave_running_jobs_alone
             reschedule_sets_zero_and_revives
             unlock_releases_jobs_and_queues
+            a_pool_that_is_unlocked_while_it_claims_holds_nothing
             cleanup_deletes_only_what_is_unused
             jobs_are_listed_and_counted_by_state
             queues_tasks_and_pools_are_told
