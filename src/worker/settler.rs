@@ -41,10 +41,10 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// How often a batch is tried as it is while the database says no by a code that is known to pass.
 const MAX_REFUSALS: u32 = 5;
-/// After so many refusals in a row it is not one result that is to blame: more than it takes to find one. Then this is waited for
-/// between two.
+/// After so many refusals in a row it is not one result that is to blame: more than it takes to find one.
 const MANY_REFUSALS: u32 = 30;
-const SPARING: Duration = Duration::from_millis(10);
+/// The longest pause between two that follow. Results that would be accepted wait behind it.
+const MAX_SPARING: Duration = Duration::from_secs(1);
 /// The first delay of a result that is put aside.
 const FIRST_ASIDE: Duration = Duration::from_millis(250);
 /// For how long a done job whose row cannot be deleted is tried, before it is kept as dead.
@@ -341,8 +341,8 @@ impl Settler {
                 self.refusals = self.refusals.saturating_add(1);
             }
             let refused = !error.is_transient() || (is_answer && batch.refused_again() >= MAX_REFUSALS);
-            if refused && error.is_transient() && self.refusals > MANY_REFUSALS {
-                tokio::time::sleep(SPARING).await;
+            if refused && error.is_transient() {
+                self.spare().await;
             }
             if refused && (batch.len() > 1 || (!error.is_transient() && can_be_simpler(&batch.settlements))) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
@@ -356,6 +356,17 @@ impl Settler {
             if !self.pause(&mut delay).await {
                 self.give_up_on(&batch.settlements);
                 return Tried::Done { busy: HashSet::new() };
+            }
+        }
+    }
+
+    /// Waits before anything else is tried on a database that accepts nothing.
+    async fn spare(&self) {
+        if let Some(more) = self.refusals.checked_sub(MANY_REFUSALS) {
+            let pause = (FIRST_DELAY * 2_u32.pow(more.min(5))).min(MAX_SPARING);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.give_up.cancelled() => {}
             }
         }
     }
