@@ -268,8 +268,9 @@ impl Settler {
     fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) -> Option<Item> {
         let since = *item.mark.refused_since.get_or_insert_with(Instant::now);
         let job = item.settlement.claim.id;
-        // What is known to pass is held against a result only when others were accepted meanwhile.
-        let to_blame = !error.is_transient() || self.accepted.is_some_and(|accepted| accepted > since);
+        // What is known to pass is held against a result only when others were accepted since it was refused, with or without them.
+        let first = item.mark.first_refusal.unwrap_or(since);
+        let to_blame = !error.is_transient() || self.accepted.is_some_and(|accepted| accepted > first);
         // At the end there is no time for more tries.
         if to_blame && (self.closing || since.elapsed() > REFUSED_FOR) {
             if item.settlement.outcome == Outcome::Completed {

@@ -22,13 +22,14 @@ pub(super) struct Mark {
     pub(super) delay: Duration,
     /// Since when the database has refused it.
     pub(super) refused_since: Option<Instant>,
-    /// How often the database has said no by a code that is known to pass.
+    /// How often the database has said no by a code that is known to pass, to it or to a batch that it was in, and when it first did.
     pub(super) refusals: u32,
+    pub(super) first_refusal: Option<Instant>,
 }
 
 impl Default for Mark {
     fn default() -> Self {
-        Self { in_doubt: false, delay: FIRST_ASIDE, refused_since: None, refusals: 0 }
+        Self { in_doubt: false, delay: FIRST_ASIDE, refused_since: None, refusals: 0, first_refusal: None }
     }
 }
 
@@ -71,6 +72,7 @@ impl Batch {
     pub(super) fn refused_again(&mut self) -> u32 {
         for mark in &mut self.marks {
             mark.refusals = mark.refusals.saturating_add(1);
+            mark.first_refusal.get_or_insert_with(Instant::now);
         }
         self.marks.iter().map(|mark| mark.refusals).max().unwrap_or_default()
     }
