@@ -75,9 +75,8 @@ use isolation::Isolation;
 use schema::Schema;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
-    Offer, PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo,
-    Wakeup, Watch,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer, PoolId,
+    PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;

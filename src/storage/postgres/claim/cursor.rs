@@ -13,7 +13,7 @@
 //! Where a look from the start is cheap, as it nearly always is, there is no cursor.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub(super) struct Looks {
     pub passed: Arc<Vec<i32>>,
     /// A queue of ours was freed: if its next job is for other workers, they have to be told.
     pub tell_others: bool,
+    /// How many queues of ours were freed before.
+    freed: u64,
     /// Whose state this is of; `None` for a claim that passes nothing by.
     set: Option<u64>,
 }
@@ -84,8 +86,10 @@ impl Looks {
 #[derive(Debug, Default)]
 pub(in crate::storage::postgres) struct Cursors {
     sets: Mutex<Vec<(u64, Lines)>>,
-    /// A queue was freed since the last claim.
-    freed: AtomicBool,
+    /// A queue of ours was freed since the last claim.
+    to_tell: AtomicBool,
+    /// How many were.
+    freed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -170,7 +174,8 @@ impl Cursors {
 
     /// How a claim with this request looks at this moment, which may take so many jobs of queues.
     pub(super) fn begin(&self, request: &ClaimRequest<'_>, in_all: i32, now: Instant) -> Looks {
-        let tell_others = self.freed.swap(false, Ordering::Relaxed);
+        let freed = self.freed.load(Ordering::Relaxed);
+        let tell_others = self.to_tell.swap(false, Ordering::Relaxed);
         if request.thorough {
             return Looks {
                 plain: None,
@@ -179,6 +184,7 @@ impl Cursors {
                 queue_rows: i32::MAX,
                 passed: Arc::default(),
                 tell_others,
+                freed: 0,
                 set: None,
             };
         }
@@ -205,6 +211,7 @@ impl Cursors {
                 queue_rows: lines.queued.rows.max(in_all.saturating_add(SPARE_ROWS)),
                 passed: Arc::clone(&lines.passed),
                 tell_others,
+                freed,
                 set: Some(set),
             }
         })
@@ -213,19 +220,17 @@ impl Cursors {
     /// A queue of ours was freed, whose next job may have been passed by: the claim after this goes back to where it was taken, if no
     /// more than half of the time goes to that.
     pub fn queue_was_freed(&self, now: Instant) {
-        self.freed.store(true, Ordering::Relaxed);
+        self.to_tell.store(true, Ordering::Relaxed);
+        self.freed.fetch_add(1, Ordering::Relaxed);
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, lines) in sets.iter_mut() {
-            let moved = lines.taken_from.as_ref().is_some_and(|(cursor, _)| *cursor != lines.queued.cursor);
-            if moved {
-                lines.back_at.get_or_insert(now + lines.queued.spent);
-            }
+            lines.go_back_if_moved(now);
         }
     }
 
     /// A claim failed that was to tell others of a freed queue.
     pub(super) fn nobody_was_told(&self) {
-        self.freed.store(true, Ordering::Relaxed);
+        self.to_tell.store(true, Ordering::Relaxed);
     }
 
     /// Jobs were made ready that may have been passed by.
@@ -245,8 +250,13 @@ impl Cursors {
     ) {
         let Some(set) = looks.set else { return };
         self.with(set, |lines| {
+            let freed_meanwhile = self.freed.load(Ordering::Relaxed) != looks.freed;
             let goes_on =
                 lines.learn_of_plain(looks, claimed, course, now) | lines.learn_of_queues(looks, claimed, course, now);
+            if freed_meanwhile {
+                // It was still held when this claim passed it by.
+                lines.go_back_if_moved(now);
+            }
             if goes_on {
                 claimed.look_again = Some(Duration::ZERO);
             } else if claimed.jobs.len() < request.limit {
@@ -258,6 +268,14 @@ impl Cursors {
 }
 
 impl Lines {
+    /// Plans to look again where queues were taken, if that was passed by since.
+    fn go_back_if_moved(&mut self, now: Instant) {
+        let moved = self.taken_from.as_ref().is_some_and(|(cursor, _)| *cursor != self.queued.cursor);
+        if moved {
+            self.back_at.get_or_insert(now + self.queued.spent);
+        }
+    }
+
     /// Answers whether the look ended for its number of rows.
     fn learn_of_plain(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
         let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
