@@ -159,7 +159,8 @@ pub async fn dump(url: &str, schema: &str) -> Option<String> {
     assert!(output.status.success(), "{errors}");
     let text = String::from_utf8(output.stdout).expect("utf-8");
     let mut kept = String::new();
-    let mut body = false;
+    // In the body of a function, and in one of our own functions, which pg_dump cannot leave out.
+    let (mut body, mut own) = (false, false);
     for line in text.lines() {
         let noise = line.is_empty()
             || line.starts_with("--")
@@ -168,7 +169,9 @@ pub async fn dump(url: &str, schema: &str) -> Option<String> {
         if body {
             body = !line.starts_with('$');
         } else if line.starts_with("    AS $") {
-            body = true;
+            (body, own) = (true, false);
+        } else if own || line.contains(".backfill_") {
+            own = own || line.starts_with("CREATE FUNCTION");
         } else if !noise {
             kept.push_str(line);
             kept.push('\n');

@@ -146,8 +146,15 @@ impl Pass {
         self.cursor = Some(Cursor { position, since });
     }
 
+    /// The pass is over. What is looked at until the next one begins is new, and no part of it.
     fn end(&mut self, now: Instant) {
-        self.next = Some(now + self.spent * PAUSE);
+        self.next.get_or_insert(now + self.spent * PAUSE);
+    }
+
+    fn spend(&mut self, took: Duration) {
+        if self.next.is_none() {
+            self.spent += took;
+        }
     }
 
     /// When nothing was found in so many rows, the next look may see more.
@@ -287,8 +294,13 @@ impl Lines {
             }
             return false;
         };
-        plain.spent += course.plain_took;
+        plain.spend(course.plain_took);
         match course.plain_end {
+            Some(end) if looks.plain.is_some_and(|cursor| end <= cursor.position) => {
+                // So much that cannot be taken is new that the look does not get beyond it: another pass will.
+                plain.end(now);
+                false
+            }
             Some(end) if end != end_of_line() => {
                 plain.look_further(looks.plain_rows.unwrap_or_default());
                 plain.move_to(end, course);
@@ -329,7 +341,7 @@ impl Lines {
             self.queued.rows = 0;
             return false;
         };
-        self.queued.spent += took;
+        self.queued.spend(took);
         if end == end_of_line() && self.queued.spent <= NOISE {
             // The whole line is short. Whoever holds these queues may free them at any moment.
             (self.queued, self.passed, self.taken_from, self.back_at) = Default::default();
@@ -341,7 +353,8 @@ impl Lines {
             self.queued.end(now);
             return false;
         }
-        if self.passed.len() + course.seen_queues.len() > MAX_PASSED {
+        let amid_new = looks.queued.is_some_and(|cursor| end <= cursor.position);
+        if amid_new || self.passed.len() + course.seen_queues.len() > MAX_PASSED {
             self.queued.end(now);
             return false;
         }
