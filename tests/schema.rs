@@ -52,8 +52,51 @@ async fn our_own_objects_are_marked_secured_and_in_a_ledger_of_their_own() {
     assert_eq!(ask(&pool, &schema, &keys).await, "0");
     assert_eq!(
         ask(&pool, &schema, "select id || name from S.backfill_migrations").await,
-        "1pools;2imports;3handover;4dead_after;6claim"
+        "1pools;2imports;3handover;4dead_after;5add_jobs;6claim"
     );
+}
+
+#[tokio::test]
+async fn an_earlier_add_jobs_of_ours_is_replaced_and_any_other_is_left() {
+    let body =
+        "select md5(fn.prosrc) from pg_proc fn where fn.proname = 'add_jobs' and fn.pronamespace = 'S'::regnamespace";
+    let body = |schema: &str| body.replace("'S'", &format!("'\"{schema}\"'"));
+    let earlier = include_str!("support/sql/earlier_add_jobs.sql");
+    let forget = "delete from S.backfill_migrations where id >= 5";
+
+    let (client, pool, schema) = client().await;
+    let ours = ask(&pool, &schema, &body(&schema)).await;
+    sql(&pool, &schema, earlier).await;
+    sql(&pool, &schema, forget).await;
+    assert_ne!(ask(&pool, &schema, &body(&schema)).await, ours);
+    assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::OwnObjectsMissing { .. })));
+    client.migrate().await.expect("migrate");
+    assert_eq!(ask(&pool, &schema, &body(&schema)).await, ours);
+
+    // What somebody changed stays: it may be on purpose, and `doctor` tells.
+    sql(&pool, &schema, &earlier.replace("'{\"r\":'", "'{ \"r\":'")).await;
+    let changed = ask(&pool, &schema, &body(&schema)).await;
+    sql(&pool, &schema, forget).await;
+    client.migrate().await.expect("migrate");
+    assert_eq!(ask(&pool, &schema, &body(&schema)).await, changed);
+
+    let (pool, _) = database().await;
+    node::schema_at(&pool, "nodes", NEWEST).await;
+    let nodes = ask(&pool, "nodes", &body("nodes")).await;
+    BackfillClient::with_pool_and_schema(pool.clone(), "nodes").await.expect("our own objects");
+    assert_eq!(ask(&pool, "nodes", &body("nodes")).await, nodes);
+
+    // Coming from an older revision of Node's, as the other functions do.
+    let (pool, _) = database().await;
+    node::schema_at(&pool, "old", 19).await;
+    BackfillClient::with_pool_and_schema(pool.clone(), "old").await.expect("migrate");
+    let unquoted = |schema: &str| {
+        format!(
+            "select md5(replace(fn.prosrc, '\"{schema}\"', 'S')) from pg_proc fn where fn.proname = 'add_jobs' and fn.pronamespace = '\"{schema}\"'::regnamespace"
+        )
+    };
+    let (_, pool_of_ours, schema) = support::client().await;
+    assert_eq!(ask(&pool, "old", &unquoted("old")).await, ask(&pool_of_ours, &schema, &unquoted(&schema)).await);
 }
 
 /// Not a test by itself: the process that `twenty_processes…` starts twenty of.

@@ -256,6 +256,83 @@ async fn add_jobs_with_nothing_still_notifies() {
 }
 
 #[tokio::test]
+async fn add_jobs_takes_arrays_of_any_shape() {
+    let mut pair = Pair::new().await;
+    let one = |n: i32| spec(&format!("'a', '{n}', null, null, null, 'k{n}', null, null"));
+    let two = |n: i32| spec(&format!("'a', '{n}', 'q', null, null, null, null, null"));
+    let pairs = format!("array[{}, {}]", one(1), two(2));
+    for specs in [
+        format!("('[0:1]=' || {pairs}::text)::S.job_spec[]"),
+        format!("('[5:6]=' || {pairs}::text)::S.job_spec[]"),
+        format!("('[-7:-6]=' || {pairs}::text)::S.job_spec[]"),
+        format!("array[[{}, {}, {}], [{}, {}, {}]]", one(1), two(2), one(3), two(4), one(5), two(6)),
+        format!("array[array[{}]]", one(9)),
+        format!("({pairs})[2:2]"),
+        format!("array[{}, null]", two(1)),
+        "array[null::S.job_spec]".to_owned(),
+    ] {
+        let seen = pair.compare(&format!("select * from S.add_jobs({specs})"), Rows::WithoutNumbers).await;
+        assert!(!seen.starts_with("nothing"), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn add_jobs_stores_a_batch_of_any_size_in_time_that_grows_with_it() {
+    let pool = support::client().await;
+    // Where each spec costs more the larger the batch is, this takes several times the patience of all tests.
+    let call = "select count(*) || ' ' || count(distinct job.id) from S.add_jobs((
+          select array_agg(row('a', '{}'::json, null, null, null, case when n % 2 = 0 then 'k' || n end, null, null)::S.job_spec)
+          from generate_series(1, 150000) as n
+        )) as job";
+    assert_eq!(support::soon("the batch is stored", support::ask(&pool.1, &pool.2, call)).await, "150000 150000");
+}
+
+/// What a trigger does to new jobs that is called `t`.
+const TRIGGERS: [(&str, &str); 7] = [
+    ("drops the row", "return null;"),
+    ("changes the key", "new.key := new.key || '-' || new.priority; return new;"),
+    ("takes the key away", "new.key := null; return new;"),
+    ("gives a key", "new.key := coalesce(new.key, 'given'); return new;"),
+    ("locks the row", "new.locked_at := now(); new.locked_by := 'w'; return new;"),
+    ("makes the job dead", "new.attempts := new.max_attempts; return new;"),
+    ("drops some rows", "if new.key = 'k1' then return null; end if; return new;"),
+];
+
+#[tokio::test]
+async fn what_a_trigger_makes_of_a_job_never_keeps_a_call_from_ending() {
+    let mut pair = Pair::new().await;
+    for (what, body) in TRIGGERS {
+        for event in ["insert", "insert or update"] {
+            println!("a trigger that {what} before {event}");
+            pair.set(&format!(
+                "truncate S._private_jobs restart identity;
+                 create or replace function S.t() returns trigger language plpgsql as $$ begin {body} end $$;
+                 drop trigger if exists t on S._private_jobs;
+                 create trigger t before {event} on S._private_jobs for each row execute function S.t()"
+            ))
+            .await;
+            let both = |n: i32| {
+                let keyed = spec(&format!("'a', '{n}', 'q', null, null, 'k{n}', {n}, null"));
+                let plain = spec(&format!("'a', '{n}', null, null, null, null, {n}, null"));
+                format!("select * from S.add_jobs(array[{keyed}, {plain}])")
+            };
+            for call in [
+                "select * from S.add_job('a', job_key := 'k')".to_owned(),
+                "select * from S.add_job('a', job_key := 'k', job_key_mode := 'preserve_run_at')".to_owned(),
+                "select * from S.add_job('a', job_key := 'k', job_key_mode := 'unsafe_dedupe')".to_owned(),
+                "select * from S.add_job('a')".to_owned(),
+                both(1),
+                both(1),
+                both(2),
+            ] {
+                let compared = pair.compare(&call, Rows::WithoutNumbers);
+                support::soon(what, compared).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn bad_input_gives_the_same_errors() {
     let mut pair = Pair::new().await;
     let calls = [
@@ -382,6 +459,56 @@ async fn random_calls_in_a_row_never_differ() {
         };
         pair.compare(&call, Rows::WithoutNumbers).await;
     }
+}
+
+/// What is under a key while the same key is being claimed: the rows that the call answers, and what is stored.
+async fn added_beside_a_claim(setup: &str, call: &str) -> (String, String) {
+    let (_, pool, schema) = support::client().await;
+    sql(&pool, &schema, setup).await;
+    let mut claim = pool.begin().await.expect("begin");
+    let mark = format!("update \"{schema}\"._private_jobs set locked_at = now(), locked_by = 'w', attempts = 1");
+    sqlx::query(AssertSqlSafe(mark)).execute(&mut *claim).await.expect("claim");
+    let adding = {
+        let (pool, schema) = (pool.clone(), schema.clone());
+        let call =
+            format!("select string_agg(coalesce(key, '-') || payload, ' ' order by payload::text) from ({call}) as t");
+        tokio::spawn(async move { support::ask(&pool, &schema, &call).await })
+    };
+    support::until("the call waits for the row", || async {
+        let waiting =
+            format!("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%{schema}%'");
+        support::ask(&pool, &schema, &waiting).await == "1"
+    })
+    .await;
+    claim.commit().await.expect("commit");
+    let answered = support::soon("the call ends", adding).await.expect("no panic");
+    let rows = "select string_agg(coalesce(key, '-') || payload || case when is_available then '' else '!' end, ' ' order by payload::text) from S._private_jobs";
+    (answered, support::ask(&pool, &schema, rows).await)
+}
+
+#[tokio::test]
+async fn no_job_of_a_batch_is_lost_to_a_claim_of_one_key() {
+    let setup = "select S.add_job('a', '1', job_key := 'k')";
+    let keyed = spec("'a', '2', null, null, null, 'k', null, null");
+    let plain = spec("'a', '3', null, null, null, null, null, null");
+    let other = spec("'a', '4', null, null, null, 'l', null, null");
+    for specs in [
+        format!("array[{keyed}, {plain}]"),
+        format!("array[{plain}, {keyed}]"),
+        format!("('[4:5]=' || array[{plain}, {keyed}]::text)::S.job_spec[]"),
+        format!("array[[{plain}], [{keyed}]]"),
+    ] {
+        let seen = added_beside_a_claim(setup, &format!("select * from S.add_jobs({specs})")).await;
+        assert_eq!(seen, ("k2 -3".to_owned(), "-1! k2 -3".to_owned()), "{specs}");
+    }
+    let specs = format!("array[{other}, {keyed}, {plain}]");
+    let seen = added_beside_a_claim(setup, &format!("select * from S.add_jobs({specs})")).await;
+    assert_eq!(seen, ("k2 -3 l4".to_owned(), "-1! k2 -3 l4".to_owned()));
+    // Also where a trigger could drop rows, but did not.
+    let trigger = "create function S.t() returns trigger language plpgsql as 'begin return new; end';
+        create trigger t before insert on S._private_jobs for each row execute function S.t();";
+    let seen = added_beside_a_claim(&format!("{trigger} {setup}"), &format!("select * from S.add_jobs({specs})")).await;
+    assert_eq!(seen, ("k2 -3 l4".to_owned(), "-1! k2 -3 l4".to_owned()));
 }
 
 /// The race in which Node's function answers a row of nulls and stores nothing.

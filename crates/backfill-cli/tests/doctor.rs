@@ -104,6 +104,22 @@ async fn each_trouble_is_found_with_its_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_add_jobs_of_an_earlier_version_is_found_until_it_is_migrated() {
+    let scene = Scene::new().await;
+    // As a migration writes it: with the schema's name quoted.
+    let earlier = include_str!("../../../tests/support/sql/earlier_add_jobs.sql");
+    scene.sql(&earlier.replace("S.", &format!("\"{SCHEMA}\"."))).await;
+    scene.sql("delete from S.backfill_migrations where id >= 5").await;
+    let found = scene.findings().await;
+    let (check, problem, remedy) = &found[0];
+    assert!(found.len() == 1 && check == "objects", "{found:?}");
+    assert!(problem.contains("add_jobs") && problem.contains("is an earlier version's"), "{problem}");
+    assert!(remedy.contains("backfill migrate"), "{remedy}");
+    scene.run(&["migrate"]).await.ok();
+    assert_eq!(scene.findings().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_builds_up_is_found_with_its_remedy() {
     let scene = Scene::new().await;
     scene

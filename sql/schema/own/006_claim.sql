@@ -11,7 +11,7 @@
 --   ready job, or leaves the queue alone.
 -- * Nobody waits for a job or a queue: each such lock is taken or skipped, so claimers cannot deadlock.
 -- * Where nothing can be taken, nothing is locked or written.
-create function graphile_worker.backfill_claim(
+create or replace function graphile_worker.backfill_claim(
   worker text,
   task_names text[],
   -- How many jobs that can run side by side; of one queue, to be run one after the other; and in all.

@@ -50,13 +50,19 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 5] = [
+const OWN: [(i32, &str, &str); 6] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
     (4, "dead_after", script!("own/004_dead_after.sql")),
+    (5, "add_jobs", script!("own/005_add_jobs.sql")),
     (6, "claim", script!("own/006_claim.sql")),
 ];
+
+/// The number of the script that makes `add_jobs`. It is also a step on the way to [`REVISION`].
+const ADD_JOBS: i32 = 5;
+/// The body of `add_jobs` before that script, as MD5 with the quoted schema replaced by `S`.
+pub(super) const EARLIER_ADD_JOBS: &str = "a3b4876869d07831e1964075e03cf640";
 
 /// What is there.
 #[derive(Default)]
@@ -351,9 +357,28 @@ from generate_series($1::integer + 1, $3::integer) as id
         sqlx::query!("insert into graphile_worker.backfill_migrations (id, name) values ($1, $2)", id, name)
             .execute(storage.schema.on(&mut *tx))
             .await?;
-        run(script).execute(&mut *tx).await?;
+        if id != ADD_JOBS || has_earlier_add_jobs(storage, &mut *tx).await? {
+            run(script).execute(&mut *tx).await?;
+        }
     }
     Ok(())
+}
+
+/// Whether `add_jobs` is what an earlier version of this crate made. (Node's own stays as it is, and so does what somebody changed.)
+async fn has_earlier_add_jobs(storage: &PostgresStorage, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let bodies = sqlx::query_scalar!(
+        r#"
+select md5(replace(fn.prosrc, $2, 'S')) as "body!"
+from pg_catalog.pg_proc fn
+join pg_catalog.pg_namespace schema on schema.oid = fn.pronamespace
+where schema.nspname = $1 and fn.proname = 'add_jobs'
+"#,
+        storage.schema.name(),
+        storage.schema.quoted(),
+    )
+    .fetch_all(storage.schema.on(tx))
+    .await?;
+    Ok(bodies.iter().any(|body| body == EARLIER_ADD_JOBS))
 }
 
 /// The scripts that lead from a revision to [`REVISION`], in order.
@@ -382,7 +407,7 @@ fn steps(from: i32) -> Vec<&'static str> {
         11..=12 => steps.extend([script!("drop_job_spec.sql"), script!("job_spec.sql")]),
         _ => {}
     }
-    steps.push(script!("functions.sql"));
+    steps.extend([script!("own/005_add_jobs.sql"), script!("functions.sql")]);
     if from < 17 {
         steps.push(script!("view.sql"));
     }
@@ -489,6 +514,6 @@ mod tests {
         for from in std::iter::once(0).chain(OLDEST..REVISION) {
             assert!(steps(from).contains(&script!("functions.sql")), "revision {from}");
         }
-        assert_eq!(steps(19).len(), 1, "revision 20 only changed functions");
+        assert_eq!(steps(19).len(), 2, "revision 20 only changed functions");
     }
 }
