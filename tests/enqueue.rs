@@ -430,7 +430,7 @@ async fn an_add_that_is_refused_harms_none_of_those_it_is_stored_with() {
     let refuse = "create function S.refuse() returns trigger language plpgsql as $f$ begin
                     if new.payload::text = '13' then raise exception 'unlucky'; end if; return new;
                   end $f$;
-                  create trigger refuse before insert on S._private_jobs for each row execute function S.refuse()";
+                  create trigger refuse after insert on S._private_jobs for each row execute function S.refuse()";
     sql(&pool, &schema, refuse).await;
     let known = client.add(JobSpec::new("t", ())).await.expect("its name is known");
     client.complete(&[known.id]).await.expect("complete");

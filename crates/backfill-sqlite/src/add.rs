@@ -3,7 +3,7 @@
 //! Jobs without keys are stored by one statement for a chunk of them; those with keys one by one, since what happens to each
 //! depends on the job that has its key.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use backfill_core::job::{Job, JobKeyMode, NewJob, RunAt};
@@ -14,7 +14,7 @@ use sqlx::{Connection, SqliteConnection};
 use crate::file::{File, Moments, micros, time};
 use crate::presence::wake;
 use crate::row::{flags_text, jobs};
-use crate::{SqliteStorage, failed};
+use crate::{SqliteStorage, failed, left_out};
 
 /// Most jobs in one statement.
 const CHUNK_JOBS: usize = 5_000;
@@ -97,7 +97,30 @@ pub(crate) async fn store(
     }
     store_plain(connection, batch, &chunk, moment, &mut stored).await?;
     let all: Option<Vec<Job>> = stored.into_iter().collect();
-    all.ok_or_else(|| sqlx::Error::Protocol("a stored job was not paired with its input".to_owned()))
+    let all = all.ok_or_else(|| sqlx::Error::Protocol("a stored job was not paired with its input".to_owned()))?;
+    if has_triggers(connection).await? { as_stored(connection, all).await } else { Ok(all) }
+}
+
+/// Whether the user has put triggers on the jobs, which may change what was stored.
+async fn has_triggers(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    let triggers = sqlx::query_scalar!(
+        r#"select count(*) as "count!: i64" from sqlite_master where type = 'trigger' and tbl_name = 'backfill_jobs'"#
+    );
+    Ok(triggers.fetch_one(connection).await? > 0)
+}
+
+/// The jobs as they are now; one that a trigger has deleted at once was left out.
+async fn as_stored(connection: &mut SqliteConnection, told: Vec<Job>) -> sqlx::Result<Vec<Job>> {
+    let ids = crate::json(told.iter().map(|job| job.id).collect::<Vec<_>>());
+    let rows = jobs!("select", "from backfill_jobs where id in (select value from json_each(?1))", ids);
+    let mut rows: HashMap<i64, Job> =
+        rows.fetch_all(connection).await?.into_iter().map(|row| (row.id, Job::from(row))).collect();
+    let all = told.len();
+    let stored: Vec<Job> = told.iter().filter_map(|job| rows.remove(&job.id)).collect();
+    match told.iter().find(|job| stored.iter().all(|there| there.id != job.id)) {
+        Some(missing) if stored.len() < all => Err(left_out(&missing.task, all - stored.len(), all)),
+        _ => Ok(stored),
+    }
 }
 
 fn names(names: BTreeSet<&str>) -> String {
@@ -166,7 +189,7 @@ async fn store_plain(
         stored[*place] = Some(job);
     }
     let rows = Value::from(rows).to_string();
-    sqlx::query!(
+    let inserted = sqlx::query!(
         r#"
 insert into backfill_jobs (id, task, queue, payload, priority, run_at, max_attempts, created_at, updated_at, flags)
 select
@@ -176,7 +199,12 @@ from json_each(?1)
         rows,
     )
     .execute(connection)
-    .await?;
+    .await?
+    .rows_affected();
+    let inserted = usize::try_from(inserted).unwrap_or(usize::MAX);
+    if inserted < places.len() {
+        return Err(left_out(&batch[places[0]].task, places.len() - inserted, batch.len()));
+    }
     Ok(())
 }
 
@@ -194,7 +222,7 @@ async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) 
             holder.id,
             now
         );
-        return row.fetch_one(connection).await.map(Job::from);
+        return row.fetch_optional(connection).await?.map(Job::from).ok_or_else(|| left_out(&new.task, 1, 1));
     }
     if holder.locked_at.is_none() && holder.attempts < holder.max_attempts {
         return replace(connection, &holder, new, now).await;
@@ -217,7 +245,7 @@ async fn insert_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64)
     let id = last_id(connection).await? + 1;
     let job = new.stored(id, start(new.run_at, now), time(now));
     let (payload, run_at, flags) = (job.payload.as_str(), micros(job.run_at), flags_text(&job.flags));
-    sqlx::query!(
+    let inserted = sqlx::query!(
         r#"
 insert into backfill_jobs (id, task, queue, payload, priority, run_at, max_attempts, created_at, updated_at, flags, key)
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
@@ -234,8 +262,9 @@ values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
         job.key,
     )
     .execute(connection)
-    .await?;
-    Ok(job)
+    .await?
+    .rows_affected();
+    if inserted == 0 { Err(left_out(&new.task, 1, 1)) } else { Ok(job) }
 }
 
 /// A waiting job takes over everything from the new one.
@@ -264,7 +293,7 @@ returning
         flags,
         now,
     );
-    let replaced = row.fetch_one(&mut *connection).await?;
+    let replaced = row.fetch_optional(&mut *connection).await?.ok_or_else(|| left_out(&new.task, 1, 1))?;
     // It may be ready now, and nothing was added by which others would notice.
     wake(connection, 1).await?;
     Ok(Job::from(replaced))

@@ -292,5 +292,21 @@ where
 }
 
 fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |source| Error::Database { action, source: source.into() }
+    move |source| explained(action, source.into())
+}
+
+/// An error of a statement, or one of our own that came the same way.
+fn explained(action: &'static str, source: Arc<sqlx::Error>) -> Error {
+    match &*source {
+        sqlx::Error::AnyDriverError(inner) => match inner.downcast_ref() {
+            Some(Error::LeftOut { task, jobs, of }) => Error::LeftOut { task: task.clone(), jobs: *jobs, of: *of },
+            _ => Error::Database { action, source },
+        },
+        _ => Error::Database { action, source },
+    }
+}
+
+/// A trigger of the user's has left rows out.
+fn left_out(task: &str, jobs: usize, of: usize) -> sqlx::Error {
+    sqlx::Error::AnyDriverError(Box::new(Error::LeftOut { task: task.to_owned(), jobs, of }))
 }

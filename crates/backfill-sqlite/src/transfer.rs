@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::SqliteStorage;
 use crate::file::micros;
+use crate::left_out;
 use crate::manage::in_order;
 use crate::row::{flags_text, jobs};
 
@@ -54,6 +55,7 @@ returning
         deleted.await
     }
 
+    #[expect(clippy::too_many_lines, reason = "the statements of one transaction")]
     pub(crate) async fn import_jobs(&self, run: &PoolId, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
         let registered = run.to_string();
         let here = self.file.writer.write("store jobs that are moved", move |connection| {
@@ -104,6 +106,7 @@ returning id as "id!: i64"
                 )
                 .fetch_all(&mut *connection)
                 .await?;
+                let many = new.len();
                 let new = crate::json(new);
                 sqlx::query!(
                     "insert into backfill_tasks (name) select distinct value ->> 1 from json_each(?1) where true on conflict do nothing",
@@ -121,7 +124,7 @@ on conflict do nothing
                 )
                 .execute(&mut *connection)
                 .await?;
-                sqlx::query!(
+                let inserted = sqlx::query!(
                     r#"
 insert into backfill_jobs (
   task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags
@@ -136,7 +139,14 @@ where value ->> 0 in (select value from json_each(?2))
                     new
                 )
                 .execute(&mut *connection)
-                .await?;
+                .await?
+                .rows_affected();
+                let inserted = usize::try_from(inserted).unwrap_or(usize::MAX);
+                if inserted < many {
+                    // What is not here must not be deleted there.
+                    let task = jobs.first().map_or("", |job| job.task.as_str());
+                    return Err(left_out(task, many - inserted, many));
+                }
                 // Those that came now, and those that came before.
                 let known = sqlx::query_scalar!(
                     r#"

@@ -26,6 +26,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::add::store;
+use crate::explained;
 use crate::file::Moments;
 
 /// The most calls that one transaction answers.
@@ -78,9 +79,9 @@ where
     fn finish(self: Box<Self>, committed: std::result::Result<(), Arc<sqlx::Error>>) {
         let action = self.action;
         let result = match (self.result, committed) {
-            (Some(Err(source)), _) => Err(Error::Database { action, source: source.into() }),
+            (Some(Err(source)), _) => Err(explained(action, source.into())),
             (Some(Ok(value)), Ok(())) => Ok(value),
-            (_, Err(source)) => Err(Error::Database { action, source }),
+            (_, Err(source)) => Err(explained(action, source)),
             (None, Ok(())) => Err(Error::Internal(format!("nothing was done to {action}"))),
         };
         // Nobody may wait any more.
@@ -100,7 +101,47 @@ struct Adds {
     moments: Arc<Moments>,
     jobs: Vec<NewJob>,
     answers: Vec<oneshot::Sender<Result<Job>>>,
-    result: Option<sqlx::Result<Vec<Job>>>,
+    /// What kept all of them from being stored.
+    failed: Option<Arc<sqlx::Error>>,
+    /// Of each job, in the same order.
+    results: Vec<sqlx::Result<Job>>,
+}
+
+impl Adds {
+    async fn store(&mut self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        if let [_] = self.jobs[..] {
+            self.results = vec![self.store_one(connection, 0).await];
+            return Ok(());
+        }
+        let mut savepoint = connection.begin().await?;
+        match store(&self.moments, &mut savepoint, &self.jobs).await {
+            Ok(jobs) => {
+                savepoint.commit().await?;
+                self.results = jobs.into_iter().map(Ok).collect();
+            }
+            // A trigger of the user's, as a rule. By itself each is told its own error.
+            Err(error) if is_for_content(&error) => {
+                savepoint.rollback().await?;
+                for place in 0..self.jobs.len() {
+                    let mut savepoint = connection.begin().await?;
+                    let stored = self.store_one(&mut savepoint, place).await;
+                    if stored.is_ok() {
+                        savepoint.commit().await?;
+                    } else {
+                        savepoint.rollback().await?;
+                    }
+                    self.results.push(stored);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn store_one(&self, connection: &mut SqliteConnection, place: usize) -> sqlx::Result<Job> {
+        let stored = store(&self.moments, connection, std::slice::from_ref(&self.jobs[place])).await?;
+        stored.into_iter().next().ok_or(sqlx::Error::RowNotFound)
+    }
 }
 
 impl Work for Adds {
@@ -109,25 +150,26 @@ impl Work for Adds {
     }
 
     fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, bool> {
-        Box::pin(async move { self.result.insert(store(&self.moments, connection, &self.jobs).await).is_ok() })
+        Box::pin(async move {
+            if let Err(error) = self.store(connection).await {
+                self.failed = Some(Arc::new(error));
+            }
+            self.failed.is_none() && self.results.iter().any(Result::is_ok)
+        })
     }
 
     fn finish(self: Box<Self>, committed: std::result::Result<(), Arc<sqlx::Error>>) {
-        let failed = match (self.result, committed) {
-            (Some(Ok(jobs)), Ok(())) => {
-                for (answer, job) in self.answers.into_iter().zip(jobs) {
-                    // Nobody may wait any more.
-                    let _ = answer.send(Ok(job));
-                }
-                return;
-            }
-            // Nothing that stands in one of them can make the others fail: what is checked is only stored.
-            (Some(Err(error)), _) => Arc::new(error),
-            (_, Err(error)) => error,
-            (None, Ok(())) => Arc::new(sqlx::Error::Protocol("nothing was done".to_owned())),
-        };
+        let failed = self.failed.or(committed.err());
+        let mut results = self.results.into_iter();
         for answer in self.answers {
-            let _ = answer.send(Err(Error::Database { action: "store jobs", source: Arc::clone(&failed) }));
+            let result = match (&failed, results.next()) {
+                (_, Some(Err(error))) => Err(Arc::new(error)),
+                (None, Some(Ok(job))) => Ok(job),
+                (Some(failed), _) => Err(Arc::clone(failed)),
+                (None, None) => Err(Arc::new(sqlx::Error::Protocol("nothing was done".to_owned()))),
+            };
+            // Nobody may wait any more.
+            let _ = answer.send(result.map_err(|source| explained("store jobs", source)));
         }
     }
 }
@@ -229,7 +271,13 @@ impl Thread {
 
     /// The work that is wanted, in its order but for single jobs, which are stored first.
     fn group(&self, messages: &mut Vec<Message>) -> Vec<Box<dyn Work>> {
-        let mut adds = Adds { moments: Arc::clone(&self.moments), jobs: Vec::new(), answers: Vec::new(), result: None };
+        let mut adds = Adds {
+            moments: Arc::clone(&self.moments),
+            jobs: Vec::new(),
+            answers: Vec::new(),
+            failed: None,
+            results: Vec::new(),
+        };
         let mut group: Vec<Box<dyn Work>> = Vec::new();
         for message in messages.drain(..) {
             match message {
@@ -300,6 +348,17 @@ impl Thread {
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(kind(error), Some(5 | 6))
+}
+
+/// Whether something was refused for what is in it: a constraint (which a trigger's `raise` is too), or a row that a trigger left
+/// out.
+fn is_for_content(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::AnyDriverError(_)) || kind(error) == Some(19)
+}
+
+/// The lowest byte of SQLite's code.
+fn kind(error: &sqlx::Error) -> Option<i32> {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff)
 }

@@ -19,8 +19,8 @@ declare
   -- A trigger may drop a row, or give it another key, and then a missing key proves nothing.
   may_drop_rows constant boolean := exists (
     select from pg_catalog.pg_trigger trigger
-    join pg_catalog.pg_class jobs on jobs.oid = trigger.tgrelid
-    where jobs.relname = '_private_jobs' and jobs.relnamespace = 'graphile_worker'::pg_catalog.regnamespace
+    where trigger.tgrelid = 'graphile_worker._private_jobs'::pg_catalog.regclass
+      and trigger.tgenabled <> 'D'
       -- Bits of tgtype: 1 for each row, 2 before, 4 insert, 16 update.
       and trigger.tgtype::integer & 3 = 3
       and trigger.tgtype::integer & 20 <> 0
@@ -53,9 +53,9 @@ begin
   for round in 1..50 loop
     keys := array(select distinct wanted.job_key from unnest(pending) as wanted where wanted.job_key is not null);
     if cardinality(keys) > 0 then
-      -- Waits for claims that are under way, so that the next statement sees them. In one order, so that two batches with the
-      -- same keys do not deadlock.
-      perform from graphile_worker._private_jobs taken where taken.key = any (keys) order by taken.key for no key update;
+      -- Waits for claims that are under way, so that the next statement sees them. In one order, which is that of the client's
+      -- batches too, so that two batches with the same keys do not deadlock.
+      perform from graphile_worker._private_jobs taken where taken.key = any (keys) order by taken.key collate "C" for no key update;
 
       -- A job under this key that is running, or dead, is not changed any more: it gives up its key and will
       -- not run again, and a new job takes the key.

@@ -9,6 +9,8 @@
 //! insert: it claims the job that has the key, or it is the first to use the same new name. Nothing was stored
 //! for such an input, and the next round sees what happened, so the statement is simply run again for what is
 //! missing.
+//!
+//! Where a trigger of the user's may change rows or leave them out, the statements store nothing, and `add_guarded` does.
 
 use std::collections::HashMap;
 
@@ -80,12 +82,15 @@ impl PostgresStorage {
                 return Ok(());
             }
             if let Some(mode) = mode {
-                let rows = self.add_statement(conn, &Columns::of(batch, &places), mode).await?;
+                let rows = self.add_statement(conn, &Columns::of(batch, &places), mode, false).await?;
                 pair(batch, &places, rows, stored)?;
             } else {
                 self.add_plain(conn, batch, &places, stored).await?;
             }
             places.retain(|place| stored[*place].is_none());
+            if !places.is_empty() && self.is_guarded(conn).await? {
+                return self.add_guarded(conn, batch, mode, &places, stored).await;
+            }
         }
         Err(Error::Internal(format!(
             "{} jobs could not be stored in {ROUNDS} rounds because of other transactions",
@@ -93,8 +98,15 @@ impl PostgresStorage {
         )))
     }
 
+    /// One chunk. Where a trigger stands guard nothing is stored, unless `guarded` says that this is known.
     #[expect(clippy::too_many_lines, reason = "one statement, best read in one piece")]
-    async fn add_statement(&self, conn: &mut PgConnection, input: &Columns<'_>, mode: JobKeyMode) -> Result<Vec<Job>> {
+    pub(super) async fn add_statement(
+        &self,
+        conn: &mut PgConnection,
+        input: &Columns<'_>,
+        mode: JobKeyMode,
+        guarded: bool,
+    ) -> Result<Vec<Job>> {
         // Locking: rows of the jobs table only where a key is taken; names that are new are locked against
         // other first users of them until the transaction ends. Table locks are the ordinary ones of an insert,
         // and they are taken before the snapshot, which is what makes `cleanup` safe.
@@ -105,9 +117,20 @@ with input as materialized (
   from unnest(
     $1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[],
     $6::smallint[], $7::text[], $8::smallint[], $9::text[], $11::bigint[]
-  ) as input (
-    task, payload, queue, run_at, delay_micros, max_attempts, key, priority, flags, place
+  ) with ordinality as input (
+    task, payload, queue, run_at, delay_micros, max_attempts, key, priority, flags, place, number
   )
+),
+-- Whether a trigger may change rows, or leave them out, before they are stored. (Bits of tgtype: 1 for each row, 2 before, 4 insert,
+-- 16 update.) Then nothing is stored here; see `add_guarded`.
+guard as materialized (
+  select exists (
+    select from pg_catalog.pg_trigger trigger
+    where trigger.tgrelid = 'graphile_worker._private_jobs'::regclass
+      and trigger.tgenabled <> 'D'
+      and trigger.tgtype::integer & 3 = 3
+      and trigger.tgtype::integer & 20 <> 0
+  ) as stands
 ),
 -- Only names that are missing are inserted: a conflicting insert would burn an id of a 32-bit sequence.
 new_task as (
@@ -153,6 +176,7 @@ freed as (
     attempts = taken.max_attempts,
     updated_at = greatest(now(), taken.locked_at + interval '1 microsecond')
   where $10 <> 'unsafe_dedupe'
+    and ($12 or not (select guard.stands from guard))
     and taken.key = any (array(select input.key from input where input.key is not null))
     and taken.is_available is not true
   returning taken.id
@@ -177,9 +201,10 @@ job as (
   left join queue on queue.queue_name = input.queue
   -- Reading `freed` makes the insert wait until the keys are free.
   where (select count(*) from freed) >= 0
+    and ($12 or not (select guard.stands from guard))
     and (input.queue is null or queue.id is not null)
-  -- Keys in one order, so that two batches with the same keys do not deadlock; the rest in the order of the input.
-  order by input.key nulls last, input.place
+  -- The input is in the order of its keys, so that two batches with the same keys do not deadlock.
+  order by input.number
   on conflict (key) do update set
     job_queue_id = case when $10 = 'unsafe_dedupe' then job.job_queue_id else excluded.job_queue_id end,
     task_id = case when $10 = 'unsafe_dedupe' then job.task_id else excluded.task_id end,
@@ -206,26 +231,31 @@ job as (
 -- The text is Graphile's; it differs each time, because equal notifications of one transaction are merged.
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || (select count(*) from input)::text || '}')
-  where $10 <> 'unsafe_dedupe' or exists (select from job where job.revision = 0)
+  where ($12 or not (select guard.stands from guard))
+    and ($10 <> 'unsafe_dedupe' or exists (select from job where job.revision = 0))
 )
 "#,
             r#"
-from job
--- A job that was left as it is (unsafe_dedupe) may belong to a task and queue that the input does not name.
+-- The rows are answered as they were inserted, so in the order of the input.
+from (select job.*, row_number() over () as number from job) as job
+-- A job that was left as it is (unsafe_dedupe) may belong to a task and queue that the input does not name. Those of one that a
+-- trigger changed may be too new for this statement to see.
 join (
   select id, identifier from task
   union
+  select job.task_id, '' from job where $12 and job.task_id <> all (array(select task.id from task))
+  union
   select known.id, known.identifier from graphile_worker._private_tasks known
-  where $10 = 'unsafe_dedupe' and known.id = any (array(select job.task_id from job))
+  where $10 = 'unsafe_dedupe' and not $12 and known.id = any (array(select job.task_id from job))
 ) task on task.id = job.task_id
 left join (
   select id, queue_name from queue
   union
   select known.id, known.queue_name from graphile_worker._private_job_queues known
-  where $10 = 'unsafe_dedupe' and known.id = any (array(select job.job_queue_id from job))
+  where $10 = 'unsafe_dedupe' and not $12 and known.id = any (array(select job.job_queue_id from job))
 ) queue on queue.id = job.job_queue_id
 left join notified on true
-order by job.id
+order by job.number
 "#,
             &input.task as &[&str],
             &input.payload as &[&str],
@@ -238,6 +268,7 @@ order by job.id
             &input.flags as &[Option<String>],
             mode.as_str(),
             &input.place,
+            guarded,
         )
         .fetch_all(self.schema.on(conn))
         .await

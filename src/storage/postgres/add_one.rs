@@ -15,7 +15,7 @@ use crate::job::{Job, NewJob, RunAt};
 /// macros take literals only.
 ///
 /// The first argument is the task's name; the rest can use the relation `task`, its row. It is empty if another transaction is the
-/// first to use the name at this very moment.
+/// first to use the name at this very moment. And it has to store nothing where `guard` stands.
 ///
 /// Locking: none but of the task's name if it is new, against other first users of it. Table locks are those of inserts in both
 /// tables, taken before the snapshot: `cleanup`, which locks the names' table, relies on it.
@@ -38,6 +38,17 @@ task as (
   union all
   select known.id from graphile_worker._private_tasks known where known.identifier = $1
 ),
+-- Whether a trigger may change rows, or leave them out, before they are stored. (Bits of tgtype: 1 for each row, 2 before, 4 insert,
+-- 16 update.) Then nothing is stored here; see `add_guarded`.
+guard as materialized (
+  select exists (
+    select from pg_catalog.pg_trigger trigger
+    where trigger.tgrelid = 'graphile_worker._private_jobs'::regclass
+      and trigger.tgenabled <> 'D'
+      and trigger.tgtype::integer & 3 = 3
+      and trigger.tgtype::integer & 20 <> 0
+  ) as stands
+),
 "#
             + $rest,
             $task
@@ -49,7 +60,7 @@ pub(super) use store_one;
 
 impl PostgresStorage {
     /// Stores a job without key and queue, which is at this place of a batch; `None` if another transaction was the first to use
-    /// its task's name at this very moment.
+    /// its task's name at this very moment, or a trigger wants another way.
     pub(super) async fn insert_one(&self, conn: &mut PgConnection, job: &NewJob, place: usize) -> Result<Option<Job>> {
         let (time, delay) = match job.run_at {
             None => (None, 0),
@@ -73,6 +84,7 @@ job as (
     $6::smallint,
     $7::text::jsonb
   from task
+  where not (select guard.stands from guard)
   returning job.id, job.run_at
 )
 select

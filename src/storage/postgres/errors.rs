@@ -108,6 +108,7 @@ pub(super) fn for_another(error: &Error) -> Error {
             Error::MissingPrivilege { grant: grant.clone(), source: Arc::clone(source) }
         }
         Error::SchemaMissing { schema } => Error::SchemaMissing { schema: schema.clone() },
+        Error::LeftOut { task, jobs, of } => Error::LeftOut { task: task.clone(), jobs: *jobs, of: *of },
         Error::Internal(text) => Error::Internal(text.clone()),
         other => Error::Storage(other.to_string().into()),
     }

@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// For so long the one to blame is looked for when a statement was refused for what may pass, as for a table that is locked: then
 /// each half may take as long as the whole.
 const SEARCH: Duration = Duration::from_secs(20);
+/// How long nothing gathers after what had gathered could not be stored together.
+const PAUSE: Duration = Duration::from_secs(10);
 /// The most names that are remembered.
 const MOST_NAMES: usize = 1_000;
 
@@ -59,6 +61,8 @@ struct State {
     numbers: u64,
     /// Names of tasks that have been stored.
     tasks: HashSet<String>,
+    /// Nothing gathers until then.
+    paused_until: Option<Instant>,
 }
 
 impl Gathering {
@@ -68,7 +72,16 @@ impl Gathering {
 
     /// Whether this job can be in nobody's way.
     pub(super) fn may_gather(&self, job: &NewJob) -> bool {
-        job.key.is_none() && job.queue.is_none() && self.state().tasks.contains(&job.task)
+        let state = self.state();
+        job.key.is_none()
+            && job.queue.is_none()
+            && state.tasks.contains(&job.task)
+            && state.paused_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// What gathers is not stored together, as beside a trigger: for a while each goes alone.
+    fn pause(&self) {
+        self.state().paused_until = Some(Instant::now() + PAUSE);
     }
 
     /// A job of this task was stored.
@@ -177,14 +190,18 @@ impl PostgresStorage {
                 taken.into_iter().map(|waiting| (waiting.job, (waiting.number, waiting.tell))).unzip();
             match self.store_together(&jobs).await {
                 Ok(stored) => {
-                    for ((job, stored), (_, tell)) in jobs.iter().zip(stored).zip(waiting) {
-                        // A job is left out when its task's name was forgotten and another transaction is the first to use it
-                        // again; who has gone away does not hear it.
+                    // All are left out where a trigger wants another way, and one when its task's name was forgotten and another
+                    // transaction is the first to use it again. Who has gone away does not hear it.
+                    if stored.iter().all(Option::is_none) {
+                        self.gathering.pause();
+                    }
+                    let alone = jobs.iter().zip(stored).zip(waiting).map(|((job, stored), (_, tell))| async move {
                         let _ = tell.send(match stored {
                             Some(stored) => Ok(stored),
                             None => self.add_alone(job).await,
                         });
-                    }
+                    });
+                    futures::future::join_all(alone).await;
                 }
                 // Refused as a whole: nothing is stored, and by itself each is told its own error.
                 Err(error)

@@ -10,6 +10,7 @@
 //! | `add` | storing jobs |
 //! | `add_plain` | storing jobs without keys |
 //! | `add_one` | storing one job with neither key nor queue |
+//! | `add_guarded` | storing jobs where a trigger may change rows or leave them out |
 //! | `gather` | storing single jobs together that are added at the same time |
 //! | `handover` | handing a new job to a worker that waits for one |
 //! | `claim` | taking jobs |
@@ -28,6 +29,7 @@
 //! | `errors` | which database errors mean what |
 
 mod add;
+mod add_guarded;
 mod add_one;
 mod add_plain;
 mod address;

@@ -89,7 +89,9 @@ impl Schema {
             let (before, from) = rest.split_at(start);
             let after = &from[TEMPLATE.len()..];
             text.push_str(before);
-            if after.starts_with('.') {
+            if after.starts_with('.') && before.ends_with('\'') {
+                text.push_str(&self.quoted.replace('\'', "''"));
+            } else if after.starts_with('.') {
                 text.push_str(&self.quoted);
             } else if before.ends_with('\'') && after.starts_with('\'') {
                 text.push_str(&self.quoted.replace('\'', "''"));
@@ -222,6 +224,8 @@ mod tests {
         );
         let script = Schema::new("it's", true).unwrap().script("select 'graphile_worker'::regnamespace");
         assert_eq!(script.as_str(), "select '\"it''s\"'::regnamespace");
+        let table = Schema::new("it's", true).unwrap().script("select 'graphile_worker.t'::regclass");
+        assert_eq!(table.as_str(), "select '\"it''s\".t'::regclass");
         let tricky = "'graphile_worker' graphile_worker. $$ $body0$";
         let script = Schema::new(tricky, true).unwrap().script("do $$ graphile_worker.t 'graphile_worker' $$");
         assert_eq!(

@@ -57,7 +57,7 @@ order by job.id
         Ok(deleted.rows_affected())
     }
 
-    #[expect(clippy::too_many_lines, reason = "five statements of one transaction")]
+    #[expect(clippy::too_many_lines, reason = "four statements of one transaction")]
     pub(super) async fn import_jobs(&self, run: &PoolId, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
@@ -95,33 +95,8 @@ returning id
         .map_err(fail)?;
         let new: std::collections::HashSet<JobId> = new.into_iter().collect();
         let moved = Columns::of(batch.iter().filter(|job| new.contains(&job.id)));
-        sqlx::query!(
-            r#"
-insert into graphile_worker._private_tasks (identifier)
-select distinct wanted from unnest($1::text[]) as wanted
-where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
-order by 1
-on conflict do nothing
-"#,
-            &moved.task as &[&str],
-        )
-        .execute(self.schema.on(&mut *tx))
-        .await
-        .map_err(fail)?;
-        sqlx::query!(
-            r#"
-insert into graphile_worker._private_job_queues (queue_name)
-select distinct wanted from unnest($1::text[]) as wanted
-where wanted is not null
-  and not exists (select from graphile_worker._private_job_queues known where known.queue_name = wanted)
-order by 1
-on conflict do nothing
-"#,
-            &moved.queue as &[Option<&str>],
-        )
-        .execute(self.schema.on(&mut *tx))
-        .await
-        .map_err(fail)?;
+        self.name_tasks(&mut tx, &moved.task).await?;
+        self.name_queues(&mut tx, &moved.queue).await?;
         let stored = sqlx::query_scalar!(
             r#"
 with stored as (
@@ -171,7 +146,16 @@ select count(stored.id) as "stored!" from stored left join notified on true
         .await
         .map_err(fail)?;
         if usize::try_from(stored) != Ok(moved.task.len()) {
-            // A trigger of the user's left some out, or somebody forgot a name at this moment. Nothing is kept.
+            let kept = usize::try_from(stored).unwrap_or_default();
+            // Nothing is kept. If no trigger did it, somebody forgot a name at this moment.
+            if self.is_guarded(&mut tx).await? {
+                let task = moved.task.first().copied().unwrap_or_default().to_owned();
+                return Err(Error::LeftOut {
+                    task,
+                    jobs: moved.task.len() - kept.min(moved.task.len()),
+                    of: moved.task.len(),
+                });
+            }
             return Err(Error::Storage(
                 format!("of {} jobs that are moved only {stored} could be stored; none was", moved.task.len()).into(),
             ));

@@ -18,7 +18,7 @@ use super::super::events::Event;
 use super::claiming::{DOUBTING_TIMEOUT, FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::Result;
-use crate::job::JobId;
+use crate::job::{Job, JobId};
 use crate::storage::{Handed, Offer, Outcome};
 
 /// So often in a row is tried to give back what was not heard of, before anything else is done.
@@ -163,6 +163,7 @@ impl Engine {
             || self.handover.released.is_some_and(|released| seen <= released);
         let concurrency = self.options.concurrency;
         if is_ours
+            && self.may_be_handed(&job)
             && !may_be_released
             && self.running.len() + self.waiting.len() < concurrency + self.pace.ahead(concurrency)
             && self.ending.is_none()
@@ -179,6 +180,17 @@ impl Engine {
             self.settle(&pool, &job, Outcome::Returned);
             self.events.tell(|| Event::GivenBack { jobs: 1 });
         }
+    }
+
+    /// Whether a job that is there may start without being claimed. It is asked of the row that was stored, because a trigger may have
+    /// made something else of what was given: then it is claimed like all others, when and where its queue, its time and its flags
+    /// allow it.
+    fn may_be_handed(&self, job: &Job) -> bool {
+        job.queue.is_none()
+            && job.flags.is_empty()
+            && job.attempts < job.max_attempts
+            && job.locked_at.is_some_and(|locked_at| job.run_at <= locked_at)
+            && self.offered.contains(&job.task)
     }
 
     /// Gives back jobs that may have been handed over and were not heard of.

@@ -59,6 +59,20 @@ pub enum Error {
         key: String,
     },
 
+    /// A trigger on the table of jobs left rows out: it returned null, or, in SQLite, raised `ignore`. Nothing was stored.
+    #[error(
+        "a trigger on the jobs table left {jobs} of {of} jobs out (one of task {task:?}), so nothing was stored; change the trigger, \
+         or let it raise an exception that says why"
+    )]
+    LeftOut {
+        /// The task of one of them, as far as it is known.
+        task: String,
+        /// How many.
+        jobs: usize,
+        /// Of how many that one call stores.
+        of: usize,
+    },
+
     /// A schema name that PostgreSQL cannot have.
     #[error("the schema name {name:?} {problem}")]
     InvalidSchemaName {
@@ -342,7 +356,10 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Database { source, .. } => database::is_refusal(source),
-            Self::ForbiddenFlags(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => true,
+            Self::ForbiddenFlags(_)
+            | Self::MissingPrivilege { .. }
+            | Self::SchemaMissing { .. }
+            | Self::LeftOut { .. } => true,
             _ => false,
         }
     }

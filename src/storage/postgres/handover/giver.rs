@@ -209,6 +209,7 @@ job as (
     taker.id
   from task
   left join taker on true
+  where not (select guard.stands from guard)
   returning job.id, job.locked_by
 )
 select
