@@ -26,6 +26,7 @@
 //! | `reach` | waiting for a server that is away, and the first look at the schema |
 //! | `row` | reading rows that anybody may have written |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
+//! | `encoding` | error texts where the database's encoding lacks a character |
 //! | `errors` | which database errors mean what |
 
 mod add;
@@ -38,6 +39,7 @@ mod claim;
 mod connections;
 mod cron;
 mod doctor;
+mod encoding;
 mod errors;
 mod gather;
 mod handover;
@@ -71,6 +73,7 @@ use caution::{Busy, Caution};
 use claim::{Cursors, Plainness};
 use connections::Connections;
 pub(crate) use connections::Trust;
+use encoding::Characters;
 use gather::Gathering;
 use handover::{Giver, Offering};
 use isolation::Isolation;
@@ -112,6 +115,8 @@ pub struct PostgresStorage {
     gathering: Arc<Gathering>,
     /// To whom they may be handed.
     giver: Arc<Giver>,
+    /// Which characters the database's encoding has.
+    characters: Arc<Characters>,
     /// Whether the last sign of life has not been answered.
     sign_unanswered: Arc<AtomicBool>,
 }
@@ -150,6 +155,7 @@ impl PostgresStorage {
             burials: presence::Burials::default(),
             gathering: Arc::default(),
             giver: Arc::default(),
+            characters: Arc::default(),
             sign_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
@@ -182,6 +188,23 @@ impl PostgresStorage {
                 result => return result,
             }
         }
+    }
+
+    async fn settle_batch(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+        let under_way = self.caution.begin();
+        let written = if let Some(applied) = under_way.answered(self.settle_all(pool, settled).await)? {
+            Settled::applied(applied)
+        } else {
+            // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
+            let under_way = self.caution.begin();
+            let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
+            self.busy.learn(settled, &written.busy);
+            written
+        };
+        if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
+            self.cursors.queue_was_freed(Instant::now());
+        }
+        Ok(written)
     }
 
     async fn read_task_names(&self) -> Result<Vec<String>> {
@@ -266,20 +289,13 @@ impl Storage for PostgresStorage {
     }
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        let under_way = self.caution.begin();
-        let written = if let Some(applied) = under_way.answered(self.settle_all(pool, settled).await)? {
-            Settled::applied(applied)
-        } else {
-            // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
-            let under_way = self.caution.begin();
-            let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
-            self.busy.learn(settled, &written.busy);
-            written
-        };
-        if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
-            self.cursors.queue_was_freed(Instant::now());
+        match self.settle_batch(pool, settled).await {
+            Err(error) if encoding::is_for_a_character(&error) => match self.storable_results(settled).await? {
+                Some(storable) => self.settle_batch(pool, &storable).await,
+                None => Err(error),
+            },
+            written => written,
         }
-        Ok(written)
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
@@ -335,7 +351,8 @@ impl Storage for PostgresStorage {
     }
 
     async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.retrying(|| self.fail_jobs(ids, reason)).await
+        let fail = |reason: String| async move { self.retrying(|| self.fail_jobs(ids, &reason)).await };
+        self.with_storable(super::clean_error(reason), fail).await
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
@@ -359,7 +376,13 @@ impl Storage for PostgresStorage {
     }
 
     async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.retrying(|| self.import_jobs(run, mover, jobs)).await
+        match self.retrying(|| self.import_jobs(run, mover, jobs)).await {
+            Err(error) if encoding::is_for_a_character(&error) => match self.storable_jobs(jobs).await? {
+                Some(storable) => self.retrying(|| self.import_jobs(run, mover, &storable)).await,
+                None => Err(error),
+            },
+            imported => imported,
+        }
     }
 
     async fn forget_imports(&self, mover: &str) -> Result<()> {

@@ -1,0 +1,206 @@
+//! Databases that are not in UTF-8, and rows that cannot be read as text.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backfill::storage::contract::{adding, claiming, cron, managing, settling};
+use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, PoolId, Settlement, Storage};
+use backfill::{BackfillClient, Error, Job, JobSpec};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+use support::{ask, server_url, unique, url_of};
+
+/// A database of one's own in this encoding.
+async fn database_in(encoding: &str) -> PgPool {
+    let name = unique("db");
+    let server = PgPoolOptions::new().max_connections(1).connect(&server_url()).await.expect("the test server");
+    let create = format!("create database {name} template template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'");
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&server).await.expect("create database");
+    server.close().await;
+    PgPoolOptions::new().max_connections(20).connect(&url_of(&name)).await.expect("the new database")
+}
+
+/// A schema of one's own there.
+async fn schema_in(pool: &PgPool) -> (BackfillClient, String) {
+    let schema = unique("s");
+    (BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("migrate"), schema)
+}
+
+/// Runs cases of the contract, each in a schema of its own.
+macro_rules! cases {
+    ($pool:expr, $($module:ident [$($case:ident)*])*) => {
+        $($({
+            println!(concat!(stringify!($module), "::", stringify!($case)));
+            let storage: Arc<dyn Storage> = schema_in($pool).await.0.storage().clone();
+            $module::$case(storage).await;
+        })*)*
+    };
+}
+
+/// What a job is added with, claimed and settled by, in a database of this encoding.
+async fn works_in(encoding: &str) {
+    let pool = database_in(encoding).await;
+    cases!(&pool,
+        adding [answers_are_paired_with_their_inputs defaults_are_graphiles replace_updates_a_waiting_job_entirely
+            preserve_run_at_keeps_the_time_of_an_untried_job_only unsafe_dedupe_keeps_whatever_is_there
+            replacing_a_running_job_leaves_it_keyless_and_without_retry replacing_a_dead_job_adds_a_new_one
+            array_payloads_are_joined concurrent_adds_under_one_key_leave_one_job]
+        claiming [order_is_priority_then_time only_ready_jobs_of_known_tasks_up_to_the_limit
+            last_attempts_are_taken_for_free_slots_only a_claim_takes_about_as_many_bytes_as_it_may
+            each_job_is_claimed_by_exactly_one_of_many_claimers a_serial_queue_gives_one_job_at_a_time
+            a_job_is_handed_over_or_claimed_and_never_both adding_wakes_a_listener forbidden_flags_are_left_alone
+            limits_of_tasks_hold_and_leave_room_for_others a_claim_whose_answer_was_lost_is_given_back]
+        cron [an_identifier_gets_one_job_per_moment_and_never_goes_back]
+        settling [completed_jobs_are_gone failed_jobs_wait_as_told dead_jobs_stay_dead
+            snoozed_and_returned_jobs_get_their_attempt_back a_replaced_job_is_never_revived
+            settling_twice_is_settling_once error_texts_never_break_the_write items_that_are_left_become_the_payload]
+        managing [remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones reschedule_sets_zero_and_revives
+            jobs_are_listed_and_counted_by_state]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_added_claimed_and_settled_in_latin1() {
+    works_in("LATIN1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_added_claimed_and_settled_in_win1252() {
+    works_in("WIN1252").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_added_claimed_and_settled_in_koi8r() {
+    works_in("KOI8R").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_added_claimed_and_settled_in_euc_jp() {
+    works_in("EUC_JP").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_added_claimed_and_settled_in_sql_ascii() {
+    works_in("SQL_ASCII").await;
+}
+
+/// Every statement and script has to be readable in every encoding: servers refuse one even for a character in a comment.
+#[test]
+fn all_sql_is_ascii() {
+    let mut texts = 0;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut directories: Vec<_> = [".sqlx", "sql", "crates/backfill-sqlite/.sqlx", "crates/backfill-sqlite/sql"]
+        .map(|name| root.join(name))
+        .into();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let text = match path.extension().and_then(std::ffi::OsStr::to_str) {
+                None if path.is_dir() => {
+                    directories.push(path);
+                    continue;
+                }
+                Some("sql") => std::fs::read_to_string(&path).expect("text"),
+                Some("json") => {
+                    let data = std::fs::read_to_string(&path).expect("text");
+                    let data: serde_json::Value = serde_json::from_str(&data).expect("JSON");
+                    data["query"].as_str().expect("a query").to_owned()
+                }
+                _ => continue,
+            };
+            texts += 1;
+            let odd = text.lines().find(|line| !line.is_ascii());
+            assert!(odd.is_none(), "{}: {odd:?}", path.display());
+        }
+    }
+    assert!(texts > 100, "{texts}");
+}
+
+/// A job that is claimed, of a pool that holds it.
+async fn claimed(client: &BackfillClient) -> (Arc<PoolId>, Job) {
+    client.add(JobSpec::new("t", ())).await.expect("add");
+    let pool = Arc::new(PoolId::random());
+    assert!(client.storage().register(&pool, &[]).await.expect("register"));
+    let request = ["t".to_owned()];
+    let mut jobs = client.storage().claim(&ClaimRequest::new(&pool, &request, 1)).await.expect("claim").jobs;
+    (pool, jobs.remove(0))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
+    let text = "caf\u{e9} \u{20ac}5 \u{1f980} \u{65e5}\u{672c}\0";
+    for (encoding, stored) in [
+        ("LATIN1", "caf\u{e9} ?5 ? ???"),
+        ("WIN1252", "caf\u{e9} \u{20ac}5 ? ???"),
+        ("EUC_JP", "caf\u{e9} ?5 ? \u{65e5}\u{672c}?"),
+        ("UTF8", "caf\u{e9} \u{20ac}5 \u{1f980} \u{65e5}\u{672c}\u{fffd}"),
+    ] {
+        let (client, _) = schema_in(&database_in(encoding).await).await;
+        let storage = client.storage();
+        for outcome in [
+            Outcome::Failed { error: text.to_owned(), retry: Duration::from_secs(60).into(), payload: None },
+            Outcome::Dead { error: text.to_owned() },
+        ] {
+            let (pool, job) = claimed(&client).await;
+            let settlement = Settlement { claim: ClaimRef::of(&job), outcome };
+            // Beside one that is done, which must not suffer for it.
+            let (_, done) = (&pool, client.add(JobSpec::new("t", ())).await.expect("add"));
+            let written = storage.settle(&pool, &[settlement]).await.expect("settle");
+            assert_eq!(written.applied, [job.id], "{encoding}");
+            let read = storage.job(job.id).await.expect("read").expect("it is there");
+            assert_eq!(read.last_error.as_deref(), Some(stored), "{encoding}");
+            client.complete(&[done.id]).await.expect("complete");
+        }
+        let waiting = client.add(JobSpec::new("t", ())).await.expect("add");
+        let failed = client.fail(&[waiting.id], text).await.expect("fail");
+        assert_eq!(failed[0].last_error.as_deref(), Some(stored), "{encoding}");
+        let run = PoolId::random();
+        assert!(storage.register(&run, &[]).await.expect("register"));
+        let mut moved = waiting.clone();
+        moved.last_error = Some(text.replace('\0', "\u{fffd}"));
+        assert_eq!(storage.import(&run, "mover", &[moved]).await.expect("import"), [waiting.id]);
+        let errors: Vec<_> =
+            client.jobs(&JobFilter::new()).await.expect("jobs").into_iter().map(|job| job.last_error).collect();
+        assert_eq!(errors.iter().filter(|error| error.as_deref() == Some(stored)).count(), errors.len(), "{encoding}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_encoding_lacks_is_refused_at_the_add_and_harms_nothing_else() {
+    let pool = database_in("LATIN1").await;
+    let (client, schema) = schema_in(&pool).await;
+    client.add(JobSpec::new("t", "caf\u{e9}")).await.expect("its name is known");
+    let euro = "\u{20ac}";
+    let specs = || {
+        [
+            JobSpec::new("t", euro),
+            JobSpec::new(euro, ()),
+            JobSpec::new("t", ()).key(euro),
+            JobSpec::new("t", ()).serial_queue(euro),
+            JobSpec::new("t", ()).flag(euro),
+        ]
+    };
+    for (alone, spec) in specs().into_iter().zip(specs()) {
+        let error = client.add(alone).await.expect_err("refused");
+        assert!(matches!(error, Error::Database { .. }) && !error.is_transient() && error.is_refusal(), "{error:?}");
+        let told = error.to_string();
+        assert!(told.contains("LATIN1") && told.contains("0xe2 0x82 0xac"), "{told}");
+        client.add_many([JobSpec::new("t", ()), spec]).await.expect_err("refused");
+    }
+    assert_eq!(ask(&pool, &schema, "select count(*) from S._private_jobs").await, "1");
+    // Those who meet it are not told of it.
+    let meeting: Vec<_> = (0..40)
+        .map(|n| {
+            let client = client.clone();
+            let payload = if n % 8 == 0 { euro.to_owned() } else { n.to_string() };
+            tokio::spawn(async move { client.add(JobSpec::new("t", payload)).await.is_ok() })
+        })
+        .collect();
+    let mut stored = 0;
+    for added in meeting {
+        stored += u32::from(added.await.expect("no panic"));
+    }
+    assert_eq!(stored, 35);
+}
