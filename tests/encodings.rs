@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backfill::storage::contract::{adding, claiming, cron, managing, settling};
 use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, PoolId, Settlement, Storage};
-use backfill::{BackfillClient, Error, Job, JobSpec};
+use backfill::{BackfillClient, Error, Job, JobContext, JobSpec, Worker, task_fn};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{ask, server_url, unique, url_of};
@@ -203,4 +203,90 @@ async fn what_the_encoding_lacks_is_refused_at_the_add_and_harms_nothing_else() 
         stored += u32::from(added.await.expect("no panic"));
     }
     assert_eq!(stored, 35);
+}
+
+/// A database that checks nothing, with rows whose bytes are no UTF-8 among rows that can be read, and times of the end of days.
+async fn with_damaged_rows() -> (BackfillClient, PgPool, String) {
+    let pool = database_in("SQL_ASCII").await;
+    let (client, schema) = schema_in(&pool).await;
+    for n in 1..=6 {
+        client.add(JobSpec::new("t", n).key(format!("k{n}"))).await.expect("add");
+    }
+    let damage = "
+        update S._private_jobs set payload = convert_from('\\x22e922', 'SQL_ASCII')::json where id = 1;
+        update S._private_jobs set key = convert_from('\\xe9', 'SQL_ASCII') where id = 2;
+        update S._private_jobs set last_error = convert_from('\\xe9', 'SQL_ASCII'), attempts = 1 where id = 3;
+        update S._private_jobs set flags = convert_from('\\x7b22e9223a747275657d', 'SQL_ASCII')::jsonb where id = 4;
+        update S._private_jobs set run_at = '-infinity', created_at = '4713-01-01 BC', updated_at = 'infinity' where id = 5;
+        insert into S._private_job_queues (queue_name) values (convert_from('\\xe9', 'SQL_ASCII'));
+        insert into S._private_tasks (identifier) values (convert_from('\\xe9', 'SQL_ASCII'));
+        insert into S._private_known_crontabs (identifier, known_since) values (convert_from('\\xe9', 'SQL_ASCII'), 'infinity');
+        insert into S._private_jobs (task_id, payload) select id, '1' from S._private_tasks where identifier <> 't'";
+    support::sql(&pool, &schema, damage).await;
+    (client, pool, schema)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_doctor() {
+    let (client, ..) = with_damaged_rows().await;
+    let jobs = client.jobs(&JobFilter::new()).await.expect("jobs");
+    assert_eq!(jobs.len(), 7);
+    let job = |id: i64| jobs.iter().find(|job| job.id == id).expect("it is there");
+    assert_eq!(job(1).payload.as_str(), "\"\u{fffd}\"");
+    assert!(job(1).payload.is_damaged() && job(1).payload.decode::<String>().is_err());
+    assert_eq!(job(2).key.as_deref(), Some("\u{fffd}"));
+    assert_eq!(job(3).last_error.as_deref(), Some("\u{fffd}"));
+    assert_eq!(job(4).flags, ["\u{fffd}"]);
+    assert_eq!(job(7).task, "\u{fffd}");
+    assert!(!job(6).payload.is_damaged());
+    assert!(client.queues().await.expect("queues").iter().any(|queue| queue.name == "\u{fffd}"));
+    assert!(client.tasks().await.expect("tasks").iter().any(|task| task.name == "\u{fffd}"));
+    assert_eq!(client.crontabs().await.expect("crontabs")[0].identifier, "\u{fffd}");
+    assert_eq!(client.counts().await.expect("counts").total(), 7);
+    let found = client.storage().diagnose().await;
+    let found: Vec<_> = found.iter().filter(|check| format!("{check:?}").contains("4 jobs hold bytes")).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    // To move it would change it.
+    let error = client.storage().take_out("mover", None, 100).await.expect_err("not as it is");
+    assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
+}
+
+/// The cause of each job that failed.
+async fn run_all(client: &BackfillClient) -> Vec<(i64, Option<String>)> {
+    let handler = task_fn("t", |_: serde_json::Value, _: JobContext| async {});
+    let worker = Worker::builder(client.clone()).task(handler).handle_signals(false).build().expect("worker");
+    support::soon("all are tried", worker.run_once()).await.expect("run");
+    let mut left = client.jobs(&JobFilter::new().task("t")).await.expect("jobs");
+    left.sort_by_key(|job| job.id);
+    left.into_iter().map(|job| (job.id, job.last_error)).collect()
+}
+
+const DAMAGED: &str = "the payload is not valid UTF-8, so the task was not started; repair or delete the row";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_no_text_stop_no_claims_and_fail_by_themselves() {
+    let (client, ..) = with_damaged_rows().await;
+    assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_file_rows_that_are_no_text_stop_nothing_and_fail_by_themselves() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let url = format!("sqlite://{}/app.db", directory.path().display());
+    let client = BackfillClient::new(&url).await.expect("open");
+    for n in 1..=5 {
+        client.add(JobSpec::new("t", n).key(format!("k{n}"))).await.expect("add");
+    }
+    let pool = sqlx::SqlitePool::connect(&url).await.expect("open");
+    let damage = "
+        update backfill_jobs set payload = cast(x'22e922' as text) where id = 1;
+        update backfill_jobs set key = cast(x'e9' as text) where id = 2;
+        update backfill_jobs set last_error = cast(x'e9' as text) where id = 3;
+        update backfill_jobs set run_at = -9223372036854775808, created_at = 9223372036854775807 where id = 4;";
+    sqlx::raw_sql(damage).execute(&pool).await.expect("damage");
+    assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
+    let error = client.storage().take_out("mover", None, 100).await.expect_err("not as it is");
+    assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
+    client.unlock(["mover"]).await.expect("unlock");
+    assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);
 }

@@ -27,6 +27,10 @@ pub(super) async fn execute(
     ctx: JobContext,
     dropped: &CancellationToken,
 ) -> Outcome {
+    if job.payload.is_damaged() {
+        let error = "the payload is not valid UTF-8, so the task was not started; repair or delete the row";
+        return failed(job, handler.retry_policy(), TaskError::new(error));
+    }
     let span = tracing::info_span!("job", id = job.id, task = %job.task, attempt = job.attempts);
     let too_long = handler.time_limit().map(|limit| {
         let cancellation = ctx.cancellation_token().clone();

@@ -1,7 +1,7 @@
 //! Moving jobs from and to other storages.
 
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{PoolId, taken_out};
+use backfill_core::storage::{PoolId, check_whole, taken_out};
 use backfill_core::{Error, Result};
 use serde_json::json;
 
@@ -37,7 +37,9 @@ returning
                 Ok(in_order(rows.fetch_all(connection).await?))
             })
         });
-        taken.await
+        let jobs = taken.await?;
+        check_whole(&jobs)?;
+        Ok(jobs)
     }
 
     pub(crate) async fn delete_taken_jobs(&self, mover: String, ids: &[JobId]) -> Result<u64> {

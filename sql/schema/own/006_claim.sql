@@ -531,6 +531,11 @@ begin
   where pool.id = worker
     and pool.seen_at > 'epoch'
     and set_config('tcp_user_timeout', '10000', true) is not null
+    -- Such a server keeps whatever bytes it is given, and refuses to send some of them to whoever expects UTF-8.
+    and case
+      when current_setting('server_encoding') = 'SQL_ASCII' then set_config('client_encoding', 'SQL_ASCII', true) is not null
+      else true
+    end
   for key share;
   if not found then
     more := false;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 
 use super::PostgresStorage;
-use super::row::Timestamp;
+use super::row::{Text, Timestamp};
 use crate::error::{Error, Result};
 use crate::job::{Job, NewJob};
 use crate::storage::{DueJob, KnownCrontab};
@@ -15,19 +15,23 @@ impl PostgresStorage {
         let rows = sqlx::query!(
             r#"
 select
-  known.identifier,
+  known.identifier as "identifier!: Text",
   known.known_since as "known_since: Timestamp",
   known.last_execution as "last_execution: Timestamp"
 from graphile_worker._private_known_crontabs known
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 order by known.identifier
 "#
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("read the known crontab entries", e))?;
-        let known = rows
-            .into_iter()
-            .map(|row| KnownCrontab::new(row.identifier, row.known_since.0, row.last_execution.map(|time| time.0)));
+        let known = rows.into_iter().map(|row| {
+            KnownCrontab::new(row.identifier.text, row.known_since.0, row.last_execution.map(|time| time.0))
+        });
         Ok(known.collect())
     }
 

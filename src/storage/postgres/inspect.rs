@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::row::Timestamp;
+use super::row::{Text, Timestamp};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
 use crate::storage::{Counts, PoolInfo, QueueInfo, TaskInfo};
@@ -70,9 +70,9 @@ with job as (
   where job.job_queue_id is not null
 )
 select
-  queue.queue_name,
+  queue.queue_name as "queue_name!: Text",
   queue.locked_at as "locked_at: Timestamp",
-  queue.locked_by,
+  queue.locked_by as "locked_by?: Text",
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
@@ -80,6 +80,10 @@ select
   count(*) filter (where job.state = 'dead') as "dead!"
 from graphile_worker._private_job_queues queue
 left join job on job.job_queue_id = queue.id
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 group by queue.id
 order by queue.queue_name
 "#
@@ -95,9 +99,9 @@ order by queue.queue_name
                 failed: row.failed,
                 dead: row.dead,
             };
-            let mut queue = QueueInfo::new(row.queue_name, numbers.into());
+            let mut queue = QueueInfo::new(row.queue_name.text, numbers.into());
             queue.locked_at = row.locked_at.map(|time| time.0);
-            queue.locked_by = row.locked_by;
+            queue.locked_by = row.locked_by.map(|pool| pool.text);
             queue
         });
         Ok(queues.collect())
@@ -120,7 +124,7 @@ with job as (
   from graphile_worker._private_jobs job
 )
 select
-  task.identifier,
+  task.identifier as "identifier!: Text",
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
@@ -129,6 +133,10 @@ select
   min(job.run_at) filter (where job.state = 'ready') as "oldest_ready: Timestamp"
 from graphile_worker._private_tasks task
 left join job on job.task_id = task.id
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 group by task.id
 order by task.identifier
 "#
@@ -144,7 +152,7 @@ order by task.identifier
                 failed: row.failed,
                 dead: row.dead,
             };
-            let mut task = TaskInfo::new(row.identifier, numbers.into());
+            let mut task = TaskInfo::new(row.identifier.text, numbers.into());
             task.oldest_ready = row.oldest_ready.map(|time| time.0);
             task
         });

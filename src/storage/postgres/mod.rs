@@ -208,10 +208,21 @@ impl PostgresStorage {
     }
 
     async fn read_task_names(&self) -> Result<Vec<String>> {
-        sqlx::query_scalar!("select identifier from graphile_worker._private_tasks order by identifier")
-            .fetch_all(self.schema.on(&self.db()))
-            .await
-            .map_err(|e| self.error("read task names", e))
+        sqlx::query_scalar!(
+            r#"
+select identifier as "identifier!: row::Text"
+from graphile_worker._private_tasks
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
+order by identifier
+"#
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map(|names| names.into_iter().map(|name| name.text).collect())
+        .map_err(|e| self.error("read task names", e))
     }
 
     /// Stores jobs, all or none.

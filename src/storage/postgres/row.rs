@@ -1,5 +1,7 @@
 //! Reading rows that anybody may have written.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
@@ -36,51 +38,119 @@ impl<'r> Decode<'r, Postgres> for Timestamp {
     }
 }
 
+/// A text that reads whatever bytes a row holds. A database whose encoding is `SQL_ASCII` checks nothing, and one such row must not
+/// stop the claims and lists of others: what is no UTF-8 is read with replacement characters.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Text {
+    pub text: String,
+    /// Whether characters were replaced.
+    pub is_damaged: bool,
+}
+
+impl Type<Postgres> for Text {
+    fn type_info() -> PgTypeInfo {
+        <str as Type<Postgres>>::type_info()
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        <str as Type<Postgres>>::compatible(ty)
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Text {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        let text = String::from_utf8_lossy(value.as_bytes()?);
+        let is_damaged = matches!(text, Cow::Owned(_));
+        Ok(Self { text: text.into_owned(), is_damaged })
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self { text, is_damaged: false }
+    }
+}
+
+impl From<Text> for Payload {
+    fn from(text: Text) -> Self {
+        if text.is_damaged { Self::from_damaged(text.text) } else { Self::from_trusted(text.text) }
+    }
+}
+
+/// A text that may be null, whether a statement reads it as [`Text`] or not.
+#[derive(Debug, Default)]
+pub(super) struct MaybeText(pub Option<Text>);
+
+impl From<Option<Text>> for MaybeText {
+    fn from(text: Option<Text>) -> Self {
+        Self(text)
+    }
+}
+
+impl From<Option<String>> for MaybeText {
+    fn from(text: Option<String>) -> Self {
+        Self(text.map(Text::from))
+    }
+}
+
+impl MaybeText {
+    pub fn into_string(self) -> Option<String> {
+        self.0.map(|text| text.text)
+    }
+}
+
+/// The earliest time that PostgreSQL has, within a day: what is read can be sent back.
+const EARLIEST: DateTime<Utc> = match chrono::NaiveDate::from_ymd_opt(-4712, 1, 2) {
+    Some(date) => date.and_time(chrono::NaiveTime::MIN).and_utc(),
+    None => DateTime::<Utc>::MIN_UTC,
+};
+
 /// Microseconds since 2000-01-01 UTC, as the wire has them.
 fn from_postgres_micros(micros: i64) -> DateTime<Utc> {
     const EPOCH_UNIX_SECONDS: i64 = 946_684_800;
     micros
         .checked_add(EPOCH_UNIX_SECONDS * 1_000_000)
         .and_then(DateTime::from_timestamp_micros)
-        .unwrap_or(if micros < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC })
+        .unwrap_or(if micros < 0 { EARLIEST } else { DateTime::<Utc>::MAX_UTC })
+        .max(EARLIEST)
 }
 
 /// One job as the statements in this room select it.
 #[derive(Debug)]
 pub(super) struct JobRow {
     pub id: i64,
-    pub task: String,
-    pub queue: Option<String>,
-    pub payload: String,
+    pub task: Text,
+    pub queue: Option<Text>,
+    pub payload: Text,
     pub priority: i16,
     pub run_at: Timestamp,
     pub attempts: i16,
     pub max_attempts: i16,
-    pub last_error: Option<String>,
+    pub last_error: Option<Text>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
-    pub key: Option<String>,
+    pub key: Option<Text>,
     pub revision: i32,
-    pub flags: Option<String>,
+    pub flags: Option<Text>,
     pub locked_at: Option<Timestamp>,
-    pub locked_by: Option<String>,
+    pub locked_by: Option<Text>,
 }
 
 impl From<JobRow> for Job {
     fn from(row: JobRow) -> Self {
-        let mut job = Job::new(row.id, row.task, Payload::from_trusted(row.payload), row.created_at.0);
-        job.queue = row.queue;
+        let mut job = Job::new(row.id, row.task.text, row.payload.into(), row.created_at.0);
+        job.queue = row.queue.map(|queue| queue.text);
         job.priority = Priority(row.priority);
         job.run_at = row.run_at.0;
         job.attempts = row.attempts;
         job.max_attempts = row.max_attempts;
-        job.last_error = row.last_error;
+        job.last_error = row.last_error.map(|error| error.text);
         job.updated_at = row.updated_at.0;
-        job.key = row.key;
+        job.key = row.key.map(|key| key.text);
         job.revision = row.revision;
-        job.flags = row.flags.as_deref().map(flag_names).unwrap_or_default();
+        job.flags = row.flags.map(|flags| flag_names(&flags.text)).unwrap_or_default();
         job.locked_at = row.locked_at.map(|time| time.0);
-        job.locked_by = row.locked_by;
+        job.locked_by = row.locked_by.map(|pool| pool.text);
         job
     }
 }
@@ -108,22 +178,26 @@ macro_rules! jobs {
             $with
             + r#"
 select
-  job.id as "id!",
-  task.identifier as "task!",
-  queue.queue_name as "queue?",
-  job.payload::text as "payload!",
+  -- A database that checks no texts sends bytes that are no UTF-8 only to a client that asks for no encoding. Asked once, before the
+  -- first row is sent, and for this transaction.
+  case when (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is null then job.id else job.id end as "id!",
+  task.identifier as "task!: crate::storage::postgres::row::Text",
+  queue.queue_name as "queue?: crate::storage::postgres::row::Text",
+  job.payload::text as "payload!: crate::storage::postgres::row::Text",
   job.priority as "priority!",
   job.run_at as "run_at!: crate::storage::postgres::row::Timestamp",
   job.attempts as "attempts!",
   job.max_attempts as "max_attempts!",
-  job.last_error as "last_error?",
+  job.last_error as "last_error?: crate::storage::postgres::row::Text",
   job.created_at as "created_at!: crate::storage::postgres::row::Timestamp",
   job.updated_at as "updated_at!: crate::storage::postgres::row::Timestamp",
-  job.key as "key?",
+  job.key as "key?: crate::storage::postgres::row::Text",
   job.revision as "revision!",
-  job.flags::text as "flags?",
+  job.flags::text as "flags?: crate::storage::postgres::row::Text",
   job.locked_at as "locked_at?: crate::storage::postgres::row::Timestamp",
-  job.locked_by as "locked_by?"
+  job.locked_by as "locked_by?: crate::storage::postgres::row::Text"
 "#
             + $from
             $(, $argument)*
@@ -140,7 +214,8 @@ mod tests {
     fn times_beyond_the_calendar_saturate() {
         assert_eq!(from_postgres_micros(0).to_rfc3339(), "2000-01-01T00:00:00+00:00");
         assert_eq!(from_postgres_micros(i64::MAX), DateTime::<Utc>::MAX_UTC);
-        assert_eq!(from_postgres_micros(i64::MIN), DateTime::<Utc>::MIN_UTC);
+        assert_eq!(from_postgres_micros(i64::MIN), EARLIEST);
+        assert_eq!(EARLIEST.to_rfc3339(), "-4712-01-02T00:00:00+00:00");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
-use crate::storage::{PoolId, taken_out};
+use crate::storage::{PoolId, check_whole, taken_out};
 
 impl PostgresStorage {
     pub(super) async fn take_jobs_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
@@ -42,7 +42,9 @@ order by job.id
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("take jobs out", e))?;
-        Ok(rows.into_iter().map(Job::from).collect())
+        let jobs: Vec<Job> = rows.into_iter().map(Job::from).collect();
+        check_whole(&jobs)?;
+        Ok(jobs)
     }
 
     pub(super) async fn delete_taken_jobs(&self, mover: &str, ids: &[JobId]) -> Result<u64> {

@@ -13,13 +13,16 @@ use crate::error::{Error, Result};
 /// It is kept as text, because any producer may have written it: numbers beyond 2^53, repeated keys, `\u0000`
 /// and odd white space all survive until a task decodes them into a type of its own.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Payload(Box<str>);
+pub struct Payload {
+    text: Box<str>,
+    is_damaged: bool,
+}
 
 impl Payload {
     /// The payload of a job that has none: an empty object, as Graphile stores it.
     #[must_use]
     pub fn empty() -> Self {
-        Self("{}".into())
+        Self::from_trusted("{}".to_owned())
     }
 
     /// Serialises a value. JSON `null` (which `()` and `None` become) is stored as `{}`, as Node does.
@@ -29,7 +32,7 @@ impl Payload {
     pub fn new<T: Serialize + ?Sized>(task: &str, value: &T) -> Result<Self> {
         let text = serde_json::to_string(value)
             .map_err(|source| Error::PayloadNotSerializable { task: task.to_owned(), source })?;
-        Ok(if text == "null" { Self::empty() } else { Self(text.into()) })
+        Ok(if text == "null" { Self::empty() } else { Self::from_trusted(text) })
     }
 
     /// Takes JSON text as it is, after checking that it is JSON.
@@ -39,27 +42,43 @@ impl Payload {
     pub fn from_json(text: impl Into<String>) -> Result<Self, serde_json::Error> {
         let text = text.into();
         serde_json::from_str::<&RawValue>(&text)?;
-        Ok(Self(text.into()))
+        Ok(Self::from_trusted(text))
     }
 
     /// For text that a `json` column returned or `serde_json` wrote.
     #[must_use]
     pub fn from_trusted(text: String) -> Self {
-        Self(text.into())
+        Self { text: text.into(), is_damaged: false }
+    }
+
+    /// For bytes that a storage returned and that are no UTF-8: the text with replacement characters, to be shown. It is not what
+    /// was stored, so it never decodes, and no task is started with it.
+    #[must_use]
+    pub fn from_damaged(text: String) -> Self {
+        Self { text: text.into(), is_damaged: true }
+    }
+
+    /// Whether this is not what was stored, because that is no text; see [`from_damaged`](Self::from_damaged).
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// The JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Two arrays become one, the items of this one first; `None` if either is something else. What replacing a job by its key
     /// does.
     #[must_use]
     pub fn joined(&self, more: &Self) -> Option<Self> {
-        let mut items: Vec<&RawValue> = serde_json::from_str(&self.0).ok()?;
-        let more: Vec<&RawValue> = serde_json::from_str(&more.0).ok()?;
+        if self.is_damaged || more.is_damaged {
+            return None;
+        }
+        let mut items: Vec<&RawValue> = serde_json::from_str(&self.text).ok()?;
+        let more: Vec<&RawValue> = serde_json::from_str(&more.text).ok()?;
         items.extend(more);
         serde_json::to_string(&items).ok().map(Self::from_trusted)
     }
@@ -72,7 +91,10 @@ impl Payload {
     /// # Errors
     /// The decoder's message, with line and column.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.0).or_else(|error| match self.0.trim() {
+        if self.is_damaged {
+            return Err(serde::de::Error::custom("the payload is not valid UTF-8"));
+        }
+        serde_json::from_str(&self.text).or_else(|error| match self.text.trim() {
             "{}" => serde_json::from_str("null").map_err(|_| error),
             "null" => serde_json::from_str("{}").map_err(|_| error),
             _ => Err(error),
@@ -82,14 +104,14 @@ impl Payload {
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 /// Payloads may hold personal data, so `Debug` tells their size only.
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Payload({} bytes)", self.0.len())
+        write!(f, "Payload({} bytes)", self.text.len())
     }
 }
 

@@ -4,12 +4,30 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
-use crate::job::{JobId, JobState, Priority};
+use crate::error::{Error, Result};
+use crate::job::{Job, JobId, JobState, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
 #[must_use]
 pub fn taken_out() -> DateTime<Utc> {
     NaiveDate::from_ymd_opt(9000, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN).and_utc()
+}
+
+/// Fails if a job that is to be moved holds a payload that is not valid UTF-8: what would arrive is not what was stored.
+///
+/// # Errors
+/// [`Error::Storage`], with the job's number.
+pub fn check_whole(jobs: &[Job]) -> Result<()> {
+    match jobs.iter().find(|job| job.payload.is_damaged()) {
+        None => Ok(()),
+        Some(job) => Err(Error::Storage(
+            format!(
+                "the payload of job {} is not valid UTF-8, so it cannot be moved; repair or delete the row",
+                job.id
+            )
+            .into(),
+        )),
+    }
 }
 
 /// What a migration did.

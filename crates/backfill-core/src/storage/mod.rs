@@ -42,7 +42,7 @@ pub use cron::{DueJob, KnownCrontab};
 pub use frontier::{Beginning, Frontier, Place};
 pub use handover::{Handed, Offer};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
-pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, taken_out};
+pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
 pub use presence::{Registration, Rescued, Watch};
 pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;

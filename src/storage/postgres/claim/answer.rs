@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 
-use super::super::row::{JobRow, Timestamp};
+use super::super::row::{JobRow, MaybeText, Text, Timestamp};
 use super::cursor::Position;
 use crate::job::Job;
 use crate::storage::{ClaimRequest, Claimed};
@@ -20,17 +20,17 @@ pub(super) struct Row {
     pub task_id: Option<i32>,
     pub queue_id: Option<i32>,
     /// The payload of a job, or the name of a task or queue.
-    pub text: Option<String>,
+    pub text: MaybeText,
     pub priority: Option<i16>,
     pub run_at: Option<Timestamp>,
     pub attempts: Option<i16>,
     pub max_attempts: Option<i16>,
-    pub last_error: Option<String>,
+    pub last_error: MaybeText,
     pub created_at: Option<Timestamp>,
     pub updated_at: Option<Timestamp>,
-    pub key: Option<String>,
+    pub key: MaybeText,
     pub revision: Option<i32>,
-    pub flags: Option<String>,
+    pub flags: MaybeText,
     pub locked_at: Option<Timestamp>,
     pub more: Option<bool>,
     pub last_left: Option<bool>,
@@ -95,8 +95,8 @@ impl<'a> Reader<'a> {
                     self.unnamed.push(row);
                 }
             }
-            (None, Some(task), _) => drop(self.tasks.insert(task, row.text.unwrap_or_default())),
-            (None, None, Some(queue)) => drop(self.queues.insert(queue, row.text.unwrap_or_default())),
+            (None, Some(task), _) => drop(self.tasks.insert(task, row.text.into_string().unwrap_or_default())),
+            (None, None, Some(queue)) => drop(self.queues.insert(queue, row.text.into_string().unwrap_or_default())),
             (_, None, None) => self.learn(row),
             (Some(_), None, Some(_)) => {}
         }
@@ -120,21 +120,21 @@ impl<'a> Reader<'a> {
         let job = || {
             Some(Job::from(JobRow {
                 id,
-                task: self.tasks.get(&task)?.clone(),
-                queue: row.queue_id.and_then(|queue| self.queues.get(&queue).cloned()),
-                payload: row.text?,
+                task: self.tasks.get(&task)?.clone().into(),
+                queue: row.queue_id.and_then(|queue| self.queues.get(&queue).cloned()).map(Text::from),
+                payload: row.text.0?,
                 priority: row.priority?,
                 run_at: row.run_at?,
                 attempts: row.attempts?,
                 max_attempts: row.max_attempts?,
-                last_error: row.last_error,
+                last_error: row.last_error.0,
                 created_at: row.created_at?,
                 updated_at: row.updated_at?,
-                key: row.key,
+                key: row.key.0,
                 revision: row.revision?,
-                flags: row.flags,
+                flags: row.flags.0,
                 locked_at: self.course.moment.map(Timestamp),
-                locked_by: Some(self.request.pool.as_str().to_owned()),
+                locked_by: Some(self.request.pool.as_str().to_owned().into()),
             }))
         };
         self.claimed.jobs.extend(job());

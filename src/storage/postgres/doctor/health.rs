@@ -3,8 +3,10 @@
 use chrono::Utc;
 
 use super::{Findings, Seen};
+use crate::error::Error;
 use crate::storage::Storage;
 use crate::storage::postgres::PostgresStorage;
+use crate::storage::postgres::row::Text;
 
 /// A transaction older than this keeps vacuum from removing what was deleted since.
 const OLD_TRANSACTION_SECONDS: f64 = 300.0;
@@ -142,6 +144,31 @@ left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_
         Ok(seen)
     }
 
+    /// Jobs with bytes that are no UTF-8, a thousand at most. Only a database whose encoding checks nothing can have them.
+    async fn damaged_rows(&self) -> Result<Vec<i64>, Error> {
+        let rows = sqlx::query!(
+            r#"
+select odd.id as "id!", odd.texts as "texts!: Text"
+from (
+  select job.id, concat_ws(' ', job.payload::text, job.key, job.last_error, job.flags::text) as texts
+  from graphile_worker._private_jobs job
+  where current_setting('server_encoding') = 'SQL_ASCII'
+) as odd
+where odd.texts ~ '[^\x01-\x7f]'
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
+order by odd.id
+limit 1000
+"#
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("look for rows that cannot be read", e))?;
+        Ok(rows.into_iter().filter(|row| row.texts.is_damaged).map(|row| row.id).collect())
+    }
+
     pub(super) async fn rows(&self) -> Findings {
         let rows = sqlx::query!(
             r#"
@@ -164,6 +191,14 @@ order by 1
         let schema = self.schema.quoted();
         let sizes: Vec<String> = rows.iter().map(|row| format!("{} {}", row.table, row.size)).collect();
         let mut seen = Seen::fine(sizes.join(", "));
+        let damaged = self.damaged_rows().await?;
+        if let Some(first) = damaged.first() {
+            seen = seen.problem(
+                format!("{} jobs hold bytes that are not valid UTF-8; the first is job {first}", damaged.len()),
+                "such jobs are shown with replacement characters, and fail if it is their payload: update the rows, or delete them \
+                 with `backfill complete`; a database in UTF-8 takes no such bytes",
+            );
+        }
         for row in rows {
             if row.dead > MANY_DEAD_ROWS && row.dead > row.live {
                 seen = seen.problem(
