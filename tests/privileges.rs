@@ -70,3 +70,38 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
         assert!(sqlx::raw_sql(drop).execute(&as_role(role).await).await.is_err(), "{role}");
     }
 }
+
+#[tokio::test]
+async fn a_worker_refuses_to_serve_where_it_would_see_or_change_nothing() {
+    let (admin, url) = database().await;
+    let client = BackfillClient::with_pool(admin.clone()).await.expect("migrate");
+    client.add(JobSpec::new("t", 1)).await.expect("add");
+    let role = unique("role");
+    let grants = format!(
+        "create role {role} login; grant usage on schema graphile_worker to {role};
+         grant select, insert, update, delete on all tables in schema graphile_worker to {role};
+         create policy names on graphile_worker._private_tasks to {role} using (true);
+         create policy names on graphile_worker._private_job_queues to {role} using (true);
+         create policy names on graphile_worker.backfill_pools to {role} using (true)"
+    );
+    sql(&admin, "", &grants).await;
+    let once = || async {
+        let pool = PgPool::connect(&url.replace("//postgres@", &format!("//{role}@"))).await.expect("log in");
+        let client = BackfillClient::builder().pool(pool).migrate(false).build().await.expect("the schema is in order");
+        let worker = Worker::builder(client).task(task_fn("t", |_: i32, _: JobContext| async {})).build();
+        worker.expect("worker").run_once().await
+    };
+
+    let error = once().await.expect_err("every job is hidden");
+    assert!(matches!(&error, Error::HiddenRows { table, .. } if table == "_private_jobs"), "{error}");
+    assert!(error.is_transient() && error.is_refusal() && error.to_string().contains("bypassrls"), "{error}");
+    sql(&admin, "", &format!("create policy jobs on graphile_worker._private_jobs to {role} using (true)")).await;
+    sql(&admin, "", &format!("alter role {role} set default_transaction_read_only = on")).await;
+    let error = once().await.expect_err("nothing may be written");
+    let remedy = format!("alter role \"{role}\" reset default_transaction_read_only");
+    assert!(matches!(&error, Error::ReadOnly { why, .. } if why.contains(&remedy)), "{error}");
+    assert!(error.is_transient() && error.is_refusal(), "a failover may end it");
+    sql(&admin, "", &format!("alter role {role} reset default_transaction_read_only")).await;
+    assert_eq!(once().await.expect("it runs").completed, 1);
+    sql(&admin, "", &format!("drop owned by {role}; drop role {role}")).await;
+}

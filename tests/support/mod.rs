@@ -4,6 +4,7 @@
 pub mod faulty;
 pub mod node;
 pub mod running;
+pub mod server;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -237,26 +237,20 @@ fn one_name(path: &Path) -> std::path::PathBuf {
 pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
     let storage = reached(global, Duration::ZERO).await?;
     check(&storage).await?;
-    let client = BackfillClient::with_storage(storage);
-    if let Ok(postgres) = client.postgres()
-        && let [table, ..] = &postgres.hidden_tables().await?[..]
-    {
-        return Err(failed(format!(
-            "row security hides every row of the table {table} from this role, which would look as if there were no jobs; run: alter \
-             role {:?} bypassrls; or make it a member of the role that owns the schema",
-            postgres.pool().connect_options().get_username(),
-        )));
-    }
-    Ok(client)
+    Ok(BackfillClient::with_storage(storage))
 }
 
 /// Fails unless jobs can be looked at, managed and added: a file that is not there, or what is too old or too new. A schema may be
-/// of any revision that Node works with, and need not have our own objects.
+/// of any revision that Node works with, and need not have our own objects. Jobs that row security hides are told as that.
 pub async fn check(storage: &Arc<dyn Storage>) -> Result<(), Error> {
     match storage.check().await {
-        Err(Error::OwnObjectsMissing { .. }) => Ok(()),
-        Err(Error::SchemaOutdated { revision, .. }) if revision >= FIRST_WITH_PRIVATE_TABLES => Ok(()),
-        checked => checked.map(drop),
+        Err(Error::OwnObjectsMissing { .. }) => {}
+        Err(Error::SchemaOutdated { revision, .. }) if revision >= FIRST_WITH_PRIVATE_TABLES => {}
+        checked => drop(checked?),
+    }
+    match BackfillClient::with_storage(Arc::clone(storage)).postgres() {
+        Ok(postgres) => postgres.check_visible().await,
+        Err(_) => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::PostgresStorage;
+use super::schema::quote;
 use crate::error::Error;
 
 /// SQLSTATE: the role may not do that.
@@ -29,7 +30,10 @@ impl PostgresStorage {
             Some(READ_ONLY_SQL_TRANSACTION) => {
                 // After a failover this server may be the old one. Whatever the address means now is asked next time.
                 self.connections.renew();
-                Error::Database { action, source: source.into() }
+                let why =
+                    "the server is a standby, or default_transaction_read_only is on; ask it with `backfill doctor`"
+                        .to_owned();
+                Error::ReadOnly { action, why, source: source.into() }
             }
             _ => {
                 if is_lost(&source) {
@@ -41,33 +45,18 @@ impl PostgresStorage {
         }
     }
 
-    /// The statement that gives what PostgreSQL said is missing.
-    pub(super) fn missing_privilege(&self, source: Arc<sqlx::Error>) -> Error {
+    /// All that somebody who works with the schema needs: what is missing of it says the server when it is asked
+    /// ([`explained`](Self::explained)), which cannot be done amid the caller's own transaction.
+    fn missing_privilege(&self, source: Arc<sqlx::Error>) -> Error {
         let schema = self.schema.quoted();
-        let message = source.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
         let options = self.pool.connect_options();
         let role = quote(options.get_username());
-        let grant = if message.contains("for database") {
-            let database = quote(options.get_database().unwrap_or(options.get_username()));
-            format!("grant create on database {database} to {role};")
-        } else if message.contains("must be owner") {
-            format!(
-                "grant \"OWNER\" to {role}; -- OWNER: the role that owns the schema {schema}; or migrate as that role"
-            )
-        } else if message.contains("row-level security") {
-            format!(
-                "alter role {role} bypassrls; -- and reconnect; or make it a member of the role that owns the schema {schema}"
-            )
-        } else if message.contains("for schema") {
-            format!("grant usage, create on schema {schema} to {role};")
-        } else {
-            format!(
-                "grant usage on schema {schema} to {role}; \
-                 grant select, insert, update, delete on all tables in schema {schema} to {role}; \
-                 grant execute on all functions in schema {schema} to {role}; \
-                 alter role {role} bypassrls;"
-            )
-        };
+        let grant = format!(
+            "grant usage on schema {schema} to {role}; \
+             grant select, insert, update, delete on all tables in schema {schema} to {role}; \
+             grant execute on all functions in schema {schema} to {role}; \
+             alter role {role} bypassrls;"
+        );
         Error::MissingPrivilege { grant, source }
     }
 }
@@ -107,6 +96,9 @@ pub(super) fn for_another(error: &Error) -> Error {
         Error::MissingPrivilege { grant, source } => {
             Error::MissingPrivilege { grant: grant.clone(), source: Arc::clone(source) }
         }
+        Error::ReadOnly { action, why, source } => {
+            Error::ReadOnly { action, why: why.clone(), source: Arc::clone(source) }
+        }
         Error::SchemaMissing { schema } => Error::SchemaMissing { schema: schema.clone() },
         Error::LeftOut { task, jobs, of } => Error::LeftOut { task: task.clone(), jobs: *jobs, of: *of },
         Error::Internal(text) => Error::Internal(text.clone()),
@@ -124,6 +116,49 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01"))
 }
 
-fn quote(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                sources(&entry, found);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                found.push(entry);
+            }
+        }
+    }
+
+    /// Whether this code decides something by the words of a message: what a message is asked right after it was got, or under the
+    /// name that it was given.
+    fn decides_by_words(code: &str) -> bool {
+        const ASKS: [&str; 6] = [".contains(", ".starts_with(", ".ends_with(", ".find(", ".eq_ignore", ".matches("];
+        let code: String = code.split_whitespace().collect();
+        let gets = code.match_indices("message()").chain(code.match_indices("error.to_string()"));
+        let asked = gets.map(|(place, got)| &code[place + got.len()..]).any(|rest| {
+            let rest = rest.trim_start_matches(".to_lowercase()").trim_start_matches(".to_owned()");
+            ASKS.iter().any(|ask| rest.starts_with(ask)) || rest.starts_with("==")
+        });
+        asked || ASKS.iter().any(|ask| code.contains(&format!("message{ask}")))
+    }
+
+    #[test]
+    fn nothing_is_decided_by_the_words_of_a_server_which_speaks_any_language() {
+        assert!(decides_by_words("e.message().contains(\"for schema\")"));
+        assert!(decides_by_words("let message = e.message();\n if message\n .starts_with(\"must\") {}"));
+        let mut files = Vec::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for room in ["src", "crates/backfill-core/src", "crates/backfill-sqlite/src", "crates/backfill-cli/src"] {
+            sources(&root.join(room), &mut files);
+        }
+        assert!(files.len() > 50);
+        for file in files {
+            let text = fs::read_to_string(&file).expect("text");
+            // What tests say of messages is theirs.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            assert!(!decides_by_words(code), "{}", file.display());
+        }
+    }
 }

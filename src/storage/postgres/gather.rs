@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use super::PostgresStorage;
 use super::errors::{for_another, is_rolled_back};
+use super::rights::Need;
 use crate::error::{Error, Result};
 use crate::job::{Job, NewJob};
 
@@ -235,7 +236,7 @@ impl PostgresStorage {
             return Ok(vec![stored]);
         }
         let places: Vec<usize> = (0..jobs.len()).collect();
-        self.retrying(|| async {
+        self.retrying_for(Need::Add, || async {
             let mut stored: Vec<Option<Job>> = jobs.iter().map(|_| None).collect();
             let mut work = self.work().await?;
             self.add_plain(&mut work, jobs, &places, &mut stored).await?;

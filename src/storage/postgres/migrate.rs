@@ -15,11 +15,13 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::PostgresStorage;
 use super::errors::code;
 use super::isolation::{Work, begin_migration};
+use super::rights::Need;
 use crate::error::{Error, Result};
 use crate::storage::Migrated;
 
@@ -108,7 +110,14 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
     let (begun, mut races, mut pause) = (Instant::now(), 0, FIRST_PAUSE);
     while races < TRIES {
         let mut work = storage.work().await?;
-        let found = look(storage, &mut work).await?;
+        let found = match look(storage, &mut work).await {
+            Ok(found) => found,
+            Err(error) => {
+                // There may be only one connection to ask with.
+                drop(work);
+                return storage.explained(Need::Read, Err(error)).await;
+            }
+        };
         let from = *first_found.get_or_insert(found.revision);
         check_server(&found)?;
         check_not_too_new(storage, &found)?;
@@ -140,7 +149,7 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
                     continue;
                 }
                 Err(error) if is_race(&error) => {}
-                Err(error) => return Err(explain(storage, &found, error)),
+                Err(error) => return storage.explained(Need::Migrate, Err(explain(storage, &found, error))).await,
             },
         }
         races += 1;
@@ -466,7 +475,15 @@ fn is_race(error: &sqlx::Error) -> bool {
         // unique_violation, duplicate_schema, duplicate_table, duplicate_object, serialization_failure,
         // deadlock_detected
         Some("23505" | "42P06" | "42P07" | "42710" | "40001" | "40P01")
-    ) || error.as_database_error().is_some_and(|error| error.message().contains("tuple concurrently updated"))
+    ) || is_concurrent_update(error)
+}
+
+/// Whether two changed one row of the catalog at once, which has no SQLSTATE of its own: the server names its routine.
+fn is_concurrent_update(error: &sqlx::Error) -> bool {
+    let told = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    told.is_some_and(|told| {
+        told.code() == "XX000" && matches!(told.routine(), Some("simple_heap_update" | "simple_heap_delete"))
+    })
 }
 
 /// The SQLSTATE that `refuse_locked_jobs.sql` raises, with the number of jobs as its message.
@@ -476,6 +493,7 @@ fn explain(storage: &PostgresStorage, found: &Found, error: sqlx::Error) -> Erro
     let schema = storage.schema.name().to_owned();
     match code(&error).as_deref() {
         Some(LOCKED_JOBS) => {
+            // It is our own script that says it.
             let jobs = error.as_database_error().and_then(|error| error.message().parse().ok()).unwrap_or(1);
             Error::LockedJobs { schema, jobs }
         }

@@ -28,6 +28,7 @@
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
 //! | `encoding` | error texts where the database's encoding lacks a character |
 //! | `errors` | which database errors mean what |
+//! | `rights` | what this role may do, asked of the server |
 
 mod add;
 mod add_guarded;
@@ -51,6 +52,7 @@ mod migrate;
 mod pooled;
 mod presence;
 mod reach;
+mod rights;
 mod row;
 mod schema;
 mod settle;
@@ -77,6 +79,7 @@ use encoding::Characters;
 use gather::Gathering;
 use handover::{Giver, Offering};
 use isolation::Isolation;
+use rights::Need;
 use schema::Schema;
 
 use super::{
@@ -177,6 +180,15 @@ impl PostgresStorage {
     /// Runs a transaction that is ours alone, and runs it again when it failed only because of another at the same time: two
     /// that meet in each other's keys or new names may deadlock, and serializable ones may fail.
     async fn retrying<T, F: Future<Output = Result<T>>>(&self, transaction: impl Fn() -> F) -> Result<T> {
+        self.retrying_for(Need::Work, transaction).await
+    }
+
+    /// The same for those who need other rights than a worker.
+    async fn retrying_for<T, F: Future<Output = Result<T>>>(
+        &self,
+        need: Need,
+        transaction: impl Fn() -> F,
+    ) -> Result<T> {
         let mut tries = 0;
         loop {
             match transaction().await {
@@ -185,7 +197,7 @@ impl PostgresStorage {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20 * tries))).await;
                 }
-                result => return result,
+                result => return self.explained(need, result).await,
             }
         }
     }
@@ -227,7 +239,7 @@ order by identifier
 
     /// Stores jobs, all or none.
     async fn add_all(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-        self.retrying(|| async {
+        self.retrying_for(Need::Add, || async {
             // One job is one statement, which is all or nothing by itself.
             let mut work = if jobs.len() > 1 { self.transaction().await?.into() } else { self.work().await? };
             let added = self.add_chunks(&mut work, jobs).await?;
@@ -279,7 +291,7 @@ impl Storage for PostgresStorage {
     }
 
     async fn check(&self) -> Result<i32> {
-        migrate::check(self).await
+        self.explained(Need::Read, migrate::check(self).await).await
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
@@ -318,7 +330,11 @@ impl Storage for PostgresStorage {
     }
 
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
-        self.retrying(|| self.register_pool(registration)).await
+        self.retrying(|| async {
+            self.refuse_hidden(Need::Work).await?;
+            self.register_pool(registration).await
+        })
+        .await
     }
 
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
@@ -342,7 +358,7 @@ impl Storage for PostgresStorage {
     }
 
     async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
-        self.read_known_crontabs().await
+        self.explained(Need::Read, self.read_known_crontabs().await).await
     }
 
     async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
@@ -397,35 +413,35 @@ impl Storage for PostgresStorage {
     }
 
     async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.forget_imported(mover).await
+        self.explained(Need::Work, self.forget_imported(mover).await).await
     }
 
     async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.present_jobs(ids).await
+        self.explained(Need::Read, self.present_jobs(ids).await).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        self.read_job(id).await
+        self.explained(Need::Read, self.read_job(id).await).await
     }
 
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        self.list_jobs(filter).await
+        self.explained(Need::Read, self.list_jobs(filter).await).await
     }
 
     async fn counts(&self) -> Result<Counts> {
-        self.count_jobs().await
+        self.explained(Need::Read, self.count_jobs().await).await
     }
 
     async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.list_queues().await
+        self.explained(Need::Read, self.list_queues().await).await
     }
 
     async fn tasks(&self) -> Result<Vec<TaskInfo>> {
-        self.list_tasks().await
+        self.explained(Need::Read, self.list_tasks().await).await
     }
 
     async fn task_names(&self) -> Result<Vec<String>> {
-        self.read_task_names().await
+        self.explained(Need::Read, self.read_task_names().await).await
     }
 
     async fn time(&self) -> Result<DateTime<Utc>> {
@@ -441,7 +457,7 @@ impl Storage for PostgresStorage {
     }
 
     async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.list_pools().await
+        self.explained(Need::Read, self.list_pools().await).await
     }
 }
 

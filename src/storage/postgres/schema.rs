@@ -41,12 +41,7 @@ impl Schema {
         } else if name.starts_with("pg_") {
             "starts with pg_, which PostgreSQL keeps for itself".to_owned()
         } else {
-            return Ok(Self {
-                name: name.to_owned(),
-                quoted: format!("\"{}\"", name.replace('"', "\"\"")),
-                persistent,
-                rewritten: RwLock::default(),
-            });
+            return Ok(Self { name: name.to_owned(), quoted: quote(name), persistent, rewritten: RwLock::default() });
         };
         Err(Error::InvalidSchemaName { name: name.to_owned(), problem })
     }
@@ -120,6 +115,11 @@ impl Schema {
         // Dynamic because the schema is configurable; the only thing put in is the quoted identifier.
         AssertSqlSafe(text).into_sql_str()
     }
+}
+
+/// A name as it stands in SQL text.
+pub(super) fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
 /// An executor that puts the schema's name into each statement.

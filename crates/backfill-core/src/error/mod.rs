@@ -238,6 +238,31 @@ pub enum Error {
         source: Arc<sqlx::Error>,
     },
 
+    /// Row security hides jobs from the database role: whatever is asked would be answered as if there were none.
+    #[error(
+        "row security hides every row of the table {table} from the role {role:?}, so no job would ever be found; as the schema's \
+         owner or a superuser run: {remedy}"
+    )]
+    HiddenRows {
+        /// The table.
+        table: String,
+        /// The role.
+        role: String,
+        /// What opens it.
+        remedy: String,
+    },
+
+    /// The storage may only be read: a standby, or a role or database whose transactions are read-only by default.
+    #[error("could not {action}, because the database may only be read: {why} ({})", plainly(.source))]
+    ReadOnly {
+        /// What was being done.
+        action: &'static str,
+        /// Why it may only be read, and what to do about it.
+        why: String,
+        /// What the driver said.
+        source: Arc<sqlx::Error>,
+    },
+
     /// The function that tells a worker which flags are forbidden failed. Nothing is claimed until it answers.
     #[error("the function that tells the forbidden flags failed: {0}; no jobs are claimed until it answers")]
     ForbiddenFlags(String),
@@ -328,6 +353,11 @@ fn plainly(error: &sqlx::Error) -> String {
                 "{} (SQLite's code {code}): another program has held the file for seconds; end its transaction, or the program",
                 told.message()
             ),
+            // The file, or the directory that it is in.
+            Code::Sqlite(code) if code & 0xff == 8 => format!(
+                "{} (SQLite's code {code}): this user may only read it; make the file, and the directory that it is in, writable",
+                told.message()
+            ),
             Code::Sqlite(code) => format!("{} (SQLite's code {code})", told.message()),
             Code::Unknown => told.message().to_owned(),
         },
@@ -358,6 +388,8 @@ impl Error {
             Self::Database { source, .. } => database::is_refusal(source),
             Self::ForbiddenFlags(_)
             | Self::MissingPrivilege { .. }
+            | Self::HiddenRows { .. }
+            | Self::ReadOnly { .. }
             | Self::SchemaMissing { .. }
             | Self::LeftOut { .. } => true,
             _ => false,
@@ -387,9 +419,12 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source, .. } => database::is_transient(source),
-            Self::Storage(_) | Self::ForbiddenFlags(_) | Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => {
-                true
-            }
+            Self::Storage(_)
+            | Self::ForbiddenFlags(_)
+            | Self::MissingPrivilege { .. }
+            | Self::HiddenRows { .. }
+            | Self::ReadOnly { .. }
+            | Self::SchemaMissing { .. } => true,
             _ => false,
         }
     }

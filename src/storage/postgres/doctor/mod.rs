@@ -69,6 +69,7 @@ impl PostgresStorage {
         let mut checked = Vec::new();
         let connected = self.connection().await;
         let reachable = connected.is_ok();
+        let is_read_only = connected.as_ref().is_ok_and(|seen| !seen.problems.is_empty());
         report(&mut checked, "connection", connected, "check the address, the password, and that the server runs");
         if !reachable {
             return checked;
@@ -79,11 +80,19 @@ impl PostgresStorage {
             Err(error) => (Err(error), Depth::None),
         };
         report(&mut checked, "revision", revision, "");
-        report(&mut checked, "notifications", self.notifications().await, POLL);
+        if is_read_only {
+            let why = "nothing can be notified where nothing can be written".to_owned();
+            checked.push(Checked::new("notifications", Verdict::Skipped { why }));
+        } else {
+            report(&mut checked, "notifications", self.notifications().await, POLL);
+        }
         report(&mut checked, "vacuum", self.vacuum_horizon().await, "");
         if depth >= Depth::Tables {
             report(&mut checked, "privileges", self.privileges().await, "");
             let drift = match depth {
+                _ if is_read_only => {
+                    Ok(Seen::nothing("they are compared with ones that are made anew, which takes writing"))
+                }
                 Depth::Whole | Depth::WithoutOwn => self.drift(depth == Depth::Whole).await,
                 _ => Ok(Seen::nothing("they are those of another revision")),
             };
@@ -114,7 +123,11 @@ select
         .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("connect", e))?;
-        Ok(Seen::fine(format!("PostgreSQL {}, database {:?}, role {:?}", row.version, row.database, row.role)))
+        let seen = Seen::fine(format!("PostgreSQL {}, database {:?}, role {:?}", row.version, row.database, row.role));
+        Ok(match self.why_read_only().await? {
+            Some((what, remedy)) => seen.problem(format!("jobs cannot be added or run here: {what}"), remedy),
+            None => seen,
+        })
     }
 
     async fn revision(&self) -> Result<(Seen, Depth), Error> {

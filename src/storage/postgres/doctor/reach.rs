@@ -6,7 +6,6 @@ use sqlx::Acquire;
 use sqlx::postgres::PgListener;
 
 use super::{Findings, POLL, Seen};
-use crate::error::Result;
 use crate::storage::postgres::PostgresStorage;
 
 /// How long a notification may take.
@@ -45,13 +44,14 @@ order by 1
                 );
             }
         }
-        for table in self.hidden_tables().await? {
-            seen = seen.problem(
-                format!("row security hides every row of the table {table} from this role"),
-                format!(
-                    "alter role {role} bypassrls; or make it a member of the role that owns the schema; see DATABASE.md"
-                ),
-            );
+        for hidden in self.hidden_rows().await? {
+            let table = &hidden.table;
+            let problem = if hidden.commands.iter().any(|command| command == "select") {
+                format!("row security hides every row of the table {table} from this role")
+            } else {
+                format!("row security keeps this role from each {} in the table {table}", hidden.commands.join(" and "))
+            };
+            seen = seen.problem(problem, hidden.remedy());
         }
         let functions = sqlx::query_scalar!(
             r#"
@@ -73,33 +73,6 @@ order by 1
             );
         }
         Ok(seen)
-    }
-
-    /// The tables of the schema of which this role sees no row, because row security is on and nothing frees it from that: what
-    /// is asked of them is answered as if they were empty.
-    ///
-    /// # Errors
-    /// [`Error::Database`](crate::Error::Database).
-    pub async fn hidden_tables(&self) -> Result<Vec<String>> {
-        sqlx::query_scalar!(
-            r#"
-select rel.relname::text as "table!"
-from pg_class rel
-where rel.relnamespace = (select oid from pg_namespace where nspname = $1)
-  and rel.relname in (
-    '_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs', 'backfill_pools'
-  )
-  and rel.relrowsecurity
-  and not (select rolsuper or rolbypassrls from pg_roles where rolname = current_user)
-  and not pg_has_role(rel.relowner, 'usage')
-  and not exists (select from pg_policy policy where policy.polrelid = rel.oid)
-order by 1
-"#,
-            self.schema.name(),
-        )
-        .fetch_all(self.schema.on(&self.db()))
-        .await
-        .map_err(|e| self.error("look at row security", e))
     }
 
     /// Listens as a worker does, and notifies as an enqueuer does. Behind a pooler that hands out connections by the

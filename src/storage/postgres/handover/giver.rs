@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 
 use super::super::PostgresStorage;
 use super::super::add_one::store_one;
+use super::super::rights::Need;
 use super::super::row::Timestamp;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -156,7 +157,7 @@ impl PostgresStorage {
         job: &NewJob,
         taker: &Taker,
     ) -> Result<Option<Option<Job>>> {
-        let stored = self.retrying(|| async {
+        let stored = self.retrying_for(Need::Add, || async {
             let mut work = self.work().await?;
             let stored = self.insert_handed(&mut work, job, taker).await?;
             self.done(work).await?;
