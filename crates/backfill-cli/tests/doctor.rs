@@ -41,7 +41,7 @@ impl Scene {
 async fn nothing_is_found_in_a_schema_of_ours_or_nodes() {
     let ours = Scene::new().await;
     let told = ours.run(&["doctor"]).await.ok();
-    assert!(told.lines().count() == 12 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
+    assert!(told.lines().count() == 14 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
     for name in ["jobs", "s", "tasks", "we\"ird"] {
         ours.run(&["-s", name, "migrate"]).await.ok();
         let told = ours.run(&["-s", name, "doctor"]).await.ok();
@@ -50,7 +50,7 @@ async fn nothing_is_found_in_a_schema_of_ours_or_nodes() {
     let theirs = Scene::empty().await;
     node::migrate("graphile-worker", &theirs.url, SCHEMA).await;
     let told = theirs.run(&["doctor"]).await.ok();
-    assert!(told.lines().count() == 12 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
+    assert!(told.lines().count() == 14 && told.lines().all(|line| line.starts_with("fine ")), "{told}");
     assert!(told.contains("without the objects of backfill's own"), "{told}");
     theirs.breaks("drop index S.jobs_no_queue_index", ("objects", "the index jobs_no_queue_index is missing", "CREATE INDEX"),
         "create index jobs_no_queue_index on S._private_jobs using btree (priority, run_at) include (id, task_id) where (is_available = true and job_queue_id is null)").await;
@@ -261,4 +261,95 @@ async fn an_unreachable_or_unmigrated_database_is_a_finding() {
     assert!(scene.findings().await.is_empty());
     worker.signal("TERM").await;
     assert_eq!(worker.ended().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_did_to_a_schema_is_found_with_its_remedy() {
+    let scene = Scene::new().await;
+    scene
+        .breaks(
+            "create function S.add_job(identifier text, payload json, run_at timestamptz, tenant int default 0) returns int \
+             language sql as 'select 1'",
+            (
+                "objects",
+                "the function add_job(identifier text, payload json, run_at timestamp with time zone, tenant integer) is not part",
+                "drop function \"graphile_worker\".add_job(identifier text, payload json",
+            ),
+            "drop function S.add_job(text, json, timestamptz, int)",
+        )
+        .await;
+    scene.sql("create function S.mine() returns int language sql as 'select 1'").await;
+    assert_eq!(scene.findings().await, [], "a function of another name is the user's own");
+
+    scene.run(&["add", "t", "--queue", "q"]).await.ok();
+    let hold = "update S._private_jobs set locked_by = 'pool-gone', locked_at = now() - interval '2 min'";
+    let free = "update S._private_jobs set locked_by = null, locked_at = null";
+    scene
+        .breaks(
+            hold,
+            ("holders", "1 locks are held by pool-gone, which is not registered", "backfill unlock pool-gone"),
+            free,
+        )
+        .await;
+    // A worker of Node's never registers.
+    scene.sql(hold).await;
+    let mut node = node::start("worker.mjs", &[&scene.url, SCHEMA, "1"]);
+    until("Node's worker listens", || async {
+        let listens =
+            "select 1 from pg_stat_activity where datname = current_database() and query like 'LISTEN%worker:migrate%'";
+        !scene.ask(listens).await.is_empty()
+    })
+    .await;
+    assert_eq!(scene.findings().await, []);
+    node.kill().await.expect("kill");
+    scene.sql(free).await;
+
+    let crontab = "insert into S._private_known_crontabs values ('daily', now(), now() + interval '3 days')";
+    scene
+        .breaks(
+            crontab,
+            (
+                "times",
+                "the crontab entry \"daily\" was last executed 3 days from now",
+                "set last_execution = now() where last_execution > now()",
+            ),
+            "update S._private_known_crontabs set last_execution = now() where last_execution > now()",
+        )
+        .await;
+    scene
+        .breaks(
+            "insert into S.backfill_pools (id, seen_at) values ('pool-ahead', now() + interval '1 hour')",
+            ("times", "the last heartbeat of pool-ahead is dated ahead", "backfill unlock pool-ahead"),
+            "delete from S.backfill_pools",
+        )
+        .await;
+    scene
+        .breaks(
+            "update S._private_jobs set locked_by = 'pool-late', locked_at = now() + interval '1 hour'",
+            ("times", "1 locks of pool-late are dated ahead", "backfill unlock pool-late"),
+            free,
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_was_renamed_is_found_and_its_functions_are_made_anew_by_the_remedy() {
+    let scene = Scene::new().await;
+    scene.sql("alter schema graphile_worker rename to \"moved on\"").await;
+    let doctor = scene.run(&["-s", "moved on", "doctor"]).await;
+    assert_eq!(doctor.status, Some(1), "{}", doctor.out);
+    let found: Vec<&str> = doctor.out.lines().filter(|line| line.starts_with("found")).collect();
+    assert!(
+        found.len() == 1 && found[0].contains("work on the tables of \"graphile_worker\": it was renamed"),
+        "{found:?}"
+    );
+    let remedy = "delete from \"moved on\".migrations where id = 20;";
+    assert!(doctor.out.contains(remedy) && doctor.out.contains("rename it back"), "{}", doctor.out);
+    scene.sql(remedy).await;
+    scene.run(&["-s", "moved on", "migrate"]).await.ok();
+    assert_eq!(scene.run(&["-s", "moved on", "doctor"]).await.status, Some(0));
+    scene.sql("select \"moved on\".add_job('t')").await;
+    assert!(scene.run(&["-s", "moved on", "jobs"]).await.ok().contains("ready"));
+    // And under its old name it is missed, with the new one.
+    assert!(scene.run(&["doctor"]).await.out.contains("has no job queue in it"));
 }

@@ -85,3 +85,78 @@ async fn every_command_works_on_a_file() {
     assert_eq!(refused.status, Some(2));
     assert!(refused.err.contains("only PostgreSQL has schemas"), "{}", refused.err);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_may_only_be_read_is_told_as_that() {
+    use std::os::unix::fs::PermissionsExt;
+    let alone = Alone::new();
+    let file = alone.directory.path().join("jobs.db");
+    let program = alone.directory.path().join("backfill");
+    std::fs::copy(env!("CARGO_BIN_EXE_backfill"), &program).expect("copy");
+    let run = |program: &std::path::Path, args: &'static str| {
+        let mut command = Command::new(program);
+        command.args(args.split(' ')).current_dir(alone.directory.path()).env("DATABASE_URL", "sqlite://jobs.db");
+        // Nothing is forbidden to root.
+        if let Some((user, group)) =
+            std::env::var("BACKFILL_TEST_PG_IDS").ok().as_deref().and_then(|ids| ids.split_once(':'))
+        {
+            command.uid(user.parse().expect("a user id")).gid(group.parse().expect("a group id"));
+        }
+        async move { Ran::from(soon("it ends", command.output()).await.expect("it runs")) }
+    };
+    let allow = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permissions");
+    };
+    allow(alone.directory.path(), 0o777);
+    run(&program, "add t --key k").await.ok();
+    let doctor = run(&program, "doctor").await.ok();
+    assert!(doctor.contains("fine     writing: "), "{doctor}");
+    alone.task("t");
+    allow(&file, 0o444);
+    for command in ["worker --once", "add t", "fail 1", "remove k", "reschedule 1 --in 1s", "cleanup --dead"] {
+        let refused = run(&program, command).await;
+        assert_eq!(refused.status, Some(1), "{command}: {}{}", refused.out, refused.err);
+        assert!(
+            refused.err.contains("make the file, and the directory that it is in, writable"),
+            "{command}: {}",
+            refused.err
+        );
+    }
+    let doctor = run(&program, "doctor").await;
+    assert_eq!(doctor.status, Some(1), "{}", doctor.out);
+    assert!(doctor.out.contains("found    writing: jobs cannot be added or run here"), "{}", doctor.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_by_nobody_or_dated_ahead_in_a_file_is_found() {
+    let alone = Alone::new();
+    let run = |args: &'static str| {
+        let mut command = alone.command(&args.split(' ').collect::<Vec<_>>());
+        command.env("DATABASE_URL", "sqlite://jobs.db");
+        async move { Ran::from(soon("it ends", command.output()).await.expect("it runs")) }
+    };
+    run("add t").await.ok();
+    let url = format!("sqlite://{}", alone.directory.path().join("jobs.db").display());
+    let pool = sqlx::SqlitePool::connect(&url).await.expect("open");
+    let sql = async |text: &'static str| drop(sqlx::raw_sql(text).execute(&pool).await.expect("sql"));
+    for (breaks, says, remedy, mends) in [
+        (
+            "update backfill_jobs set locked_by = 'pool-gone', locked_at = 1",
+            "found    locks: 1 jobs have been held for more than a minute by workers that are not registered",
+            "backfill unlock pool-gone",
+            "update backfill_jobs set locked_by = null, locked_at = null",
+        ),
+        (
+            "insert into backfill_crontabs values ('daily', 1, 9000000000000000)",
+            "found    times: dated ahead, so that nothing happens to them before then: the crontab entry daily",
+            "set last_execution = null",
+            "delete from backfill_crontabs",
+        ),
+    ] {
+        sql(breaks).await;
+        let doctor = run("doctor").await;
+        assert!(doctor.status == Some(1) && doctor.out.contains(says) && doctor.out.contains(remedy), "{}", doctor.out);
+        sql(mends).await;
+        run("doctor").await.ok();
+    }
+}

@@ -7,8 +7,9 @@ use sqlx::SqliteConnection;
 use crate::SqliteStorage;
 use crate::migrate;
 
-/// Lock of a pool that shows no sign of life: so old that somebody should look, in microseconds (an hour).
-const OLD: i64 = 3600 * 1_000_000;
+/// More than it takes a worker to notice that it is not registered, and more than clocks that agree differ by; in microseconds (a
+/// minute).
+const SOME_TIME: i64 = 60 * 1_000_000;
 /// Free space that is worth giving back, in bytes, if it is most of the file.
 const MUCH: i64 = 100 * 1024 * 1024;
 
@@ -30,15 +31,60 @@ impl SqliteStorage {
             Err(error) => return vec![found("file", error.to_string(), "check the path and its permissions")],
         };
         let mut checked = vec![fine("file", format!("{path}, version {}", crate::VERSION))];
+        checked.push(self.writable().await);
         checked.push(journal(&mut connection).await.unwrap_or_else(|error| skipped("journal", &error)));
         checked.push(integrity(&mut connection).await.unwrap_or_else(|error| skipped("integrity", &error)));
         checked.push(self.locks(&mut connection).await.unwrap_or_else(|error| skipped("locks", &error)));
+        checked.push(self.times(&mut connection).await.unwrap_or_else(|error| skipped("times", &error)));
         checked.push(space(&mut connection).await.unwrap_or_else(|error| skipped("space", &error)));
         checked
     }
 
+    /// Begins to write, and writes nothing.
+    async fn writable(&self) -> Checked {
+        // SQLite refuses the statement, and not the transaction; there is no pool without a name.
+        let nothing = self.file.writer.write("write", |connection| {
+            Box::pin(async move {
+                sqlx::query!("delete from backfill_pools where id is null").execute(connection).await.map(drop)
+            })
+        });
+        match nothing.await {
+            Ok(()) => fine("writing", "the file may be written".to_owned()),
+            Err(error) => found(
+                "writing",
+                format!("jobs cannot be added or run here: {error}"),
+                "make the file, and the directory that it is in, writable for this user; or end what holds the file",
+            ),
+        }
+    }
+
+    /// What is dated ahead, and so would never be due or never be missed.
+    async fn times(&self, connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+        let limit = self.file.now() + SOME_TIME;
+        let ahead = sqlx::query_scalar!(
+            r#"
+select 'the crontab entry ' || identifier as "what!: String" from backfill_crontabs where last_execution > ?1
+union all
+select 'the heartbeat of ' || id from backfill_pools where seen_at > ?1
+order by 1
+"#,
+            limit
+        )
+        .fetch_all(connection)
+        .await?;
+        if ahead.is_empty() {
+            return Ok(fine("times", "no crontab or worker is dated ahead".to_owned()));
+        }
+        Ok(found(
+            "times",
+            format!("dated ahead, so that nothing happens to them before then: {}", ahead.join(", ")),
+            "set the clock right; then, for a crontab entry: update backfill_crontabs set last_execution = null where identifier = \
+             '...'; and for a worker that is gone: `backfill unlock`",
+        ))
+    }
+
     async fn locks(&self, connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
-        let limit = self.file.now() - OLD;
+        let limit = self.file.now() - SOME_TIME;
         let old = sqlx::query!(
             r#"
 select job.locked_by as "pool!: String", count(*) as "jobs!: i64"
@@ -54,13 +100,13 @@ order by 1
         .fetch_all(connection)
         .await?;
         if old.is_empty() {
-            return Ok(fine("locks", "no job is held by a pool that shows no sign of life".to_owned()));
+            return Ok(fine("locks", "no job is held by a worker that is not registered".to_owned()));
         }
         let pools: Vec<&str> = old.iter().map(|row| row.pool.as_str()).collect();
         let jobs: i64 = old.iter().map(|row| row.jobs).sum();
         Ok(found(
             "locks",
-            format!("{jobs} jobs have been held for more than an hour by pools that show no sign of life"),
+            format!("{jobs} jobs have been held for more than a minute by workers that are not registered"),
             &format!("if they are gone: `backfill unlock {}`", pools.join(" ")),
         ))
     }

@@ -93,7 +93,7 @@ struct Found {
 const TABLES: [&str; 5] =
     ["_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_pools"];
 const VIEWS: [&str; 1] = ["jobs"];
-const FUNCTIONS: [&str; 8] = [
+pub(super) const FUNCTIONS: [&str; 8] = [
     "add_job",
     "add_jobs",
     "complete_jobs",

@@ -1,6 +1,6 @@
 //! Objects that are not as this version would make them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
@@ -28,6 +28,8 @@ struct Object {
     definition: String,
     /// The hash of a function's body.
     body: Option<String>,
+    /// The schema, quoted, whose tables a function's body names first.
+    names: Option<String>,
     /// Whether one that we did not make is worth telling: a column, an index or a trigger on one of our tables, but not a
     /// function or a table of the user's own.
     ours: bool,
@@ -55,6 +57,24 @@ impl PostgresStorage {
         }
 
         let mut seen = Seen::fine(format!("{} objects are as they should be", expected.len()));
+        // What a schema was called before, its functions go on to call it.
+        let quoted = self.schema.quoted();
+        let name = self.schema.name();
+        let renamed = |object: &Object| object.names.as_deref().is_some_and(|names| names != quoted && names != name);
+        let former: BTreeSet<&str> =
+            found.values().filter(|object| renamed(object)).filter_map(|object| object.names.as_deref()).collect();
+        for former in &former {
+            seen = seen.problem(
+                format!(
+                    "SQL functions of this schema work on the tables of {former}: it was renamed, or is a copy; what SQL and Node add \
+                     goes astray, or fails"
+                ),
+                format!(
+                    "rename it back (alter schema {quoted} rename to {former}), or have the functions made anew: delete from \
+                     {quoted}.migrations where id = 20; and then run `backfill migrate`"
+                ),
+            );
+        }
         for ((kind, name), object) in &expected {
             let Some(actual) = found.get(&(kind.clone(), name.clone())) else {
                 seen = seen.problem(
@@ -68,6 +88,8 @@ impl PostgresStorage {
                     format!("the {kind} {name} differs: it is {}", actual.definition),
                     format!("undo the change; it should be {}", object.definition),
                 );
+            } else if renamed(actual) {
+                // That is told already.
             } else if actual.body.as_deref() == Some(migrate::EARLIER_ADD_JOBS) {
                 seen = seen.problem(
                     format!(
@@ -84,6 +106,15 @@ impl PostgresStorage {
         }
         let extra = found.iter().filter(|(name, object)| object.ours && !expected.contains_key(*name));
         for ((kind, name), object) in extra {
+            if kind == "function" {
+                seen = seen.problem(
+                    format!(
+                        "the function {name} is not part of the schema, and has the name of one that is: calls may mean either, and fail"
+                    ),
+                    format!("drop function {quoted}.{name}; and give yours another name, or another schema"),
+                );
+                continue;
+            }
             seen = seen.problem(
                 format!("the {kind} {name} is not part of the schema: {}", object.definition),
                 "remove it: functions answer whole rows, later migrations alter these tables, and each index costs every write",
@@ -103,6 +134,7 @@ async fn objects(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<B
     let quoted = storage.schema.quoted();
     // Definitions do not name a schema that is on the path (but for the table of an index or a trigger).
     sqlx::query!("select set_config('search_path', $1, true)", quoted).fetch_one(storage.schema.on(&mut *conn)).await?;
+    let names = migrate::FUNCTIONS.map(str::to_owned);
     let rows = sqlx::query!(
         r#"
 with schema as (select oid from pg_namespace where nspname = $1),
@@ -114,15 +146,15 @@ ours as (
     'backfill_imports', 'backfill_migrations', 'backfill_pools'
   )
 )
-select object.kind as "kind!", object.name as "name!", object.definition as "definition!", object.body, object.ours as "ours!"
+select object.kind as "kind!", object.name as "name!", object.definition as "definition!", object.body, object.names, object.ours as "ours!"
 from (
   select 'table' as kind, relname::text as name, format('row security %s, forced %s', relrowsecurity, relforcerowsecurity) as definition,
-    null::text as body, false as ours
+    null::text as body, null::text as names, false as ours
   from ours
   union all
-  select 'sequence', relname::text, 'sequence', null, false from rel where relkind = 'S'
+  select 'sequence', relname::text, 'sequence', null, null, false from rel where relkind = 'S'
   union all
-  select 'view', relname::text, pg_get_viewdef(oid), null, false from rel where relkind = 'v'
+  select 'view', relname::text, pg_get_viewdef(oid), null, null, false from rel where relkind = 'v'
   union all
   select 'column', format('%s.%s', ours.relname, att.attname),
     concat(
@@ -132,30 +164,34 @@ from (
       case att.attidentity when 'a' then ' generated always as identity' when 'd' then ' generated by default as identity' end,
       case when att.attgenerated <> '' then ' stored' end
     ),
-    null, true
+    null, null, true
   from ours
   join pg_attribute att on att.attrelid = ours.oid and att.attnum > 0 and not att.attisdropped
   left join pg_attrdef def on def.adrelid = ours.oid and def.adnum = att.attnum
   union all
-  select 'constraint', format('%s on %s', con.conname, ours.relname), pg_get_constraintdef(con.oid), null, true
+  select 'constraint', format('%s on %s', con.conname, ours.relname), pg_get_constraintdef(con.oid), null, null, true
   from ours join pg_constraint con on con.conrelid = ours.oid
   union all
   select 'index', ind_rel.relname::text,
-    pg_get_indexdef(ind.indexrelid) || case when ind.indisvalid then '' else ' (invalid)' end, null, true
+    pg_get_indexdef(ind.indexrelid) || case when ind.indisvalid then '' else ' (invalid)' end, null, null, true
   from ours join pg_index ind on ind.indrelid = ours.oid join pg_class ind_rel on ind_rel.oid = ind.indexrelid
   union all
-  select 'trigger', format('%s on %s', tg.tgname, ours.relname), pg_get_triggerdef(tg.oid), null, true
+  select 'trigger', format('%s on %s', tg.tgname, ours.relname), pg_get_triggerdef(tg.oid), null, null, true
   from ours join pg_trigger tg on tg.tgrelid = ours.oid and not tg.tgisinternal
   union all
   select 'function', format('%s(%s)', fn.proname, pg_get_function_identity_arguments(fn.oid)),
     format('arguments %s, returns %s, strict %s, security definer %s, %s', pg_get_function_arguments(fn.oid),
       pg_get_function_result(fn.oid), fn.proisstrict, fn.prosecdef, fn.provolatile),
-    md5(replace(fn.prosrc, $2, 'S')), false
+    md5(replace(fn.prosrc, $2, 'S')),
+    case when fn.proname = any ($3::text[]::name[]) then substring(fn.prosrc from '("(?:[^"]|"")+"|\w+)\._private_') end,
+    -- Another one of a name that is called would be called in its place, or make each call ambiguous.
+    fn.proname = any ($3::text[]::name[])
   from pg_proc fn where fn.pronamespace = (select oid from schema)
 ) as object
 "#,
         schema,
         quoted,
+        &names,
     )
     .fetch_all(storage.schema.on(conn))
     .await?;
@@ -165,7 +201,7 @@ from (
     Ok(rows
         .into_iter()
         .map(|row| {
-            let object = Object { definition: plain(row.definition), body: row.body, ours: row.ours };
+            let object = Object { definition: plain(row.definition), body: row.body, names: row.names, ours: row.ours };
             ((row.kind, row.name), object)
         })
         .collect())

@@ -7,10 +7,12 @@
 //! | --- | --- |
 //! | `drift` | tables, indexes and functions that are not as this version would make them |
 //! | `health` | locks that nobody holds, dead rows, who holds vacuum back, numbers that run out, the clock |
+//! | `holders` | jobs that nobody will give back, and what is dated ahead |
 //! | `reach` | privileges, and whether notifications arrive |
 
 mod drift;
 mod health;
+mod holders;
 mod reach;
 
 use std::time::Duration;
@@ -98,11 +100,13 @@ impl PostgresStorage {
             };
             report(&mut checked, "objects", drift, "");
             report(&mut checked, "locks", self.locks(depth == Depth::Whole).await, "");
+            report(&mut checked, "holders", self.strays(depth == Depth::Whole).await, "");
+            report(&mut checked, "times", self.times(depth == Depth::Whole).await, "");
             report(&mut checked, "orphans", self.orphans().await, "");
             report(&mut checked, "rows", self.rows().await, "");
             report(&mut checked, "numbers", self.numbers().await, "");
         } else {
-            for what in ["privileges", "objects", "locks", "orphans", "rows", "numbers"] {
+            for what in ["privileges", "objects", "locks", "holders", "times", "orphans", "rows", "numbers"] {
                 let why = "the schema is not one that this version can look at".to_owned();
                 checked.push(Checked::new(what, Verdict::Skipped { why }));
             }
