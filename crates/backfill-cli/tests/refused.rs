@@ -5,7 +5,7 @@ mod common;
 use common::support::server::Server;
 use common::support::{soon, unique};
 use common::{Ran, Scene};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 
 /// Every command that changes something.
 const CHANGES: [&[&str]; 9] = [
@@ -128,8 +128,7 @@ async fn what_is_missing_is_told_whatever_language_the_server_speaks() {
         return;
     };
     let admin = PgPool::connect(&server.url("postgres", "postgres")).await.expect("connect");
-    let sql =
-        async |text: &str| drop(sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(&admin).await.expect("sql"));
+    let sql = async |text: &str| common::support::sql(&admin, "", text).await;
     sql("create role poor login; create role owner").await;
     sql("create database app").await;
     let told = sqlx::raw_sql("select * from gone").execute(&admin).await.expect_err("no such table").to_string();
@@ -143,7 +142,7 @@ async fn what_is_missing_is_told_whatever_language_the_server_speaks() {
     scene.refuses(&url, &worker, &[usage]).await;
 
     let app = PgPool::connect(&server.url("postgres", "app")).await.expect("connect");
-    let sql = async |text: &str| drop(sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(&app).await.expect("sql"));
+    let sql = async |text: &str| common::support::sql(&app, "", text).await;
     sql(
         "grant usage on schema graphile_worker to poor; grant select on all tables in schema graphile_worker to poor; \
          alter role poor bypassrls; grant insert, update on graphile_worker.backfill_pools to poor",
