@@ -156,8 +156,8 @@ impl Storage for Faulty {
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.inner.cleanup(what).await
     }
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
-        self.inner.take_out(mover, after, limit).await
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.inner.take_out(mover, after, limit, max_bytes).await
     }
     async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
         self.inner.delete_taken(mover, ids).await

@@ -39,6 +39,12 @@ impl Output {
         Ok(out.flush()?)
     }
 
+    /// Begins a JSON document that is a list, of which not all is held at once.
+    pub fn json_list(&self) -> Result<JsonList, Failure> {
+        stdout().lock().write_all(b"[")?;
+        Ok(JsonList { items: 0 })
+    }
+
     /// Prints text and a line's end.
     pub fn line(&self, text: impl AsRef<str>) -> Result<(), Failure> {
         let mut out = stdout().lock();
@@ -50,6 +56,31 @@ impl Output {
     /// Prints the one or the other.
     pub fn either<T: Serialize + ?Sized>(&self, value: &T, text: impl AsRef<str>) -> Result<(), Failure> {
         if self.json { self.json(value) } else { self.line(text) }
+    }
+}
+
+/// A JSON list that is being printed.
+pub struct JsonList {
+    items: u64,
+}
+
+impl JsonList {
+    /// Prints one more.
+    pub fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failure> {
+        let mut out = stdout().lock();
+        if self.items > 0 {
+            out.write_all(b",")?;
+        }
+        self.items += 1;
+        Ok(serde_json::to_writer(&mut out, value)?)
+    }
+
+    /// Ends the list and the line.
+    #[expect(clippy::unused_self, reason = "nothing comes after the end")]
+    pub fn end(self) -> Result<(), Failure> {
+        let mut out = stdout().lock();
+        out.write_all(b"]\n")?;
+        Ok(out.flush()?)
     }
 }
 

@@ -138,7 +138,9 @@ async fn what_is_held_by_nobody_or_dated_ahead_in_a_file_is_found() {
     run("add t").await.ok();
     let url = format!("sqlite://{}", alone.directory.path().join("jobs.db").display());
     let pool = sqlx::SqlitePool::connect(&url).await.expect("open");
-    let sql = async |text: &'static str| drop(sqlx::raw_sql(text).execute(&pool).await.expect("sql"));
+    let sql = async |text: &'static str| {
+        sqlx::raw_sql(text).execute(&pool).await.expect("sql");
+    };
     for (breaks, says, remedy, mends) in [
         (
             "update backfill_jobs set locked_by = 'pool-gone', locked_at = 1",

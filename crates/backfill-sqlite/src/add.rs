@@ -18,8 +18,10 @@ use crate::{SqliteStorage, failed, left_out};
 
 /// Most jobs in one statement.
 const CHUNK_JOBS: usize = 5_000;
-/// Most payload bytes in one statement (a single larger job goes alone). SQLite takes texts of up to a billion bytes.
-const CHUNK_BYTES: usize = 16 * 1024 * 1024;
+/// Most payload bytes in one statement. On their way through JSON they are copied a dozen times, here and in SQLite.
+pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
+/// A payload of more bytes is not worth that way: it is bound to a statement of its own as it is.
+pub(crate) const LARGE: usize = 64 * 1024;
 
 impl SqliteStorage {
     pub(crate) async fn add_jobs(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
@@ -88,6 +90,13 @@ pub(crate) async fn store(
             continue;
         }
         let size = job.payload.as_str().len();
+        if size > LARGE {
+            // Numbers are given in the order of the batch.
+            store_plain(connection, batch, &std::mem::take(&mut chunk), moment, &mut stored).await?;
+            bytes = 0;
+            stored[place] = Some(store_alone(connection, job, moment(place)).await?);
+            continue;
+        }
         if chunk.len() == CHUNK_JOBS || (!chunk.is_empty() && bytes + size > CHUNK_BYTES) {
             store_plain(connection, batch, &std::mem::take(&mut chunk), moment, &mut stored).await?;
             bytes = 0;
@@ -214,7 +223,7 @@ async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) 
         .fetch_optional(&mut *connection)
         .await?
         .map(Job::from);
-    let Some(holder) = holder else { return insert_keyed(connection, new, now).await };
+    let Some(holder) = holder else { return store_alone(connection, new, now).await };
     if new.key_mode == JobKeyMode::UnsafeDedupe {
         let row = jobs!(
             "update backfill_jobs set revision = revision + 1, updated_at = ?2 where id = ?1 returning",
@@ -238,10 +247,11 @@ where id = ?1
     )
     .execute(&mut *connection)
     .await?;
-    insert_keyed(connection, new, now).await
+    store_alone(connection, new, now).await
 }
 
-async fn insert_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) -> sqlx::Result<Job> {
+/// Stores one job, whose key, if it has one, nobody has.
+async fn store_alone(connection: &mut SqliteConnection, new: &NewJob, now: i64) -> sqlx::Result<Job> {
     let id = last_id(connection).await? + 1;
     let job = new.stored(id, start(new.run_at, now), time(now));
     let (payload, run_at, flags) = (job.payload.as_str(), micros(job.run_at), flags_text(&job.flags));

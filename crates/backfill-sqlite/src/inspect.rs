@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
+
 use backfill_core::job::{Job, JobId, JobState};
 use backfill_core::storage::{Counts, JobFilter, PoolInfo, QueueInfo, TaskInfo};
 use backfill_core::{Error, Result};
@@ -48,10 +50,15 @@ impl SqliteStorage {
     pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
         let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
         let after = filter.after.unwrap_or(JobId::MIN);
-        let rows = jobs!(
+        let mut rows = jobs!(
             "select",
             r#"
-from backfill_job_states
+from (
+  select
+    id, task, queue, case when ?7 then payload else '{}' end as payload, priority, run_at, attempts, max_attempts, last_error,
+    created_at, updated_at, key, revision, flags, locked_at, locked_by, state
+  from backfill_job_states
+)
 where (?1 is null or task = ?1)
   and (?2 is null or queue = ?2)
   and (?3 is null or key = ?3)
@@ -65,12 +72,20 @@ limit ?6
             filter.key,
             after,
             state,
-            limit
+            limit,
+            filter.payloads
         )
-        .fetch_all(&self.file.readers)
-        .await
-        .map_err(failed("list jobs"))?;
-        Ok(rows.into_iter().map(Job::from).collect())
+        .fetch(&self.file.readers);
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        // One by one, until they are enough.
+        while let Some(row) = rows.try_next().await.map_err(failed("list jobs"))? {
+            bytes += if filter.payloads { row.payload.len() as u64 } else { 0 };
+            if !jobs.is_empty() && filter.max_bytes.is_some_and(|most| bytes > most) {
+                break;
+            }
+            jobs.push(Job::from(row));
+        }
+        Ok(jobs)
     }
 
     pub(crate) async fn count_jobs(&self) -> Result<Counts> {

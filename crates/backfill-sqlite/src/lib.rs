@@ -230,8 +230,8 @@ impl Storage for SqliteStorage {
         self.clean(what).await
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
-        self.take_jobs_out(mover.to_owned(), after, limit).await
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.take_jobs_out(mover.to_owned(), after, limit, max_bytes).await
     }
 
     async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {

@@ -1,38 +1,68 @@
 //! Moving jobs from and to other storages.
 
+use std::collections::HashSet;
+
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{PoolId, check_whole, taken_out};
 use backfill_core::{Error, Result};
+use futures::TryStreamExt;
 use serde_json::json;
+use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
+use crate::add::{CHUNK_BYTES, LARGE};
 use crate::file::micros;
 use crate::left_out;
 use crate::manage::in_order;
 use crate::row::{flags_text, jobs};
 
 impl SqliteStorage {
-    pub(crate) async fn take_jobs_out(&self, mover: String, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+    pub(crate) async fn take_jobs_out(
+        &self,
+        mover: String,
+        after: Option<JobId>,
+        limit: u32,
+        max_bytes: u64,
+    ) -> Result<Vec<Job>> {
         let (after, until) = (after.unwrap_or(JobId::MIN), micros(taken_out()));
         let taken = self.file.writer.write("take jobs out", move |connection| {
             Box::pin(async move {
+                // Texts are measured without being read, and no more of them than are taken.
+                let mut ids = Vec::new();
+                {
+                    let mut waiting = sqlx::query!(
+                        r#"
+select job.id as "id!: i64", octet_length(job.payload) + coalesce(octet_length(job.last_error), 0) as "bytes!: i64"
+from backfill_jobs job
+where job.id > ?2 and ((job.locked_at is null and job.attempts < job.max_attempts) or job.locked_by = ?1)
+order by job.id
+limit ?3
+"#,
+                        mover,
+                        after,
+                        limit
+                    )
+                    .fetch(&mut *connection);
+                    let mut bytes = 0_u64;
+                    while let Some(job) = waiting.try_next().await? {
+                        bytes = bytes.saturating_add(job.bytes.unsigned_abs());
+                        if !ids.is_empty() && bytes > max_bytes {
+                            break;
+                        }
+                        ids.push(job.id);
+                    }
+                }
+                let ids = crate::json(ids);
                 let rows = jobs!(
                     r#"
 update backfill_jobs set locked_at = ?3, locked_by = ?1
-where id in (
-  select job.id
-  from backfill_jobs job
-  where job.id > ?2 and ((job.locked_at is null and job.attempts < job.max_attempts) or job.locked_by = ?1)
-  order by job.id
-  limit ?4
-)
+where id in (select value from json_each(?2))
 returning
 "#,
                     "",
                     mover,
-                    after,
-                    until,
-                    limit
+                    ids,
+                    until
                 );
                 Ok(in_order(rows.fetch_all(connection).await?))
             })
@@ -71,27 +101,9 @@ returning
                 if runs == 0 {
                     return Ok(None);
                 }
-                let rows: Vec<serde_json::Value> = jobs
-                    .iter()
-                    .map(|job| {
-                        json!([
-                            job.id,
-                            job.task,
-                            job.queue,
-                            job.payload.as_str(),
-                            job.priority.0,
-                            micros(job.run_at),
-                            job.attempts,
-                            job.max_attempts,
-                            job.last_error,
-                            micros(job.created_at),
-                            micros(job.updated_at),
-                            job.key,
-                            job.revision,
-                            flags_text(&job.flags)
-                        ])
-                    })
-                    .collect();
+                // What they are called, without what is large.
+                let rows: Vec<serde_json::Value> =
+                    jobs.iter().map(|job| json!([job.id, job.task, job.queue, job.key])).collect();
                 let rows = serde_json::Value::from(rows).to_string();
                 // Which are new here, and not kept out by their keys: these are remembered first, and stored then.
                 let new = sqlx::query_scalar!(
@@ -99,7 +111,7 @@ returning
 insert into backfill_imports (mover, id)
 select ?2, value ->> 0
 from json_each(?1)
-where value ->> 11 is null or not exists (select 1 from backfill_jobs job where job.key = value ->> 11)
+where value ->> 3 is null or not exists (select 1 from backfill_jobs job where job.key = value ->> 3)
 on conflict do nothing
 returning id as "id!: i64"
 "#,
@@ -108,8 +120,7 @@ returning id as "id!: i64"
                 )
                 .fetch_all(&mut *connection)
                 .await?;
-                let many = new.len();
-                let new = crate::json(new);
+                let new: HashSet<JobId> = new.into_iter().collect();
                 sqlx::query!(
                     "insert into backfill_tasks (name) select distinct value ->> 1 from json_each(?1) where true on conflict do nothing",
                     rows
@@ -126,28 +137,11 @@ on conflict do nothing
                 )
                 .execute(&mut *connection)
                 .await?;
-                let inserted = sqlx::query!(
-                    r#"
-insert into backfill_jobs (
-  task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags
-)
-select
-  value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
-  value ->> 10, value ->> 11, value ->> 12, value ->> 13
-from json_each(?1)
-where value ->> 0 in (select value from json_each(?2))
-"#,
-                    rows,
-                    new
-                )
-                .execute(&mut *connection)
-                .await?
-                .rows_affected();
-                let inserted = usize::try_from(inserted).unwrap_or(usize::MAX);
-                if inserted < many {
+                let stored = store_moved(connection, jobs.iter().filter(|job| new.contains(&job.id))).await?;
+                if stored < new.len() {
                     // What is not here must not be deleted there.
                     let task = jobs.first().map_or("", |job| job.task.as_str());
-                    return Err(left_out(task, many - inserted, many));
+                    return Err(left_out(task, new.len() - stored, new.len()));
                 }
                 // Those that came now, and those that came before.
                 let known = sqlx::query_scalar!(
@@ -177,4 +171,89 @@ order by import.id
         });
         forgotten.await
     }
+}
+
+/// Stores jobs that were moved, as they are, in this order: many small ones in one statement, each large one in one of its own.
+async fn store_moved(connection: &mut SqliteConnection, jobs: impl Iterator<Item = &Job>) -> sqlx::Result<usize> {
+    let (mut rows, mut bytes, mut stored) = (Vec::new(), 0, 0);
+    for job in jobs {
+        let size = job.payload.as_str().len();
+        if size > LARGE || bytes + size > CHUNK_BYTES {
+            stored += store_rows(connection, std::mem::take(&mut rows)).await?;
+            bytes = 0;
+        }
+        if size > LARGE {
+            stored += store_large(connection, job).await?;
+            continue;
+        }
+        bytes += size;
+        rows.push(json!([
+            job.task,
+            job.queue,
+            job.payload.as_str(),
+            job.priority.0,
+            micros(job.run_at),
+            job.attempts,
+            job.max_attempts,
+            job.last_error,
+            micros(job.created_at),
+            micros(job.updated_at),
+            job.key,
+            job.revision,
+            flags_text(&job.flags)
+        ]));
+    }
+    stored += store_rows(connection, rows).await?;
+    Ok(usize::try_from(stored).unwrap_or(usize::MAX))
+}
+
+async fn store_rows(connection: &mut SqliteConnection, rows: Vec<serde_json::Value>) -> sqlx::Result<u64> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let rows = serde_json::Value::from(rows).to_string();
+    sqlx::query!(
+        r#"
+insert into backfill_jobs (
+  task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags
+)
+select
+  value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
+  value ->> 9, value ->> 10, value ->> 11, value ->> 12
+from json_each(?1)
+"#,
+        rows
+    )
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected())
+}
+
+async fn store_large(connection: &mut SqliteConnection, job: &Job) -> sqlx::Result<u64> {
+    let (payload, flags) = (job.payload.as_str(), flags_text(&job.flags));
+    let (run_at, created_at, updated_at) = (micros(job.run_at), micros(job.created_at), micros(job.updated_at));
+    sqlx::query!(
+        r#"
+insert into backfill_jobs (
+  task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags
+)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+"#,
+        job.task,
+        job.queue,
+        payload,
+        job.priority.0,
+        run_at,
+        job.attempts,
+        job.max_attempts,
+        job.last_error,
+        created_at,
+        updated_at,
+        job.key,
+        job.revision,
+        flags,
+    )
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected())
 }

@@ -3,6 +3,8 @@
 //! Those that Graphile has as SQL functions go through these functions, so that a later revision that changes
 //! their meaning changes ours too.
 
+use futures::TryStreamExt;
+
 use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
@@ -335,10 +337,18 @@ where job.id = $1
     }
 
     pub(super) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        let rows = jobs!(
+        let fail = |e| self.error("list jobs", e);
+        let mut work = self.work().await?;
+        // A payload that is not wanted is not unpacked either. Rows are read one by one, until they are enough.
+        let mut rows = jobs!(
             "",
             r#"
-from graphile_worker._private_jobs job
+from (
+  select
+    id, task_id, job_queue_id, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision,
+    flags, locked_at, locked_by, case when $7 then payload else '{}'::json end as payload
+  from graphile_worker._private_jobs
+) as job
 join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 where ($1::text is null or task.identifier = $1)
@@ -361,11 +371,20 @@ limit $6
             filter.after,
             filter.state.map(JobState::as_str),
             i64::from(filter.limit),
+            filter.payloads,
         )
-        .fetch_all(self.schema.on(&self.db()))
-        .await
-        .map_err(|e| self.error("list jobs", e))?;
-        Ok(rows.into_iter().map(Job::from).collect())
+        .fetch(self.schema.on(&mut *work));
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await.map_err(fail)? {
+            bytes += if filter.payloads { row.payload.len() as u64 } else { 0 };
+            if !jobs.is_empty() && filter.max_bytes.is_some_and(|most| bytes > most) {
+                break;
+            }
+            jobs.push(Job::from(row));
+        }
+        drop(rows);
+        self.done(work).await?;
+        Ok(jobs)
     }
 
     pub(super) async fn count_jobs(&self) -> Result<Counts> {

@@ -9,20 +9,76 @@ use crate::job::{Job, JobId};
 use crate::storage::{PoolId, check_whole, taken_out};
 
 impl PostgresStorage {
-    pub(super) async fn take_jobs_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
+    pub(super) async fn take_jobs_out(
+        &self,
+        mover: &str,
+        after: Option<JobId>,
+        limit: u32,
+        max_bytes: u64,
+    ) -> Result<Vec<Job>> {
+        let mut after = after.unwrap_or(JobId::MIN);
+        loop {
+            let next = self.next_to_move(mover, after, limit, max_bytes).await?;
+            let Some(last) = next.last() else { return Ok(Vec::new()) };
+            after = *last;
+            let taken = self.take_these_out(mover, &next).await?;
+            // Others may hold all of these at this moment, and not those behind.
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// The jobs that come next, as many as are so many bytes together.
+    async fn next_to_move(&self, mover: &str, after: JobId, limit: u32, max_bytes: u64) -> Result<Vec<JobId>> {
+        // One step for each job, so that no payload is unpacked to be measured but of those that are taken, and of one more. Locks
+        // nothing.
+        sqlx::query_scalar!(
+            r#"
+with recursive walk (id, bytes, jobs) as (
+  select $2::bigint, 0::bigint, 0
+  union all
+  select next.id, walk.bytes + next.bytes, walk.jobs + 1
+  from walk
+  cross join lateral (
+    select
+      waiting.id,
+      octet_length(waiting.payload::text)::bigint + coalesce(octet_length(waiting.last_error), 0) as bytes
+    from graphile_worker._private_jobs waiting
+    where waiting.id > walk.id and (waiting.is_available or waiting.locked_by = $1)
+    order by waiting.id
+    limit 1
+  ) as next
+  where walk.jobs < $3 and walk.bytes <= $4
+)
+select walk.id as "id!"
+from walk
+where walk.jobs = 1 or (walk.jobs > 1 and walk.bytes <= $4)
+order by walk.id
+"#,
+            mover,
+            after,
+            i32::try_from(limit).unwrap_or(i32::MAX),
+            i64::try_from(max_bytes).unwrap_or(i64::MAX),
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("look for jobs to move", e))
+    }
+
+    async fn take_these_out(&self, mover: &str, ids: &[JobId]) -> Result<Vec<Job>> {
         // Locking: jobs that somebody is just claiming or changing are passed by. The moment lies so far in the future that no
         // sweep, ours or Node's, ever takes the lock for old.
         let rows = jobs!(
             r#"
 with job as (
   update graphile_worker._private_jobs job
-  set locked_at = $4, locked_by = $1
+  set locked_at = $3, locked_by = $1
   where job.id = any (array(
     select waiting.id
     from graphile_worker._private_jobs waiting
-    where waiting.id > $2 and (waiting.is_available or waiting.locked_by = $1)
+    where waiting.id = any ($2) and (waiting.is_available or waiting.locked_by = $1)
     order by waiting.id
-    limit $3
     for update skip locked
   ))
   returning job.*
@@ -35,8 +91,7 @@ left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_
 order by job.id
 "#,
             mover,
-            after.unwrap_or(JobId::MIN),
-            i64::from(limit),
+            ids,
             taken_out(),
         )
         .fetch_all(self.schema.on(&self.db()))

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use backfill::JobId;
 use backfill::storage::{PoolId, Registration, Storage};
-use backfill::{Job, JobId};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -23,8 +23,8 @@ use crate::output::{Output, count_of};
 
 /// Jobs that are on their way at once.
 const BATCH: u32 = 500;
-/// Payloads that are sent at once, in bytes (a single larger job goes alone).
-const PORTION_BYTES: usize = 16 * 1024 * 1024;
+/// How large those are together, in bytes (a single larger job goes alone). Each is held a few times on its way.
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How often a run shows that it is under way.
 const SIGN: Duration = Duration::from_secs(1);
 
@@ -125,17 +125,15 @@ impl Move {
                     return Ok(true);
                 }
                 alone.check()?;
-                let batch = self.from.take_out(&self.mover, after, BATCH).await?;
+                let batch = self.from.take_out(&self.mover, after, BATCH, BATCH_BYTES).await?;
                 let Some(last) = batch.last() else { break };
                 after = Some(last.id);
-                for portion in portions(&batch) {
-                    let arrived = self.to.import(&alone.id, &self.mover, portion).await?;
-                    self.from.delete_taken(&self.mover, &arrived).await?;
-                    self.moved += arrived.len() as u64;
-                    self.kept.extend(portion.iter().map(|job| job.id));
-                    self.kept.retain(|id| arrived.binary_search(id).is_err());
-                    progress.set_position(self.moved + self.kept.len() as u64);
-                }
+                let arrived = self.to.import(&alone.id, &self.mover, &batch).await?;
+                self.from.delete_taken(&self.mover, &arrived).await?;
+                self.moved += arrived.len() as u64;
+                self.kept.extend(batch.iter().map(|job| job.id));
+                self.kept.retain(|id| arrived.binary_search(id).is_err());
+                progress.set_position(self.moved + self.kept.len() as u64);
             }
             if self.moved == moved {
                 return Ok(false);
@@ -174,19 +172,6 @@ impl Move {
         }
         Ok(())
     }
-}
-
-/// A batch in parts that any storage takes in one statement.
-fn portions(batch: &[Job]) -> impl Iterator<Item = &[Job]> {
-    let mut bytes = 0;
-    batch.chunk_by(move |one, next| {
-        bytes += one.payload.as_str().len();
-        let together = bytes + next.payload.as_str().len() <= PORTION_BYTES;
-        if !together {
-            bytes = 0;
-        }
-        together
-    })
 }
 
 /// Shows a sign of life where the jobs go, so that no second run of the same move is under way: they would disturb each other.
@@ -330,7 +315,7 @@ mod tests {
         };
         // The successor: it has taken over, and holds the only job.
         to.unlock(&[alone.id.as_str().to_owned()]).await.expect("taken for dead");
-        let held = from.take_out(&mover, None, BATCH).await.expect("take out");
+        let held = from.take_out(&mover, None, BATCH, BATCH_BYTES).await.expect("take out");
         let failure = copy.give_back(&alone).await.expect_err("it has been taken for dead");
         assert!(matches!(failure, Failure::Failed(message) if message.contains("has taken over")));
         assert_eq!(from.counts().await.expect("counts").running, 1);

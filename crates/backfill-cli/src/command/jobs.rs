@@ -16,7 +16,7 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
     let client = database::client(global).await?;
     check_names(&client, &args).await?;
     // One more than asked for tells whether there are more.
-    let mut filter = JobFilter::new().limit(args.limit.saturating_add(1));
+    let mut filter = JobFilter::new().limit(args.limit.saturating_add(1)).without_payloads();
     filter.state = args.state.map(|state| match state {
         State::Ready => JobState::Ready,
         State::Scheduled => JobState::Scheduled,
@@ -38,7 +38,8 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         }
     };
     if output.is_json() {
-        output.json(&jobs.iter().map(|job| JobJson::new(job, now)).collect::<Vec<_>>())?;
+        filter.limit = args.limit;
+        print_whole(&client, output, filter, now).await?;
         tell_of_more();
         return Ok(());
     }
@@ -56,11 +57,42 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
     Ok(())
 }
 
+/// Prints jobs with their payloads, and holds no more of them at once than so many bytes.
+async fn print_whole(
+    client: &BackfillClient,
+    output: &Output,
+    mut filter: JobFilter,
+    now: DateTime<Utc>,
+) -> Result<(), Failure> {
+    const PAGE_BYTES: u64 = 8 * 1024 * 1024;
+    const PAGE_JOBS: u64 = 1_000;
+    let mut list = output.json_list()?;
+    let mut left = filter.limit;
+    // What is asked for and not read is sent all the same, so where jobs are large, fewer are asked for.
+    let mut page = 16;
+    filter.payloads = true;
+    filter.max_bytes = Some(PAGE_BYTES);
+    while left > 0 {
+        filter.limit = left.min(page);
+        let jobs = client.jobs(&filter).await?;
+        let Some(last) = jobs.last() else { break };
+        filter.after = Some(last.id);
+        let count = jobs.len() as u64;
+        let bytes: usize = jobs.iter().map(|job| job.payload.as_str().len()).sum();
+        page = u32::try_from((PAGE_BYTES * count / (bytes as u64 + 1)).clamp(1, PAGE_JOBS)).unwrap_or(1);
+        left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        for job in jobs {
+            list.item(&JobJson::new(&job, now))?;
+        }
+    }
+    list.end()
+}
+
 /// The key of a job that is most like this one, if any is.
 pub async fn similar_key(client: &BackfillClient, key: &str) -> Result<Option<String>, Failure> {
     /// Of so many jobs.
     const LOOKED_AT: u32 = 1_000;
-    let jobs = client.jobs(&JobFilter::new().limit(LOOKED_AT)).await?;
+    let jobs = client.jobs(&JobFilter::new().limit(LOOKED_AT).without_payloads()).await?;
     let others = jobs.iter().filter_map(|job| job.key.as_deref()).filter(|other| *other != key);
     Ok(nearest(key, others).map(str::to_owned))
 }

@@ -196,11 +196,24 @@ pub struct JobFilter {
     pub after: Option<JobId>,
     /// How many, at the most. Default: 100.
     pub limit: u32,
+    /// Whether payloads are read too. Default: yes.
+    pub payloads: bool,
+    /// How many bytes of payloads, at the most; a single larger one comes alone. Default: any number.
+    pub max_bytes: Option<u64>,
 }
 
 impl Default for JobFilter {
     fn default() -> Self {
-        Self { state: None, task: None, queue: None, key: None, after: None, limit: 100 }
+        Self {
+            state: None,
+            task: None,
+            queue: None,
+            key: None,
+            after: None,
+            limit: 100,
+            payloads: true,
+            max_bytes: None,
+        }
     }
 }
 
@@ -243,6 +256,19 @@ impl JobFilter {
     /// How many, at the most.
     pub fn limit(mut self, limit: u32) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Leaves the payloads where they are: the jobs come with that of a job which has none, `{}`.
+    pub fn without_payloads(mut self) -> Self {
+        self.payloads = false;
+        self
+    }
+
+    /// How many bytes of payloads, at the most: then fewer jobs may come than there are, but never none. Go on with
+    /// [`after`](Self::after) until none comes.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
         self
     }
 }

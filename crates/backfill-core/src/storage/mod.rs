@@ -187,10 +187,11 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
 
     /// Takes jobs that wait (ready, scheduled, or failed with attempts left) out of everybody's reach, to move them to another
-    /// storage: by id, with a greater one than `after`, at most `limit`. Among them are those that this mover took before and
+    /// storage: by id, with a greater one than `after`, at most `limit`, and at most `max_bytes` of payloads and errors together (a single
+    /// larger job comes alone). Among them are those that this mover took before and
     /// that are still here, as after a move that was interrupted. No attempt is counted, and neither workers nor sweeps touch
     /// them until [`delete_taken`](Self::delete_taken), or [`unlock`](Self::unlock) of the mover, which gives them back.
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>>;
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>>;
 
     /// Deletes jobs that this mover has taken out; answers how many.
     async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64>;
@@ -210,7 +211,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Reads one job.
     async fn job(&self, id: JobId) -> Result<Option<Job>>;
 
-    /// Reads jobs, by id, oldest first.
+    /// Reads jobs, by id, oldest first. With [`max_bytes`](JobFilter::max_bytes) it may end before the limit.
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>>;
 
     /// Counts jobs by state.

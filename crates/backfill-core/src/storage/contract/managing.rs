@@ -220,3 +220,43 @@ pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
     assert!(busy.silence.is_some_and(|silence| silence < Duration::from_secs(60)));
     assert_eq!(pools.len(), 2);
 }
+
+/// Who only wants to look need not hold the payloads.
+pub async fn lists_are_read_without_payloads_or_so_many_bytes_of_them(storage: Subject) {
+    let large = || JobSpec::new("large", "x".repeat(1_000));
+    let jobs = add(&storage, vec![spec().key("k"), large(), spec(), spec()]).await;
+    let listed = storage.jobs(&JobFilter::new().without_payloads()).await.expect("list");
+    assert_eq!(listed.len(), 4);
+    for (listed, job) in listed.iter().zip(&jobs) {
+        assert_eq!(listed.payload, crate::job::Payload::empty());
+        assert_eq!(crate::job::Job { payload: job.payload.clone(), ..listed.clone() }, *job);
+    }
+    let page = async |after| {
+        let filter = JobFilter { after, ..JobFilter::new().max_bytes(100) };
+        storage.jobs(&filter).await.expect("list").iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    let all: Vec<i64> = jobs.iter().map(|job| job.id).collect();
+    assert_eq!(page(None).await, all[..1]);
+    assert_eq!(page(Some(all[0])).await, all[1..2], "a single larger one comes alone");
+    assert_eq!(page(Some(all[1])).await, all[2..]);
+    let none = storage.jobs(&JobFilter::new().without_payloads().max_bytes(1)).await.expect("list");
+    assert_eq!(none.len(), 4, "what is not read does not count");
+}
+
+/// Large payloads take another way into some storages; they come back as they were, and in their order.
+pub async fn large_payloads_are_stored_among_small_ones(storage: Subject) {
+    let sizes = [10, 100_000, 10, 2_000_000, 3, 70_000];
+    let specs = sizes.iter().map(|size| JobSpec::new("large", "y\"".repeat(*size)));
+    let jobs = add(&storage, specs.collect()).await;
+    let listed = storage.jobs(&JobFilter::new()).await.expect("list");
+    assert_eq!(listed, jobs);
+    for (job, size) in listed.iter().zip(sizes) {
+        assert_eq!(job.payload.decode::<String>().expect("JSON").len(), size * 2);
+    }
+    let pool = register(&storage).await;
+    let taken = storage.take_out("copy-1", None, 10, u64::MAX).await.expect("take out");
+    storage.delete_taken("copy-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
+    storage.import(&pool, "copy-1", &taken).await.expect("import");
+    let arrived = storage.jobs(&JobFilter::new()).await.expect("list");
+    assert!(arrived.iter().map(|job| &job.payload).eq(jobs.iter().map(|job| &job.payload)), "in their order");
+}

@@ -120,10 +120,13 @@ macro_rules! storage_contract_tests {
             jobs_are_listed_and_counted_by_state
             queues_tasks_and_pools_are_told
             counts_add_up_while_jobs_change
+            lists_are_read_without_payloads_or_so_many_bytes_of_them
+            large_payloads_are_stored_among_small_ones
         ]);
         $crate::storage_contract_tests!(@module moving $fresh [
             what_is_taken_out_is_out_of_reach_until_it_is_given_back
             a_move_that_was_interrupted_goes_on
+            what_is_taken_out_is_bounded_by_bytes
             jobs_arrive_as_they_were_and_once
             a_taken_key_keeps_its_job_where_it_is
             a_run_that_was_taken_for_dead_stores_nothing

@@ -24,7 +24,7 @@ pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: S
         add(&storage, vec![spec().serial_queue("q"), spec().run_in(Duration::from_secs(900)), spec().key("k")]).await;
     waiting.sort_by_key(|job| job.id);
 
-    let taken = storage.take_out(MOVER, None, 100).await.expect("take out");
+    let taken = storage.take_out(MOVER, None, 100, u64::MAX).await.expect("take out");
     assert_eq!(ids(&taken), ids(&waiting), "what waits, by id; neither what runs nor what is dead");
     assert!(taken.iter().all(|job| job.attempts == 0 && job.locked_by.as_deref() == Some(MOVER)));
     assert!(claim(&storage, &pool, 10).await.is_empty());
@@ -47,15 +47,35 @@ pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: S
 /// A mover finds what it took before beside what is new, page by page.
 pub async fn a_move_that_was_interrupted_goes_on(storage: Subject) {
     let jobs = add(&storage, (0..5).map(|_| spec()).collect()).await;
-    assert_eq!(storage.take_out(MOVER, None, 3).await.expect("take out").len(), 3);
+    assert_eq!(storage.take_out(MOVER, None, 3, u64::MAX).await.expect("take out").len(), 3);
     assert_eq!(storage.delete_taken(MOVER, &[jobs[0].id]).await.expect("delete"), 1);
     assert_eq!(storage.delete_taken("copy-2", &[jobs[1].id]).await.expect("delete"), 0, "somebody else's");
     assert_eq!(storage.delete_taken(MOVER, &[jobs[4].id]).await.expect("delete"), 0, "not taken out");
-    let page = storage.take_out(MOVER, None, 3).await.expect("take out");
+    let page = storage.take_out(MOVER, None, 3, u64::MAX).await.expect("take out");
     assert_eq!(ids(&page), ids(&jobs[1..4]));
-    let rest = storage.take_out(MOVER, Some(jobs[3].id), 3).await.expect("take out");
+    let rest = storage.take_out(MOVER, Some(jobs[3].id), 3, u64::MAX).await.expect("take out");
     assert_eq!(ids(&rest), ids(&jobs[4..]));
-    assert!(storage.take_out("copy-2", None, 3).await.expect("take out").is_empty());
+    assert!(storage.take_out("copy-2", None, 3, u64::MAX).await.expect("take out").is_empty());
+}
+
+/// Large jobs come in portions that are held easily.
+pub async fn what_is_taken_out_is_bounded_by_bytes(storage: Subject) {
+    let large = || JobSpec::new("large", "x".repeat(1_000));
+    let mut specs: Vec<JobSpec> = (0..4).map(|_| spec()).collect();
+    specs.insert(2, large());
+    specs.push(large());
+    let jobs = add(&storage, specs).await;
+    let all = ids(&jobs);
+    let mut portions = Vec::new();
+    let mut after = None;
+    loop {
+        let taken = storage.take_out(MOVER, after, 3, 500).await.expect("take out");
+        let Some(last) = taken.last() else { break };
+        after = Some(last.id);
+        portions.push(ids(&taken));
+    }
+    assert_eq!(portions, [&all[..2], &all[2..3], &all[3..5], &all[5..]], "a large one goes alone");
+    assert_eq!(storage.take_out(MOVER, None, 3, 0).await.expect("take out").len(), 1, "never none");
 }
 
 /// A job that comes again, because nobody knows whether it came, is not stored again.
@@ -68,7 +88,7 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     let odd = r#"{ "b" : 1, "a":9007199254740993, "b":"\u0000" }"#;
     let payload = crate::job::Payload::from_json(odd).expect("json");
     let odd = add_one(&storage, JobSpec::with_payload("odd", payload)).await;
-    let taken = storage.take_out(MOVER, None, 10).await.expect("take out");
+    let taken = storage.take_out(MOVER, None, 10, u64::MAX).await.expect("take out");
     assert_eq!(ids(&taken), [lived.id, odd.id]);
     storage.delete_taken(MOVER, &ids(&taken)).await.expect("delete");
     storage.cleanup(&Cleanup::new().queues().tasks(Vec::<String>::new())).await.expect("cleanup");
@@ -104,7 +124,7 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
 pub async fn a_run_that_was_taken_for_dead_stores_nothing(storage: Subject) {
     let run = register(&storage).await;
     add(&storage, vec![spec()]).await;
-    let taken = storage.take_out(MOVER, None, 10).await.expect("take out");
+    let taken = storage.take_out(MOVER, None, 10, u64::MAX).await.expect("take out");
     storage.unlock(&[run.to_string()]).await.expect("taken for dead");
     let error = storage.import(&run, MOVER, &taken).await.expect_err("it is not registered").to_string();
     assert!(error.contains(run.as_str()) && error.contains("taken for dead"), "{error}");

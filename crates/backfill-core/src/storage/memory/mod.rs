@@ -185,8 +185,8 @@ impl Storage for MemoryStorage {
         Ok(self.state().clean(what))
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32) -> Result<Vec<Job>> {
-        Ok(self.state().take_out(mover, after, limit))
+    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        Ok(self.state().take_out(mover, after, limit, max_bytes))
     }
 
     async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::job::limits::later;
-use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Priority, RunAt};
+use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
 use crate::storage::clean_error;
 use crate::storage::{
     ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
@@ -524,7 +524,8 @@ impl State {
 
     pub(super) fn list(&mut self, filter: &JobFilter) -> Vec<Job> {
         let now = self.now();
-        self.jobs
+        let wanted = self
+            .jobs
             .values()
             .filter(|job| {
                 filter.state.is_none_or(|state| job.state(now) == state)
@@ -533,9 +534,11 @@ impl State {
                     && filter.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
                     && filter.after.is_none_or(|id| job.id > id)
             })
-            .take(filter.limit as usize)
-            .cloned()
-            .collect()
+            .take(filter.limit as usize);
+        if !filter.payloads {
+            return wanted.map(|job| Job { payload: Payload::empty(), ..job.clone() }).collect();
+        }
+        within(filter.max_bytes.unwrap_or(u64::MAX), wanted, |job| job.payload.as_str().len()).cloned().collect()
     }
 
     pub(super) fn counts(&mut self) -> Counts {
@@ -550,6 +553,21 @@ impl State {
         }
         counts
     }
+}
+
+/// Those from the first on that are so many bytes together; a single larger one comes alone.
+fn within<'a>(
+    max_bytes: u64,
+    jobs: impl Iterator<Item = &'a Job>,
+    size: impl Fn(&Job) -> usize,
+) -> impl Iterator<Item = &'a Job> {
+    let mut bytes = 0_u64;
+    jobs.enumerate()
+        .take_while(move |(place, job)| {
+            bytes = bytes.saturating_add(size(job) as u64);
+            *place == 0 || bytes <= max_bytes
+        })
+        .map(|(_, job)| job)
 }
 
 fn is_available(job: &Job) -> bool {

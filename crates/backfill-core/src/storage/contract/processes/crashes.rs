@@ -84,7 +84,7 @@ pub(super) async fn live(storage: &Subject) {
 /// Moves all jobs to where they are, under new numbers, as if it were elsewhere, and those that an interrupted move held first.
 async fn move_within(storage: &Subject) {
     let run = register(storage).await;
-    let taken = storage.take_out(MOVER, None, 10_000).await.expect("take out");
+    let taken = storage.take_out(MOVER, None, 10_000, u64::MAX).await.expect("take out");
     let arrived = storage.import(&run, MOVER, &taken).await.expect("import");
     storage.delete_taken(MOVER, &arrived).await.expect("delete");
     // Keyed jobs stay: their keys are taken there.

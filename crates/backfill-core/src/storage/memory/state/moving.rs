@@ -1,15 +1,22 @@
 //! Moving jobs from and to other storages.
 
-use super::{State, is_available};
+use super::{State, is_available, within};
 use crate::job::{Job, JobId};
 use crate::storage::{PoolId, taken_out};
 
 impl State {
-    pub(in crate::storage::memory) fn take_out(&mut self, mover: &str, after: Option<JobId>, limit: u32) -> Vec<Job> {
+    pub(in crate::storage::memory) fn take_out(
+        &mut self,
+        mover: &str,
+        after: Option<JobId>,
+        limit: u32,
+        max_bytes: u64,
+    ) -> Vec<Job> {
         let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(mover);
         let from = after.map_or(JobId::MIN, |id| id.saturating_add(1));
-        let ids: Vec<JobId> =
-            self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize).map(|job| job.id).collect();
+        let size = |job: &Job| job.payload.as_str().len() + job.last_error.as_ref().map_or(0, String::len);
+        let waiting = self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize);
+        let ids: Vec<JobId> = within(max_bytes, waiting, |job| size(job)).map(|job| job.id).collect();
         let take = |id| {
             self.change(id, |job| {
                 job.locked_by = Some(mover.to_owned());
