@@ -13,7 +13,7 @@ pub use builder::BackfillClientBuilder;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::job::limits::{DEFAULT_MAX_PAYLOAD_BYTES, MAX_DELAY};
+use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
@@ -239,20 +239,7 @@ impl BackfillClient {
     /// # Errors
     /// When a value is outside the schema's limits, or the storage fails.
     pub async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
-        if let Some(attempts) = change.get_max_attempts().filter(|attempts| *attempts < 1) {
-            return Err(Error::InvalidJob {
-                what: "max_attempts",
-                value: attempts.to_string(),
-                problem: "must be at least 1".to_owned(),
-            });
-        }
-        if let Some(delay) = change.get_run_in().filter(|delay| *delay > MAX_DELAY) {
-            return Err(Error::InvalidJob {
-                what: "run_at",
-                value: format!("{delay:?} from now"),
-                problem: "must be within a hundred years".to_owned(),
-            });
-        }
+        change.check()?;
         self.storage.reschedule(ids, change).await
     }
 

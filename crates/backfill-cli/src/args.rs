@@ -208,6 +208,9 @@ pub struct WorkerArgs {
     /// Fail if the database cannot be reached at the start, rather than wait for it (--once never waits)
     #[arg(long)]
     pub fail_fast: bool,
+    /// Let programs have the variables that hold the database's password (DATABASE_URL, PGPASSWORD, …), as Node's worker does
+    #[arg(long)]
+    pub pass_secrets: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -345,10 +348,10 @@ pub struct RescheduleArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, group = "change")]
     pub priority: Option<i16>,
     /// A new count of attempts; 0 revives a dead job
-    #[arg(long, value_name = "N", group = "change")]
+    #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(i16).range(0..))]
     pub attempts: Option<i16>,
     /// A new maximum of attempts
-    #[arg(long, value_name = "N", group = "change")]
+    #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(i16).range(1..))]
     pub max_attempts: Option<i16>,
 }
 
@@ -407,7 +410,7 @@ pub struct CopyArgs {
     /// From where [default: the database that is meant otherwise]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
-    /// To where; the queue is created there if it is missing. With PostgreSQL, --schema holds for both
+    /// To where; the queue is created there if it is missing. --schema holds for each that is PostgreSQL
     #[arg(long, value_name = "URL")]
     pub to: String,
 }

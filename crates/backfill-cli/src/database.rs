@@ -71,7 +71,8 @@ fn url_with_password<'a>(after: &str, argument: &'a str) -> Option<(&'a str, &'a
     (meant && has_password(url)).then_some((before, url))
 }
 
-fn has_password(url: &str) -> bool {
+/// Whether this URL has a password in it.
+pub fn has_password(url: &str) -> bool {
     let authority = url.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
     user.is_some_and(|user| user.contains(':')) || url.contains("password=")

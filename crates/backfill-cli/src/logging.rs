@@ -14,7 +14,8 @@ use crate::args::{Command, Global, LogFormat};
 fn targets(global: &Global, command: &Command) -> Targets {
     let worker = matches!(command, Command::Worker(_));
     let text = match (global.verbose, worker) {
-        (0, false) => "warn",
+        // That a statement was slow is told whole, and says nothing to whoever waits for its answer.
+        (0, false) => "warn,sqlx::query=error",
         // The ends of jobs are told one by one, as Node's worker does.
         (0, true) if global.quiet || std::env::var_os("NO_LOG_SUCCESS").is_some() => "info,sqlx=warn",
         (0, true) => "info,backfill::job=debug,sqlx=warn",

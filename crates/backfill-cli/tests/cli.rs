@@ -563,3 +563,35 @@ async fn help_and_completions_are_there_for_everything() {
     }
     assert!(run(vec!["--version".to_owned()]).await.starts_with("backfill 4."));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_no_job_may_have_are_refused() {
+    let scene = Scene::new().await;
+    scene.run(&["add", "t"]).await.ok();
+    for args in ["--attempts=-5", "--attempts=-32768", "--max-attempts=0", "--max-attempts=-1", "--attempts=32768"] {
+        let refused = scene.run(&["reschedule", "1", args]).await;
+        assert_eq!(refused.status, Some(2), "{args}: {}", refused.err);
+    }
+    let refused = scene.run(&["reschedule", "1", "--in", "200years"]).await;
+    assert!(refused.status == Some(2) && refused.err.contains("hundred years"), "{}", refused.err);
+    scene.run(&["reschedule", "1", "--attempts", "0", "--max-attempts", "1"]).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_statement_is_not_printed_to_who_waits_for_its_answer() {
+    let scene = Scene::new().await;
+    scene.run(&["add", "t"]).await.ok();
+    // Whoever reads jobs now waits for this lock, for longer than the driver calls slow.
+    let mut tx = scene.pool.begin().await.expect("begin");
+    sqlx::raw_sql("lock table graphile_worker._private_jobs").execute(&mut *tx).await.expect("lock");
+    let stats = scene.command(&["stats"]).spawn().expect("it runs");
+    until("it waits", || async {
+        scene.ask("select 1 from pg_locks where not granted and locktype = 'relation'").await == "1"
+    })
+    .await;
+    sqlx::raw_sql("select pg_sleep(1.2)").execute(&mut *tx).await.expect("time passes");
+    tx.rollback().await.expect("rollback");
+    let ran: Ran = soon("it ends", stats.wait_with_output()).await.expect("it ends").into();
+    assert_eq!(ran.err, "", "only what was asked for");
+    ran.ok();
+}

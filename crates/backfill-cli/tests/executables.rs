@@ -395,3 +395,49 @@ async fn the_options_of_a_worker_have_their_effect() {
         assert!(worker.log.contains(what), "{what} in {}", worker.log);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_much_that_a_program_printed_the_end_is_kept() {
+    let scene = Scene::new().await;
+    // 20 lines of 5 kB, more than a job keeps; the last one says why.
+    let script = "#!/bin/sh\nline=$(printf '%05000d' 0)\nfor n in $(seq 1 20); do echo \"$n $line\" >&2; done\n\
+                  echo 'the reason: \u{e9}' >&2; exit 3\n";
+    scene.task("long", script);
+    scene.run(&["add", "long"]).await.ok();
+    scene.run(&["worker", "--once"]).await.ok();
+    let error = scene.ask("select last_error from S._private_jobs").await;
+    assert!(error.starts_with("exit status: 3: \u{2026}0") && error.ends_with("0\nthe reason: \u{e9}"), "{error}");
+    assert!(error.len() > 30_000, "{}", error.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_do_not_get_the_password_unless_they_are_meant_to() {
+    let scene = Scene::new().await;
+    scene.task("show", "#!/bin/sh\nenv > seen\n");
+    let url = scene.url.replacen("postgres@", "postgres:sekret-a@", 1);
+    let secrets =
+        ["DATABASE_URL=", "PGPASSWORD=sekret-b", "PGPASSFILE=/sekret-c", "OTHER_URL=postgres://o:sekret-d@h/x"];
+    let run = async |args: &[&str]| {
+        scene.run(&["add", "show"]).await.ok();
+        let mut command = scene.command(&[&["worker", "--once"], args].concat());
+        command.env("DATABASE_URL", &url).env("PGPASSWORD", "sekret-b").env("PGPASSFILE", "/sekret-c");
+        command.env("OTHER_URL", "postgres://o:sekret-d@h/x").env("PGAPPNAME", "mine").env("KEPT", "kept");
+        let ran: Ran = soon("it ends", command.output()).await.expect("it runs").into();
+        assert!(!ran.err.contains("sekret"), "{}", ran.err);
+        let log = ran.err.clone();
+        ran.ok();
+        (scene.read("seen"), log)
+    };
+    let (seen, log) = run(&[]).await;
+    assert!(!seen.contains("sekret") && !seen.contains("\nDATABASE_URL="), "{seen}");
+    assert!(seen.contains("KEPT=kept") && seen.contains("PGAPPNAME=mine"), "{seen}");
+    assert!(log.contains("DATABASE_URL") && log.contains("OTHER_URL") && log.contains("--pass-secrets"), "{log}");
+    let (seen, log) = run(&["--pass-secrets"]).await;
+    assert!(secrets.iter().all(|secret| seen.contains(secret)) && seen.contains("sekret-a"), "{seen}");
+    assert!(!log.contains("--pass-secrets"), "{log}");
+    // A command line's password is nobody's, even then.
+    scene.run(&["add", "show"]).await.ok();
+    let mut command = scene.command(&["worker", "--once", "--pass-secrets", "--database-url", &url]);
+    assert!(command.env_remove("DATABASE_URL").output().await.expect("it runs").status.success());
+    assert!(!scene.read("seen").contains("sekret-a"));
+}

@@ -263,3 +263,22 @@ async fn the_passwords_of_both_places_are_not_in_the_process_list() {
     assert!(!line().contains("sekret"), "{}", line());
     copy.kill().await.expect("kill");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_schema_is_that_of_whichever_place_has_schemas() {
+    let scene = Scene::empty().await;
+    let file = format!("sqlite://{}", scene.path("jobs.db").display());
+    scene.run(&["add", "t", "--schema", "mine"]).await.ok();
+    let there = scene.run(&["copy", "--schema", "mine", "--to", &file]).await.ok();
+    assert!(there.starts_with("moved 1 job"), "{there}");
+    let back = scene.run(&["copy", "--schema", "other", "--from", &file, "--to", &scene.url]).await.ok();
+    assert!(back.starts_with("moved 1 job"), "{back}");
+    assert!(scene.run(&["jobs", "--schema", "other"]).await.ok().contains("ready"));
+    assert_eq!(scene.run(&["jobs", "--schema", "mine"]).await.ok(), "no jobs\n");
+    // Where no place has any, the name is a mistake.
+    let second = format!("sqlite://{}", scene.path("second.db").display());
+    scene.run(&["add", "t", "--database-url", &file]).await.ok();
+    let refused = scene.run(&["copy", "--schema", "mine", "--from", &file, "--to", &second]).await;
+    assert_eq!(refused.status, Some(2), "{}", refused.err);
+    assert!(refused.err.contains("only PostgreSQL has schemas"), "{}", refused.err);
+}

@@ -219,6 +219,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        change.check()?;
         self.reschedule_jobs(ids, change.clone()).await
     }
 

@@ -383,6 +383,7 @@ impl Storage for PostgresStorage {
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        change.check()?;
         self.retrying(|| self.reschedule_jobs(ids, change)).await
     }
 

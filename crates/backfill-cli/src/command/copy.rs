@@ -39,8 +39,15 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
             "--to is memory:, which ends with this program; name a database or a file".to_owned(),
         ));
     }
-    let from = database::reached_at(global, args.from.as_deref()).await?;
-    let to = database::reached_at(global, Some(&args.to)).await?;
+    let either_has_schemas = has_schemas(&here) || has_schemas(&there);
+    // Where only one of them has schemas, the name is meant for that one.
+    let only = |place: &str| {
+        let mut global = global.clone();
+        global.schema = global.schema.filter(|_| has_schemas(place) || !either_has_schemas);
+        global
+    };
+    let from = database::reached_at(&only(&here), args.from.as_deref()).await?;
+    let to = database::reached_at(&only(&there), Some(&args.to)).await?;
     database::check(&from).await?;
     let before = from.counts().await?;
     to.migrate().await?;
@@ -57,6 +64,11 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
     }
     let left = copy.from.counts().await?;
     copy.tell(output, left.running, left.dead)
+}
+
+/// Whether the place of this identity has schemas.
+fn has_schemas(identity: &str) -> bool {
+    identity.starts_with("postgres ")
 }
 
 const SAME: &str = "--from and --to are the same place";

@@ -1,7 +1,9 @@
 //! `backfill worker`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backfill::storage::make_ready;
@@ -10,7 +12,7 @@ use serde_json::json;
 
 use crate::args::{Global, WorkerArgs};
 use crate::database;
-use crate::executable::{Found, find, handler};
+use crate::executable::{Found, find, handler, is_ours, withheld};
 use crate::failure::{Failure, failed};
 use crate::logging;
 use crate::nearest::unknown;
@@ -141,9 +143,17 @@ fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<V
         let of = none.task.as_ref().map_or_else(|| "every task".to_owned(), |task| format!("the task {task:?}"));
         return Err(Failure::Usage(format!("the timeout of {of} is 0; give more, such as 30s")));
     }
+    let withheld: Arc<[OsString]> = withheld(args.pass_secrets).into();
+    let told: Vec<_> = withheld.iter().filter(|name| !is_ours(name)).map(|name| name.to_string_lossy()).collect();
+    if !told.is_empty() && !programs.is_empty() {
+        tracing::info!(
+            variables = told.join(" "),
+            "programs do not get what holds a password; --pass-secrets lets them"
+        );
+    }
     let handlers = programs.iter().map(|(task, program)| {
         let timeout = value_for(task, &args.timeout).unwrap_or(DEFAULT_TIMEOUT);
-        let mut handler = handler(task, program, timeout);
+        let mut handler = handler(task, program, timeout, &withheld);
         if let Some(limit) = value_for(task, &args.task_concurrency) {
             handler = handler.concurrency(limit);
         }

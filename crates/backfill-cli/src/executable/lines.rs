@@ -21,10 +21,19 @@ impl Tail {
         self.0.push_back(line.to_owned());
     }
 
-    /// The lines, or nothing.
-    pub fn text(&self) -> String {
+    /// The lines, or nothing. Of more than so many bytes it is the end that says what went wrong.
+    pub fn text(&self, max_bytes: usize) -> String {
         let lines: Vec<&str> = self.0.iter().map(String::as_str).collect();
-        lines.join("\n").trim().to_owned()
+        let text = lines.join("\n");
+        let text = text.trim();
+        if text.len() <= max_bytes {
+            return text.to_owned();
+        }
+        let mut start = text.len() - max_bytes.saturating_sub('…'.len_utf8());
+        while !text.is_char_boundary(start) {
+            start += 1;
+        }
+        format!("…{}", &text[start..])
     }
 }
 
@@ -71,7 +80,9 @@ mod tests {
         let (mut tail, told) = (Tail::default(), RefCell::new(Vec::new()));
         read(&text[..], &mut tail, |line| told.borrow_mut().push(line.to_owned())).await;
         assert_eq!(told.borrow().len(), 51);
-        assert!(tail.text().starts_with("line 31\n") && tail.text().ends_with("end\u{fffd}"));
+        let text = tail.text(1_000);
+        assert!(text.starts_with("line 31\n") && text.ends_with("end\u{fffd}"));
+        assert_eq!(tail.text(18), "…\nline 49\nend\u{fffd}", "the end, and no more bytes than that");
     }
 
     #[tokio::test]

@@ -5,10 +5,13 @@
 //! | `find` | which files are tasks, and what they are called |
 //! | `run` | running one for a job |
 //! | `lines` | what a program prints, line by line |
+//! | `secrets` | which variables of the environment programs do not get |
 
 mod find;
 mod lines;
 mod run;
+mod secrets;
 
 pub use find::{Found, find};
 pub use run::handler;
+pub use secrets::{is_ours, withheld};

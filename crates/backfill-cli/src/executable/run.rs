@@ -4,12 +4,15 @@
 //! a process group of its own, so that a Ctrl-C at the terminal reaches the worker alone, and so that what it has started ends
 //! with it when its time is over or the worker ends. What a program that ends by itself leaves in the background lives on.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use backfill::storage::MAX_ERROR_BYTES;
 use backfill::{Handler, Job, JobContext, TaskError, task_fn};
 use chrono::SecondsFormat;
 use serde::de::IgnoredAny;
@@ -17,7 +20,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use super::lines::{Tail, read};
-use crate::database::HIDDEN_URL;
 use crate::output::one_line;
 
 /// How long a program that was asked to end may take before it is killed.
@@ -25,15 +27,16 @@ const MERCY: Duration = Duration::from_secs(5);
 /// How long output is read after a program has ended, if what it has started keeps it open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// A task that runs this program. A job that takes longer than the timeout has failed.
-pub fn handler(task: &str, program: &Path, timeout: Duration) -> Handler {
-    let program = program.to_owned();
-    task_fn(task, move |_: IgnoredAny, ctx: JobContext| run(program.clone(), timeout, ctx))
+/// A task that runs this program, without the variables that are withheld. A job that takes longer than the timeout has failed.
+pub fn handler(task: &str, program: &Path, timeout: Duration, withheld: &Arc<[OsString]>) -> Handler {
+    let (program, withheld) = (program.to_owned(), Arc::clone(withheld));
+    task_fn(task, move |_: IgnoredAny, ctx: JobContext| run(program.clone(), timeout, Arc::clone(&withheld), ctx))
 }
 
-async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(), TaskError> {
-    let mut child =
-        command(&program, ctx.job()).spawn().map_err(|error| TaskError::new(not_started(&program, &error)))?;
+async fn run(program: PathBuf, timeout: Duration, withheld: Arc<[OsString]>, ctx: JobContext) -> Result<(), TaskError> {
+    let mut child = command(&program, ctx.job(), &withheld)
+        .spawn()
+        .map_err(|error| TaskError::new(not_started(&program, &error)))?;
     let mut group = Group::of(&child);
     let (mut out, mut err) = (Tail::default(), Tail::default());
     let stdin = child.stdin.take();
@@ -83,7 +86,8 @@ async fn run(program: PathBuf, timeout: Duration, ctx: JobContext) -> Result<(),
     } else {
         status.to_string()
     };
-    let last_words = err.text();
+    // With room for what stands before them: a longer text would lose its end where it is stored.
+    let last_words = err.text(MAX_ERROR_BYTES - 1024);
     Err(TaskError::new(if last_words.is_empty() { why } else { format!("{why}: {last_words}") }))
 }
 
@@ -144,10 +148,10 @@ async fn killed_after<T>(mercy: Duration, end: impl Future<Output = T>, group: &
     end.await
 }
 
-fn command(program: &Path, job: &Job) -> Command {
+fn command(program: &Path, job: &Job, withheld: &[OsString]) -> Command {
     let mut command = Command::new(program);
-    for (secret, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(HIDDEN_URL)) {
-        command.env_remove(secret);
+    for name in withheld {
+        command.env_remove(name);
     }
     command
         .stdin(Stdio::piped())

@@ -74,7 +74,7 @@ pub(super) fn check(spec: JobSpec, max_payload_bytes: usize) -> Result<NewJob> {
 }
 
 /// Times that PostgreSQL and the calendar library both hold.
-fn check_time(time: DateTime<Utc>) -> Result<()> {
+pub(crate) fn check_time(time: DateTime<Utc>) -> Result<()> {
     if (-4000..=9999).contains(&time.year()) {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
 use crate::error::{Error, Result};
+use crate::job::limits::{MAX_DELAY, check_time};
 use crate::job::{Job, JobId, JobState, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
@@ -95,6 +96,25 @@ impl Reschedule {
     pub fn max_attempts(mut self, attempts: i16) -> Self {
         self.max_attempts = Some(attempts);
         self
+    }
+
+    /// Refuses what no job may have. Every storage does so before it changes anything.
+    ///
+    /// # Errors
+    /// [`Error::InvalidJob`].
+    pub fn check(&self) -> Result<()> {
+        let refuse =
+            |what, value: String, problem: &str| Err(Error::InvalidJob { what, value, problem: problem.to_owned() });
+        if let Some(attempts) = self.attempts.filter(|attempts| *attempts < 0) {
+            return refuse("attempts", attempts.to_string(), "must be at least 0");
+        }
+        if let Some(attempts) = self.max_attempts.filter(|attempts| *attempts < 1) {
+            return refuse("max_attempts", attempts.to_string(), "must be at least 1");
+        }
+        if let Some(delay) = self.run_in.filter(|delay| *delay > MAX_DELAY) {
+            return refuse("run_at", format!("{delay:?} from now"), "must be within a hundred years");
+        }
+        self.run_at.map_or(Ok(()), check_time)
     }
 
     /// The new time, if any.

@@ -176,7 +176,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Makes jobs that nobody holds dead; answers the changed ones.
     async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
 
-    /// Changes jobs that nobody holds; answers the changed ones.
+    /// Changes jobs that nobody holds; answers the changed ones. Fails by [`Reschedule::check`], and then changes nothing.
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
 
     /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and unregisters them: one that is alive

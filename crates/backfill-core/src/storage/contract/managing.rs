@@ -221,6 +221,28 @@ pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
     assert_eq!(pools.len(), 2);
 }
 
+/// What no job may have is refused before anything is changed, wherever the jobs are.
+pub async fn reschedule_refuses_what_no_job_may_have(storage: Subject) {
+    let job = add_one(&storage, spec()).await;
+    let far = Duration::from_secs(200 * 366 * 24 * 3600);
+    for change in [
+        Reschedule::new().attempts(-5),
+        Reschedule::new().attempts(i16::MIN),
+        Reschedule::new().max_attempts(0),
+        Reschedule::new().max_attempts(-1),
+        Reschedule::new().run_in(far),
+        Reschedule::new().run_in(Duration::MAX),
+        Reschedule::new().run_at(DateTime::<Utc>::MAX_UTC),
+        Reschedule::new().run_at(DateTime::<Utc>::MIN_UTC),
+    ] {
+        let error = storage.reschedule(&[job.id], &change).await.expect_err("no job may have that");
+        assert!(matches!(error, crate::error::Error::InvalidJob { .. }), "{change:?}: {error}");
+    }
+    assert_eq!(must_read(&storage, job.id).await, job);
+    let change = Reschedule::new().attempts(i16::MAX).max_attempts(i16::MAX).priority(i16::MIN);
+    assert_eq!(storage.reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
+}
+
 /// Who only wants to look need not hold the payloads.
 pub async fn lists_are_read_without_payloads_or_so_many_bytes_of_them(storage: Subject) {
     let large = || JobSpec::new("large", "x".repeat(1_000));

@@ -170,6 +170,7 @@ impl Storage for MemoryStorage {
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        change.check()?;
         let changed = self.state().reschedule(ids, change);
         self.notify(changed.len());
         Ok(changed)
