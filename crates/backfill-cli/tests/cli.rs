@@ -586,7 +586,7 @@ async fn a_slow_statement_is_not_printed_to_who_waits_for_its_answer() {
     sqlx::raw_sql("lock table graphile_worker._private_jobs").execute(&mut *tx).await.expect("lock");
     let stats = scene.command(&["stats"]).spawn().expect("it runs");
     until("it waits", || async {
-        scene.ask("select 1 from pg_locks where not granted and locktype = 'relation'").await == "1"
+        scene.ask("select 1 from pg_locks where not granted and locktype = 'relation' and database = (select oid from pg_database where datname = current_database())").await == "1"
     })
     .await;
     sqlx::raw_sql("select pg_sleep(1.2)").execute(&mut *tx).await.expect("time passes");

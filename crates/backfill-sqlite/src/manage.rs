@@ -6,10 +6,10 @@ use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
 
-use crate::SqliteStorage;
 use crate::file::micros;
 use crate::presence::{STALE, wake};
 use crate::row::jobs;
+use crate::{SqliteStorage, failed};
 
 /// How many dead jobs one transaction deletes, so that others get their turn.
 const PORTION: i64 = 10_000;
@@ -147,15 +147,31 @@ returning
             cleaned.dead_jobs = self.delete_dead_jobs().await?;
         }
         if what.tasks {
-            let keep = crate::json(what.keep_tasks.clone());
+            // To find the unused takes reading all jobs, and no writer may wait for that; what got a name since has a higher number,
+            // or a key.
+            let (last, keep) = (self.last_job().await?, crate::json(what.keep_tasks.clone()));
+            let unused = sqlx::query_scalar!(
+                r#"
+select name as "name!: String" from backfill_tasks
+where name not in (select value from json_each(?1)) and name not in (select job.task from backfill_jobs job)
+"#,
+                keep
+            )
+            .fetch_all(&self.file.readers)
+            .await
+            .map_err(failed("look for unused task names"))?;
+            let unused = crate::json(unused);
             let forgotten = self.file.writer.write("forget task names", move |connection| {
                 Box::pin(async move {
                     let deleted = sqlx::query!(
                         r#"
 delete from backfill_tasks
-where name not in (select value from json_each(?1)) and name not in (select job.task from backfill_jobs job)
+where name in (select value from json_each(?1))
+  and name not in (select job.task from backfill_jobs job where job.id > ?2)
+  and name not in (select job.task from backfill_jobs job indexed by backfill_jobs_key where job.key is not null)
 "#,
-                        keep
+                        unused,
+                        last
                     );
                     Ok(deleted.execute(connection).await?.rows_affected())
                 })
@@ -163,13 +179,31 @@ where name not in (select value from json_each(?1)) and name not in (select job.
             cleaned.tasks = forgotten.await?;
         }
         if what.queues {
+            let last = self.last_job().await?;
+            let unused = sqlx::query_scalar!(
+                r#"
+select name as "name!: String" from backfill_queues
+where locked_at is null and name not in (select job.queue from backfill_jobs job where job.queue is not null)
+"#
+            )
+            .fetch_all(&self.file.readers)
+            .await
+            .map_err(failed("look for unused queues"))?;
+            let unused = crate::json(unused);
             let forgotten = self.file.writer.write("forget queues", move |connection| {
                 Box::pin(async move {
                     let deleted = sqlx::query!(
                         r#"
 delete from backfill_queues
-where locked_at is null and name not in (select job.queue from backfill_jobs job where job.queue is not null)
-"#
+where locked_at is null
+  and name in (select value from json_each(?1))
+  and name not in (select job.queue from backfill_jobs job where job.id > ?2 and job.queue is not null)
+  and name not in (
+    select job.queue from backfill_jobs job indexed by backfill_jobs_key where job.key is not null and job.queue is not null
+  )
+"#,
+                        unused,
+                        last
                     );
                     Ok(deleted.execute(connection).await?.rows_affected())
                 })
@@ -177,6 +211,14 @@ where locked_at is null and name not in (select job.queue from backfill_jobs job
             cleaned.queues = forgotten.await?;
         }
         Ok(cleaned)
+    }
+
+    /// The highest number of a job that is there.
+    async fn last_job(&self) -> Result<JobId> {
+        sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "last!: i64" from backfill_jobs"#)
+            .fetch_one(&self.file.readers)
+            .await
+            .map_err(failed("look for the last job"))
     }
 
     async fn delete_dead_jobs(&self) -> Result<u64> {

@@ -260,65 +260,6 @@ where id = any (array(
         }
     }
 
-    // Forgetting names. An enqueuer first makes sure that the name exists and then inserts the job, both Node's
-    // functions and our statement; a name deleted in between would leave a job that nobody ever fetches. Every
-    // enqueuer takes the ordinary lock of an insert on the *names' table*, even if it inserts no name, and keeps it
-    // to the end of its transaction. A `share row exclusive` lock on that table conflicts with that: once it is
-    // granted, no enqueuer is in between, and those that follow look names up after the deletion. It is held for one
-    // statement. `lock_timeout` keeps a long transaction that holds us up from holding up everybody who queues
-    // behind us.
-
-    async fn forget_tasks(&self, keep: &[String]) -> Result<u64> {
-        let mut tx = self.transaction().await?;
-        sqlx::query!("set local lock_timeout = '2s'")
-            .execute(self.schema.on(&mut *tx))
-            .await
-            .map_err(|e| self.error("forget task names", e))?;
-        sqlx::query!("lock table graphile_worker._private_tasks in share row exclusive mode")
-            .execute(self.schema.on(&mut *tx))
-            .await
-            .map_err(|e| self.error("lock the task names (another transaction is using them; try again later)", e))?;
-        let deleted = sqlx::query!(
-            r#"
-delete from graphile_worker._private_tasks task
-where task.identifier <> all ($1)
-  and not exists (select from graphile_worker._private_jobs job where job.task_id = task.id)
-"#,
-            keep,
-        )
-        .execute(self.schema.on(&mut *tx))
-        .await
-        .map_err(|e| self.error("forget task names", e))?
-        .rows_affected();
-        tx.commit().await.map_err(|e| self.error("forget task names", e))?;
-        Ok(deleted)
-    }
-
-    async fn forget_queues(&self) -> Result<u64> {
-        let mut tx = self.transaction().await?;
-        sqlx::query!("set local lock_timeout = '2s'")
-            .execute(self.schema.on(&mut *tx))
-            .await
-            .map_err(|e| self.error("forget queues", e))?;
-        sqlx::query!("lock table graphile_worker._private_job_queues in share row exclusive mode")
-            .execute(self.schema.on(&mut *tx))
-            .await
-            .map_err(|e| self.error("lock the queues (another transaction is using them; try again later)", e))?;
-        let deleted = sqlx::query!(
-            r#"
-delete from graphile_worker._private_job_queues queue
-where queue.locked_at is null
-  and not exists (select from graphile_worker._private_jobs job where job.job_queue_id = queue.id)
-"#
-        )
-        .execute(self.schema.on(&mut *tx))
-        .await
-        .map_err(|e| self.error("forget queues", e))?
-        .rows_affected();
-        tx.commit().await.map_err(|e| self.error("forget queues", e))?;
-        Ok(deleted)
-    }
-
     pub(super) async fn read_job(&self, id: JobId) -> Result<Option<Job>> {
         let row = jobs!(
             "",

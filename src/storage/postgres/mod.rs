@@ -20,6 +20,7 @@
 //! | `listen` | wakeups through `LISTEN` |
 //! | `pooled` | finding out that connections are lent by the transaction |
 //! | `manage` | the administrative verbs |
+//! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
 //! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
@@ -42,6 +43,7 @@ mod cron;
 mod doctor;
 mod encoding;
 mod errors;
+mod forget;
 mod gather;
 mod handover;
 mod inspect;
