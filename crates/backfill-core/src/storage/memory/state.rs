@@ -538,7 +538,9 @@ impl State {
         if !filter.payloads {
             return wanted.map(|job| Job { payload: Payload::empty(), ..job.clone() }).collect();
         }
-        within(filter.max_bytes.unwrap_or(u64::MAX), wanted, |job| job.payload.as_str().len()).cloned().collect()
+        moving::within(filter.max_bytes.unwrap_or(u64::MAX), wanted, |job| job.payload.as_str().len())
+            .cloned()
+            .collect()
     }
 
     pub(super) fn counts(&mut self) -> Counts {
@@ -553,21 +555,6 @@ impl State {
         }
         counts
     }
-}
-
-/// Those from the first on that are so many bytes together; a single larger one comes alone.
-fn within<'a>(
-    max_bytes: u64,
-    jobs: impl Iterator<Item = &'a Job>,
-    size: impl Fn(&Job) -> usize,
-) -> impl Iterator<Item = &'a Job> {
-    let mut bytes = 0_u64;
-    jobs.enumerate()
-        .take_while(move |(place, job)| {
-            bytes = bytes.saturating_add(size(job) as u64);
-            *place == 0 || bytes <= max_bytes
-        })
-        .map(|(_, job)| job)
 }
 
 fn is_available(job: &Job) -> bool {

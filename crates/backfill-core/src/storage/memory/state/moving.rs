@@ -1,6 +1,6 @@
 //! Moving jobs from and to other storages.
 
-use super::{State, is_available, within};
+use super::{State, is_available};
 use crate::job::{Job, JobId};
 use crate::storage::{PoolId, taken_out};
 
@@ -65,4 +65,19 @@ impl State {
     pub(in crate::storage::memory) fn forget_imports(&mut self, mover: &str) {
         self.imports.remove(mover);
     }
+}
+
+/// Those from the first on that are so many bytes together; a single larger one comes alone.
+pub(super) fn within<'a>(
+    max_bytes: u64,
+    jobs: impl Iterator<Item = &'a Job>,
+    size: impl Fn(&Job) -> usize,
+) -> impl Iterator<Item = &'a Job> {
+    let mut bytes = 0_u64;
+    jobs.enumerate()
+        .take_while(move |(place, job)| {
+            bytes = bytes.saturating_add(size(job) as u64);
+            *place == 0 || bytes <= max_bytes
+        })
+        .map(|(_, job)| job)
 }
