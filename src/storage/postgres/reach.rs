@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PostgresStorage;
+use super::address::why_this_user;
+use super::errors::code;
 use super::migrate::check_on;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(10);
@@ -21,7 +23,7 @@ impl PostgresStorage {
     /// such as a wrong password or a database that does not exist, is told at once.
     ///
     /// # Errors
-    /// [`Error::Database`](crate::Error::Database) with the reason of the last try.
+    /// [`Error::Database`] with the reason of the last try; [`Error::LoginRefused`] and [`Error::EncryptionRefused`].
     pub async fn reach(&self, patience: Duration) -> Result<()> {
         farewell(self.connect(patience).await?).await;
         Ok(())
@@ -49,7 +51,10 @@ impl PostgresStorage {
                     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer for {TRY:?}")))
                 }
             };
-            let error = self.error("reach the database", error);
+            let error = match refusal(&self.pool.connect_options(), error) {
+                Ok(refusal) => refusal,
+                Err(error) => self.error("reach the database", error),
+            };
             let left = patience.saturating_sub(begun.elapsed());
             if left.is_zero() || !error.is_away() {
                 return Err(error);
@@ -59,6 +64,49 @@ impl PostgresStorage {
             delay = (delay * 2).min(MAX_DELAY);
         }
     }
+}
+
+/// What has a remedy of its own: encryption that cannot come, and whom the server does not let in.
+fn refusal(options: &PgConnectOptions, error: sqlx::Error) -> Result<Error, sqlx::Error> {
+    let encrypted = matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+    let remedy = match &error {
+        sqlx::Error::Tls(told) => match told.to_string() {
+            told if told.contains("without TLS support") => Some(
+                "compile this program with the feature `tls-rustls` of backfill (of backfill-cli: `tls`), or with a TLS feature of sqlx",
+            ),
+            told if told.contains("server does not support TLS") => Some(
+                "switch TLS on at the server (ssl = on), or write sslmode=prefer where the connection need not be encrypted",
+            ),
+            _ => Some("check the files that sslrootcert, sslcert and sslkey name"),
+        },
+        sqlx::Error::Io(told) if told.kind() == std::io::ErrorKind::InvalidData && encrypted => Some(
+            "name the authority of the server's certificate by sslrootcert=FILE, and the server as its certificate does; or write \
+             sslmode=require, which looks at no certificate",
+        ),
+        _ => None,
+    };
+    if let Some(remedy) = remedy {
+        return Ok(Error::EncryptionRefused { remedy, source: error.into() });
+    }
+    let role = options.get_username();
+    let why = why_this_user(role).map(|why| format!("that role was tried because {why}; ")).unwrap_or_default();
+    let database = options.get_database();
+    let remedy = match (code(&error).as_deref(), database) {
+        (Some("28P01"), _) => {
+            format!("{why}check the password, or name another role: postgres://ROLE:PASSWORD@host/database")
+        }
+        (Some("28000"), _) => {
+            format!("{why}let it log in (create role, pg_hba.conf), or name another: postgres://ROLE@host/database")
+        }
+        (Some("3D000"), None) => {
+            format!(
+                "no database is named, so that of the role's name was tried; name one: postgres://{role}@host/DATABASE"
+            )
+        }
+        (Some("3D000"), Some(database)) => format!("create it (createdb {database:?}), or name another"),
+        _ => return Err(error),
+    };
+    Ok(Error::LoginRefused { role: role.to_owned(), remedy, source: error.into() })
 }
 
 /// Asks the server something: a pooler says hello for a server that is not there. As plain text, which every pooler understands,

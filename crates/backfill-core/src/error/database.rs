@@ -59,11 +59,15 @@ pub(super) fn took_too_long(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the server was not there to be asked: the network, a server that is starting or stopping, or one with no connection
-/// to spare. (Class 08 is what poolers answer.)
+/// to spare. (Class 08 is what poolers answer.) Waiting does not mend what is wrong with certificates and encryption: those are
+/// refused.
 pub(super) fn is_away(error: &sqlx::Error) -> bool {
     match code(error) {
         Code::SqlState(code) => matches!(&*code, "57P01" | "57P02" | "57P03" | "53300") || code.starts_with("08"),
-        _ => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut),
+        _ => match error {
+            sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::InvalidData,
+            other => matches!(other, sqlx::Error::PoolTimedOut),
+        },
     }
 }
 

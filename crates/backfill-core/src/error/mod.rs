@@ -5,6 +5,7 @@ mod database;
 
 pub use crontab::CrontabProblem;
 
+use std::fmt;
 use std::sync::Arc;
 
 use database::Code;
@@ -14,8 +15,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong in this crate's own calls.
 ///
-/// Messages say what was wrong, with the value, and what to do. No message holds a password or a payload.
-#[derive(Debug, thiserror::Error)]
+/// Messages say what was wrong, with the value, and what to do. No message holds a password or a payload. `Debug` shows the same
+/// sentence as `Display`, because that is what a `main` prints that answers a `Result`.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Something about a job is outside what the schema allows. Nothing was sent.
@@ -227,6 +229,26 @@ pub enum Error {
         version: String,
     },
 
+    /// The server lets nobody in as this role, or has no such database.
+    #[error("could not log in as the role {role:?}: {}; {remedy}", plainly(.source))]
+    LoginRefused {
+        /// The role that was tried.
+        role: String,
+        /// Why that one, if nobody has named it, and what to do.
+        remedy: String,
+        /// What PostgreSQL said.
+        source: Arc<sqlx::Error>,
+    },
+
+    /// An encrypted connection was asked for (`sslmode`), and cannot be had as it was asked for.
+    #[error("the connection cannot be encrypted as was asked for: {}; {remedy}", plainly(.source))]
+    EncryptionRefused {
+        /// What to do.
+        remedy: &'static str,
+        /// What the driver said.
+        source: Arc<sqlx::Error>,
+    },
+
     /// The role may not do what is needed.
     #[error(
         "the database role lacks a privilege ({}); as the schema's owner or a superuser run: {grant}", plainly(.source)
@@ -343,6 +365,13 @@ pub enum Error {
     Internal(String),
 }
 
+/// For people: `main` prints it, and so does `unwrap`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What the server said, without the line of its own source code that the driver adds.
 fn plainly(error: &sqlx::Error) -> String {
     match error {
@@ -361,6 +390,9 @@ fn plainly(error: &sqlx::Error) -> String {
             Code::Sqlite(code) => format!("{} (SQLite's code {code})", told.message()),
             Code::Unknown => told.message().to_owned(),
         },
+        // With what it is about, and without the driver's words for the kind.
+        sqlx::Error::Tls(told) => format!("TLS: {told}"),
+        sqlx::Error::Io(told) => told.to_string(),
         other => other.to_string(),
     }
 }
