@@ -68,10 +68,8 @@ async fn left(client: &BackfillClient) -> backfill::Result<Counts> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = match std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()) {
-        Some(url) => url,
-        None => sqlite::default_url()?,
-    };
+    // One that is set and empty is refused below: somebody meant another place.
+    let url = std::env::var("DATABASE_URL").or_else(|_| sqlite::default_url())?;
     let client = BackfillClient::new(&url).await?;
     println!("storing jobs in {}", client.storage().name());
     if url.starts_with("sqlite:") {

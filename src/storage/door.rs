@@ -88,6 +88,11 @@ impl Door {
             Some(scheme) => Err(Error::InvalidClient(format!(
                 "the database URL begins with {scheme:?}, and only postgres://, sqlite:// and memory: are known"
             ))),
+            None if url.trim().is_empty() => Err(Error::InvalidClient(
+                "the database URL is empty, perhaps because a variable is; it looks like postgres://user@host/database, \
+                 sqlite://jobs.db or memory:"
+                    .to_owned(),
+            )),
             None => Err(Error::InvalidClient(
                 "the database URL has no scheme; it looks like postgres://user@host/database, sqlite://jobs.db or memory:"
                     .to_owned(),
@@ -189,6 +194,7 @@ mod tests {
         let error = refused("mysql://root:secret@host/db").await;
         assert!(error.contains("\"mysql\"") && error.contains("sqlite://") && !error.contains("secret"), "{error}");
         assert!(refused("jobs.db").await.contains("no scheme"));
+        assert!(refused("").await.contains("is empty, perhaps because a variable is"));
         assert!(refused("memory:jobs").await.contains("memory:"));
         assert!(!refused("postgres://u:secret@host:port/db").await.contains("secret"));
         let named = Door { schema: Some("s".to_owned()), ..Door::default() };

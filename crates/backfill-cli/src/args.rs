@@ -12,7 +12,7 @@ use crate::value::{self, ForTask, Retry};
 
 const AFTER_HELP: &str = "\
 The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PostgreSQL's \
-variables say if PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them. If nobody says anything, jobs are in an SQLite file, \
+variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. If nobody says anything, jobs are in an SQLite file, \
 backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill copy --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
 Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.

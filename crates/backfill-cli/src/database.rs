@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use crate::args::Global;
 use crate::failure::{Failure, failed};
 use crate::nearest::nearest;
+use crate::variables::{self, variable};
 
 /// Where URLs go, with a number behind, that were given on the command line with a password in them.
 pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT_";
@@ -78,11 +79,6 @@ pub fn has_password(url: &str) -> bool {
     user.is_some_and(|user| user.contains(':')) || url.contains("password=")
 }
 
-/// The value of an environment variable that says something.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 /// Where jobs are kept.
 enum Place {
     Postgres(Box<PgConnectOptions>),
@@ -101,6 +97,9 @@ impl Place {
             Some(scheme) if !scheme.is_empty() => Err(Failure::Usage(format!(
                 "the database URL begins with {scheme}:, and only postgres://, sqlite:// and memory: are known"
             ))),
+            None if url.trim().is_empty() => Err(Failure::Usage(
+                "the database URL is empty; it looks like postgres://user@host/database or sqlite://jobs.db".to_owned(),
+            )),
             _ => Err(Failure::Usage(
                 "the database URL has no scheme; it looks like postgres://user@host/database or sqlite://jobs.db"
                     .to_owned(),
@@ -113,18 +112,26 @@ impl Place {
         Self::Postgres(Box::new(if named { options } else { options.application_name("backfill") }))
     }
 
-    /// The place that the command line, or else the environment, names; or else the user's own file.
-    fn named(global: &Global) -> Result<Self, Failure> {
-        if let Some(url) = global.database_url.clone().or_else(|| variable("DATABASE_URL")) {
-            return Self::of(&url);
+    /// The place that the command line, or else the environment, names.
+    fn said(global: &Global) -> Result<Option<Self>, Failure> {
+        let url = match &global.database_url {
+            Some(url) => Some(url.clone()),
+            None => variables::set("DATABASE_URL", "postgres://user@host/database")?,
+        };
+        match url {
+            Some(url) => Self::of(&url).map(Some),
+            None if variables::names_postgres()? => Ok(Some(Self::postgres(address(None)?))),
+            None => Ok(None),
         }
-        if ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER"].into_iter().any(|name| variable(name).is_some()) {
-            return Ok(Self::postgres(address(None)?));
+    }
+
+    /// The same; or else the user's own file.
+    fn named(global: &Global) -> Result<Self, Failure> {
+        if let Some(place) = Self::said(global)? {
+            return Ok(place);
         }
         let path = sqlite::default_path()?;
-        if !global.json && !global.quiet {
-            tell_default(&path);
-        }
+        tell_default(&path, global.json || global.quiet);
         Ok(Self::Other(sqlite::default_url()?))
     }
 
@@ -137,7 +144,7 @@ impl Place {
                     .acquire_timeout(Duration::from_secs(10))
                     .connect_lazy_with(*options);
                 let prepared = !global.no_prepared_statements;
-                let schema = schema(global);
+                let schema = schema(global)?;
                 if schema.contains("://") {
                     return Err(Failure::Usage(
                         "the schema looks like a URL; give that with --database-url, and --schema a name such as graphile_worker"
@@ -162,10 +169,16 @@ impl Place {
     }
 }
 
-/// Says which file is used, since nobody named it.
-fn tell_default(path: &Path) {
+/// Says which file is used, since nobody named it; and of a variable that names another, whoever listens.
+fn tell_default(path: &Path, quietly: bool) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if TOLD.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    if let Some(unread) = variables::unread() {
+        tracing::warn!("{unread}");
+    }
+    if quietly {
         return;
     }
     let mut error = std::io::stderr();
@@ -179,14 +192,19 @@ fn tell_default(path: &Path) {
     }
 }
 
+/// The user's own file, if nobody names a database.
+pub fn own_file(global: &Global) -> Result<Option<PathBuf>, Failure> {
+    Ok(if Place::said(global)?.is_none() { Some(sqlite::default_path()?) } else { None })
+}
+
 /// The schema's name.
-fn schema(global: &Global) -> String {
-    global
-        .schema
-        .clone()
-        .or_else(|| variable("BACKFILL_SCHEMA"))
-        .or_else(|| variable("GRAPHILE_WORKER_SCHEMA"))
-        .unwrap_or_else(|| DEFAULT_SCHEMA.to_owned())
+fn schema(global: &Global) -> Result<String, Failure> {
+    if let Some(schema) = &global.schema {
+        return Ok(schema.clone());
+    }
+    // Node takes its own variable for unset when it is empty.
+    let ours = variables::set("BACKFILL_SCHEMA", "a name such as graphile_worker")?;
+    Ok(ours.or_else(|| variable("GRAPHILE_WORKER_SCHEMA")).unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()))
 }
 
 /// The storage as it is: nothing is created, upgraded or even looked at.
@@ -212,7 +230,7 @@ pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
             let socket = options.get_socket().map(|socket| socket.display().to_string());
             let (host, port) = (socket.as_deref().unwrap_or(options.get_host()), options.get_port());
             let database = options.get_database().unwrap_or(options.get_username());
-            format!("postgres {host}:{port}/{database} {}", schema(global))
+            format!("postgres {host}:{port}/{database} {}", schema(global)?)
         }
         Place::Other(url) if url.starts_with("memory") => url,
         Place::Other(url) => {
@@ -223,7 +241,7 @@ pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
 }
 
 /// The one name of a file, whether or not it is there yet.
-fn one_name(path: &Path) -> std::path::PathBuf {
+fn one_name(path: &Path) -> PathBuf {
     if let Ok(known) = std::fs::canonicalize(path) {
         return known;
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `args` | what can be said on the command line |
 //! | `database` | which storage is meant, and how secrets stay secret |
+//! | `variables` | what the environment says of the database |
 //! | `failure` | what ends the program early, and its exit status |
 //! | `logging` | the log, on standard error |
 //! | `output` | what is printed, for people and for machines |
@@ -21,6 +22,7 @@ mod logging;
 mod nearest;
 mod output;
 mod value;
+mod variables;
 
 use std::process::ExitCode;
 

@@ -50,6 +50,41 @@ async fn a_wish_for_encryption_is_never_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wish_for_security_that_cannot_be_met_is_refused_by_every_way_in() {
+    let scene = Scene::new().await;
+    for wish in ["channel_binding=require", "gssencmode=require", "require_auth=scram-sha-256", "ssl_mode=require"] {
+        let ran = scene.run(&["jobs", "-c", &format!("{}?{wish}", scene.url)]).await;
+        let name = wish.split('=').next().expect("a name");
+        assert!(ran.status == Some(2) && ran.err.contains(name), "{wish}: {}", ran.err);
+    }
+    for (name, value) in [("PGGSSENCMODE", "require"), ("PGCHANNELBINDING", "require"), ("PGREQUIREPEER", "postgres")] {
+        let output = scene.command(&["jobs"]).env(name, value).output().await.expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(name), "{name}: {told}");
+    }
+    let several = scene.run(&["jobs", "-c", "postgres://u:sekret@a:1,b:2/d"]).await;
+    assert!(several.status == Some(2) && several.err.contains("names several hosts (a,b)"), "{}", several.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_of_other_drivers_are_told_by_a_worker_once_and_by_nothing_else() {
+    let scene = Scene::new().await;
+    scene.task("t", "#!/bin/sh\n");
+    let url = format!("{}?schema=public&pgbouncer=true&connection_limit=5&target_session_attrs=read-write", scene.url);
+    for command in [&["jobs"][..], &["stats"], &["add", "t"], &["doctor"]] {
+        let ran = scene.run(&[command, &["-c", &url]].concat()).await;
+        assert_eq!(ran.err, "", "{command:?}");
+    }
+    let worker = scene.run(&["worker", "--once", "-c", &url]).await;
+    for name in ["schema", "pgbouncer", "connection_limit", "target_session_attrs"] {
+        assert_eq!(worker.err.matches(&format!("{name} in the database URL")).count(), 1, "{}", worker.err);
+    }
+    let unknown = scene.run(&["jobs", "-c", &format!("{}?aplication_name=sekret", scene.url)]).await;
+    assert!(unknown.err.contains("did you mean \"application_name\"?"), "{}", unknown.err);
+    assert!(!unknown.err.contains("sekret"), "{}", unknown.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_in_the_wrong_place_shows_no_password() {
     let scene = Scene::new().await;
     let url = "postgres://u:sekret@h/db";

@@ -162,3 +162,97 @@ async fn what_is_held_by_nobody_or_dated_ahead_in_a_file_is_found() {
         run("doctor").await.ok();
     }
 }
+
+/// What a command says with these variables.
+async fn with(alone: &Alone, variables: &[(&str, &str)], args: &[&str]) -> Ran {
+    let mut command = alone.command(args);
+    command.envs(variables.iter().copied());
+    soon("it ends", command.output()).await.expect("it runs").into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variable_that_is_set_and_empty_is_an_error() {
+    let alone = Alone::new();
+    alone.task("hello");
+    for name in ["DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE"] {
+        for command in
+            [&["add", "hello"][..], &["worker", "--once"], &["jobs"], &["doctor"], &["copy", "--to", "memory:"]]
+        {
+            let ran = with(&alone, &[(name, "")], command).await;
+            assert_eq!(ran.status, Some(2), "{name} {command:?}: {}", ran.err);
+            assert!(ran.err.contains(&format!("{name} is set and empty")), "{}", ran.err);
+        }
+    }
+    assert!(!alone.directory.path().join("data").exists(), "no file was made");
+    let by_option = with(&alone, &[], &["jobs", "-c", ""]).await;
+    assert!(by_option.status == Some(2) && by_option.err.contains("the database URL is empty"), "{}", by_option.err);
+    with(&alone, &[("DATABASE_URL", "")], &["add", "hello", "-c", "sqlite://jobs.db"]).await.ok();
+    let schema = with(&alone, &[("BACKFILL_SCHEMA", "")], &["jobs", "-c", "postgres://u@h/d"]).await;
+    assert!(schema.status == Some(2) && schema.err.contains("BACKFILL_SCHEMA is set and empty"), "{}", schema.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variable_of_a_database_that_is_not_read_is_told() {
+    let alone = Alone::new();
+    let url = "postgres://u:sekret@h/d";
+    for variables in [
+        &[("POSTGRES_URL", url)][..],
+        &[("PG_URL", url), ("APP_DB", url)],
+        &[("POSTGRES_HOST", "h")],
+        &[("PGPORT", "1")],
+    ] {
+        for args in [&["add", "hello"][..], &["--json", "--quiet", "add", "hello"]] {
+            let ran = with(&alone, variables, args).await;
+            for (name, _) in variables {
+                assert!(ran.err.contains(name) && ran.err.contains("set DATABASE_URL"), "{name}: {}", ran.err);
+            }
+            assert!(!ran.err.contains("sekret"), "{}", ran.err);
+            ran.ok();
+        }
+        let named = with(&alone, variables, &["-c", "sqlite://jobs.db", "add", "hello"]).await;
+        assert!(!named.err.contains("DATABASE_URL"), "{}", named.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_on_the_users_own_file_says_so_loudly() {
+    let alone = Alone::new();
+    alone.task("hello");
+    for args in [&["worker", "--once"][..], &["worker", "--once", "--quiet", "--json"]] {
+        let ran = with(&alone, &[], args).await;
+        let file = alone.directory.path().join("data/backfill/jobs.db");
+        let says = format!("WARN no database is named, so this worker serves a private file, {}", file.display());
+        assert!(ran.err.contains(&says), "{}", ran.err);
+        ran.ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_file_names_the_database() {
+    let (_admin, url) = common::support::database().await;
+    let alone = Alone::new();
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let (user, rest) = rest.split_once('@').expect("a user");
+    let (server, database) = rest.split_once('/').expect("a database");
+    let (host, port) = server.split_once(':').expect("a port");
+    let file = alone.directory.path().join(".pg_service.conf");
+    let text = format!("[jobs]\nhost={host}\nport={port}\nuser={user}\ndbname={database}\n");
+    std::fs::write(&file, text).expect("write");
+    // The user's own, in the home directory.
+    let added = with(&alone, &[("PGSERVICE", "jobs")], &["add", "hello"]).await;
+    assert!(added.err.contains("created the schema \"graphile_worker\""), "{}", added.err);
+    added.ok();
+    let elsewhere = alone.directory.path().join("pg_service.conf");
+    std::fs::rename(&file, &elsewhere).expect("rename");
+    let name = elsewhere.to_str().expect("UTF-8");
+    let system = alone.directory.path().to_str().expect("UTF-8");
+    for variables in
+        [&[("PGSERVICE", "jobs"), ("PGSERVICEFILE", name)][..], &[("PGSERVICE", "jobs"), ("PGSYSCONFDIR", system)]]
+    {
+        assert_eq!(with(&alone, variables, &["--json", "jobs"]).await.json()[0]["task"], "hello");
+    }
+    let by_url = with(&alone, &[("PGSERVICEFILE", name)], &["--json", "jobs", "-c", "postgres:///?service=jobs"]).await;
+    assert_eq!(by_url.json()[0]["task"], "hello");
+    let none = with(&alone, &[("PGSERVICE", "job"), ("PGSERVICEFILE", name)], &["jobs"]).await;
+    assert!(none.status == Some(2) && none.err.contains("the service \"job\" is in none of"), "{}", none.err);
+}

@@ -121,3 +121,24 @@ async fn ask(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
 async fn farewell(connection: PgConnection) {
     let _ = timeout(TRY, connection.close()).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_nobody_trusts_is_refused_and_a_server_that_is_away_is_waited_for() {
+        let options = PgConnectOptions::new_without_pgpass().username("u").ssl_mode(PgSslMode::VerifyFull);
+        let foreign = io::Error::new(io::ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer");
+        let told = refusal(&options, foreign.into()).expect("it is refused");
+        assert!(!told.is_away() && told.to_string().contains("sslrootcert=FILE"), "{told}");
+        let missing = refusal(&options, sqlx::Error::Tls("server does not support TLS".into())).expect("it is refused");
+        assert!(!missing.is_away() && missing.to_string().contains("ssl = on"), "{missing}");
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof] {
+            let error = refusal(&options, io::Error::from(kind).into()).expect_err("it is no refusal");
+            assert!(Error::Database { action: "reach the database", source: error.into() }.is_away(), "{kind}");
+        }
+    }
+}

@@ -30,6 +30,13 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
         tracing::warn!("{other}");
     }
     let handlers = handlers(&found.tasks, &args)?;
+    if let Some(file) = database::own_file(global)? {
+        tracing::warn!(
+            "no database is named, so this worker serves a private file, {}: it runs only what is added to that; for jobs that are \
+             elsewhere give --database-url, or set DATABASE_URL",
+            file.display()
+        );
+    }
     let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
     let storage = database::reached(global, patience).await?;
     let elsewhere = if args.no_migrate { None } else { database::elsewhere_if_missing(&storage).await };

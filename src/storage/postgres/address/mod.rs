@@ -156,7 +156,8 @@ impl Settings {
     fn options(&self) -> Result<PgConnectOptions> {
         let mut driver = Serializer::new(String::new());
         let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-        if let Some(said) = self.said("port").filter(|said| !said.value.is_empty() && !is_port(&said.value)) {
+        let mut ports = self.said.iter().filter(|said| said.name == "port" && !said.value.is_empty());
+        if let Some(said) = ports.find(|said| !is_port(&said.value)) {
             let (what, port) = (said.what(), &said.value);
             return Err(Error::InvalidClient(format!("{what} is {port:?}, and must be a number from 1 to 65535")));
         }
@@ -224,7 +225,13 @@ impl Settings {
 
     /// How the connection is encrypted, in the driver's words.
     fn mode(&self) -> Result<&'static str> {
-        let said = ["sslmode", "ssl", "requiressl"].into_iter().filter_map(|name| self.said(name));
+        const WORDS: [&str; 3] = ["sslmode", "ssl", "requiressl"];
+        // A wish that is not understood is no less one because another comes first.
+        self.said
+            .iter()
+            .filter(|said| WORDS.contains(&said.name) && !said.value.is_empty())
+            .try_for_each(|said| mode_of(said).map(drop))?;
+        let said = WORDS.into_iter().filter_map(|name| self.said(name));
         // Of one who says two of them, the mode is more exact.
         let weight = |by: &Source| match by {
             Source::Url => 0,
