@@ -1,20 +1,23 @@
 //! Settings of a worker.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::Worker;
 use super::events::Events;
 use super::flags::ForbiddenFlags;
 use super::prefetch::Prefetch;
 use super::shutdown::ShutdownHandle;
+use super::tasks::Tasks;
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Crontab};
 use crate::error::{Error, Result};
-use crate::job::limits::{check_flag, check_task_name};
+use crate::job::limits::check_flag;
 use crate::task::{Chain, Handler, Middleware, TaskError};
 
 /// More jobs at once than any machine runs; it keeps sums of it from overflowing.
@@ -22,7 +25,7 @@ const MAX_CONCURRENCY: usize = 1_000_000;
 /// More events than anybody wants to keep.
 const MAX_EVENTS: usize = 1_000_000;
 /// A year; it keeps moments in the future within what a clock can hold.
-const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What can be set about a worker.
 #[derive(Clone, Debug)]
@@ -266,28 +269,10 @@ impl WorkerBuilder {
                 ));
             }
         }
-        let mut handlers = HashMap::new();
-        for handler in self.handlers {
-            check_task_name(handler.name())?;
-            if handler.concurrency_limit() == Some(0) {
-                return refuse(format!(
-                    "the task {:?} may run 0 jobs at the same time; at least 1 is needed",
-                    handler.name()
-                ));
-            }
-            if let Some(limit) = handler.time_limit().filter(|limit| limit.is_zero() || *limit > MAX_DURATION) {
-                let name = handler.name();
-                return refuse(format!(
-                    "the task {name:?} has a timeout of {limit:?}; more than 0 and at most a year is possible"
-                ));
-            }
-            if let Some(twice) = handlers.insert(handler.name().to_owned(), Arc::new(handler)) {
-                return refuse(format!("two tasks have the name {:?}", twice.name()));
-            }
-        }
+        let tasks = Tasks::check(self.handlers)?;
         Ok(Worker {
             client: self.client,
-            handlers: Arc::new(handlers),
+            tasks: Arc::new(watch::Sender::new(Arc::new(tasks))),
             middleware: Chain::new(self.middleware),
             crontab: self.crontab,
             options,

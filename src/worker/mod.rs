@@ -10,6 +10,7 @@
 //! - the **settler** writes outcomes by *group commit*: while one write is in flight, results gather, and the next
 //!   write takes all of them. Nothing is dropped; a write that fails is tried again;
 //! - **prefetch** is the option to hold more jobs ready than can start at once;
+//! - the **tasks** it runs may change meanwhile;
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
@@ -26,10 +27,12 @@ mod pace;
 mod prefetch;
 mod settler;
 mod shutdown;
+mod tasks;
 mod upkeep;
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 pub use builder::WorkerBuilder;
 pub use events::{Event, EventStream};
@@ -44,6 +47,7 @@ use crate::task::{Chain, Handler};
 use builder::Options;
 use engine::{Engine, Mode};
 use events::Events;
+use tasks::Tasks;
 
 /// Runs jobs.
 ///
@@ -64,7 +68,7 @@ use events::Events;
 #[derive(Debug)]
 pub struct Worker {
     client: BackfillClient,
-    handlers: Arc<HashMap<String, Arc<Handler>>>,
+    tasks: Arc<watch::Sender<Arc<Tasks>>>,
     middleware: Chain,
     crontab: Vec<CronEntry>,
     options: Options,
@@ -113,9 +117,18 @@ impl Worker {
     /// The names of the tasks it runs, sorted.
     #[must_use]
     pub fn tasks(&self) -> Vec<String> {
-        let mut tasks: Vec<String> = self.handlers.keys().cloned().collect();
-        tasks.sort_unstable();
-        tasks
+        self.tasks.borrow().names.to_vec()
+    }
+
+    /// Runs these tasks from now on, instead of those that it has. It may be running: jobs that run go on as they are, and those of
+    /// tasks that it has no more are left to others.
+    ///
+    /// # Errors
+    /// [`Error::InvalidWorker`](crate::Error::InvalidWorker) for settings that do not go together; then nothing changes.
+    pub fn set_tasks(&self, tasks: impl IntoIterator<Item = impl Into<Handler>>) -> Result<()> {
+        let tasks = Tasks::check(tasks.into_iter().map(Into::into).collect())?;
+        self.tasks.send_replace(Arc::new(tasks));
+        Ok(())
     }
 
     /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.

@@ -1,5 +1,6 @@
 //! What an administrator sees. Reading never waits for a writer, nor keeps one waiting.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -214,6 +215,7 @@ select
   coalesce(pool.id, holder.id) as "id!: String",
   pool.started_at as "started_at?: i64",
   pool.seen_at as "seen_at?: i64",
+  pool.serves as "serves?: String",
   coalesce(holder.jobs, 0) as "jobs!: i64",
   coalesce(holder.queues, 0) as "queues!: i64",
   holder.oldest_lock as "oldest_lock?: i64"
@@ -230,6 +232,10 @@ order by 1
             pool.started_at = row.started_at.map(time);
             pool.seen_at = row.seen_at.map(time);
             pool.silence = row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
+            pool.tasks = row
+                .serves
+                .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names).ok())
+                .map(|names| names.into_iter().collect());
             pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
             pool.queues = u64::try_from(row.queues).unwrap_or_default();
             pool.oldest_lock = row.oldest_lock.map(time);

@@ -178,6 +178,10 @@ impl Storage for SqliteStorage {
         self.register_pool(registration).await
     }
 
+    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.serve_tasks(pool, tasks).await
+    }
+
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
         self.show_sign(pool).await
     }

@@ -41,14 +41,31 @@ impl SqliteStorage {
                     let now = file.now();
                     let shown = sqlx::query!(
                         r#"
-insert into backfill_pools (id, started_at, seen_at, dead_after) values (?1, ?2, ?2, ?3) on conflict do nothing
+insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values (?1, ?2, ?2, ?3, ?4) on conflict do nothing
 "#,
                         pool,
                         now,
-                        dead_after
+                        dead_after,
+                        tasks
                     )
                     .execute(connection)
                     .await?;
+                    Ok(shown.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    pub(crate) async fn serve_tasks(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        let (pool, tasks) = (pool.to_string(), crate::json(tasks.to_vec()));
+        self.file
+            .writer
+            .write("tell the tasks of a worker", move |connection| {
+                Box::pin(async move {
+                    name_tasks(connection, &tasks).await?;
+                    let shown = sqlx::query!("update backfill_pools set serves = ?2 where id = ?1", pool, tasks)
+                        .execute(connection)
+                        .await?;
                     Ok(shown.rows_affected() > 0)
                 })
             })

@@ -33,6 +33,14 @@ impl From<Numbers> for Counts {
     }
 }
 
+/// Names from a JSON array. (One that is none is told by nobody.)
+fn sorted(names: &str) -> Option<Vec<String>> {
+    let mut names: Vec<String> = serde_json::from_str(names).ok()?;
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
+}
+
 impl PostgresStorage {
     /// The schemas of this database that have a job queue in them, in the order of their names: for telling somebody who named
     /// another one.
@@ -182,6 +190,8 @@ select
   pool.started_at as "started_at?: Timestamp",
   pool.seen_at as "seen_at?: Timestamp",
   extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds?",
+  -- By way of JSON, which a schema understands that an earlier version has made.
+  to_jsonb(pool) ->> 'serves' as "serves?",
   coalesce(holder.jobs, 0) as "jobs!",
   coalesce(holder.queues, 0) as "queues!",
   holder.oldest_lock as "oldest_lock?: Timestamp"
@@ -204,9 +214,41 @@ order by 1
             pool.started_at = row.started_at.map(|time| time.0);
             pool.seen_at = row.seen_at.map(|time| time.0);
             pool.silence = row.silent_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            pool.tasks = row.serves.as_deref().and_then(sorted);
             pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
             pool.queues = u64::try_from(row.queues).unwrap_or_default();
             pool.oldest_lock = row.oldest_lock.map(|time| time.0);
+            pool
+        });
+        Ok(pools.collect())
+    }
+
+    /// Registered pools and their tasks, without a look at the jobs.
+    pub(super) async fn list_serving(&self) -> Result<Vec<PoolInfo>> {
+        let rows = sqlx::query!(
+            r#"
+select
+  pool.id,
+  pool.started_at as "started_at: Timestamp",
+  pool.seen_at as "seen_at: Timestamp",
+  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds!",
+  to_jsonb(pool) ->> 'serves' as "serves?"
+from graphile_worker.backfill_pools pool
+order by pool.id
+"#
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await;
+        let rows = match rows {
+            Err(error) if errors::code(&error).as_deref() == Some(errors::UNDEFINED_TABLE) => return Ok(Vec::new()),
+            rows => rows.map_err(|e| self.error("list worker pools", e))?,
+        };
+        let pools = rows.into_iter().map(|row| {
+            let mut pool = PoolInfo::new(row.id);
+            pool.started_at = Some(row.started_at.0);
+            pool.seen_at = Some(row.seen_at.0);
+            pool.silence = Duration::try_from_secs_f64(row.silent_seconds).ok();
+            pool.tasks = row.serves.as_deref().and_then(sorted);
             pool
         });
         Ok(pools.collect())

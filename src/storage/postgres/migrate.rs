@@ -52,13 +52,14 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 6] = [
+const OWN: [(i32, &str, &str); 7] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
     (4, "dead_after", script!("own/004_dead_after.sql")),
     (5, "add_jobs", script!("own/005_add_jobs.sql")),
     (6, "claim", script!("own/006_claim.sql")),
+    (7, "serves", script!("own/007_serves.sql")),
 ];
 
 /// The number of the script that makes `add_jobs`. It is also a step on the way to [`REVISION`].

@@ -339,6 +339,10 @@ impl Storage for PostgresStorage {
         .await
     }
 
+    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.serve_tasks(pool, tasks).await
+    }
+
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
         self.retrying(|| self.show_sign(pool)).await
     }
@@ -457,6 +461,10 @@ impl Storage for PostgresStorage {
 
     async fn diagnose(&self) -> Vec<Checked> {
         self.look_at_everything().await
+    }
+
+    async fn serving(&self) -> Result<Vec<PoolInfo>> {
+        self.list_serving().await
     }
 
     async fn pools(&self) -> Result<Vec<PoolInfo>> {

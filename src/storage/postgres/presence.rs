@@ -35,8 +35,8 @@ with new_task as (
   where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
   on conflict do nothing
 )
-insert into graphile_worker.backfill_pools (id, dead_after)
-values ($1, $3::bigint * interval '1 microsecond')
+insert into graphile_worker.backfill_pools (id, dead_after, serves)
+values ($1, $3::bigint * interval '1 microsecond', $2)
 on conflict do nothing
 "#,
             registration.pool.as_str(),
@@ -47,6 +47,31 @@ on conflict do nothing
         .await
         .map_err(|e| self.error("register a worker", e))?;
         self.end_sign(work).await?;
+        Ok(shown.rows_affected() > 0)
+    }
+
+    /// Which tasks it runs from now on.
+    pub(super) async fn serve_tasks(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        let mut work = self.work().await?;
+        // Locking: the pool's row, as by a sign of life. The names are inserted as by registering.
+        let shown = sqlx::query!(
+            r#"
+with new_task as (
+  insert into graphile_worker._private_tasks (identifier)
+  select distinct wanted
+  from unnest($2::text[]) as wanted
+  where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
+  on conflict do nothing
+)
+update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at > 'epoch'
+"#,
+            pool.as_str(),
+            tasks,
+        )
+        .execute(self.schema.on(&mut *work))
+        .await
+        .map_err(|e| self.error("tell the tasks of a worker", e))?;
+        self.done(work).await?;
         Ok(shown.rows_affected() > 0)
     }
 

@@ -80,6 +80,11 @@ impl Handover {
         self.unheard |= std::mem::take(&mut self.ever);
     }
 
+    /// What is offered holds no more.
+    pub(super) fn end_offer(&mut self) {
+        self.wanted.send_replace(None);
+    }
+
     /// Under a new identity, which holds nothing.
     pub(super) fn begin_anew(&mut self) {
         self.unheard = false;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::storage::{Line, PoolId, Registration};
 
 /// Registering that has not been answered for this long never will be.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a run whose signs of life are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
@@ -66,6 +66,7 @@ impl Engine {
                 self.pool = Arc::clone(&new);
                 self.lease = Lease::new(self.options.dead_after, sent);
                 self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
+                self.tell_tasks();
                 self.look();
             }
             // A run that ends when idle tells what fails, and does not wait for better times.

@@ -9,6 +9,7 @@
 //! | `claiming` | when to ask for more, and for how many |
 //! | `handover` | when to offer to be handed jobs, and what becomes of them |
 //! | `identity` | who the worker is: registering, and what becomes of it when it was taken for dead |
+//! | `tasks` | which tasks it runs, when that changes |
 //! | `ending` | shutdown, and the last writes |
 
 mod claiming;
@@ -16,6 +17,7 @@ mod ending;
 mod handover;
 mod identity;
 mod jobs;
+mod tasks;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use super::lease::{Lease, sent_now};
 use super::pace::Pace;
 use super::settler::{Backlog, Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
+use super::tasks::Tasks;
 use super::upkeep::{Identity, Upkeep};
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
@@ -49,6 +52,7 @@ use ending::Ending;
 use handover::Handover;
 use identity::{Registering, begin};
 use jobs::{GIVE_BACK_AFTER, Started, Waiting};
+use tasks::Telling;
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
 const MAX_DUE: usize = 1_000;
@@ -84,6 +88,11 @@ pub(super) struct Engine {
     limited: Vec<(String, usize)>,
     /// The others: jobs of these may be handed over at any moment.
     offered: Arc<[String]>,
+    /// What these are to be.
+    task_sets: watch::Receiver<Arc<Tasks>>,
+    /// They are not those that the worker has registered with.
+    tasks_differ: bool,
+    telling: Option<Telling>,
     crontab: Vec<CronEntry>,
     options: Options,
     mode: Mode,
@@ -165,25 +174,22 @@ impl Engine {
         let backlog = Backlog::default();
         let events = worker.events.clone();
         let settler = Settler::new(line.clone(), finished, written_tx, give_up.clone(), events, backlog.clone());
-        let mut tasks: Vec<String> = worker.handlers.keys().cloned().collect();
-        tasks.sort_unstable();
-        let limited = worker
-            .handlers
-            .values()
-            .filter_map(|handler| Some((handler.name().to_owned(), handler.concurrency_limit()?)));
-        let is_limited = |task: &&String| worker.handlers[*task].concurrency_limit().is_some();
-        let offered = tasks.iter().filter(|task| !is_limited(task)).cloned().collect();
+        let mut task_sets = worker.tasks.subscribe();
+        let tasks = Arc::clone(&task_sets.borrow_and_update());
         let pool = Arc::new(mode.identity());
         let now = Instant::now();
         let lease = Lease::new(worker.options.dead_after, sent_now());
         Self {
             client: worker.client.clone(),
             line,
-            handlers: Arc::clone(&worker.handlers),
+            handlers: Arc::clone(&tasks.handlers),
             middleware: worker.middleware.clone(),
-            tasks: tasks.into(),
-            limited: limited.collect(),
-            offered,
+            tasks: Arc::clone(&tasks.names),
+            limited: tasks.limited.clone(),
+            offered: Arc::clone(&tasks.offered),
+            task_sets,
+            tasks_differ: false,
+            telling: None,
             crontab: worker.crontab.clone(),
             options: worker.options.clone(),
             mode,
@@ -358,6 +364,8 @@ impl Engine {
                 Some(pool) = evicted.recv() => self.evicted(&pool),
                 (pool, sent, registered) = in_flight(&mut self.registering) => self.registered(pool, sent, registered),
                 released = in_flight(&mut self.handover.releasing) => self.released(released),
+                Ok(()) = self.task_sets.changed() => self.tasks_changed(),
+                () = in_flight(&mut self.telling) => self.telling = None,
                 changed = self.shutdown.changed() => {
                     if changed.is_ok() {
                         let urgency = *self.shutdown.borrow_and_update();

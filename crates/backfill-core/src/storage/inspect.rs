@@ -60,6 +60,8 @@ pub struct PoolInfo {
     pub seen_at: Option<DateTime<Utc>>,
     /// How long ago that was, by the storage's clock.
     pub silence: Option<Duration>,
+    /// The tasks that it runs, sorted; `None` if it does not tell, as Node's.
+    pub tasks: Option<Vec<String>>,
     /// How many jobs it holds.
     pub jobs: u64,
     /// How many serial queues it holds.
@@ -72,6 +74,6 @@ impl PoolInfo {
     /// A pool that holds nothing.
     #[must_use]
     pub fn new(id: String) -> Self {
-        Self { id, started_at: None, seen_at: None, silence: None, jobs: 0, queues: 0, oldest_lock: None }
+        Self { id, started_at: None, seen_at: None, silence: None, tasks: None, jobs: 0, queues: 0, oldest_lock: None }
     }
 }

@@ -121,6 +121,11 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// The same, with everything that a pool may say of itself.
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool>;
 
+    /// Tells which tasks a registered pool runs from now on, and makes their names known. Answers `false` if it is not registered.
+    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        self.register(pool, tasks).await.map(|_| true)
+    }
+
     /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody took it for dead and
     /// released what it held.
     async fn show_presence(&self, pool: &PoolId) -> Result<bool>;
@@ -231,4 +236,9 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// The worker pools that show signs of life or hold something, by id.
     async fn pools(&self) -> Result<Vec<PoolInfo>>;
+
+    /// The registered worker pools and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.
+    async fn serving(&self) -> Result<Vec<PoolInfo>> {
+        Ok(self.pools().await?.into_iter().filter(|pool| pool.seen_at.is_some()).collect())
+    }
 }

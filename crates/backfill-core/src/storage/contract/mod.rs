@@ -139,6 +139,7 @@ macro_rules! storage_contract_tests {
             a_rescued_pool_learns_it
             an_identity_is_given_once
             the_longer_of_two_silences_counts
+            pools_tell_which_tasks_they_run
         ]);
     };
     (@module $module:ident $fresh:ident [$($case:ident)*]) => {

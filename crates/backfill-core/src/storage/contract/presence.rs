@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{Subject, add, add_one, claim, must_read, register, spec};
-use crate::storage::{PoolId, Registration, Reschedule, Rescued, Watch};
+use super::{Subject, TASK, add, add_one, claim, must_read, register, spec};
+use crate::storage::{PoolId, PoolInfo, Registration, Reschedule, Rescued, Watch};
 
 /// Nobody is silent for as little as no time at all, unless time has passed since the sign.
 pub(super) async fn let_time_pass() {
@@ -132,4 +132,31 @@ pub async fn the_longer_of_two_silences_counts(storage: Subject) {
     assert!(storage.show_presence(&patient).await.expect("presence"), "it asks for more itself");
     assert!(!storage.show_presence(&hasty).await.expect("presence"));
     assert_eq!(storage.counts().await.expect("counts").running, 1);
+}
+
+/// A pool tells its tasks when it registers and whenever they change, and the names can be claimed at once.
+pub async fn pools_tell_which_tasks_they_run(storage: Subject) {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let pool = PoolId::random();
+    assert!(storage.register(&pool, &names(&["b", "a"])).await.expect("register"));
+    let other = register(&storage).await;
+    let told = |pools: Vec<PoolInfo>, id: &PoolId| {
+        let pool = pools.into_iter().find(|pool| pool.id == id.as_str()).expect("it is registered");
+        assert!(pool.seen_at.is_some());
+        pool.tasks
+    };
+    for pools in [storage.serving().await.expect("serving"), storage.pools().await.expect("pools")] {
+        assert_eq!(told(pools.clone(), &pool), Some(names(&["a", "b"])));
+        assert_eq!(told(pools, &other), Some(Vec::new()));
+    }
+    assert!(storage.serve(&pool, &names(&[TASK, "a"])).await.expect("serve"));
+    assert_eq!(told(storage.serving().await.expect("serving"), &pool), Some(names(&["a", TASK])));
+    assert_eq!(told(storage.serving().await.expect("serving"), &other), Some(Vec::new()));
+    assert!(storage.task_names().await.expect("names").contains(&TASK.to_owned()));
+    let job = add_one(&storage, spec()).await;
+    assert_eq!(claim(&storage, &pool, 1).await.first().map(|job| job.id), Some(job.id));
+    let stranger = PoolId::random();
+    assert!(!storage.serve(&stranger, &names(&["a"])).await.expect("serve"));
+    storage.withdraw_presence(&other).await.expect("withdraw");
+    assert_eq!(storage.serving().await.expect("serving").len(), 1, "strangers are not registered by it");
 }

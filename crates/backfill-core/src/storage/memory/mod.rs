@@ -113,6 +113,10 @@ impl Storage for MemoryStorage {
         Ok(self.state().register(registration))
     }
 
+    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+        Ok(self.state().serve(pool, tasks))
+    }
+
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
         Ok(self.state().show_presence(pool))
     }

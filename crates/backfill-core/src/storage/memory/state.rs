@@ -39,8 +39,9 @@ pub(super) struct State {
     last_now: Option<DateTime<Utc>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct SignOfLife {
+    tasks: Vec<String>,
     started_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
     dead_after: Duration,
@@ -324,8 +325,14 @@ impl State {
             return false;
         }
         let dead_after = registration.dead_after.unwrap_or_default();
-        self.pools.insert(pool.to_string(), SignOfLife { started_at: now, seen_at: now, dead_after });
+        let tasks = sorted(registration.tasks);
+        self.pools.insert(pool.to_string(), SignOfLife { tasks, started_at: now, seen_at: now, dead_after });
         true
+    }
+
+    pub(super) fn serve(&mut self, pool: &PoolId, tasks: &[String]) -> bool {
+        self.tasks.extend(tasks.iter().cloned());
+        self.pools.get_mut(pool.as_str()).map(|sign| sign.tasks = sorted(tasks)).is_some()
     }
 
     pub(super) fn show_presence(&mut self, pool: &PoolId) -> bool {
@@ -424,6 +431,7 @@ impl State {
             let mut pool = PoolInfo::new(id.clone());
             pool.started_at = Some(sign.started_at);
             pool.seen_at = Some(sign.seen_at);
+            pool.tasks = Some(sign.tasks.clone());
             pool.silence = (now - sign.seen_at).to_std().ok();
             pools.insert(id.clone(), pool);
         }
@@ -559,6 +567,10 @@ impl State {
 
 fn is_available(job: &Job) -> bool {
     job.locked_at.is_none() && job.attempts < job.max_attempts
+}
+
+fn sorted(tasks: &[String]) -> Vec<String> {
+    tasks.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn lock_of(job: &Job) -> Option<Lock> {
