@@ -122,7 +122,8 @@ pub enum Command {
 Tasks are programs in a directory, in any language: the file tasks/mail/send.sh runs the jobs of the task mail/send. A program \
 gets {\"payload\": …} on its standard input, and GRAPHILE_WORKER_JOB_ID, _JOB_KEY, _JOB_ATTEMPTS, _JOB_MAX_ATTEMPTS, _JOB_PRIORITY, \
 _JOB_RUN_AT, _TASK_IDENTIFIER and _PAYLOAD_FORMAT in its environment. Exit status 0 means done; anything else fails the attempt, and \
-the last lines of its standard error become last_error. What it prints goes to the log.
+the last lines of its standard error become last_error. What it prints goes to the log. A program that is put into the directory later \
+is a task too, and one that is taken out of it is none any more.
 
 A crontab is in Graphile's dialect, which Node reads too. After the comment `# dialect: extended` (or, for one line, with the option \
 ?dialect=extended) it may say more: names such as MON, steps of ranges, @daily, seconds before the minutes, and ?tz=Europe/Berlin. \
@@ -135,6 +136,9 @@ pub struct WorkerArgs {
     /// The directory of the tasks [default: tasks]
     #[arg(long, value_name = "DIR")]
     pub tasks: Option<PathBuf>,
+    /// How often to look for programs that were put into that directory, or taken out of it; 0s for never
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "2s")]
+    pub rescan_interval: Duration,
     /// A crontab to run [default: crontab, if that is there]
     #[arg(long, value_name = "FILE")]
     pub crontab: Option<PathBuf>,

@@ -9,6 +9,7 @@
 //! | `logging` | the log, on standard error |
 //! | `output` | what is printed, for people and for machines |
 //! | `nearest` | the known name that was probably meant |
+//! | `serving` | which tasks live workers run, and which jobs wait for nobody |
 //! | `value` | durations, times and the like, as people write them |
 //! | `command` | one file for each command |
 //! | `executable` | tasks that are programs in a directory |
@@ -21,6 +22,7 @@ mod failure;
 mod logging;
 mod nearest;
 mod output;
+mod serving;
 mod value;
 mod variables;
 

@@ -47,6 +47,7 @@ impl Engine {
         self.cancel.cancel();
         self.give_back_waiting();
         let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.tasks), self.options.dead_after);
+        self.registered_with = Arc::clone(&tasks);
         self.registering = Some(Box::pin(async move {
             let sent = sent_now();
             let registration = Registration::new(&new, &tasks).dead_after(dead_after);

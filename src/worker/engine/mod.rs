@@ -90,8 +90,8 @@ pub(super) struct Engine {
     offered: Arc<[String]>,
     /// What these are to be.
     task_sets: watch::Receiver<Arc<Tasks>>,
-    /// They are not those that the worker has registered with.
-    tasks_differ: bool,
+    /// Those that the worker has registered with.
+    registered_with: Arc<[String]>,
     telling: Option<Telling>,
     crontab: Vec<CronEntry>,
     options: Options,
@@ -188,7 +188,7 @@ impl Engine {
             limited: tasks.limited.clone(),
             offered: Arc::clone(&tasks.offered),
             task_sets,
-            tasks_differ: false,
+            registered_with: Arc::clone(&tasks.names),
             telling: None,
             crontab: worker.crontab.clone(),
             options: worker.options.clone(),

@@ -22,14 +22,13 @@ impl Engine {
         self.offered = Arc::clone(&tasks.offered);
         // An offer names the tasks. The next one names these.
         self.handover.end_offer();
-        self.tasks_differ = true;
         self.tell_tasks();
         self.look();
     }
 
     /// Tells others what this worker runs, if it is not what it registered with.
     pub(super) fn tell_tasks(&mut self) {
-        if !self.tasks_differ {
+        if Arc::ptr_eq(&self.tasks, &self.registered_with) {
             return;
         }
         let (line, pool, tasks) = (self.line.clone(), Arc::clone(&self.pool), Arc::clone(&self.tasks));

@@ -1,6 +1,6 @@
 //! `backfill add`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -18,12 +18,15 @@ use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::nearest;
 use crate::output::{JobJson, Output};
+use crate::serving::Serving;
 
 /// The revision of Graphile's schema from which on jobs are added to the tables that we know.
 /// Jobs in one statement.
 const BATCH: usize = 1_000;
 /// The most bytes of lines in one batch, so that memory stays bounded whatever the payloads.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// Of how many tasks is looked up who runs them.
+const MOST_TASKS: usize = 10_000;
 /// A line longer than this is no job: the largest payload, and room for the rest.
 const MAX_LINE: u64 = 300 * 1024 * 1024;
 
@@ -124,7 +127,9 @@ async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSp
     let known = storage.task_names().await?;
     let client = BackfillClient::with_storage(storage).with_max_payload_bytes(cap)?;
     let job = client.add(spec).await.map_err(with_option)?;
-    if !known.iter().any(|known| known == task)
+    let told = tell_unserved(&client, [task]).await;
+    if !told
+        && !known.iter().any(|known| known == task)
         && let Some(other) = nearest(task, known.iter().map(String::as_str))
     {
         let _ = writeln!(io::stderr(), "note: the task {task:?} is new; did you mean {other:?}?");
@@ -132,6 +137,20 @@ async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSp
     let what = if job.revision > 0 { "updated" } else { "added" };
     let now = database::now(&client).await;
     output.either(&JobJson::new(&job, now), format!("{what} job {}", job.id))
+}
+
+/// Says of these tasks if no live worker runs them; whether it did. The jobs are added, so nothing here fails.
+async fn tell_unserved<'a>(client: &BackfillClient, tasks: impl IntoIterator<Item = &'a str>) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let serving = tokio::time::timeout(PATIENCE, Serving::of(&**client.storage())).await;
+    let problems = match serving {
+        Ok(Ok(serving)) => serving.problems_of(tasks),
+        _ => Vec::new(),
+    };
+    for problem in &problems {
+        let _ = writeln!(io::stderr(), "note: {problem}");
+    }
+    !problems.is_empty()
 }
 
 /// A line of the input, with its number.
@@ -234,6 +253,7 @@ async fn feed(
     let mut added = 0_u64;
     let mut last_line = 0;
     let mut next = None;
+    let mut tasks = BTreeSet::new();
     loop {
         let mut batch = Vec::new();
         let (mut bytes, mut keys) = (0, HashSet::new());
@@ -254,7 +274,14 @@ async fn feed(
             }
             // Of a stream, nothing has been looked at yet.
             match client.checked([line.parsed.spec]) {
-                Ok(jobs) => batch.extend(jobs),
+                Ok(jobs) => {
+                    for job in jobs {
+                        if tasks.len() < MOST_TASKS && !tasks.contains(&job.task) {
+                            tasks.insert(job.task.clone());
+                        }
+                        batch.push(job);
+                    }
+                }
                 Err(error) => {
                     problem = Some(at_line(line.number, error));
                     break;
@@ -285,5 +312,6 @@ async fn feed(
         }
     }
     progress.finish_and_clear();
+    tell_unserved(&client, tasks.iter().map(String::as_str)).await;
     output.either(&json!({ "added": added }), format!("added {added} jobs"))
 }

@@ -1,6 +1,7 @@
 //! `backfill doctor`.
 
 use backfill::storage::{Checked, Storage, Verdict};
+use chrono::TimeDelta;
 use serde_json::json;
 
 use super::copy;
@@ -9,6 +10,7 @@ use crate::args::Global;
 use crate::database;
 use crate::failure::Failure;
 use crate::output::{Output, count_of};
+use crate::serving::{Serving, waiting};
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
@@ -16,6 +18,7 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     // A database that cannot be reached, or has nothing in it, has said so.
     if checked.len() > 1 {
         checked.push(moves(&*storage).await);
+        checked.push(Checked::new("tasks", tasks(&*storage).await));
     }
     let mut found = 0;
     let mut told = Vec::new();
@@ -47,6 +50,49 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         output.json(&told)?;
     }
     if found == 0 { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// Jobs that no live worker runs.
+async fn tasks(storage: &dyn Storage) -> Verdict {
+    /// Ready for so long without a worker is not the moment between two.
+    const OVERDUE: TimeDelta = TimeDelta::minutes(10);
+    let looked =
+        async { Ok::<_, backfill::Error>((storage.pools().await?, storage.tasks().await?, storage.time().await?)) };
+    let (pools, tasks, now) = match looked.await {
+        Ok(looked) => looked,
+        Err(error) => return Verdict::Skipped { why: error.to_string() },
+    };
+    let serving = Serving::of_pools(&pools);
+    let problems = serving.problems(&tasks);
+    if !problems.is_empty() {
+        return Verdict::Found {
+            problem: problems.join("; "),
+            remedy: "start a worker that has these tasks, or remove the jobs (`backfill jobs --task NAME`, `backfill complete`); if \
+                     Node's workers run them, all is well: those do not tell"
+                .to_owned(),
+        };
+    }
+    let jobs: u64 = tasks.iter().map(|task| waiting(&task.jobs)).sum();
+    let overdue = tasks.iter().filter_map(|task| task.oldest_ready).any(|ready| now - ready > OVERDUE);
+    // Those of Node's are seen only while they hold something.
+    let others = pools.iter().any(|pool| pool.seen_at.is_none() && !copy::is_move(&pool.id));
+    if serving.workers == 0 && overdue && !others {
+        return Verdict::Found {
+            problem: format!(
+                "of {} that {} some are ready for more than ten minutes, and no live worker of backfill's is registered",
+                count_of(jobs, "job"),
+                if jobs == 1 { "waits" } else { "wait" }
+            ),
+            remedy: "start one: `backfill worker`; if Node's workers run them, look at those".to_owned(),
+        };
+    }
+    Verdict::Fine {
+        detail: if serving.workers == 0 {
+            "no live worker of backfill's is registered, and no job has been ready for long".to_owned()
+        } else {
+            "live workers run every task for which jobs wait".to_owned()
+        },
+    }
 }
 
 /// Jobs that `backfill copy` has taken out of everybody's reach.

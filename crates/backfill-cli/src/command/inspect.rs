@@ -8,6 +8,7 @@ use crate::args::Global;
 use crate::database;
 use crate::failure::Failure;
 use crate::output::{Output, rfc3339, seconds, short, table, text, visible};
+use crate::serving::Serving;
 use crate::value::{length, relative};
 
 /// Counts for machines.
@@ -58,28 +59,43 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
 pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
     let client = database::client(global).await?;
     let tasks = client.tasks().await?;
+    let serving = Serving::of(&**client.storage()).await?;
     if output.is_json() {
         let told = tasks.iter().map(|task| {
-            json!({
-                "name": task.name,
-                "oldest_ready": task.oldest_ready.map(rfc3339),
-                "jobs": counts_json(&task.jobs),
-            })
+            let mut told = task_json(task, &serving);
+            told["oldest_ready"] = json!(task.oldest_ready.map(rfc3339));
+            told
         });
         return output.json(&told.collect::<Vec<_>>());
     }
     if tasks.is_empty() {
         return output.line("no tasks");
     }
-    output.line(tasks_table(&tasks, database::now(&client).await))
+    let mut told = vec![tasks_table(&tasks, &serving, database::now(&client).await)];
+    told.extend(after_a_gap(serving.problems(&tasks)));
+    output.line(told.join("\n"))
 }
 
-pub fn tasks_table(tasks: &[backfill::TaskInfo], now: DateTime<Utc>) -> String {
-    let mut table =
-        table(&["TASK", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "OLDEST READY"], &[1, 2, 3, 4, 5]);
+/// With an empty line before them, if there are any.
+fn after_a_gap(problems: Vec<String>) -> impl Iterator<Item = String> {
+    let gap = (!problems.is_empty()).then(String::new);
+    gap.into_iter().chain(problems)
+}
+
+/// A task for machines. How many live workers of backfill's run it is null where one does not tell.
+pub fn task_json(task: &backfill::TaskInfo, serving: &Serving) -> Value {
+    json!({ "name": task.name, "jobs": counts_json(&task.jobs), "workers": serving.workers_of(&task.name) })
+}
+
+pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> String {
+    let mut table = table(
+        &["TASK", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "WORKERS", "OLDEST READY"],
+        &[1, 2, 3, 4, 5, 6],
+    );
     for task in tasks {
         let mut row = vec![short(&task.name, 60)];
         row.extend(counts_row(&task.jobs));
+        row.push(serving.workers_of(&task.name).map_or_else(|| "?".to_owned(), |workers| workers.to_string()));
         row.push(task.oldest_ready.map(|time| relative(time, now)).unwrap_or_default());
         table.add_row(row);
     }
@@ -95,6 +111,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
                 "id": pool.id,
                 "started_at": pool.started_at.map(rfc3339),
                 "seen_at": pool.seen_at.map(rfc3339),
+                "tasks": pool.tasks,
                 "silent_seconds": pool.silence.map(|silence| silence.as_secs_f64()),
                 "jobs": pool.jobs,
                 "queues": pool.queues,
@@ -107,7 +124,8 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
         return output.line("no workers");
     }
     let now = database::now(&client).await;
-    let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK"], &[3, 4]);
+    let serving = Serving::of_pools(&pools);
+    let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK", "TASKS"], &[3, 4]);
     for pool in pools {
         let seen = match pool.silence {
             Some(_) if pool.seen_at.is_some_and(|seen| seen == DateTime::UNIX_EPOCH) => {
@@ -123,9 +141,14 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
             pool.jobs.to_string(),
             pool.queues.to_string(),
             pool.oldest_lock.map(|time| relative(time, now)).unwrap_or_default(),
+            short(&pool.tasks.unwrap_or_default().join(" "), 60),
         ]);
     }
-    output.line(text(&table))
+    let mut told = vec![text(&table)];
+    if serving.workers > 0 {
+        told.extend(after_a_gap(serving.problems(&client.tasks().await?)));
+    }
+    output.line(told.join("\n"))
 }
 
 pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {

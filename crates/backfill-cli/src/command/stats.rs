@@ -5,11 +5,12 @@ use std::time::Duration;
 use backfill::BackfillClient;
 use serde_json::{Value, json};
 
-use super::inspect::{counts_json, counts_row, tasks_table};
+use super::inspect::{counts_json, counts_row, task_json, tasks_table};
 use crate::args::{Global, StatsArgs};
 use crate::database;
 use crate::failure::Failure;
 use crate::output::{Output, count_of, rfc3339, seconds, table, text};
+use crate::serving::{Serving, waiting};
 
 /// Moves a terminal's cursor to the top left, and clears what is below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -34,10 +35,10 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
     let counts = client.counts().await?;
     let workers = client.pools().await?;
     let now = database::now(client).await;
+    let serving = Serving::of_pools(&workers);
     let busy: u64 = workers.iter().map(|pool| pool.jobs).sum();
     if output.is_json() {
-        let tasks: Vec<Value> =
-            tasks.iter().map(|task| json!({ "name": task.name, "jobs": counts_json(&task.jobs) })).collect();
+        let tasks: Vec<Value> = tasks.iter().map(|task| task_json(task, &serving)).collect();
         return output.json(&json!({
             "at": rfc3339(now),
             "jobs": counts_json(&counts),
@@ -52,7 +53,15 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
         format!("{}\n\n{} {hold} {}", text(&totals), count_of(workers.len() as u64, "worker"), count_of(busy, "job"));
     let used: Vec<_> = tasks.into_iter().filter(|task| task.jobs.total() > 0).collect();
     if !used.is_empty() {
-        told = format!("{told}\n\n{}", tasks_table(&used, now));
+        told = format!("{told}\n\n{}", tasks_table(&used, &serving, now));
+    }
+    let mut problems = serving.problems(&used);
+    let waiting: u64 = used.iter().map(|task| waiting(&task.jobs)).sum();
+    if serving.workers == 0 && waiting > 0 && used.iter().all(|task| task.jobs.running == 0) {
+        problems.push(format!("{} for a worker: no live worker of backfill's is registered", waits(waiting)));
+    }
+    if !problems.is_empty() {
+        told = format!("{told}\n\n{}", problems.join("\n"));
     }
     if !again {
         output.line(told)
@@ -61,4 +70,8 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
     } else {
         output.line(format!("{} UTC\n{told}\n", seconds(now)))
     }
+}
+
+fn waits(jobs: u64) -> String {
+    format!("{} {}", count_of(jobs, "job"), if jobs == 1 { "waits" } else { "wait" })
 }

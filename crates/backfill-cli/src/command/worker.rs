@@ -1,6 +1,6 @@
 //! `backfill worker`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,16 @@ use serde_json::json;
 
 use crate::args::{Global, WorkerArgs};
 use crate::database;
-use crate::executable::{Found, find, handler, is_ours, withheld};
+use crate::executable::{Directory, Found, find, handler, is_ours, withheld};
 use crate::failure::{Failure, failed};
 use crate::logging;
 use crate::nearest::unknown;
 use crate::output::{Output, count_of};
+use crate::serving::Serving;
 use crate::value::ForTask;
 
+/// Where tasks are when nobody says it.
+const TASKS: &str = "tasks";
 /// Node's.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 
@@ -29,7 +32,10 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     for other in &found.others {
         tracing::warn!("{other}");
     }
-    let handlers = handlers(&found.tasks, &args)?;
+    check_names(&found.tasks, &args)?;
+    tell_withheld(&found.tasks, &args);
+    let handlers = handlers(&found.tasks, &args);
+    let directory = Directory::new(args.tasks.as_deref().unwrap_or(Path::new(TASKS)), &found);
     if let Some(file) = database::own_file(global)? {
         tracing::warn!(
             "no database is named, so this worker serves a private file, {}: it runs only what is added to that; for jobs that are \
@@ -47,8 +53,10 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);
     let client = if args.client_time { client.with_clock(Clock::application()) } else { client };
+    let scheduled: Vec<String> =
+        crontab.iter().flat_map(|crontab| crontab.entries().iter().map(|entry| entry.task.clone())).collect();
     let entries = crontab.as_ref().map_or(0, |crontab| crontab.entries().len());
-    let worker = settings(Worker::builder(client), handlers, crontab, &args).build()?;
+    let worker = settings(Worker::builder(client.clone()), handlers, crontab, &args).build()?;
     tracing::info!(
         storage = %place,
         revision,
@@ -69,8 +77,78 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let summary = tokio::select! {
         ended = run => ended?,
         () = unread => return Err(Failure::ClosedPipe),
+        () = rescan(&worker, directory, &args) => return Ok(()),
+        () = watch_others(&client, &worker, &scheduled, args.once) => return Ok(()),
     };
+    if args.once {
+        tell_unserved(&client, &worker, &[], &mut BTreeSet::new()).await;
+    }
     tell(output, &summary)
+}
+
+/// Runs programs that are put into the directory, and no more those that are taken out of it. Never ends.
+async fn rescan(worker: &Worker, mut directory: Directory, args: &WorkerArgs) {
+    if args.once || args.rescan_interval.is_zero() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(args.rescan_interval).await;
+        // A slow disk must not keep jobs from being looked after.
+        let looked = tokio::task::spawn_blocking(move || {
+            let changed = directory.look();
+            (directory, changed)
+        });
+        let Ok((back, changed)) = looked.await else { return std::future::pending().await };
+        directory = back;
+        let Some(changed) = changed else { continue };
+        match worker.set_tasks(handlers(&changed.tasks, args)) {
+            Ok(()) => tracing::info!(
+                new = changed.new.join(" "),
+                gone = changed.gone.join(" "),
+                tasks = worker.tasks().join(" "),
+                "the tasks have changed"
+            ),
+            Err(error) => tracing::error!(%error, "the tasks have changed, and cannot be run"),
+        }
+    }
+}
+
+/// Says which tasks nobody runs for which jobs wait, or which the crontab adds. Never ends.
+async fn watch_others(client: &BackfillClient, worker: &Worker, scheduled: &[String], once: bool) {
+    /// Workers that are started together know of each other then.
+    const FIRST: Duration = Duration::from_secs(3);
+    /// To count jobs by task is a pass over all of them.
+    const AGAIN: Duration = Duration::from_secs(3600);
+    if once {
+        return std::future::pending().await;
+    }
+    let mut told = BTreeSet::new();
+    tokio::time::sleep(FIRST).await;
+    loop {
+        tell_unserved(client, worker, scheduled, &mut told).await;
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn tell_unserved(client: &BackfillClient, worker: &Worker, scheduled: &[String], told: &mut BTreeSet<String>) {
+    let looked = async { Ok::<_, backfill::Error>((client.storage().serving().await?, client.tasks().await?)) };
+    let (pools, tasks) = match looked.await {
+        Ok(looked) => looked,
+        // It is told by whatever needs the database.
+        Err(error) => return tracing::debug!(%error, "cannot look for tasks that nobody runs"),
+    };
+    let mut serving = Serving::of_pools(&pools);
+    // It has gone, if it was to run once.
+    serving.add(worker.tasks().iter().map(String::as_str));
+    let by_crontab = serving.problems_of(scheduled.iter().map(String::as_str));
+    let by_crontab = by_crontab.into_iter().map(|problem| format!("the crontab adds jobs that wait: {problem}"));
+    for problem in by_crontab.chain(serving.problems(&tasks)) {
+        // The numbers of jobs change.
+        let what = problem.split_once(": ").map_or(problem.as_str(), |(_, what)| what).to_owned();
+        if told.insert(what) {
+            tracing::warn!("{problem}");
+        }
+    }
 }
 
 fn settings(
@@ -118,7 +196,7 @@ fn crontab(named: Option<&Path>) -> Result<Option<Crontab>, Failure> {
 }
 
 fn programs(named: Option<&Path>, has_crontab: bool) -> Result<Found, Failure> {
-    let directory = named.unwrap_or(Path::new("tasks"));
+    let directory = named.unwrap_or(Path::new(TASKS));
     match find(directory) {
         Ok(found) if found.tasks.is_empty() && !has_crontab => {
             let told: Vec<String> =
@@ -137,7 +215,8 @@ fn programs(named: Option<&Path>, has_crontab: bool) -> Result<Found, Failure> {
     }
 }
 
-fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<Vec<Handler>, Failure> {
+/// What is said of single tasks must be of some that are there.
+fn check_names(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<(), Failure> {
     let known = || programs.keys().map(String::as_str);
     let named = |tasks: Vec<&Option<String>>| {
         let stranger = tasks.into_iter().flatten().find(|task| !programs.contains_key(*task));
@@ -150,7 +229,12 @@ fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<V
         let of = none.task.as_ref().map_or_else(|| "every task".to_owned(), |task| format!("the task {task:?}"));
         return Err(Failure::Usage(format!("the timeout of {of} is 0; give more, such as 30s")));
     }
-    let withheld: Arc<[OsString]> = withheld(args.pass_secrets).into();
+    Ok(())
+}
+
+/// Says which variables programs do not get, if the user may miss one of them.
+fn tell_withheld(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) {
+    let withheld = withheld(args.pass_secrets);
     let told: Vec<_> = withheld.iter().filter(|name| !is_ours(name)).map(|name| name.to_string_lossy()).collect();
     if !told.is_empty() && !programs.is_empty() {
         tracing::info!(
@@ -158,6 +242,10 @@ fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<V
             "programs do not get what holds a password; --pass-secrets lets them"
         );
     }
+}
+
+fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Vec<Handler> {
+    let withheld: Arc<[OsString]> = withheld(args.pass_secrets).into();
     let handlers = programs.iter().map(|(task, program)| {
         let timeout = value_for(task, &args.timeout).unwrap_or(DEFAULT_TIMEOUT);
         let mut handler = handler(task, program, timeout, &withheld);
@@ -169,7 +257,7 @@ fn handlers(programs: &BTreeMap<String, PathBuf>, args: &WorkerArgs) -> Result<V
         }
         handler
     });
-    Ok(handlers.collect())
+    handlers.collect()
 }
 
 /// What was said of this task, or of all.
