@@ -7,7 +7,7 @@ use super::entry::CronEntry;
 use super::options::{self, Options, is_made_of};
 use super::pattern::Pattern;
 use super::problem::{Complaint, CrontabProblem};
-use super::{Dialect, Schedule};
+use super::{Dialect, Schedule, hints};
 use crate::error::{Error, Result};
 use crate::job::Payload;
 use crate::job::limits::MAX_TASK_NAME_CHARS;
@@ -136,7 +136,7 @@ fn entry(line: &str, dialect: Dialect) -> Result<CronEntry, Vec<Complaint>> {
         }
     };
     let (Some(fields), Some((start, task))) = (fields, command) else {
-        let problem = format!("is no crontab line: {what}");
+        let problem = hints::of_variable(line).unwrap_or_else(|| format!("is no crontab line: {what}"));
         return Err(vec![Complaint::new(
             line.len() - line.trim_start_matches(is_space).len(),
             line.trim_matches(is_space),
@@ -242,6 +242,11 @@ fn parse_payload(text: &str) -> Result<Payload, (usize, String)> {
         return Err((0, problem.to_owned()));
     }
     let value: serde_json::Value = json5::from_str(text).map_err(|error| {
+        if let Some(place) = hints::half_character(text) {
+            let problem =
+                "is half of a surrogate pair, which is no character; write the character itself, or both halves";
+            return (place, problem.to_owned());
+        }
         // A text of one line, so the column is the place. (Without one, it is the whole that is wrong.)
         let column = error.position().map_or(0, |position| position.column);
         let place = text.char_indices().nth(column).map_or(0, |(place, _)| place);
@@ -287,6 +292,23 @@ mod tests {
         assert_eq!(entry.payload.as_str(), r#"{"a":"x","b":[16]}"#);
         assert_eq!(crontab("* * * * * t").entries[0].identifier, "t");
         assert!(crontab("").entries.is_empty());
+    }
+
+    #[test]
+    fn what_other_crontabs_have_is_refused_with_what_to_write_instead() {
+        for (text, says) in [
+            ("CRON_TZ=Europe/Berlin", "put the comment `# dialect: extended` above, and the option ?tz=Europe/Berlin"),
+            (" TZ = UTC ", "?tz=UTC on each line"),
+            ("# dialect: extended\nCRON_TZ=Asia/Tokyo", "?tz=Asia/Tokyo on each line"),
+            ("SHELL=/bin/sh", "tasks have the environment of their worker"),
+            ("0 4 * * * t ?timezone=Europe/Berlin", "a time zone is ?dialect=extended&tz=Europe/Berlin"),
+            ("# dialect: extended\n0 4 * * * t ?timeZone=UTC", "a time zone is ?dialect=extended&tz=UTC"),
+            ("0 4 * * * t {a: '\\ud83d'}", "is half of a surrogate pair"),
+            ("0 4 * * * t {'\\udc00': 1}", "line 1, column 15: \"\\\\udc00"),
+        ] {
+            let told = problems(text);
+            assert!(told.len() == 1 && told[0].contains(says), "{text}: {told:?}");
+        }
     }
 
     #[test]

@@ -66,6 +66,7 @@
 mod crontab;
 mod entry;
 mod field;
+mod hints;
 mod options;
 mod pattern;
 mod problem;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Dialect;
 use super::problem::Complaint;
 use super::zone::Zone;
+use super::{Dialect, hints};
 use crate::job::limits::{MAX_KEY_CHARS, MAX_MAX_ATTEMPTS, MAX_QUEUE_NAME_CHARS};
 use crate::job::{JobKeyMode, Priority};
 use crate::nearest::did_you_mean;
@@ -84,6 +84,9 @@ impl Options {
             "dialect" if value == "extended" => {}
             "dialect" => return Err(format!("is no dialect: extended is{}", did_you_mean(value, ["extended"]))),
             _ => {
+                if let Some(hint) = hints::of_option(key, value) {
+                    return Err(hint);
+                }
                 let known: &[&str] = if dialect == Dialect::Extended { &EXTENDED_NAMES } else { &NAMES };
                 let meant = did_you_mean(key, known.iter().copied());
                 return Err(format!("is no option; there are {}{meant}", known.join(", ")));

@@ -219,7 +219,7 @@ pub struct WorkerArgs {
 
 #[derive(clap::Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true).args(["task", "from"]), after_help = "\
-A file has one job a line, as JSON:
+A file has one job a line, as JSON, or all of them in a JSON array:
   {\"task\": \"mail\", \"payload\": {\"to\": \"ada@example.com\"}, \"queue\": \"mail\", \"run_at\": \"2026-11-21T10:00:00Z\", \
 \"max_attempts\": 3, \"key\": \"mail 7\", \"key_mode\": \"replace\", \"priority\": -5, \"flags\": [\"bulk\"]}
 Only the task is needed. The names of Node's addJob (identifier, queueName, runAt, …) are understood too.")]

@@ -110,6 +110,17 @@ async fn what_is_wrong_with_a_file_of_jobs_is_told_with_its_line() {
         let ran = scene.run_with(&["add", "--from", "-"], input).await;
         assert!(ran.status == Some(1) && ran.err.contains(says), "{}", ran.err);
     }
+    // The same from a file, which is looked through before anything is added.
+    let array = scene.write(
+        "jobs.json",
+        "[\n  {\"task\": \"a\"},\n  {\n    \"task\": \"b\",\n    \"payload\": {\"x\": [1, 2]}\n  }\n]\n",
+    );
+    let added = scene.run(&["add", "--from", array.to_str().expect("UTF-8")]).await;
+    assert_eq!(added.ok(), "added 2 jobs\n");
+    assert_eq!(scene.run(&["--json", "jobs", "--task", "b"]).await.json()[0]["payload"], json!({ "x": [1, 2] }));
+    let broken = scene.write("broken.json", "[{\"task\": \"c\"},\n{\"task\": 7}]");
+    let refused = scene.run(&["add", "--from", broken.to_str().expect("UTF-8")]).await;
+    assert!(refused.err.contains("line 2 is no job") && refused.err.contains("nothing was added"), "{}", refused.err);
     let directory = scene.run(&["add", "--from", "."]).await;
     assert!(directory.err.contains("could not read .: it is a directory"), "{}", directory.err);
     let large = scene.run(&["add", "t", "\"0123456789\"", "--max-payload-bytes", "5"]).await;

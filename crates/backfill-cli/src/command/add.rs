@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use backfill::{BackfillClient, Error, JobSpec, Payload};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::spec;
+use super::input::Jobs;
 use crate::args::{AddArgs, Global, SpecArgs};
 use crate::database;
 use crate::failure::{Failure, failed};
@@ -20,15 +20,12 @@ use crate::nearest::nearest;
 use crate::output::{JobJson, Output};
 use crate::serving::Serving;
 
-/// The revision of Graphile's schema from which on jobs are added to the tables that we know.
 /// Jobs in one statement.
 const BATCH: usize = 1_000;
 /// The most bytes of lines in one batch, so that memory stays bounded whatever the payloads.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Of how many tasks is looked up who runs them.
 const MOST_TASKS: usize = 10_000;
-/// A line longer than this is no job: the largest payload, and room for the rest.
-const MAX_LINE: u64 = 300 * 1024 * 1024;
 
 pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), Failure> {
     match (args.task, args.from) {
@@ -153,51 +150,6 @@ async fn tell_unserved<'a>(client: &BackfillClient, tasks: impl IntoIterator<Ite
     !problems.is_empty()
 }
 
-/// A line of the input, with its number.
-struct Numbered {
-    number: u64,
-    parsed: spec::Parsed,
-    bytes: usize,
-}
-
-/// Reads jobs a line at a time.
-struct Lines<R> {
-    input: BufReader<R>,
-    number: u64,
-    buffer: Vec<u8>,
-}
-
-impl<R: Read> Lines<R> {
-    fn new(input: R) -> Self {
-        Self { input: BufReader::with_capacity(1024 * 1024, input), number: 0, buffer: Vec::new() }
-    }
-
-    /// The next job, empty lines left out.
-    fn next(&mut self) -> Result<Option<Numbered>, Failure> {
-        loop {
-            self.buffer.clear();
-            let bytes = (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.buffer)?;
-            if bytes == 0 {
-                return Ok(None);
-            }
-            self.number += 1;
-            let number = self.number;
-            let wrong = |problem: String| failed(format!("line {number} {problem}"));
-            if bytes as u64 == MAX_LINE {
-                return Err(wrong(format!("is longer than {MAX_LINE} bytes")));
-            }
-            let text = std::str::from_utf8(&self.buffer).map_err(|error| wrong(format!("is no UTF-8: {error}")))?;
-            // Some editors begin a file with this mark.
-            let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
-            if text.trim().is_empty() {
-                continue;
-            }
-            let parsed = spec::parse(text).map_err(wrong)?;
-            return Ok(Some(Numbered { number, parsed, bytes }));
-        }
-    }
-}
-
 /// How a file is added.
 #[derive(Clone, Copy)]
 struct Adding {
@@ -227,7 +179,7 @@ async fn many(global: &Global, output: &Output, file: &Path, adding: Adding) -> 
     // A file can be read twice: everything in it is looked at before anything is written.
     let progress = ProgressBar::new(length);
     progress.set_style(style("checking {bar:30} {percent}% of {binary_total_bytes}"));
-    let mut lines = Lines::new(progress.wrap_read(opened));
+    let mut lines = Jobs::new(progress.wrap_read(opened));
     let checker = BackfillClient::in_memory().with_max_payload_bytes(adding.cap)?;
     while let Some(line) = lines.next().map_err(nothing_added)? {
         checker.check(line.parsed.spec).map_err(|error| nothing_added(at_line(line.number, error)))?;
@@ -249,7 +201,7 @@ async fn feed(
 ) -> Result<(), Failure> {
     let storage = open(global, adding.create).await?;
     let client = BackfillClient::with_storage(storage).with_max_payload_bytes(adding.cap)?;
-    let mut lines = Lines::new(input);
+    let mut lines = Jobs::new(input);
     let mut added = 0_u64;
     let mut last_line = 0;
     let mut next = None;

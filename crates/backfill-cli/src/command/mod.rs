@@ -6,6 +6,7 @@ pub mod completions;
 pub mod copy;
 pub mod crontab;
 pub mod doctor;
+pub mod input;
 pub mod inspect;
 pub mod jobs;
 pub mod manage;

@@ -97,7 +97,10 @@ fn explain(error: &serde_json::Error) -> String {
             Some(known) => format!("has an unknown field {name:?}; did you mean {known:?}?"),
             None => format!("has an unknown field {name:?}; there are {}", NAMES.join(", ")),
         },
-        None => format!("is no job: {}", text.replace(" at line 1 column ", " at column ")),
+        None => {
+            let hint = if error.is_eof() { "; write one job a line, or all of them in a JSON array" } else { "" };
+            format!("is no job: {}{hint}", text.replace(" at line 1 column ", " at column "))
+        }
     }
 }
 

@@ -39,12 +39,17 @@ fn walk(directory: &Path, prefix: &str, found: &mut Found) -> io::Result<()> {
         if kind.is_dir() {
             if is_name(name) {
                 walk(&path, &format!("{prefix}{name}/"), found)?;
+            } else if !is_hidden(name) && has_programs(&path) {
+                found.others.push(format!("{} has programs, and {NO_NAME}", path.display()));
             }
             continue;
         }
         let (base, extensions) = name.split_once('.').map_or((name, ""), |(base, extensions)| (base, extensions));
         if !is_name(base) || extensions.split('.').any(|part| !extensions.is_empty() && !is_name(part)) {
-            // Hidden files, backups of editors.
+            // A program under such a name was meant to be a task; hidden files and backups of editors were not.
+            if !is_hidden(name) && is_program(&path) {
+                found.others.push(format!("{} {NO_NAME}", path.display()));
+            }
             continue;
         }
         let target = match fs::metadata(&path) {
@@ -78,6 +83,27 @@ fn walk(directory: &Path, prefix: &str, found: &mut Found) -> io::Result<()> {
     Ok(())
 }
 
+/// What tells of a name that no task can have.
+const NO_NAME: &str =
+    "has a name that no task can have; rename it: letters, digits, _ and - are allowed, and dots before extensions";
+
+/// What nobody looks at: hidden files, and what editors leave behind.
+fn is_hidden(name: &str) -> bool {
+    name.starts_with(['.', '#'])
+        || name.ends_with(['~', '#'])
+        || [".bak", ".orig", ".swp"].iter().any(|end| name.ends_with(end))
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && is_executable(&file))
+}
+
+fn has_programs(directory: &Path) -> bool {
+    // One that cannot be read has none that could be run.
+    fs::read_dir(directory)
+        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_program(&entry.path()))))
+}
+
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
@@ -109,7 +135,9 @@ mod tests {
     fn tasks_are_found_by_nodes_rules() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        for name in ["hello", "mail/send.sh", "mail/deep-er/x_1.test.py", ".hidden", "back~", "with space", "_ok"] {
+        for name in
+            ["hello", "mail/send.sh", "mail/deep-er/x_1.test.py", ".hidden", "back~", "with space", "größe.sh", "_ok"]
+        {
             put(root, name, 0o755);
         }
         put(root, "plain.txt", 0o644);
@@ -131,9 +159,12 @@ mod tests {
             "hello.rb has the task name of",
             "group is not",
             "broken cannot be",
+            "with space has a name that no task can have",
+            "größe.sh has a name",
+            "elsewhere.d has programs, and has a name",
         ] {
             assert!(others.contains(told), "{told} in {others}");
         }
-        assert_eq!(found.others.len(), 5);
+        assert_eq!(found.others.len(), 8, "{others}");
     }
 }
