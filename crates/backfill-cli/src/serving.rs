@@ -31,6 +31,14 @@ impl Serving {
         Ok(Self::of_pools(&storage.serving().await?))
     }
 
+    /// The same for one who may do without: a role that must not look at workers knows nothing of them.
+    pub async fn if_visible(storage: &dyn Storage) -> Self {
+        Self::of(storage).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot look for workers");
+            Self { unknown: true, ..Self::default() }
+        })
+    }
+
     pub fn of_pools(pools: &[PoolInfo]) -> Self {
         // What runs nothing is the run of a move, or has a crontab alone.
         let runs = |pool: &PoolInfo| pool.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty());

@@ -59,7 +59,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
 pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
     let client = database::client(global).await?;
     let tasks = client.tasks().await?;
-    let serving = Serving::of(&**client.storage()).await?;
+    let serving = Serving::if_visible(&**client.storage()).await;
     if output.is_json() {
         let told = tasks.iter().map(|task| {
             let mut told = task_json(task, &serving);
