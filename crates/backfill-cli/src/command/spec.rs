@@ -92,16 +92,14 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
 fn explain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let unknown = text.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-    match unknown {
-        Some(name) => match nearest(name, NAMES) {
+    if let Some(name) = unknown {
+        return match nearest(name, NAMES) {
             Some(known) => format!("has an unknown field {name:?}; did you mean {known:?}?"),
             None => format!("has an unknown field {name:?}; there are {}", NAMES.join(", ")),
-        },
-        None => {
-            let hint = if error.is_eof() { "; write one job a line, or all of them in a JSON array" } else { "" };
-            format!("is no job: {}{hint}", text.replace(" at line 1 column ", " at column "))
-        }
+        };
     }
+    let hint = if error.is_eof() { "; write one job a line, or all of them in a JSON array" } else { "" };
+    format!("is no job: {}{hint}", text.replace(" at line 1 column ", " at column "))
 }
 
 #[cfg(test)]
