@@ -17,7 +17,12 @@ const CONCURRENCY: usize = 500;
 async fn worker(url: &str) -> Worker {
     let client = BackfillClient::new(url).await.expect("migrate");
     let runs = PgPoolOptions::new().max_connections(20).connect(url).await.expect("connect");
-    Worker::builder(client)
+    let builder = Worker::builder(client);
+    let builder = match std::env::var("CHILD_SECOND_SIGNAL_AFTER_MS") {
+        Ok(ms) => builder.second_signal_after(Duration::from_millis(ms.parse().expect("a number"))),
+        Err(_) => builder,
+    };
+    builder
         .task(task_fn("record", move |ms: u64, ctx: JobContext| record(runs.clone(), ms, ctx)))
         .concurrency(CONCURRENCY)
         .poll_interval(Duration::from_millis(100))
@@ -70,6 +75,11 @@ struct Scene {
 impl Scene {
     /// A worker process with this many jobs of this length running.
     async fn with_jobs(lengths: Vec<u64>) -> Self {
+        Self::with_jobs_and(lengths, &[]).await
+    }
+
+    /// The same, with these settings.
+    async fn with_jobs_and(lengths: Vec<u64>, settings: &[(&str, &str)]) -> Self {
         let (pool, url) = database().await;
         sql(
             &pool,
@@ -84,6 +94,7 @@ impl Scene {
         let child = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "child_process_that_works", "--nocapture"])
             .env("CHILD_DATABASE_URL", &url)
+            .envs(settings.iter().copied())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -132,11 +143,29 @@ async fn sigterm_amid_500_running_jobs_loses_no_result_and_repeats_none() {
     assert_eq!(scene.client.counts().await.expect("counts").total(), 0);
 }
 
+/// `timeout`, foreman, npm and a Ctrl-C in a process group signal a process twice within a moment, and mean it once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_signals_within_a_moment_cut_off_no_running_job() {
+    for (first, second) in [("TERM", "TERM"), ("INT", "TERM")] {
+        let mut scene = Scene::with_jobs((0..40).map(|n| 2_500 + n).collect()).await;
+        scene.signal(first).await;
+        // The same signal twice at once would be one signal: the system keeps no count of them.
+        until("the first is heard", || async { scene.ask("select count(*) from test.signals").await == "1" }).await;
+        scene.signal(second).await;
+        scene.ended().await;
+        let told = scene.ask("select string_agg(name, ' ' order by id) from test.signals").await;
+        assert_eq!(told, format!("SIG{first} SIG{second}"), "events tell of both");
+        assert_eq!(scene.ask("select count(*) from test.runs where ended").await, "40");
+        assert_eq!(scene.client.counts().await.expect("counts").total(), 0, "all are done");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_hurries_and_every_signal_is_understood() {
     for (first, second) in [("INT", "TERM"), ("HUP", "INT")] {
         // Some are done at once, the others would take an hour.
-        let mut scene = Scene::with_jobs((0..40).map(|n| if n % 2 == 0 { 0 } else { 3_600_000 }).collect()).await;
+        let lengths = (0..40).map(|n| if n % 2 == 0 { 0 } else { 3_600_000 }).collect();
+        let mut scene = Scene::with_jobs_and(lengths, &[("CHILD_SECOND_SIGNAL_AFTER_MS", "0")]).await;
         until("half is done", || async { scene.client.counts().await.expect("counts").total() == 20 }).await;
         let begin = Instant::now();
         scene.signal(first).await;

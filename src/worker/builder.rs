@@ -34,6 +34,7 @@ pub(super) struct Options {
     pub poll_interval: Duration,
     pub listen: bool,
     pub handle_signals: bool,
+    pub second_signal_after: Duration,
     pub cancel_after: Duration,
     pub grace: Duration,
     pub sign_of_life: Duration,
@@ -68,6 +69,7 @@ impl WorkerBuilder {
                 poll_interval: Duration::from_secs(2),
                 listen: true,
                 handle_signals: true,
+                second_signal_after: Duration::from_secs(5),
                 cancel_after: Duration::from_secs(5),
                 grace: Duration::from_secs(25),
                 sign_of_life: Duration::from_secs(5),
@@ -177,6 +179,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// How long after the first signal another one hurries. What comes sooner says nothing new: a supervisor may signal a process
+    /// and its group, and a terminal all that run in it. Default: 5 s, Graphile's; zero lets every second signal hurry.
+    pub fn second_signal_after(mut self, delay: Duration) -> Self {
+        self.options.second_signal_after = delay;
+        self
+    }
+
     /// How long after the start of a shutdown running jobs are asked to end. Default: 5 s, Graphile's.
     pub fn cancel_after(mut self, delay: Duration) -> Self {
         self.options.cancel_after = delay;
@@ -215,6 +224,7 @@ impl WorkerBuilder {
         }
         for (what, duration) in [
             ("the poll interval", options.poll_interval),
+            ("second_signal_after", options.second_signal_after),
             ("cancel_after", options.cancel_after),
             ("the grace period", options.grace),
             ("the interval of signs of life", options.sign_of_life),

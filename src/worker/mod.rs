@@ -136,7 +136,8 @@ impl Worker {
     /// **Shutdown.** No more jobs are claimed, and jobs that have not started are given back with their attempt. Running
     /// jobs go on; after `cancel_after` (5 s) their [`JobContext`](crate::JobContext) is cancelled, and after `grace`
     /// (25 s) they are dropped: such a job has failed, with its attempt counted, and is retried as its policy says.
-    /// Everything that ended is written before this returns. A second signal hurries: cancel now, drop after a second.
+    /// Everything that ended is written before this returns. A second signal
+    /// hurries, if it comes more than `second_signal_after` (5 s) after the first: cancel now, drop after a second.
     ///
     /// An unreachable storage does not end a worker: it holds its results and tries again.
     ///

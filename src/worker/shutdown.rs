@@ -1,8 +1,11 @@
 //! Asking a worker to come to an end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::events::{Event, Events};
 
@@ -51,24 +54,49 @@ impl ShutdownHandle {
     }
 }
 
-/// Shuts down on the first SIGINT, SIGTERM or SIGHUP, and hurries on the second. Never ends.
-pub(super) async fn on_signals(handle: ShutdownHandle, events: &Events) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
+/// Shuts down on the first SIGINT, SIGTERM or SIGHUP, and hurries on a later one. Never ends.
+pub(super) async fn on_signals(handle: ShutdownHandle, events: &Events, same_for: Duration) {
+    let signals = match Signals::new() {
+        Ok(signals) => stream::unfold(signals, |mut signals| async { Some((signals.next().await, signals)) }),
         Err(error) => {
             tracing::error!(%error, "signals cannot be handled; end this worker by its shutdown handle");
             return std::future::pending().await;
         }
     };
-    let name = signals.next().await;
-    events.tell(|| Event::Signal { name });
-    tracing::info!(signal = name, "shutting down; a second signal hurries");
-    handle.shutdown();
-    let name = signals.next().await;
-    events.tell(|| Event::Signal { name });
-    tracing::warn!(signal = name, "shutting down at once");
-    handle.hurry();
+    follow(signals, handle, events, same_for).await;
     std::future::pending::<()>().await;
+}
+
+/// What each signal says. A supervisor that signals a process and then its whole group, and a Ctrl-C that reaches a process twice,
+/// mean one wish: what comes within `same_for` of the first signal says nothing new.
+async fn follow(
+    signals: impl Stream<Item = &'static str>,
+    handle: ShutdownHandle,
+    events: &Events,
+    same_for: Duration,
+) {
+    let mut signals = std::pin::pin!(signals);
+    let mut first: Option<Instant> = None;
+    while let Some(name) = signals.next().await {
+        events.tell(|| Event::Signal { name });
+        match first {
+            None => {
+                first = Some(Instant::now());
+                tracing::info!(signal = name, "shutting down; another signal after {same_for:?} hurries");
+                handle.shutdown();
+            }
+            Some(first) if first.elapsed() < same_for => {
+                tracing::info!(
+                    signal = name,
+                    "shutting down already; another signal hurries {same_for:?} after the first"
+                );
+            }
+            Some(_) => {
+                tracing::warn!(signal = name, "shutting down at once");
+                handle.hurry();
+            }
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -112,5 +140,41 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         "Ctrl-C"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    /// A worker's handle that hears signals, which are sent by hand.
+    async fn heard(steps: &[(u64, &'static str)]) -> Vec<Urgency> {
+        let (signals, heard) = tokio::sync::mpsc::unbounded_channel();
+        let handle = ShutdownHandle::new();
+        let urgency = handle.subscribe();
+        let heard = stream::unfold(heard, |mut heard| async { heard.recv().await.map(|name| (name, heard)) });
+        let events = Events::new(16);
+        let mut following = std::pin::pin!(follow(heard, handle, &events, Duration::from_secs(5)));
+        let mut seen = Vec::new();
+        for (after, name) in steps {
+            advance(Duration::from_millis(*after)).await;
+            signals.send(*name).expect("it is followed");
+            assert!(futures::poll!(&mut following).is_pending());
+            seen.push(*urgency.borrow());
+        }
+        seen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_soon_after_the_first_says_nothing_new() {
+        let seen = heard(&[(0, "SIGTERM"), (0, "SIGTERM"), (1, "SIGINT"), (4_998, "SIGHUP"), (1, "SIGTERM")]).await;
+        assert_eq!(seen[..4], [Urgency::Graceful; 4]);
+        assert_eq!(seen[4], Urgency::Hurry, "five seconds after the first, whatever came between");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_signal_hurries() {
+        assert_eq!(heard(&[(60_000, "SIGTERM"), (60_000, "SIGTERM")]).await, [Urgency::Graceful, Urgency::Hurry]);
     }
 }

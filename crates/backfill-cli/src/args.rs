@@ -187,6 +187,9 @@ pub struct WorkerArgs {
     /// Go by this machine's clock, not the database's
     #[arg(long, visible_alias = "use-node-time")]
     pub client_time: bool,
+    /// How long after the first signal another one hurries; what comes sooner says nothing new
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
+    pub second_signal_after: Duration,
     /// On shutdown, how long until running programs get SIGTERM
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
     pub cancel_after: Duration,

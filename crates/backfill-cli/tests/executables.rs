@@ -194,7 +194,8 @@ async fn programs_that_run_at_the_end_are_asked_and_then_killed() {
     scene.task("stubborn", "#!/bin/sh\ntrap '' TERM\ntouch \"$OUT.stubborn\"\nwhile :; do sleep 0.05; done\n");
     scene.run(&["add", "polite"]).await.ok();
     scene.run(&["add", "stubborn"]).await.ok();
-    let mut command = scene.command(&["worker", "--cancel-after", "100ms", "--grace", "1m"]);
+    let mut command =
+        scene.command(&["worker", "--cancel-after", "100ms", "--grace", "1m", "--second-signal-after", "0s"]);
     command.env("OUT", scene.path("begun"));
     let mut worker = Running::start(command);
     until("both have begun", || async { scene.path("begun.polite").exists() && scene.path("begun.stubborn").exists() })

@@ -239,10 +239,11 @@ impl Engine {
 
     pub(super) async fn run(mut self) -> Result<Summary> {
         let handle = self.options.handle_signals.then(|| self.handle.clone());
+        let same_for = self.options.second_signal_after;
         let signal_events = self.events.clone();
         let signals = async move {
             match handle {
-                Some(handle) => on_signals(handle, &signal_events).await,
+                Some(handle) => on_signals(handle, &signal_events, same_for).await,
                 None => std::future::pending().await,
             }
         };

@@ -165,6 +165,7 @@ fn settings(
         .forbidden_flags(args.forbidden_flags.iter().filter(|flag| !flag.is_empty()))
         .sweep_interval(args.min_reset_locked_interval, args.max_reset_locked_interval)
         .presence(args.sign_of_life, args.dead_after)
+        .second_signal_after(args.second_signal_after)
         .cancel_after(args.cancel_after)
         .grace(args.grace);
     if let Some(size) = args.prefetch {
