@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use backfill::{Error, JobContext, JobSpec, Summary, Worker, task_fn};
+use backfill::{Answer, Error, JobContext, JobSpec, Reschedule, Summary, TaskError, Worker, task_fn};
 use support::running::Running;
 use support::{client, soon, sql, until};
 use tokio::sync::{Notify, Semaphore};
@@ -43,11 +43,14 @@ async fn a_graceful_shutdown_finishes_what_runs_and_starts_nothing_more() {
 }
 
 #[tokio::test]
-async fn running_jobs_are_asked_to_end_and_then_dropped_with_their_attempt_counted() {
+async fn running_jobs_are_asked_to_end_and_then_dropped_and_are_no_failures() {
     let (client, ..) = client().await;
     client.add_many([JobSpec::new("polite", ()), JobSpec::new("stubborn", ())]).await.expect("add");
     let started = Arc::new(Semaphore::new(0));
     let (polite, stubborn) = (started.clone(), started.clone());
+    // It could not be tried again if this cost an attempt, and not soon if it were a failure.
+    let last = client.reschedule(&[2], &Reschedule::new().attempts(24)).await.expect("reschedule");
+    assert_eq!(last[0].max_attempts, 25);
     let builder = Worker::builder(client.clone())
         .task(task_fn("polite", move |(): (), ctx: JobContext| {
             let started = polite.clone();
@@ -68,9 +71,10 @@ async fn running_jobs_are_asked_to_end_and_then_dropped_with_their_attempt_count
     let running = Running::start(builder);
     started.acquire_many(2).await.expect("both run").forget();
     let summary = running.end().await;
-    assert_eq!((summary.completed, summary.failed), (1, 1));
+    assert_eq!((summary.completed, summary.failed, summary.interrupted), (1, 0, 1));
     let left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
-    assert_eq!((left[0].task.as_str(), left[0].attempts, &left[0].locked_by), ("stubborn", 1, &None));
+    assert_eq!((left[0].task.as_str(), left[0].attempts, &left[0].locked_by), ("stubborn", 24, &None));
+    assert!(left[0].run_at <= chrono::Utc::now(), "ready at once: {left:?}");
     assert!(left[0].last_error.as_deref().is_some_and(|text| text.contains("shut down")), "{left:?}");
 }
 
@@ -93,11 +97,13 @@ async fn a_job_that_blocks_its_thread_does_not_keep_a_worker_from_ending() {
     started.acquire().await.expect("it runs").forget();
     let begin = Instant::now();
     let summary = running.end().await;
-    assert_eq!(summary.failed, 1);
+    assert_eq!((summary.failed, summary.interrupted), (0, 1));
     assert!(begin.elapsed() < Duration::from_secs(20));
     let left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
     assert!(left[0].last_error.as_deref().is_some_and(|text| text.contains("blocked its thread")), "{left:?}");
-    assert_eq!(left[0].locked_by, None);
+    assert_eq!((left[0].attempts, &left[0].locked_by), (0, &None));
+    let counts = client.counts().await.expect("counts");
+    assert_eq!((counts.ready, counts.scheduled), (0, 1), "not while it may be running on here");
     release.send(()).expect("the job still blocks");
 }
 
@@ -118,7 +124,45 @@ async fn hurrying_ends_a_worker_within_about_a_second() {
     started.acquire().await.expect("it runs").forget();
     running.handle.shutdown();
     running.handle.hurry();
-    assert_eq!(running.ended().await.expect("run").failed, 1);
+    assert_eq!(running.ended().await.expect("run").interrupted, 1);
+}
+
+/// What a job answers when it is asked to end.
+#[tokio::test]
+async fn an_error_after_the_call_to_end_is_no_failure_unless_the_job_says_so() {
+    let (client, ..) = client().await;
+    client
+        .add_many(["gives up", "later", "never", "panics", "part"].map(|how| JobSpec::new("t", [how, "x"])))
+        .await
+        .expect("add");
+    let started = Arc::new(Semaphore::new(0));
+    let starting = started.clone();
+    let handler = task_fn("t", move |how: Vec<String>, ctx: JobContext| {
+        let started = starting.clone();
+        async move {
+            started.add_permits(1);
+            ctx.cancelled().await;
+            match how[0].as_str() {
+                "gives up" => Err(TaskError::new("asked to end")),
+                "later" => Err(TaskError::new("in an hour").retry_in(Duration::from_hours(1))),
+                "never" => Err(TaskError::new("for good").permanent()),
+                "panics" => panic!("a bug"),
+                _ => Ok(Answer::Items(vec![Ok(()), Err(TaskError::new("no time"))])),
+            }
+        }
+    });
+    let running = Running::start(Worker::builder(client.clone()).task(handler).cancel_after(Duration::from_millis(1)));
+    started.acquire_many(5).await.expect("all run").forget();
+    let summary = running.end().await;
+    assert_eq!((summary.interrupted, summary.failed, summary.dead), (2, 2, 1), "{summary:?}");
+    let mut left = client.jobs(&backfill::JobFilter::new()).await.expect("list");
+    left.sort_by_key(|job| job.id);
+    let attempts: Vec<i16> = left.iter().map(|job| job.attempts).collect();
+    assert_eq!(attempts, [0, 1, 25, 1, 0]);
+    let ready: Vec<bool> = left.iter().map(|job| job.run_at <= chrono::Utc::now()).collect();
+    assert_eq!((ready[0], ready[1], ready[4]), (true, false, true), "{left:?}");
+    assert_eq!(left[0].last_error.as_deref(), Some("the worker shut down before the job ended: asked to end"));
+    assert_eq!(left[4].payload.as_str(), r#"["x"]"#, "what is done is not done again");
 }
 
 #[tokio::test]

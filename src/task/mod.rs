@@ -16,6 +16,7 @@
 //! | [`Answer::items`] | for array payloads: the items that failed stay, the others are done |
 //! | a panic | a failed attempt, with the panic's message |
 //! | nothing, within its `timeout` | it is dropped: a failed attempt |
+//! | nothing, or an error, when its worker has to end | ready again at once, and the attempt is not counted; if that follows on another such end, it is |
 //!
 //! A [`Middleware`] wraps every task of a worker: for spans and metrics, or to give tasks what they need.
 

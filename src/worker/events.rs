@@ -126,6 +126,15 @@ pub enum Event {
         /// How long it took.
         took: Duration,
     },
+    /// It was cut off by the worker's end. That is no failure: it is ready again at once.
+    JobInterrupted {
+        /// The job.
+        job: Arc<Job>,
+        /// What becomes its `last_error`.
+        error: String,
+        /// How long it took.
+        took: Duration,
+    },
     /// What came of these jobs is stored.
     Written {
         /// The jobs.
@@ -213,6 +222,7 @@ impl Event {
                 Self::JobDead { job, error: error.clone(), took }
             }
             Outcome::Snoozed { until } => Self::JobSnoozed { job, until: *until, took },
+            Outcome::Interrupted { error, .. } => Self::JobInterrupted { job, error: error.clone(), took },
             Outcome::Returned => Self::GivenBack { jobs: 1 },
         }
     }

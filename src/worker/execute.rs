@@ -14,8 +14,9 @@ use crate::job::{Job, RunAt};
 use crate::storage::Outcome;
 use crate::task::{Answer, Chain, Handler, JobContext, RetryPolicy, Sequel, TaskError, TaskResult, settle_items};
 
-/// Runs a job to its outcome. A panic is a failed attempt; when `dropped` fires, the job's future is dropped and the
-/// attempt has failed.
+/// Runs a job to its outcome. A panic is a failed attempt; when `dropped` fires, the job's future is dropped. That, and an error
+/// after `ending` has asked the job to end, is the worker's doing, and no failure; but a job that says itself what is to follow
+/// is taken at its word.
 ///
 /// What is dropped sees its context cancelled first.
 ///
@@ -25,6 +26,7 @@ pub(super) async fn execute(
     handler: &Arc<Handler>,
     job: &Job,
     ctx: JobContext,
+    ending: &CancellationToken,
     dropped: &CancellationToken,
 ) -> Outcome {
     if job.payload.is_damaged() {
@@ -45,25 +47,28 @@ pub(super) async fn execute(
     let result = async {
         tokio::select! {
             biased;
-            result = AssertUnwindSafe(run?).catch_unwind() => result,
-            () = dropped.cancelled() => Ok(Err(TaskError::new("the worker shut down before the job ended"))),
+            result = AssertUnwindSafe(run?).catch_unwind() => result.map(|result| Some((result, ending.is_cancelled()))),
+            () = dropped.cancelled() => Ok(None),
             Some(limit) = OptionFuture::from(too_long) => {
-                Ok(Err(TaskError::new(format!("the job ran longer than its timeout of {limit:?}"))))
+                Ok(Some((Err(TaskError::new(format!("the job ran longer than its timeout of {limit:?}"))), false)))
             }
         }
     }
     .instrument(span)
     .await;
-    let result = result.unwrap_or_else(|panic| Err(TaskError::new(panic_text(&*panic))));
-    outcome(job, handler.retry_policy(), result)
+    match result {
+        Ok(Some((result, asked_to_end))) => outcome(job, handler.retry_policy(), result, asked_to_end),
+        Ok(None) => Outcome::interrupted(""),
+        Err(panic) => failed(job, handler.retry_policy(), TaskError::new(panic_text(&*panic))),
+    }
 }
 
 /// What a failed attempt of this job leads to when the task itself cannot say.
 pub(super) fn failed(job: &Job, policy: &RetryPolicy, error: TaskError) -> Outcome {
-    outcome(job, policy, Err(error))
+    outcome(job, policy, Err(error), false)
 }
 
-fn outcome(job: &Job, policy: &RetryPolicy, result: TaskResult) -> Outcome {
+fn outcome(job: &Job, policy: &RetryPolicy, result: TaskResult, asked_to_end: bool) -> Outcome {
     let (error, payload) = match result {
         Ok(Answer::Done) => return Outcome::Completed,
         Ok(Answer::Snooze(until)) => return Outcome::Snoozed { until },
@@ -77,6 +82,7 @@ fn outcome(job: &Job, policy: &RetryPolicy, result: TaskResult) -> Outcome {
     let retry = match next {
         Sequel::Dead => return Outcome::Dead { error },
         Sequel::Retry(when) => when,
+        Sequel::Policy if asked_to_end => return Outcome::interrupted(&error).left(payload),
         Sequel::Policy => RunAt::In(delay(policy, job.attempts)),
     };
     Outcome::Failed { error, retry, payload }

@@ -135,7 +135,9 @@ impl Worker {
     ///
     /// **Shutdown.** No more jobs are claimed, and jobs that have not started are given back with their attempt. Running
     /// jobs go on; after `cancel_after` (5 s) their [`JobContext`](crate::JobContext) is cancelled, and after `grace`
-    /// (25 s) they are dropped: such a job has failed, with its attempt counted, and is retried as its policy says.
+    /// (25 s) they are dropped. A job that is dropped, or ends with an error once it is cancelled, was cut off, which is no failure: it
+    /// gets its attempt back and is ready for another worker at once. If the next worker cuts it off too, that attempt counts.
+    /// A [`TaskError`](crate::TaskError) that says when to try again, or never, still decides.
     /// Everything that ended is written before this returns. A second signal
     /// hurries, if it comes more than `second_signal_after` (5 s) after the first: cancel now, drop after a second.
     ///

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
+use crate::storage::{INTERRUPTED, Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
 pub(super) use batch::Backlog;
 use batch::{Batch, Item, Mark, can_be_simpler, without_details};
 
@@ -81,6 +81,8 @@ pub struct Summary {
     pub dead: u64,
     /// Jobs put off without using an attempt.
     pub snoozed: u64,
+    /// Jobs cut off by the worker's end: ready again at once, and no failures.
+    pub interrupted: u64,
     /// Jobs given back unstarted.
     pub returned: u64,
     /// Results that came too late: the claim had been broken, by an administrator or because the worker was taken for
@@ -95,6 +97,7 @@ impl Summary {
             Outcome::Failed { .. } => self.failed += 1,
             Outcome::Dead { .. } => self.dead += 1,
             Outcome::Snoozed { .. } => self.snoozed += 1,
+            Outcome::Interrupted { .. } => self.interrupted += 1,
             Outcome::Returned => self.returned += 1,
         }
     }

@@ -193,7 +193,7 @@ pub struct WorkerArgs {
     /// On shutdown, how long until running programs get SIGTERM
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
     pub cancel_after: Duration,
-    /// On shutdown, how long until running programs are killed; their attempts have failed
+    /// On shutdown, how long until running programs are killed; their jobs are ready again at once
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "25s")]
     pub grace: Duration,
     /// How often locks older than four hours are looked for, at least

@@ -10,7 +10,7 @@ use std::time::Instant;
 use backfill_core::Result;
 use backfill_core::job::limits::later;
 use backfill_core::job::{JobId, RunAt};
-use backfill_core::storage::{Outcome, PoolId, Settlement, clean_error};
+use backfill_core::storage::{INTERRUPTED, Outcome, PoolId, Settlement, clean_error};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -68,7 +68,7 @@ async fn settle(
         }
         for settlement in of_claim.rest {
             let id = settlement.claim.id;
-            let is_given_back = settlement.outcome == Outcome::Returned;
+            let is_given_back = settlement.outcome.gives_back();
             if write(file, connection, pool, moment, settlement).await? {
                 applied.push(id);
                 given_back += u64::from(is_given_back);
@@ -162,6 +162,9 @@ async fn write(
         Outcome::Completed => return Ok(false),
         Outcome::Failed { error, retry, payload } => ("failed", Some(clean_error(&error)), Some(retry), payload),
         Outcome::Dead { error } => ("dead", Some(clean_error(&error)), None, None),
+        Outcome::Interrupted { error, wait, payload } => {
+            ("interrupted", Some(clean_error(&error)), (!wait.is_zero()).then_some(RunAt::In(wait)), payload)
+        }
         Outcome::Snoozed { until } => ("snoozed", None, Some(until), None),
         Outcome::Returned => ("returned", None, None, None),
     };
@@ -176,18 +179,26 @@ async fn write(
     let now = micros(now);
     let claim = settlement.claim;
     // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key was taken
-    // while it ran (then somebody replaced or removed it, and it must stay unavailable).
+    // while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut off, unless
+    // it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
     let written = sqlx::query!(
         r#"
 update backfill_jobs set
   attempts = case
     when ?4 = 'dead' then max_attempts
     when ?4 = 'failed' or (?5 and key is null) then attempts
+    when ?4 = 'interrupted' and coalesce(instr(last_error, ?11) = 1, false) then attempts
     else max(attempts - 1, 0)
   end,
   last_error = coalesce(?6, last_error),
   payload = coalesce(?7, payload),
-  run_at = coalesce(?8, max(?10, min(run_at, 253370764800000000)) + ?9, run_at),
+  run_at = case
+    when ?4 = 'interrupted' and coalesce(instr(last_error, ?11) = 1, false)
+      then max(?10, min(run_at, 253370764800000000)) + coalesce(?9, 0)
+        + abs(random() % case when attempts <= 1 then 1 when attempts = 2 then 14778112 when attempts = 3 then 40171074
+            when attempts = 4 then 109196300 when attempts = 5 then 296826318 else 600000000 end)
+    else coalesce(?8, max(?10, min(run_at, 253370764800000000)) + ?9, run_at)
+  end,
   locked_at = null,
   locked_by = null
 where id = ?1 and locked_by = ?2 and locked_at = ?3
@@ -202,6 +213,7 @@ where id = ?1 and locked_by = ?2 and locked_at = ?3
         at,
         delay,
         now,
+        INTERRUPTED,
     )
     .execute(connection)
     .await?;

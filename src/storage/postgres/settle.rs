@@ -22,7 +22,7 @@ use super::errors::is_locked;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Outcome, PoolId, Settled, Settlement, clean_error};
+use crate::storage::{INTERRUPTED, Outcome, PoolId, Settled, Settlement, clean_error};
 
 /// How long a result waits for somebody's lock, in milliseconds, as text.
 const A_SECOND: &str = "1000";
@@ -250,7 +250,8 @@ select deleted.id from deleted
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
         // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key
-        // was taken while it ran (then somebody replaced or removed it, and it must stay unavailable).
+        // was taken while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut
+        // off, unless it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
         // run_at: as Graphile counts, from the later of now and the job's own time; bounded, so that a row with an
         // absurd time cannot make the whole statement overflow.
         sqlx::query_scalar!(
@@ -277,6 +278,7 @@ written as (
     attempts = case
       when settled.outcome = 'dead' then job.max_attempts
       when settled.outcome = 'failed' or (settled.had_key and job.key is null) then job.attempts
+      when settled.outcome = 'interrupted' and coalesce(starts_with(job.last_error, $12), false) then job.attempts
       else greatest(job.attempts - 1, 0)
     end,
     last_error = coalesce(settled.error, job.last_error),
@@ -288,7 +290,11 @@ written as (
         timestamptz '9999-01-01 00:00:00Z'
       ) + settled.delay_micros * interval '1 microsecond',
       job.run_at
-    ),
+    ) + case
+      when settled.outcome = 'interrupted' and job.attempts > 1 and coalesce(starts_with(job.last_error, $12), false)
+        then random() * least(2 * exp(least(job.attempts, 10)), 600) * interval '1 second'
+      else interval '0'
+    end,
     locked_by = null,
     locked_at = null
   from settled
@@ -301,7 +307,7 @@ written as (
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from written
-  where written.outcome = 'returned'
+  where written.outcome in ('returned', 'interrupted')
   having count(*) > 0
 )
 select written.id as "id!"
@@ -319,6 +325,7 @@ left join notified on true
             &changes.delay as &[Option<i64>],
             &changes.payload as &[Option<&str>],
             patience,
+            INTERRUPTED,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -371,6 +378,10 @@ impl<'a> Changes<'a> {
                 Outcome::Completed => continue,
                 Outcome::Failed { error, retry, payload } => ("failed", Some(error), Some(*retry), payload.as_ref()),
                 Outcome::Dead { error } => ("dead", Some(error), None, None),
+                Outcome::Interrupted { error, wait, payload } => {
+                    let wait = (!wait.is_zero()).then_some(RunAt::In(*wait));
+                    ("interrupted", Some(error), wait, payload.as_ref())
+                }
                 Outcome::Snoozed { until } => ("snoozed", None, Some(*until), None),
                 Outcome::Returned => ("returned", None, None, None),
             };

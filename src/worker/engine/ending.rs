@@ -1,17 +1,17 @@
 //! Shutdown, and the last writes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::events::Event;
-use super::super::execute::failed;
 use super::super::settler::Summary;
 use super::super::shutdown::Urgency;
 use super::jobs::Started;
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
-use crate::task::{RetryPolicy, TaskError};
+use crate::storage::Outcome;
 
 /// How long a dropped job may take to unwind, and how long a hurried shutdown lasts.
 const HURRY: Duration = Duration::from_secs(1);
@@ -83,13 +83,14 @@ impl Engine {
 
     /// Settles what is left and waits until everything is written.
     pub(super) async fn end(mut self) -> Result<Summary> {
-        // Jobs that block their thread cannot be dropped. Their claims are settled as failed; the fence keeps a late end
-        // from counting.
+        // Jobs that block their thread cannot be dropped. They are given to others, but not while this process has hardly had
+        // the time to end; the fence keeps a late end from counting.
         let abandoned: Vec<Started> = self.started.drain().map(|(_, started)| started).collect();
         for started in &abandoned {
             tracing::error!(job = started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
-            let error = TaskError::new("the worker shut down while the job blocked its thread");
-            self.settle(&started.pool, &started.job, failed(&started.job, &RetryPolicy::default(), error));
+            let outcome = Outcome::interrupted("it blocked its thread").after(self.options.dead_after);
+            self.events.tell(|| Event::of_outcome(Arc::clone(&started.job), &outcome, Duration::ZERO));
+            self.settle(&started.pool, &started.job, outcome);
         }
         self.running.detach_all();
         let Self { results, settler, give_up, line, pool, ending, failure, options, mut shutdown, .. } = self;

@@ -57,7 +57,7 @@ impl Engine {
                 None => Arc::clone(&self.cancel),
             };
             let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), cancel);
-            let dropped = Arc::clone(&self.drop_jobs);
+            let (ending, dropped) = (Arc::clone(&self.cancel), Arc::clone(&self.drop_jobs));
             let chain = self.middleware.clone();
             let lease = self.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
@@ -67,7 +67,7 @@ impl Engine {
                 if lease.is_over() {
                     return (Outcome::Returned, begin.elapsed());
                 }
-                let outcome = execute(&chain, &handler, &job, ctx, &dropped).await;
+                let outcome = execute(&chain, &handler, &job, ctx, &ending, &dropped).await;
                 (outcome, begin.elapsed())
             });
             self.started.insert(task.id(), started);
@@ -197,7 +197,7 @@ fn bytes(job: &Job) -> usize {
 
 /// Many results may wait to be written; what is not stored of an error is not kept until then.
 fn shortened(mut outcome: Outcome) -> Outcome {
-    if let Outcome::Failed { error, .. } | Outcome::Dead { error } = &mut outcome {
+    if let Outcome::Failed { error, .. } | Outcome::Dead { error } | Outcome::Interrupted { error, .. } = &mut outcome {
         *error = clean_error(error);
     }
     outcome
@@ -220,6 +220,9 @@ fn log_outcome(job: &Job, outcome: &Outcome, took: Duration) {
         }
         Outcome::Completed => tracing::debug!(target: LOG, job = id, task, attempt, ?took, "the job is done"),
         Outcome::Snoozed { until } => tracing::debug!(target: LOG, job = id, task, ?until, "the job is put off"),
+        Outcome::Interrupted { error, .. } => {
+            tracing::warn!(target: LOG, job = id, task, attempt, error, "the job is cut off, and ready for another worker");
+        }
         Outcome::Returned => tracing::debug!(target: LOG, job = id, task, "the job is given back"),
     }
 }

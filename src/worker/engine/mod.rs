@@ -292,8 +292,18 @@ impl Engine {
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
         }
-        .inspect(|Summary { completed, failed, dead, snoozed, returned, lost }| {
-            tracing::info!(completed, failed, dead, snoozed, returned, lost, storage = name, "the worker has ended");
+        .inspect(|Summary { completed, failed, dead, snoozed, interrupted, returned, lost }| {
+            tracing::info!(
+                completed,
+                failed,
+                dead,
+                snoozed,
+                interrupted,
+                returned,
+                lost,
+                storage = name,
+                "the worker has ended"
+            );
         })
         .inspect(|summary| events.tell(|| Event::Ended { summary: Some(*summary), error: None }))
         .inspect_err(|error| events.tell(|| Event::Ended { summary: None, error: Some(error.to_string()) }))

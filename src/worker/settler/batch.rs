@@ -111,7 +111,7 @@ impl Backlog {
 /// How many bytes of errors and payloads are in a result.
 fn details(settlement: &Settlement) -> usize {
     match &settlement.outcome {
-        Outcome::Failed { error, payload, .. } => {
+        Outcome::Failed { error, payload, .. } | Outcome::Interrupted { error, payload, .. } => {
             error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
         }
         Outcome::Dead { error } => error.len(),
@@ -130,6 +130,11 @@ pub(super) fn without_details(mut settlement: Settlement) -> Option<Settlement> 
     match &mut settlement.outcome {
         Outcome::Failed { error, payload, .. } if error != TEXT || payload.is_some() => {
             TEXT.clone_into(error);
+            *payload = None;
+            Some(settlement)
+        }
+        Outcome::Interrupted { error, payload, .. } if error != INTERRUPTED || payload.is_some() => {
+            INTERRUPTED.clone_into(error);
             *payload = None;
             Some(settlement)
         }

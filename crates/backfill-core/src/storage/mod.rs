@@ -44,7 +44,7 @@ pub use handover::{Handed, Offer};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
 pub use presence::{Registration, Rescued, Watch};
-pub use settle::{ClaimRef, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
+pub use settle::{ClaimRef, INTERRUPTED, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
 
 use crate::error::Result;

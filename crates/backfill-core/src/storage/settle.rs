@@ -1,11 +1,16 @@
 //! Saying how claimed jobs ended.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use crate::job::{Job, JobId, Payload, RunAt};
 
 /// The longest text that is kept as `last_error`, in bytes (32 KiB); more is cut, and the text says so.
 pub const MAX_ERROR_BYTES: usize = 32 * 1024;
+
+/// What the `last_error` of a job begins with that was cut off by the end of its worker, and by which the next such end knows it.
+pub const INTERRUPTED: &str = "the worker shut down before the job ended";
 
 /// One claim of one job: the fence.
 ///
@@ -80,8 +85,55 @@ pub enum Outcome {
         /// When.
         until: RunAt,
     },
+    /// Cut off because its worker had to end, which is no failure of the job's. It keeps its place among the ready jobs, and gets
+    /// its attempt back.
+    ///
+    /// A job that was cut off the last time too (its stored `last_error` begins with [`INTERRUPTED`]) may be what brings its
+    /// workers to an end: it keeps the attempt as used, so that it runs out of them, and comes back apart from others, as
+    /// after a rescue ([`Rescued::spread`](super::Rescued::spread)).
+    Interrupted {
+        /// Becomes `last_error`; begins with [`INTERRUPTED`].
+        error: String,
+        /// It is not ready before this time from now has passed. Zero, unless it may be running on still.
+        wait: Duration,
+        /// Takes the payload's place (the items of a batch that are left).
+        payload: Option<Payload>,
+    },
     /// Never started: give the attempt back and leave the rest as it was.
     Returned,
+}
+
+impl Outcome {
+    /// A job that was cut off, and what it said about that, if anything.
+    #[must_use]
+    pub fn interrupted(said: &str) -> Self {
+        let error = if said.is_empty() { INTERRUPTED.to_owned() } else { format!("{INTERRUPTED}: {said}") };
+        Self::Interrupted { error, wait: Duration::ZERO, payload: None }
+    }
+
+    /// The same, with this in the payload's place.
+    #[must_use]
+    pub fn left(mut self, left: Option<Payload>) -> Self {
+        if let Self::Interrupted { payload, .. } = &mut self {
+            *payload = left;
+        }
+        self
+    }
+
+    /// The same, ready only when this time has passed.
+    #[must_use]
+    pub fn after(mut self, time: Duration) -> Self {
+        if let Self::Interrupted { wait, .. } = &mut self {
+            *wait = time;
+        }
+        self
+    }
+
+    /// Whether the job is ready again by this, and somebody else may take it.
+    #[must_use]
+    pub fn gives_back(&self) -> bool {
+        matches!(self, Self::Returned | Self::Interrupted { .. })
+    }
 }
 
 /// What became of results.

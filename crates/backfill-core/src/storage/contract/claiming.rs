@@ -347,7 +347,15 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
     let within = Duration::from_secs(20);
     let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
     assert_eq!(first, Some(Wakeup::Listening));
-    for how in ["replacing", "rescheduling", "unlocking", "giving back", "settling as returned", "rescuing"] {
+    for how in [
+        "replacing",
+        "rescheduling",
+        "unlocking",
+        "giving back",
+        "settling as returned",
+        "settling as cut off",
+        "rescuing",
+    ] {
         let pool = if how == "replacing" { pool.clone() } else { register(&storage).await };
         match how {
             "replacing" => drop(add_one(&storage, spec().key("k")).await),
@@ -366,6 +374,10 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
             "settling as returned" => {
                 let job = claim_one(&storage, &pool).await;
                 settle(&storage, &pool, &job, Outcome::Returned).await;
+            }
+            "settling as cut off" => {
+                let job = claim_one(&storage, &pool).await;
+                settle(&storage, &pool, &job, Outcome::interrupted("")).await;
             }
             _ => {
                 claim_one(&storage, &pool).await;

@@ -103,6 +103,8 @@ macro_rules! storage_contract_tests {
             failed_jobs_wait_as_told
             dead_jobs_stay_dead
             snoozed_and_returned_jobs_get_their_attempt_back
+            jobs_that_are_cut_off_are_ready_again_with_their_attempt
+            jobs_that_are_cut_off_again_and_again_run_out_of_attempts
             a_replaced_job_is_never_revived
             a_broken_claim_settles_nothing
             a_second_claim_by_the_same_pool_is_another_claim

@@ -1,12 +1,13 @@
 //! Cases about how jobs end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Subject, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, Payload, RunAt};
-use crate::storage::{MAX_ERROR_BYTES, Outcome};
+use crate::storage::{INTERRUPTED, MAX_ERROR_BYTES, Outcome, Reschedule, Rescued};
 
 /// A completed job is deleted, and its queue is free.
 pub async fn completed_jobs_are_gone(storage: Subject) {
@@ -33,7 +34,7 @@ pub async fn failed_jobs_wait_as_told(storage: Subject) {
     assert_eq!((left.updated_at, left.key, left.flags), (added.updated_at, added.key, added.flags));
 
     let at = DateTime::from_timestamp(Utc::now().timestamp() - 60, 0).unwrap_or_default();
-    storage.reschedule(&[job.id], &crate::storage::Reschedule::new().run_at(at)).await.expect("reschedule");
+    storage.reschedule(&[job.id], &Reschedule::new().run_at(at)).await.expect("reschedule");
     let again = claim_one(&storage, &pool).await;
     settle(&storage, &pool, &again, failed("why 2", at)).await;
     assert_eq!(must_read(&storage, job.id).await.run_at, at, "a time of the task's own is written as it is");
@@ -66,6 +67,66 @@ pub async fn snoozed_and_returned_jobs_get_their_attempt_back(storage: Subject) 
     assert!(left.run_at > Utc::now() + TimeDelta::minutes(50));
 }
 
+/// That its worker had to end is no failure of the job's, even in its last attempt; another worker can have it at once.
+pub async fn jobs_that_are_cut_off_are_ready_again_with_their_attempt(storage: Subject) {
+    let (ends, goes_on) = (register(&storage).await, register(&storage).await);
+    let added = add_one(&storage, spec().serial_queue("q").max_attempts(1)).await;
+    let job = claim_one(&storage, &ends).await;
+    assert_eq!(settle(&storage, &ends, &job, Outcome::interrupted("a word")).await, [job.id]);
+    let left = must_read(&storage, job.id).await;
+    assert_eq!(left.last_error.as_deref(), Some(format!("{INTERRUPTED}: a word").as_str()));
+    assert_eq!((left.attempts, left.run_at, left.locked_by), (0, added.run_at, None), "its place in the line too");
+    let again = claim_one(&storage, &goes_on).await;
+    // An error of its own comes between: that was not the same trouble twice.
+    settle(&storage, &goes_on, &again, failed("of its own", Duration::ZERO)).await;
+    storage.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule");
+    let again = claim_one(&storage, &goes_on).await;
+    let payload = Payload::from_trusted("[2]".to_owned());
+    settle(&storage, &goes_on, &again, Outcome::interrupted("").left(Some(payload.clone()))).await;
+    let left = must_read(&storage, job.id).await;
+    assert_eq!((left.attempts, left.last_error.as_deref(), left.payload), (0, Some(INTERRUPTED), payload));
+
+    // One that may be running on still has to wait.
+    let added = add_one(&storage, spec().priority(-1)).await;
+    let job = claim_one(&storage, &goes_on).await;
+    assert_eq!(job.id, added.id);
+    let before = storage.time().await.expect("the time");
+    settle(&storage, &goes_on, &job, Outcome::interrupted("").after(Duration::from_secs(60))).await;
+    let left = must_read(&storage, job.id).await;
+    assert!(left.run_at >= before + TimeDelta::seconds(60), "{}", left.run_at);
+    assert_eq!(left.attempts, 0);
+}
+
+/// A job that brings its workers to an end, again and again, is stopped like one that kills them, and those beside it come back
+/// apart from it.
+pub async fn jobs_that_are_cut_off_again_and_again_run_out_of_attempts(storage: Subject) {
+    let pool = register(&storage).await;
+    let ids: Vec<_> =
+        add(&storage, (0..20).map(|_| spec().max_attempts(3)).collect()).await.iter().map(|j| j.id).collect();
+    // The first end of a worker costs nothing.
+    for attempts in [0, 1, 2, 3_i16] {
+        storage.reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
+        let jobs = claim(&storage, &pool, 20).await;
+        assert_eq!(jobs.len(), 20, "{attempts}");
+        let before = storage.time().await.expect("the time");
+        for job in &jobs {
+            assert_eq!(settle(&storage, &pool, job, Outcome::interrupted("why")).await, [job.id]);
+        }
+        let after = storage.time().await.expect("the time");
+        let bound = TimeDelta::from_std(Duration::from_secs_f64(Rescued::spread(attempts))).expect("minutes");
+        let mut times = BTreeSet::new();
+        for id in &ids {
+            let left = must_read(&storage, *id).await;
+            assert_eq!((left.attempts, left.locked_by), (attempts, None));
+            assert!(left.run_at <= after + bound, "{attempts}: {} {after}", left.run_at);
+            times.insert((left.run_at - before).num_seconds());
+        }
+        assert_eq!(times.len() > 3, attempts > 1, "{attempts}: {times:?}");
+    }
+    storage.reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
+    assert!(claim(&storage, &pool, 20).await.is_empty(), "none is left");
+}
+
 /// A job whose key was taken while it ran, by a new job or by removal, never becomes available again.
 pub async fn a_replaced_job_is_never_revived(storage: Subject) {
     let pool = register(&storage).await;
@@ -73,6 +134,7 @@ pub async fn a_replaced_job_is_never_revived(storage: Subject) {
         Outcome::Returned,
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
         failed("no", Duration::ZERO),
+        Outcome::interrupted("no"),
         Outcome::Dead { error: "x".to_owned() },
     ];
     for outcome in outcomes {
@@ -101,6 +163,7 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
         Outcome::Dead { error: "late".to_owned() },
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
         Outcome::Returned,
+        Outcome::interrupted("late"),
     ] {
         assert!(settle(&storage, &one, &paused, outcome).await.is_empty());
         assert_eq!(must_read(&storage, held.id).await, held);

@@ -89,9 +89,8 @@ impl Storage for MemoryStorage {
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
         let applied = self.state().settle(pool, settled);
-        let is_back = |settlement: &&Settlement| {
-            settlement.outcome == Outcome::Returned && applied.contains(&settlement.claim.id)
-        };
+        let is_back =
+            |settlement: &&Settlement| settlement.outcome.gives_back() && applied.contains(&settlement.claim.id);
         let given_back = settled.iter().filter(is_back).count();
         self.notify(given_back);
         Ok(Settled::applied(applied))

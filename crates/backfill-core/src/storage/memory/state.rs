@@ -11,7 +11,7 @@ use crate::job::limits::later;
 use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
 use crate::storage::clean_error;
 use crate::storage::{
-    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Outcome, PoolId,
+    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, INTERRUPTED, JobFilter, KnownCrontab, Outcome, PoolId,
     PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settlement, TaskInfo, Watch,
 };
 
@@ -621,6 +621,22 @@ fn write_outcome(job: &mut Job, claim: &ClaimRef, outcome: &Outcome, now: DateTi
         Outcome::Snoozed { until } => {
             job.run_at = time_of(Some(*until), now);
             if !taken_over {
+                job.attempts = (job.attempts - 1).max(0);
+            }
+        }
+        Outcome::Interrupted { error, wait, payload } => {
+            let again = job.last_error.as_ref().is_some_and(|last| last.starts_with(INTERRUPTED));
+            if again {
+                let spread = Rescued::spread(job.attempts) * fastrand::f64();
+                job.run_at = later(job.run_at.max(now), wait.saturating_add(Duration::from_secs_f64(spread)));
+            } else if !wait.is_zero() {
+                job.run_at = later(job.run_at.max(now), *wait);
+            }
+            job.last_error = Some(clean_error(error));
+            if let Some(payload) = payload {
+                job.payload = payload.clone();
+            }
+            if !again && !taken_over {
                 job.attempts = (job.attempts - 1).max(0);
             }
         }
