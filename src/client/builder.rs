@@ -67,7 +67,7 @@ impl BackfillClientBuilder {
     }
 
     /// The size of the pool that is made for a URL of PostgreSQL. Default: 10. Each worker opens up to eight connections more, so that
-    /// jobs which use up the pool cannot make it look dead.
+    /// jobs which use up the pool cannot make it look dead; two of them are enough.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.door.max_connections = connections;
         self

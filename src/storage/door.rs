@@ -18,6 +18,9 @@ use super::memory::MemoryStorage;
 use super::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust, address};
 use crate::error::{Error, Result};
 
+/// For how long a connection is kept that nobody uses, and that others may need.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+
 /// What can be said about a storage besides its URL. Elsewhere than in PostgreSQL a schema is refused, and the rest means nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
@@ -177,7 +180,9 @@ fn connect(url: &str, max_connections: u32, trust: &Trust) -> Result<PgPool> {
     if max_connections == 0 {
         return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
     }
-    Ok(trust.watch(PgPoolOptions::new().max_connections(max_connections)).connect_lazy_with(options))
+    Ok(trust
+        .watch(PgPoolOptions::new().max_connections(max_connections).idle_timeout(KEPT_FOR))
+        .connect_lazy_with(options))
 }
 
 #[cfg(test)]

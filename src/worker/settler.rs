@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{INTERRUPTED, Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
+use crate::storage::{Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
 pub(super) use batch::Backlog;
 use batch::{Batch, Item, Mark, can_be_simpler, without_details};
 

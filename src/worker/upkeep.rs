@@ -22,7 +22,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
-use crate::storage::{Line, PoolId, Storage, Watch};
+use crate::error::{Error, Result};
+use crate::storage::{Line, PoolId, Registration, Storage, Watch};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -36,6 +37,28 @@ pub(super) struct Identity {
     pub lease: Lease,
 }
 
+/// A pool to be registered, as the first sign of life.
+struct Register {
+    pool: Arc<PoolId>,
+    tasks: Arc<[String]>,
+    answer: oneshot::Sender<Result<bool>>,
+}
+
+/// Asks for the first sign of life of a pool, which opens the connection of all later ones.
+#[derive(Clone, Debug)]
+pub(super) struct Registrar(mpsc::UnboundedSender<Register>);
+
+impl Registrar {
+    /// See [`Storage::register_with`].
+    pub(super) async fn register(&self, pool: &Arc<PoolId>, tasks: &Arc<[String]>) -> Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        let wanted = Register { pool: Arc::clone(pool), tasks: Arc::clone(tasks), answer };
+        let none = || Error::Internal("no signs of life can be shown".to_owned());
+        self.0.send(wanted).map_err(|_| none())?;
+        answered.await.map_err(|_| none())?
+    }
+}
+
 /// The upkeep of one worker. Dropping it ends it.
 pub(super) struct Upkeep {
     line: Line,
@@ -43,14 +66,15 @@ pub(super) struct Upkeep {
     events: Events,
     contact: watch::Receiver<Contact>,
     under_way: CancellationToken,
+    registrar: Registrar,
     /// Ends when no signs are shown any more.
     signs: oneshot::Receiver<()>,
     _end_signs: DropGuard,
 }
 
 impl Upkeep {
-    /// Starts to show signs of life, a little later or once the worker is [under way](Self::under_way). The engine has registered
-    /// the pool before it claimed anything.
+    /// Starts to show signs of life, once the engine has [registered](Self::registrar) the pool, and a little later or when the worker
+    /// is [under way](Self::under_way).
     pub(super) fn start(
         line: Line,
         storage: &Arc<dyn Storage>,
@@ -61,7 +85,10 @@ impl Upkeep {
     ) -> Self {
         let under_way = CancellationToken::new();
         let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life));
+        let (registrar, registrations) = mpsc::unbounded_channel();
         let signs = Signs {
+            registrations,
+            dead_after: options.dead_after,
             line: line.clone(),
             identity,
             under_way: under_way.clone(),
@@ -98,7 +125,13 @@ impl Upkeep {
         if let Err(error) = thread {
             tracing::error!(%error, "no signs of life can be shown");
         }
-        Self { line, options, events, contact, under_way, signs: shown, _end_signs: end.drop_guard() }
+        let registrar = Registrar(registrar);
+        Self { line, options, events, contact, under_way, registrar, signs: shown, _end_signs: end.drop_guard() }
+    }
+
+    /// To register the pool, before anything is claimed.
+    pub(super) fn registrar(&self) -> Registrar {
+        self.registrar.clone()
     }
 
     /// To be cancelled when the worker has made its beginning.
@@ -156,6 +189,8 @@ impl Contact {
 }
 
 struct Signs {
+    registrations: mpsc::UnboundedReceiver<Register>,
+    dead_after: Duration,
     line: Line,
     identity: watch::Receiver<Identity>,
     under_way: CancellationToken,
@@ -166,9 +201,37 @@ struct Signs {
 }
 
 impl Signs {
+    /// Answers whether the pool is registered now.
+    async fn register(&self, storage: &dyn Storage, wanted: Register) -> bool {
+        let Register { pool, tasks, mut answer } = wanted;
+        let registration = Registration::new(&pool, &tasks).dead_after(self.dead_after);
+        let registered = tokio::select! {
+            registered = storage.register_with(&registration) => registered,
+            // It took too long, perhaps on a connection that is dead.
+            () = answer.closed() => {
+                storage.reconnect();
+                return false;
+            }
+        };
+        let is_registered = matches!(registered, Ok(true));
+        if is_registered {
+            self.contact.send_replace(Contact::begins(self.every));
+        }
+        // If nobody waits for the answer any more, the row is left behind, and is swept up with those of the dead.
+        answer.send(registered).is_ok() && is_registered
+    }
+
     async fn show(mut self, storage: &dyn Storage) {
-        // Registering was a sign too, so the next one need not be in the way of the first jobs. But it is shown soon: its connection
-        // has to be there before there is no room for it, or before the others die, or else it could not prove that they are dead.
+        // The connection of the signs is the first of all, so whoever is registered has it. It is given up for a new one only.
+        let registered = loop {
+            let Some(wanted) = self.registrations.recv().await else { return };
+            let pool = Arc::clone(&wanted.pool);
+            if self.register(storage, wanted).await {
+                break pool;
+            }
+        };
+        let _ = self.identity.wait_for(|identity| identity.pool == registered).await;
+        // Registering was a sign too, so the next one need not be in the way of the first jobs.
         let _ = timeout(self.every / 10, self.under_way.cancelled()).await;
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -141,6 +141,8 @@ impl Place {
             Self::Postgres(options) => {
                 let pool = PgPoolOptions::new()
                     .max_connections(4)
+                    // A worker has connections of its own, and needs these hardly ever after its start.
+                    .idle_timeout(Duration::from_secs(5))
                     .acquire_timeout(Duration::from_secs(10))
                     .connect_lazy_with(*options);
                 let prepared = !global.no_prepared_statements;

@@ -1,20 +1,21 @@
 //! The connections that statements use.
 //!
-//! A client's are the user's pool. A worker's are a pool of its own, which can be *renewed*: when calls are not answered, or
-//! the server is no longer the one that may be written to, the old pool is let go with whatever is stuck in it, and the next
-//! call opens a new connection.
+//! A client's are the user's pool. A worker's are its own (see `own`), and can be *renewed*: when calls are not answered, or the
+//! server is no longer the one that may be written to, the old ones are let go with whatever is stuck in them, and the next call
+//! opens a new one.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::watch;
 
-/// The connections of a worker, besides the ones that listen and show its sign of life: two to claim, and one each to settle, to
-/// rescue, for the crontab, and to test the ear. They are opened when needed.
-const WORKER_CONNECTIONS: u32 = 6;
-/// How long a worker waits for one of them. Its own calls never wait for each other, so this is the time to connect.
+use super::own::{Own, Turn};
+
+/// How long a worker waits for one of its connections to be opened.
 const WORKER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For this long after its last use a connection is not tested before the next.
@@ -58,47 +59,107 @@ pub(super) enum Connections {
     Own(Arc<Own>),
 }
 
-#[derive(Debug)]
-pub(super) struct Own {
-    current: RwLock<PgPool>,
-    renewed: watch::Sender<()>,
-}
-
 impl Connections {
     /// Connections of a worker's own, to where this pool's go. The user's pool options are kept, because they may carry hooks
     /// that set a role.
     pub(super) fn like(pool: &PgPool) -> Self {
-        Self::Own(Arc::new(Own {
-            current: RwLock::new(apart(pool, WORKER_CONNECTIONS, |options| options)),
-            renewed: watch::Sender::new(()),
-        }))
+        Self::Own(Arc::new(Own::like(pool)))
     }
 
-    pub(super) fn pool(&self) -> PgPool {
+    pub(super) async fn acquire(&self) -> sqlx::Result<Lent> {
         match self {
-            Self::Shared(pool) => pool.clone(),
-            Self::Own(own) => own.current.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            Self::Shared(pool) => Ok(Lent { connection: pool.acquire().await?, _turn: None }),
+            Self::Own(own) => {
+                let (connection, turn) = own.get(|pool| async move { pool.acquire().await }).await?;
+                Ok(Lent { connection, _turn: Some(turn) })
+            }
+        }
+    }
+
+    /// Begins a transaction, in a task of its own. The caller may be dropped at any moment (a timeout, a web client that goes
+    /// away), and a driver's `begin` that is dropped half-way leaves its connection in the pool with the transaction open: what
+    /// others then do there seems to succeed, and is never committed.
+    pub(super) async fn begin_with(&self, text: &'static str) -> sqlx::Result<Tx> {
+        let begin = |pool: PgPool| async move {
+            let begun = tokio::spawn(async move { pool.begin_with(text).await });
+            // Whether the runtime ends or the driver panics, there is no transaction.
+            begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        };
+        match self {
+            Self::Shared(pool) => Ok(Tx { transaction: begin(pool.clone()).await?, _turn: None }),
+            Self::Own(own) => {
+                let (transaction, turn) = own.get(begin).await?;
+                Ok(Tx { transaction, _turn: Some(turn) })
+            }
         }
     }
 
     /// Lets a worker's connections go; the next call opens new ones. Calls in flight keep theirs. A user's pool stays as it is.
     pub(super) fn renew(&self) {
-        let Self::Own(own) = self else { return };
-        let old = {
-            let mut current = own.current.write().unwrap_or_else(PoisonError::into_inner);
-            let new = apart(&current, WORKER_CONNECTIONS, |options| options);
-            std::mem::replace(&mut *current, new)
-        };
-        drop(old);
-        own.renewed.send_replace(());
+        if let Self::Own(own) = self {
+            own.renew();
+        }
     }
 
     /// Answers after the next renewal.
     pub(super) fn renewals(&self) -> Option<watch::Receiver<()>> {
         match self {
             Self::Shared(_) => None,
-            Self::Own(own) => Some(own.renewed.subscribe()),
+            Self::Own(own) => Some(own.renewals()),
         }
+    }
+}
+
+/// A connection for a while.
+#[derive(Debug)]
+pub(super) struct Lent {
+    connection: PoolConnection<Postgres>,
+    // Given up after the connection.
+    _turn: Option<Turn>,
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+/// A transaction on a connection for a while. Rolled back when dropped.
+#[derive(Debug)]
+pub(super) struct Tx {
+    transaction: Transaction<'static, Postgres>,
+    _turn: Option<Turn>,
+}
+
+impl Tx {
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
+        self.transaction.commit().await
+    }
+
+    pub(super) async fn rollback(self) -> sqlx::Result<()> {
+        self.transaction.rollback().await
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.transaction
     }
 }
 

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Execute, Executor, PgConnection, PgPool, Postgres, SqlStr, Transaction};
+use sqlx::{Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 
+use super::connections::{Connections, Lent, Tx};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
 
@@ -62,37 +62,37 @@ impl Isolation {
     }
 }
 
-/// Begins a transaction, in a task of its own. The caller may be dropped at any moment (a timeout, a web client that goes away),
-/// and a driver's `begin` that is dropped half-way leaves its connection in the pool with the transaction open: what others
-/// then do there seems to succeed, and is never committed.
-pub(super) async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
-    begin_with(pool, READ_COMMITTED).await
+/// Begins a transaction that sees what others have committed (see [`READ_COMMITTED`]).
+pub(super) async fn begin(db: &Db) -> sqlx::Result<Tx> {
+    db.connections.begin_with(READ_COMMITTED).await
 }
 
 /// The same for a migration, whose statements wait for a second at most for each lock.
-pub(super) async fn begin_migration(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
-    begin_with(pool, MIGRATION).await
+pub(super) async fn begin_migration(db: &Db) -> sqlx::Result<Tx> {
+    db.connections.begin_with(MIGRATION).await
 }
 
-async fn begin_with(pool: &PgPool, text: &'static str) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin_with(text).await });
-    // Whether the runtime ends or the driver panics, there is no transaction.
-    begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
-}
-
-/// Where statements go: the pool, with a transaction around each statement if it needs one.
+/// Where statements go: a connection of those at hand, with a transaction around each statement if it needs one.
 #[derive(Debug)]
 pub(super) struct Db {
-    pool: PgPool,
+    connections: Connections,
     named: bool,
 }
 
-impl Deref for Db {
-    type Target = PgPool;
-
-    fn deref(&self) -> &PgPool {
-        &self.pool
+impl Db {
+    /// All answers to a statement. They are small: lists are read with a limit.
+    async fn answers<'q, E>(&self, query: E) -> sqlx::Result<Vec<Either<PgQueryResult, PgRow>>>
+    where
+        E: 'q + Execute<'q, Postgres>,
+    {
+        if !self.named {
+            return self.connections.acquire().await?.fetch_many(query).try_collect().await;
+        }
+        // Nothing is given out before it is committed.
+        let mut transaction = begin(self).await?;
+        let answers = transaction.fetch_many(query).try_collect().await?;
+        transaction.commit().await?;
+        Ok(answers)
     }
 }
 
@@ -104,18 +104,9 @@ impl<'p> Executor<'p> for &'p Db {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        if !self.named {
-            return (&self.pool).fetch_many(query);
-        }
-        // Nothing is given out before it is committed. The answers are small: lists are read with a limit.
-        stream::once(async move {
-            let mut transaction = begin(&self.pool).await?;
-            let answers: Vec<_> = transaction.fetch_many(query).try_collect().await?;
-            transaction.commit().await?;
-            Ok::<_, sqlx::Error>(stream::iter(answers).map(Ok))
-        })
-        .try_flatten()
-        .boxed()
+        stream::once(async move { Ok::<_, sqlx::Error>(stream::iter(self.answers(query).await?).map(Ok)) })
+            .try_flatten()
+            .boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -123,11 +114,11 @@ impl<'p> Executor<'p> for &'p Db {
         'p: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        if !self.named {
-            return (&self.pool).fetch_optional(query);
-        }
         Box::pin(async move {
-            let mut transaction = begin(&self.pool).await?;
+            if !self.named {
+                return self.connections.acquire().await?.fetch_optional(query).await;
+            }
+            let mut transaction = begin(self).await?;
             let answer = transaction.fetch_optional(query).await?;
             transaction.commit().await?;
             Ok(answer)
@@ -138,7 +129,7 @@ impl<'p> Executor<'p> for &'p Db {
     where
         'p: 'e,
     {
-        (&self.pool).prepare_with(sql, parameters)
+        Box::pin(async move { self.connections.acquire().await?.prepare_with(sql, parameters).await })
     }
 
     #[doc(hidden)]
@@ -146,19 +137,19 @@ impl<'p> Executor<'p> for &'p Db {
     where
         'p: 'e,
     {
-        (&self.pool).describe(sql)
+        Box::pin(async move { self.connections.acquire().await?.describe(sql).await })
     }
 }
 
 /// A connection for one piece of work: as it is, where single statements commit by themselves, or in a transaction that names
 /// its isolation.
 pub(super) enum Work {
-    Plain(PoolConnection<Postgres>),
-    Named(Transaction<'static, Postgres>),
+    Plain(Lent),
+    Named(Tx),
 }
 
-impl From<Transaction<'static, Postgres>> for Work {
-    fn from(transaction: Transaction<'static, Postgres>) -> Self {
+impl From<Tx> for Work {
+    fn from(transaction: Tx) -> Self {
         Self::Named(transaction)
     }
 }
@@ -167,12 +158,13 @@ impl PostgresStorage {
     /// Where statements go at this moment.
     pub(super) fn db(&self) -> Db {
         let named = !self.schema.persistent() || self.isolation.strict.load(Ordering::Relaxed);
-        Db { pool: self.connections.pool(), named }
+        Db { connections: self.connections.clone(), named }
     }
 
     pub(super) async fn work(&self) -> Result<Work> {
         let db = self.db();
-        let work = if db.named { begin(&db).await.map(Work::Named) } else { db.acquire().await.map(Work::Plain) };
+        let work =
+            if db.named { begin(&db).await.map(Work::Named) } else { db.connections.acquire().await.map(Work::Plain) };
         work.map_err(|e| self.error("get a connection", e))
     }
 
@@ -181,24 +173,24 @@ impl PostgresStorage {
         if self.caution.is_advised() { self.transaction_in_time().await.map(Work::Named) } else { self.work().await }
     }
 
-    pub(super) async fn transaction_in_time(&self) -> Result<Transaction<'static, Postgres>> {
+    pub(super) async fn transaction_in_time(&self) -> Result<Tx> {
         let text = if self.caution.is_advised() { IN_TIME } else { READ_COMMITTED };
-        begin_with(&self.db(), text).await.map_err(|e| self.error("begin a transaction", e))
+        self.connections.begin_with(text).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// A transaction of our own, for work of several statements.
-    pub(super) async fn transaction(&self) -> Result<Transaction<'static, Postgres>> {
+    pub(super) async fn transaction(&self) -> Result<Tx> {
         begin(&self.db()).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// A transaction that may read the whole table, whatever time the role gives its statements.
-    pub(super) async fn patient_transaction(&self) -> Result<Transaction<'static, Postgres>> {
-        begin_with(&self.db(), PATIENT).await.map_err(|e| self.error("begin a transaction", e))
+    pub(super) async fn patient_transaction(&self) -> Result<Tx> {
+        self.connections.begin_with(PATIENT).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// A transaction for a sign of life, which the server ends if it takes long.
-    pub(super) async fn brief_transaction(&self) -> Result<Transaction<'static, Postgres>> {
-        begin_with(&self.db(), SIGN).await.map_err(|e| self.error("begin a transaction", e))
+    pub(super) async fn brief_transaction(&self) -> Result<Tx> {
+        self.connections.begin_with(SIGN).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// Ends what [`work`](Self::work) began.

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::connections::apart;
 use super::handover::Offering;
+use super::own::{close_idle, has_none, or_why};
 use super::{PostgresStorage, REVISION};
 use crate::error::{Error, Result};
 use crate::job::JobId;
@@ -35,6 +36,8 @@ const JOBS_INSERT: &str = "jobs:insert";
 const WORKER_MIGRATE: &str = "worker:migrate";
 /// The longest delay between two tries to connect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(10);
+/// It is not tried soon again where there was no connection for the calls of the worker.
+const FAILURES_WITHOUT_ROOM: i32 = 6;
 /// How often the ear calls to itself.
 const CALL_EVERY: Duration = Duration::from_secs(10);
 /// How long a call may be on its way.
@@ -215,6 +218,12 @@ impl Ear {
         let call = sqlx::query!("select pg_notify($1, '')", self.channel).execute(self.storage.schema.on(&pool));
         self.call = match timeout(TIMEOUT, call).await {
             Ok(Ok(_)) => Call::OnItsWay { until: Instant::now() + CALL_TIMEOUT },
+            // To claim is worth more than to listen.
+            Ok(Err(error)) if has_none(&error) => {
+                self.deafen(&format!("its connection is given up for the worker's calls, which have none: {error}"));
+                self.failures = FAILURES_WITHOUT_ROOM;
+                return;
+            }
             // Nothing is known about the ear then.
             Ok(Err(_)) | Err(_) => Call::None { next: Instant::now() + CALL_TIMEOUT },
         };
@@ -255,6 +264,10 @@ impl Ear {
                 self.deaf_on_this_way = true;
                 self.deafen("a pooler in transaction mode stands between, through which no notification comes");
             }
+            Ok(Err(NotNow::Failed(error))) if has_none(&error) => {
+                close_idle(&self.storage.pool).await;
+                self.deafen(&error.to_string());
+            }
             Ok(Err(NotNow::Failed(error))) => self.deafen(&error.to_string()),
             Err(_) => self.deafen(&format!("no connection within {TIMEOUT:?}")),
         }
@@ -262,7 +275,7 @@ impl Ear {
 
     async fn try_connect(&self, channel: &str) -> Result<PgListener, NotNow> {
         let pool = apart(&self.storage.pool, 1, |options| options.max_lifetime(None).idle_timeout(None));
-        let mut listener = PgListener::connect_with(&pool).await?;
+        let mut listener = or_why(&pool, PgListener::connect_with(&pool)).await?;
         // Its own silent reconnecting would hide that notifications were missed.
         listener.eager_reconnect(false);
         if self.storage.is_lent(listener.acquire().await?).await? {

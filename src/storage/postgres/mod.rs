@@ -5,6 +5,7 @@
 //! | `schema` | the configurable schema name, and the executor that puts it into each statement |
 //! | `address` | what a database URL means, and what the environment says beside it |
 //! | `connections` | the connections that statements use, and how a worker gets new ones |
+//! | `own` | a worker's own connections: as many as it can use, as few as there are |
 //! | `isolation` | transactions beside a default isolation that is stricter than ours |
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
@@ -51,6 +52,7 @@ mod isolation;
 mod listen;
 mod manage;
 mod migrate;
+mod own;
 mod pooled;
 mod presence;
 mod reach;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::events::Event;
 use super::super::lease::{Lease, Sent, sent_now};
-use super::super::upkeep::Identity;
+use super::super::upkeep::{Identity, Registrar};
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
@@ -104,10 +104,10 @@ impl Engine {
 /// dead.
 pub(super) async fn begin(
     line: &Line,
-    tasks: &[String],
+    registrar: &Registrar,
+    tasks: &Arc<[String]>,
     mut pool: Arc<PoolId>,
     mode: Mode,
-    dead_after: Duration,
 ) -> Result<(Arc<PoolId>, Sent)> {
     let mut delay = FIRST_CLAIM_DELAY;
     let mut first_try = true;
@@ -115,12 +115,10 @@ pub(super) async fn begin(
     loop {
         let register = async {
             let sent = sent_now();
-            let registration = Registration::new(&pool, tasks).dead_after(dead_after);
-            Ok(storage.register_with(&registration).await?.then_some(sent))
+            Ok(registrar.register(&pool, tasks).await?.then_some(sent))
         };
-        // The first claim would open another connection, because this one is not back yet, and to settle a second one is needed anyway:
-        // a question that asks nothing opens it meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one
-        // only, it is not asked again.
+        // To register opens the connection of the signs of life. The first claim needs another one: a question that asks nothing opens it
+        // meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one only, it is not asked again.
         let open_another = async {
             if first_try {
                 let _ = storage.time().await;

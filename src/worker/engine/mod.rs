@@ -248,9 +248,20 @@ impl Engine {
             }
         };
         tokio::pin!(signals);
+        let (evicted_tx, evicted) = mpsc::unbounded_channel();
+        let upkeep = Upkeep::start(
+            self.line.clone(),
+            self.client.storage(),
+            self.identities.subscribe(),
+            self.options.clone(),
+            self.events.clone(),
+            evicted_tx,
+        );
+        self.under_way = upkeep.under_way();
+        let registrar = upkeep.registrar();
         let first = Arc::clone(&self.pool);
         let begun = tokio::select! {
-            begun = begin(&self.line, &self.tasks, first, self.mode, self.options.dead_after) => begun.map(Some),
+            begun = begin(&self.line, &registrar, &self.tasks, first, self.mode) => begun.map(Some),
             () = &mut signals => Ok(None),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
         };
@@ -271,16 +282,6 @@ impl Engine {
             }),
             Err(error) => self.fail(error),
         }
-        let (evicted_tx, evicted) = mpsc::unbounded_channel();
-        let upkeep = Upkeep::start(
-            self.line.clone(),
-            self.client.storage(),
-            self.identities.subscribe(),
-            self.options.clone(),
-            self.events.clone(),
-            evicted_tx,
-        );
-        self.under_way = upkeep.under_way();
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();

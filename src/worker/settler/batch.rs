@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::FIRST_ASIDE;
-use crate::storage::{Outcome, Settlement};
+use crate::storage::{INTERRUPTED, Outcome, Settlement};
 
 /// A result that is being written.
 pub(super) struct Item {

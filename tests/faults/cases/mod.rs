@@ -140,6 +140,7 @@ pub fn all() -> Vec<Case> {
         poolers:
             through_a_pooler_by_the_session,
             through_a_pooler_by_the_transaction,
+            a_pooler_has_few_connections_for_many_workers,
             a_worker_starts_before_the_server_of_a_pooler;
     }
 }

@@ -21,6 +21,11 @@ struct Pooler {
 
 impl Pooler {
     async fn start(scene: &Scene, mode: &str) -> Self {
+        Self::with_connections(scene, mode, 40).await
+    }
+
+    /// With so many connections to the server.
+    async fn with_connections(scene: &Scene, mode: &str, connections: usize) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let program = std::env::var("BACKFILL_TEST_PGBOUNCER").expect(
             "BACKFILL_TEST_PGBOUNCER is not set; run this with ./scripts/test faults, which installs PgBouncer",
@@ -33,7 +38,7 @@ impl Pooler {
         let settings = directory.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = 40\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = {connections}\n\
              max_client_conn = 400\nignore_startup_parameters = extra_float_digits\n",
             scene.subject.port,
             users.display()
@@ -135,6 +140,33 @@ pub async fn through_a_pooler_by_the_session(ground: &Ground) -> Outcome {
 /// is lent (`postgres/pooled.rs`). This PgBouncer does not track prepared statements, or need not.
 pub async fn through_a_pooler_by_the_transaction(ground: &Ground) -> Outcome {
     through(ground, "transaction", false).await
+}
+
+/// PgBouncer's own default, and three workers, each of which could use eight connections.
+///
+/// Survives by: the heartbeat's connection, which is the first of each worker, and the others, which are shared where there are few
+/// and closed when nobody uses them (`postgres/own.rs`).
+pub async fn a_pooler_has_few_connections_for_many_workers(ground: &Ground) -> Outcome {
+    let mut scene = ground.scene().await;
+    let pooler = Pooler::with_connections(&scene, "session", 20).await;
+    scene.told.url = crate::cluster::url(pooler.port, &scene.database);
+    scene.add(600, 100).await;
+    scene.add_serial(100, 10, 10).await;
+    for name in ["a", "b", "c", "d"] {
+        scene.start(name);
+    }
+    for name in ["a", "b", "c", "d"] {
+        scene
+            .until("each works", &format!("exists (select from told where what = 'start' and worker = '{name}')"))
+            .await;
+    }
+    // For two leases and more.
+    scene.add(40, ground.scaled(20_000, 40_000)).await;
+    let mut outcome = scene.end().await;
+    drop(pooler);
+    assert_eq!(outcome.starts, outcome.jobs, "nobody is taken for dead");
+    outcome.remark = "four workers share 20 connections".to_owned();
+    outcome
 }
 
 /// Survives by: `PostgresStorage::reach`, which asks the server something: a pooler says hello for one that is not there.
