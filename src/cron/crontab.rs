@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use super::entry::CronEntry;
+use super::nested::Nested;
 use super::options::{self, Options, is_made_of};
 use super::pattern::Pattern;
 use super::problem::{Complaint, CrontabProblem};
@@ -241,7 +242,7 @@ fn parse_payload(text: &str) -> Result<Payload, (usize, String)> {
         let problem = "is no payload: a JSON5 object in braces is expected here (there are no trailing comments)";
         return Err((0, problem.to_owned()));
     }
-    let value: serde_json::Value = json5::from_str(text).map_err(|error| {
+    let Nested(value) = json5::from_str(text).map_err(|error| {
         if let Some(place) = hints::half_character(text) {
             let problem =
                 "is half of a surrogate pair, which is no character; write the character itself, or both halves";
@@ -265,6 +266,25 @@ mod tests {
 
     fn crontab(text: &str) -> Crontab {
         text.parse().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// On a thread as small as a runtime's may be.
+    #[test]
+    fn payloads_nested_too_deep_are_refused_and_do_not_use_up_the_stack() {
+        let parse = |text: String| {
+            let thread = std::thread::Builder::new().stack_size(512 * 1024);
+            thread.spawn(move || text.parse::<Crontab>()).expect("a thread").join().expect("no panic")
+        };
+        let lists = |depth: usize| format!("* * * * * t {{a:{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let objects = |depth: usize| format!("* * * * * t {}{}", "{a:".repeat(depth), "1}".repeat(depth));
+        for text in [lists(127), lists(10_000), objects(128), objects(10_000), "* * * * * t {[".repeat(9_999) + "}"] {
+            let error = parse(text).expect_err("too deep").to_string();
+            assert!(error.contains("is not JSON5"), "{}", &error[error.len() - 200..]);
+        }
+        // What is taken can be read by a task.
+        let crontab = parse(lists(126)).expect("deep enough");
+        let payload: Result<serde_json::Value, _> = crontab.entries()[0].payload.decode();
+        assert!(payload.is_ok());
     }
 
     fn problems(text: &str) -> Vec<String> {

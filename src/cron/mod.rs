@@ -67,6 +67,7 @@ mod crontab;
 mod entry;
 mod field;
 mod hints;
+mod nested;
 mod options;
 mod pattern;
 mod problem;

@@ -106,9 +106,11 @@ impl Pattern {
     /// Whether it is due in the minute of this time (in its second, if it tells seconds).
     pub(super) fn matches(&self, time: DateTime<Utc>) -> bool {
         let seconds = if self.is_by_the_minute() { i64::from(time.second()) } else { 0 };
-        let whole = time - TimeDelta::seconds(seconds) - TimeDelta::nanoseconds(i64::from(time.nanosecond()));
+        let begun = TimeDelta::seconds(seconds) + TimeDelta::nanoseconds(i64::from(time.nanosecond()));
+        let Some(whole) = time.checked_sub_signed(begun) else { return false };
         if self.zone != Zone::Utc {
-            return self.next_after(whole - TimeDelta::nanoseconds(1)) == Some(whole);
+            let before = whole.checked_sub_signed(TimeDelta::nanoseconds(1));
+            return before.is_some_and(|before| self.next_after(before) == Some(whole));
         }
         let [minutes, hours, ..] = self.fields;
         self.seconds.contains(whole.second())

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use super::Dialect;
 use super::pattern::Pattern;
@@ -41,6 +41,8 @@ enum Kind {
     When(Arc<dyn Fn(DateTime<Utc>) -> bool + Send + Sync>),
 }
 
+/// The last year of which an expression can say something.
+const LAST_YEAR_OF_EXPRESSIONS: i32 = 2100;
 /// How far ahead a closure is asked by [`Schedule::next_after`].
 const CLOSURE_HORIZON: TimeDelta = TimeDelta::days(366);
 
@@ -100,10 +102,11 @@ impl Schedule {
         match &self.0 {
             Kind::Pattern(pattern) => pattern.matches(time),
             Kind::Expression(_, _) => {
-                let second = time - TimeDelta::nanoseconds(i64::from(time.timestamp_subsec_nanos()));
-                self.next_after(second - TimeDelta::nanoseconds(1)) == Some(second)
+                let Some(second) = DateTime::from_timestamp(time.timestamp(), 0) else { return false };
+                let before = second.checked_sub_signed(TimeDelta::nanoseconds(1));
+                before.is_some_and(|before| self.next_after(before) == Some(second))
             }
-            Kind::When(is_due) => ask(is_due, time.duration_trunc(TimeDelta::minutes(1)).unwrap_or(time)),
+            Kind::When(is_due) => ask(is_due, minute_of(time).unwrap_or(time)),
         }
     }
 
@@ -128,8 +131,11 @@ impl Schedule {
             Kind::Expression(expression, zone) => {
                 let rhythm = ::cron::TimeUnitSpec::is_all(expression.hours());
                 // The crate steps in UTC, as if it were local time: what happens when clocks change is the zone's affair.
+                // It knows the years from 1970 on, up to 2100.
+                let time = time.max(DateTime::UNIX_EPOCH - TimeDelta::days(2));
                 zone.next_after(time, rhythm, |local| {
-                    expression.after(&local.and_utc()).next().map(|due| due.naive_utc())
+                    let is_known = local.year() <= LAST_YEAR_OF_EXPRESSIONS;
+                    is_known.then(|| expression.after(&local.and_utc()).next().map(|due| due.naive_utc()))?
                 })
             }
             Kind::When(_) => next_minute(time),
@@ -154,8 +160,13 @@ impl Schedule {
     }
 }
 
+/// The beginning of its minute. (The calendar library rounds only times of some centuries.)
+fn minute_of(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.timestamp().div_euclid(60) * 60, 0)
+}
+
 fn next_minute(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    time.duration_trunc(TimeDelta::minutes(1)).ok()?.checked_add_signed(TimeDelta::minutes(1))
+    minute_of(time)?.checked_add_signed(TimeDelta::minutes(1))
 }
 
 fn ask(is_due: &Arc<dyn Fn(DateTime<Utc>) -> bool + Send + Sync>, minute: DateTime<Utc>) -> bool {

@@ -70,12 +70,22 @@ fn next_in(
     next: impl Fn(NaiveDateTime) -> Option<NaiveDateTime>,
 ) -> Option<DateTime<Utc>> {
     use chrono::TimeZone;
+    // At the ends of time there is no local one.
+    let margin = TimeDelta::days(2);
+    let (first, last) = (DateTime::<Utc>::MIN_UTC + margin, DateTime::<Utc>::MAX_UTC - margin);
+    let time = time.max(first);
+    if time > last {
+        return None;
+    }
     let local = |moment: DateTime<Utc>| moment.with_timezone(&zone).naive_local();
     let (mut from, mut from_local) = (time, local(time));
     let mut ahead = from_local - time.naive_utc();
     loop {
         let due_local = next(from_local)?;
         let due = due_local.checked_sub_signed(ahead)?.and_utc();
+        if due > last {
+            return None;
+        }
         let Some(change) = first_change(zone, from, due, ahead) else {
             // A time of day that comes twice is due the first time only.
             if rhythm || zone.from_local_datetime(&due_local).earliest() == Some(due.with_timezone(&zone)) {

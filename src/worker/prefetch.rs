@@ -48,7 +48,7 @@ impl Prefetch {
     /// and a half of it), unless many jobs are announced meanwhile. It saves the database from many small fetches; a new
     /// job may wait that much longer. Default: off.
     pub fn refetch_delay(mut self, delay: Duration, threshold: usize) -> Self {
-        let abort_at = self.refetch.map_or(5 * self.size as u64, |refetch| refetch.abort_at);
+        let abort_at = self.refetch.map_or((self.size as u64).saturating_mul(5), |refetch| refetch.abort_at);
         self.refetch = Some(Refetch { delay, threshold, abort_at });
         self
     }
