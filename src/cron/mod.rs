@@ -46,7 +46,8 @@
 //!
 //! Names may be in either case, of six fields the first is seconds, `a/n` means from `a` on, and the short forms are `@yearly`,
 //! `@annually`, `@monthly`, `@weekly`, `@daily`, `@midnight` and `@hourly`. With `tz`, which needs the feature
-//! `time-zones`, the fields are read in that zone of the IANA database. When its clocks change, a schedule with a restricted
+//! `time-zones`, the fields are read in that zone of the IANA database: the machine's, or an embedded one that is newer (`zone_data`
+//! tells which). When its clocks change, a schedule with a restricted
 //! hour is due once a day: at the moment the clocks have gone forward if its time was skipped, the first time if it comes
 //! twice. One with an unrestricted hour follows the elapsed time.
 //!
@@ -74,6 +75,8 @@ mod problem;
 mod schedule;
 mod scheduler;
 mod zone;
+#[cfg(feature = "time-zones")]
+mod zone_data;
 
 pub use crontab::Crontab;
 pub use entry::CronEntry;
@@ -81,6 +84,8 @@ pub use problem::CrontabProblem;
 pub use schedule::Schedule;
 pub use scheduler::CronEvent;
 pub(crate) use scheduler::Scheduler;
+#[cfg(feature = "time-zones")]
+pub use zone_data::{ZoneData, zone_data};
 
 /// Which texts are understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::nearest::did_you_mean;
 /// Minute, hour and month must all match. Of day of month and day of week, if both are restricted, either may match; if
 /// one is, that one must (the rule of every cron, and Graphile's). A field is restricted when it leaves any of its
 /// numbers out, so `1-31` and `*/1` are not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     seconds: Numbers,
     fields: [Numbers; 5],

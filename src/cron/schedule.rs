@@ -225,18 +225,18 @@ impl fmt::Display for Schedule {
         let zone = match &self.0 {
             Kind::Pattern(pattern) => {
                 write!(f, "{pattern}")?;
-                pattern.zone
+                &pattern.zone
             }
             Kind::Expression(expression, zone) => {
                 write!(f, "{expression}")?;
-                *zone
+                zone
             }
             Kind::When(_) => {
                 f.write_str("a closure")?;
-                Zone::Utc
+                &Zone::Utc
             }
         };
-        if zone == Zone::Utc { Ok(()) } else { write!(f, " {zone}") }
+        if *zone == Zone::Utc { Ok(()) } else { write!(f, " {zone}") }
     }
 }
 

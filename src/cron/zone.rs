@@ -13,14 +13,19 @@ use std::fmt;
 #[cfg(feature = "time-zones")]
 use chrono::TimeDelta;
 use chrono::{DateTime, NaiveDateTime, Utc};
+#[cfg(feature = "time-zones")]
+use jiff::tz::TimeZone;
+
+#[cfg(feature = "time-zones")]
+use super::zone_data;
 
 /// UTC, or (with the feature `time-zones`) a zone of the IANA database.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Zone {
     #[default]
     Utc,
     #[cfg(feature = "time-zones")]
-    Named(chrono_tz::Tz),
+    Named(TimeZone),
 }
 
 impl Zone {
@@ -31,8 +36,9 @@ impl Zone {
         }
         #[cfg(feature = "time-zones")]
         {
-            name.parse().map(Self::Named).map_err(|_| {
-                let meant = crate::nearest::did_you_mean(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+            zone_data::find(name).map(Self::Named).ok_or_else(|| {
+                let names = zone_data::names();
+                let meant = crate::nearest::did_you_mean(name, names.iter().map(String::as_str));
                 format!("is no time zone: it looks like Europe/Berlin{meant}")
             })
         }
@@ -45,7 +51,7 @@ impl Zone {
     /// The first moment after this time at which a schedule is due that is told in local times: `next` answers the first of
     /// them after another. See the module's rules.
     pub(super) fn next_after(
-        self,
+        &self,
         time: DateTime<Utc>,
         rhythm: bool,
         next: impl Fn(NaiveDateTime) -> Option<NaiveDateTime>,
@@ -64,21 +70,20 @@ impl Zone {
 /// Goes from one change of the clocks to the next: between two, local times are moments moved by a constant.
 #[cfg(feature = "time-zones")]
 fn next_in(
-    zone: chrono_tz::Tz,
+    zone: &TimeZone,
     time: DateTime<Utc>,
     rhythm: bool,
     next: impl Fn(NaiveDateTime) -> Option<NaiveDateTime>,
 ) -> Option<DateTime<Utc>> {
-    use chrono::TimeZone;
     // At the ends of time there is no local one.
     let margin = TimeDelta::days(2);
-    let (first, last) = (DateTime::<Utc>::MIN_UTC + margin, DateTime::<Utc>::MAX_UTC - margin);
+    let first = DateTime::from_timestamp(jiff::Timestamp::MIN.as_second(), 0)? + margin;
+    let last = DateTime::from_timestamp(jiff::Timestamp::MAX.as_second(), 0)? - margin;
     let time = time.max(first);
     if time > last {
         return None;
     }
-    let local = |moment: DateTime<Utc>| moment.with_timezone(&zone).naive_local();
-    let (mut from, mut from_local) = (time, local(time));
+    let (mut from, mut from_local) = (time, local(zone, time)?);
     let mut ahead = from_local - time.naive_utc();
     loop {
         let due_local = next(from_local)?;
@@ -88,13 +93,13 @@ fn next_in(
         }
         let Some(change) = first_change(zone, from, due, ahead) else {
             // A time of day that comes twice is due the first time only.
-            if rhythm || zone.from_local_datetime(&due_local).earliest() == Some(due.with_timezone(&zone)) {
+            if rhythm || is_first_pass(zone, due, due_local) {
                 return Some(due);
             }
             (from, from_local) = (due, due_local);
             continue;
         };
-        let (before, after) = (change.naive_utc().checked_add_signed(ahead)?, local(change));
+        let (before, after) = (change.naive_utc().checked_add_signed(ahead)?, local(zone, change)?);
         let instant = TimeDelta::nanoseconds(1);
         if !rhythm && after > before && next(before - instant).is_some_and(|skipped| skipped < after) {
             return Some(change);
@@ -103,15 +108,27 @@ fn next_in(
     }
 }
 
+#[cfg(feature = "time-zones")]
+fn local(zone: &TimeZone, moment: DateTime<Utc>) -> Option<NaiveDateTime> {
+    let ahead = zone.to_offset(jiff::Timestamp::from_second(moment.timestamp()).ok()?).seconds();
+    moment.naive_utc().checked_add_signed(TimeDelta::seconds(ahead.into()))
+}
+
+/// Whether this local time does not come a second time with this moment.
+#[cfg(feature = "time-zones")]
+fn is_first_pass(zone: &TimeZone, moment: DateTime<Utc>, local_time: NaiveDateTime) -> bool {
+    // No clock goes back by more than a day.
+    let earlier = moment.checked_sub_signed(TimeDelta::days(1)).and_then(|moment| {
+        let ahead = local(zone, moment)? - moment.naive_utc();
+        local_time.checked_sub_signed(ahead).map(|earlier| earlier.and_utc())
+    });
+    earlier.is_none_or(|earlier| earlier >= moment || local(zone, earlier) != Some(local_time))
+}
+
 /// The first change of the clocks after one moment and up to another, if they are this much ahead of UTC at the first.
 #[cfg(feature = "time-zones")]
-fn first_change(
-    zone: chrono_tz::Tz,
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-    ahead: TimeDelta,
-) -> Option<DateTime<Utc>> {
-    let same = |moment: DateTime<Utc>| moment.with_timezone(&zone).naive_local() - moment.naive_utc() == ahead;
+fn first_change(zone: &TimeZone, from: DateTime<Utc>, to: DateTime<Utc>, ahead: TimeDelta) -> Option<DateTime<Utc>> {
+    let same = |moment: DateTime<Utc>| local(zone, moment).is_some_and(|local| local - moment.naive_utc() == ahead);
     let mut before = from;
     while before < to {
         // No zone has changed its clocks and changed them back within hours.
@@ -136,7 +153,7 @@ impl fmt::Display for Zone {
         match self {
             Self::Utc => f.write_str("UTC"),
             #[cfg(feature = "time-zones")]
-            Self::Named(zone) => f.write_str(zone.name()),
+            Self::Named(zone) => f.write_str(zone.iana_name().unwrap_or("an unnamed zone")),
         }
     }
 }

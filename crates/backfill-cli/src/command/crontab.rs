@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use backfill::cron::CronEntry;
+use backfill::cron::{CronEntry, zone_data};
 use backfill::{Crontab, Error};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ fn due(output: &Output, crontab: &Crontab, next: usize) -> Result<(), Failure> {
                 "next": times(entry).into_iter().map(rfc3339).collect::<Vec<_>>(),
             })
         });
-        return output.json(&json!({ "entries": told.collect::<Vec<_>>() }));
+        return output.json(&json!({ "entries": told.collect::<Vec<_>>(), "time_zones": zone_data().to_string() }));
     }
     if crontab.entries().is_empty() {
         return output.line("no entries");
@@ -79,5 +79,9 @@ fn due(output: &Output, crontab: &Crontab, next: usize) -> Result<(), Failure> {
         let times = if times.is_empty() && next > 0 { "never".to_owned() } else { times.join(", ") };
         table.add_row([entry.identifier.clone(), entry.task.clone(), short(&entry.schedule.to_string(), 60), times]);
     }
-    output.line(text(&table))
+    output.line(text(&table))?;
+    if crontab.entries().iter().any(|entry| entry.schedule.time_zone() != "UTC") {
+        output.line(format!("time zones: {}", zone_data()))?;
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `backfill doctor`.
 
+use backfill::cron::zone_data;
 use backfill::storage::{Checked, Storage, Verdict};
 use chrono::TimeDelta;
 use serde_json::json;
@@ -19,6 +20,7 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     if checked.len() > 1 {
         checked.push(moves(&*storage).await);
         checked.push(Checked::new("tasks", tasks(&*storage).await));
+        checked.push(Checked::new("time zones", Verdict::Fine { detail: zone_data().to_string() }));
     }
     let mut found = 0;
     let mut told = Vec::new();
