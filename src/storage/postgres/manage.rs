@@ -317,7 +317,7 @@ limit $6
         .fetch(self.schema.on(&mut *work));
         let (mut jobs, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await.map_err(fail)? {
-            bytes += if filter.payloads { row.payload.len() as u64 } else { 0 };
+            bytes += if filter.payloads { row.payload.text.len() as u64 } else { 0 };
             if !jobs.is_empty() && filter.max_bytes.is_some_and(|most| bytes > most) {
                 break;
             }

@@ -13,9 +13,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Outcome,
-    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup,
-    Watch,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
+    PoolInfo, QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup, Watch,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};

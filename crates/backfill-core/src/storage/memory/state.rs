@@ -11,8 +11,8 @@ use crate::job::limits::later;
 use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, RunAt};
 use crate::storage::clean_error;
 use crate::storage::{
-    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, INTERRUPTED, JobFilter, KnownCrontab, Outcome, PoolId,
-    PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settlement, TaskInfo, Watch,
+    ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, INTERRUPTED, JobFilter, KnownCrontab, Outcome,
+    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settlement, TaskInfo, Watch,
 };
 
 /// Graphile's rule: a lock this old is no lock.
