@@ -247,7 +247,7 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
     let found: Vec<_> = found.iter().filter(|check| format!("{check:?}").contains("4 jobs hold bytes")).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     // To move it would change it.
-    let error = client.storage().take_out("mover", None, 100).await.expect_err("not as it is");
+    let error = client.storage().take_out("mover", None, 100, u64::MAX).await.expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
 }
 
@@ -285,7 +285,7 @@ async fn in_a_file_rows_that_are_no_text_stop_nothing_and_fail_by_themselves() {
         update backfill_jobs set run_at = -9223372036854775808, created_at = 9223372036854775807 where id = 4;";
     sqlx::raw_sql(damage).execute(&pool).await.expect("damage");
     assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
-    let error = client.storage().take_out("mover", None, 100).await.expect_err("not as it is");
+    let error = client.storage().take_out("mover", None, 100, u64::MAX).await.expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
     client.unlock(["mover"]).await.expect("unlock");
     assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);

@@ -26,20 +26,20 @@ struct Starts {
 
 impl Starts {
     fn begin(&self, (queue, place): Place) {
-        let mut running = self.running.lock().unwrap();
+        let mut running = self.running.lock().expect("lock");
         let count = running.entry(queue).or_default();
         *count += 1;
         assert_eq!(*count, 1, "two jobs of queue {queue} at a time");
-        self.order.lock().unwrap().entry(queue).or_default().push(place);
+        self.order.lock().expect("lock").entry(queue).or_default().push(place);
     }
 
     fn end(&self, (queue, _): Place) {
-        self.running.lock().unwrap().entry(queue).and_modify(|count| *count -= 1);
+        self.running.lock().expect("lock").entry(queue).and_modify(|count| *count -= 1);
     }
 
     /// Whether each queue's jobs have started in order, all of them.
     fn assert_in_order(&self, queues: usize, each: usize) {
-        let order = self.order.lock().unwrap();
+        let order = self.order.lock().expect("lock");
         for queue in 0..queues {
             assert_eq!(order[&queue], (0..each).collect::<Vec<_>>(), "queue {queue}");
         }
@@ -222,7 +222,7 @@ async fn a_failure_amid_a_run_frees_nothing_and_loses_nothing() {
     client.add_many((0..100).map(|place| of_queue("queued", 0, place))).await.expect("add");
     let worker = Worker::builder(client.clone())
         .task(task_fn("queued", move |(_, place): Place, _: JobContext| {
-            seen.lock().unwrap().push(place);
+            seen.lock().expect("lock").push(place);
             async move {
                 if place % 10 == 3 {
                     Err(TaskError::new("no").retry_in(Duration::from_secs(3_600)))
@@ -235,7 +235,7 @@ async fn a_failure_amid_a_run_frees_nothing_and_loses_nothing() {
         .expect("worker");
     let summary = soon("the run ends", worker.run_once()).await.expect("run");
     assert_eq!((summary.completed, summary.failed), (90, 10));
-    assert_eq!(*order.lock().unwrap(), (0..100).collect::<Vec<_>>());
+    assert_eq!(*order.lock().expect("lock"), (0..100).collect::<Vec<_>>());
     assert_eq!(
         ask(&pool, &schema, "select count(*) || ' ' || max(attempts) from S._private_jobs where locked_at is null")
             .await,

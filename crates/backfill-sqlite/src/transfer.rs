@@ -87,7 +87,6 @@ returning
         deleted.await
     }
 
-    #[expect(clippy::too_many_lines, reason = "the statements of one transaction")]
     pub(crate) async fn import_jobs(&self, run: &PoolId, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
         let registered = run.to_string();
         let here = self.file.writer.write("store jobs that are moved", move |connection| {
