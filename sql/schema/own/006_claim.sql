@@ -101,6 +101,7 @@ declare
   plain_ids bigint[] := '{}';
   plain_count integer := 0;
   plain_ok boolean := true;
+  stored_bytes bigint := 0;
   -- Of one priority.
   level smallint;
   from_time timestamptz;
@@ -108,6 +109,7 @@ declare
   found_ids bigint[];
   found_count integer;
   found_ok boolean;
+  found_bytes bigint := 0;
   rows_left integer := plain_rows;
   rows_walked integer;
   -- The jobs of queues that were found, locked with their queues.
@@ -132,14 +134,14 @@ begin
   end if;
   few := cardinality(served) <= 16;
 
-  -- "ok" below: may they be taken as they are? Not without a second look if one has its last attempt before it, or if they may be too
-  -- many bytes. (What is stored may be compressed, but never to a three-hundredth.)
+  -- "ok" below: may they be taken as they are? Not without a second look if one has its last attempt before it. How many bytes they are is
+  -- looked at closely if they may be too many. (What is stored may be compressed, but never to a three-hundredth.)
   if try_plain then
     -- The queue's state is asked row by row (a scalar subquery cannot be turned into a hash of all queues), so the cost does not grow
     -- with the number of queues.
     select array_agg(candidate.id), count(*),
-      bool_and(candidate.job_queue_id is null and not candidate.is_last) and sum(candidate.size) <= byte_limit / 300
-    into plain_ids, plain_count, plain_ok
+      bool_and(candidate.job_queue_id is null and not candidate.is_last), sum(candidate.size)
+    into plain_ids, plain_count, plain_ok, stored_bytes
     from (
       select job.id, job.job_queue_id, job.attempts + 1 >= job.max_attempts as is_last, pg_column_size(job.payload) as size
       from graphile_worker._private_jobs job
@@ -161,6 +163,11 @@ begin
       return;
     end if;
     more := plain_count >= want;
+    if plain_ok and stored_bytes > byte_limit / 300 then
+      plain_ok := byte_limit >= (
+        select sum(octet_length(job.payload::text)) from graphile_worker._private_jobs job where job.id = any (plain_ids)
+      );
+    end if;
   end if;
 
   if not try_plain or not plain_ok then
@@ -169,6 +176,7 @@ begin
     plain_ids := '{}';
     plain_count := 0;
     plain_ok := true;
+    stored_bytes := 0;
     -- Priority by priority, each through its part of the index up to the present: jobs of the future are not even looked at.
     level := (
       select job.priority from graphile_worker._private_jobs job
@@ -200,8 +208,8 @@ begin
         end if;
       end if;
       select array_agg(candidate.id), count(*),
-        bool_and(not candidate.is_last) and sum(candidate.size) <= byte_limit / 600
-      into found_ids, found_count, found_ok
+        bool_and(not candidate.is_last), sum(candidate.size)
+      into found_ids, found_count, found_ok, found_bytes
       from (
         select job.id, job.attempts + 1 >= job.max_attempts as is_last, pg_column_size(job.payload) as size
         from graphile_worker._private_jobs job
@@ -217,8 +225,8 @@ begin
         for update of job skip locked
       ) as candidate;
       if found_count > 0 then
-        -- Of several priorities together there may be too many bytes.
-        plain_ok := plain_ok and found_ok and plain_count = 0;
+        plain_ok := plain_ok and found_ok;
+        stored_bytes := stored_bytes + found_bytes;
         plain_ids := plain_ids || found_ids;
         plain_count := plain_count + found_count;
       end if;
@@ -423,7 +431,8 @@ begin
       (select count(*) from head) >= want,
       coalesce((select array_agg(run.id) from run), '{}'),
       coalesce((select array_agg(run.job_queue_id) from run where run.rank = 1), '{}'),
-      (select bool_and(run.attempts + 1 < run.max_attempts) and sum(run.size) <= byte_limit / 600 from run),
+      coalesce((select bool_and(run.attempts + 1 < run.max_attempts) from run), true),
+      coalesce((select sum(run.size) from run), 0),
       (select ending.priority from ending),
       (select ending.run_at from ending),
       (
@@ -431,7 +440,7 @@ begin
         from ranked
         where ranked.rank = 1 and (ranked.priority, ranked.run_at) < (select ending.priority, ending.run_at from ending)
       )
-    into is_cut, are_for_others, is_contended, is_full, run_ids, run_queues, run_ok, queue_end_priority, queue_end_time, seen_queues;
+    into is_cut, are_for_others, is_contended, is_full, run_ids, run_queues, run_ok, found_bytes, queue_end_priority, queue_end_time, seen_queues;
     run_count := cardinality(run_queues);
     if are_for_others then
       perform pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}');
@@ -444,7 +453,19 @@ begin
       return;
     end if;
 
-    if plain_count + run_count > want or not plain_ok or run_ok is false or cardinality(limited) > 0 then
+    if plain_count + run_count > want
+      or not plain_ok
+      or not run_ok
+      or cardinality(limited) > 0
+      or (
+        stored_bytes + found_bytes > byte_limit / 300
+        and byte_limit < (
+          select sum(octet_length(job.payload::text))
+          from graphile_worker._private_jobs job
+          where job.id = any (plain_ids || run_ids)
+        )
+      )
+    then
       -- Not all as they are.
       with mine as materialized (
         select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at,
