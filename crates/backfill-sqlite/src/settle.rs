@@ -58,10 +58,10 @@ async fn settle(
     pool: &str,
     claims: BTreeMap<i64, OfClaim>,
 ) -> sqlx::Result<Vec<JobId>> {
-    let (mut applied, mut given_back) = (Vec::new(), 0);
+    let (mut applied, mut given_back, mut for_others) = (Vec::new(), 0, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
-            release_queues(connection, pool, moment, of_claim.queues).await?;
+            for_others |= release_queues(connection, pool, moment, of_claim.queues).await?;
         }
         if !of_claim.done.is_empty() {
             applied.extend(delete(connection, pool, moment, of_claim.done).await?);
@@ -75,17 +75,19 @@ async fn settle(
             }
         }
     }
-    wake(connection, given_back).await?;
+    // Whoever frees a queue looks for its next job itself; others have heard of nothing.
+    wake(connection, given_back.max(u64::from(for_others))).await?;
     Ok(applied)
 }
 
-/// Frees the serial queues that this claim took, even if their jobs are gone.
+/// Frees the serial queues that this claim took, even if their jobs are gone. Answers whether the next job of one is of a task that
+/// this pool does not serve. (It may still be held by the job that is settled; then its next job is looked at, and nobody minds.)
 async fn release_queues(
     connection: &mut SqliteConnection,
     pool: &str,
     moment: i64,
     queues: Vec<String>,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<bool> {
     let queues = crate::json(queues);
     sqlx::query!(
         r#"
@@ -96,9 +98,32 @@ where name in (select value from json_each(?1)) and locked_by = ?2 and locked_at
         pool,
         moment,
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    let for_others = sqlx::query_scalar!(
+        r#"
+select exists (
+  select 1
+  from json_each(?1) freed
+  where (
+    select job.task
+    from backfill_jobs job indexed by backfill_jobs_queue
+    where job.queue = freed.value and job.locked_at is null and job.attempts < job.max_attempts
+    order by job.priority, job.run_at, job.id
+    limit 1
+  ) not in (
+    select served.value
+    from backfill_pools pool, json_each(pool.serves) served
+    where pool.id = ?2
+  )
+) as "for_others!: bool"
+"#,
+        queues,
+        pool,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(for_others)
 }
 
 async fn delete(

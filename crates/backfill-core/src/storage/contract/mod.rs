@@ -90,6 +90,7 @@ macro_rules! storage_contract_tests {
             a_queues_backlog_is_never_overtaken_by_its_newest
             a_run_is_the_next_jobs_of_a_queue_under_one_hold
             a_run_is_bounded_like_any_claim
+            a_freed_queue_wakes_whoever_serves_its_next_job
         ]);
         $crate::storage_contract_tests!(@module cron $fresh [
             an_identifier_gets_one_job_per_moment_and_never_goes_back

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
+use futures::StreamExt;
 use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{Job, JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement};
+use crate::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Wakeup};
 
 /// Another task than [`TASK`].
 const OTHER: &str = "other";
@@ -213,4 +214,26 @@ pub async fn a_run_is_bounded_like_any_claim(storage: Subject) {
     let claimed = storage.claim(&request.limits(&limits)).await.expect("claim").jobs;
     let count = |task: &str| claimed.iter().filter(|job| job.task == task).count();
     assert_eq!((count(TASK), count("limited")), (3, 1));
+}
+
+/// The next job of a queue that was freed may be for another worker, which has heard of nothing: it is woken, at the latest when the one that
+/// freed it claims again.
+pub async fn a_freed_queue_wakes_whoever_serves_its_next_job(storage: Subject) {
+    let within = Duration::from_secs(20);
+    let mut wakeups = storage.wakeups();
+    let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
+    assert_eq!(first, Some(Wakeup::Listening));
+    let pool = PoolId::random();
+    assert!(storage.register(&pool, &[TASK.to_owned()]).await.expect("register"));
+    let of = |task: &str| JobSpec::new(task, 1).serial_queue("q");
+    add(&storage, vec![of(TASK), of(OTHER)]).await;
+    let mut woken = async || {
+        let woken = async { while !matches!(wakeups.next().await, Some(Wakeup::JobsAdded(_))) {} };
+        tokio::time::timeout(within, woken).await.expect("in time");
+    };
+    woken().await;
+    let job = claim_one(&storage, &pool).await;
+    settle(&storage, &pool, &job, Outcome::Completed).await;
+    assert!(claim(&storage, &pool, 5).await.is_empty());
+    woken().await;
 }

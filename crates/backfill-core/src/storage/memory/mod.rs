@@ -87,11 +87,17 @@ impl Storage for MemoryStorage {
     }
 
     async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        let applied = self.state().settle(pool, settled);
+        let freed: Vec<&str> = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).collect();
+        let (applied, for_others) = {
+            let mut state = self.state();
+            let applied = state.settle(pool, settled);
+            (applied, state.are_next_for_others(pool, &freed))
+        };
         let is_back =
             |settlement: &&Settlement| settlement.outcome.gives_back() && applied.contains(&settlement.claim.id);
         let given_back = settled.iter().filter(is_back).count();
-        self.notify(given_back);
+        // Whoever frees a queue looks for its next job itself; others have heard of nothing.
+        self.notify(given_back.max(usize::from(for_others)));
         Ok(Settled::applied(applied))
     }
 

@@ -231,6 +231,23 @@ impl State {
         settled.iter().filter(|settlement| self.settle_one(pool, settlement, now)).map(|s| s.claim.id).collect()
     }
 
+    /// Whether the next job of one of these queues, which are free, is of a task that this pool does not serve.
+    pub(super) fn are_next_for_others(&mut self, pool: &PoolId, queues: &[&str]) -> bool {
+        if queues.is_empty() {
+            return false;
+        }
+        let now = self.now();
+        let mut seen = HashSet::new();
+        let ready =
+            self.available.iter().filter(|(_, run_at, _)| *run_at <= now).filter_map(|(_, _, id)| self.jobs.get(id));
+        let mut first = ready.filter(|job| {
+            let queue = job.queue.as_deref().filter(|queue| queues.contains(queue));
+            queue.is_some_and(|queue| self.queues.get(queue).is_none_or(Option::is_none) && seen.insert(queue))
+        });
+        let served = self.pools.get(pool.as_str()).map(|sign| &sign.tasks);
+        first.any(|job| served.is_none_or(|tasks| !tasks.contains(&job.task)))
+    }
+
     fn settle_one(&mut self, pool: &PoolId, settlement: &Settlement, now: DateTime<Utc>) -> bool {
         let claim = &settlement.claim;
         let lock = Lock { by: pool.to_string(), at: claim.locked_at };
