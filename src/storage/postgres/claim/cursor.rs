@@ -67,6 +67,8 @@ pub(super) struct Looks {
     pub tell_others: bool,
     /// How many queues of ours were freed before.
     freed: u64,
+    /// This look is back where queues were taken, off the way of the pass.
+    is_aside: bool,
     /// Whose state this is of; `None` for a claim that passes nothing by.
     set: Option<u64>,
 }
@@ -98,10 +100,12 @@ struct Lines {
     plain: Option<Pass>,
     queued: Pass,
     passed: Arc<Vec<i32>>,
-    /// Where the looks for queues began when some were taken that are not free again.
+    /// Where the looks for queues began when the first were taken in this pass: at the start, if that was before it.
     taken_from: Option<(Option<Cursor>, Arc<Vec<i32>>)>,
-    /// When to go back there.
+    /// When to look there again.
     back_at: Option<Instant>,
+    /// When the pass began there anew.
+    walked_back_at: Option<Instant>,
 }
 
 impl Default for Lines {
@@ -113,6 +117,7 @@ impl Default for Lines {
             passed: Arc::default(),
             taken_from: None,
             back_at: None,
+            walked_back_at: None,
         }
     }
 }
@@ -192,6 +197,7 @@ impl Cursors {
                 passed: Arc::default(),
                 tell_others,
                 freed: 0,
+                is_aside: false,
                 set: None,
             };
         }
@@ -205,27 +211,28 @@ impl Cursors {
             if lines.queued.begin_anew_if_due(now) {
                 (lines.passed, lines.taken_from, lines.back_at) = (Arc::default(), None, None);
             }
-            if lines.back_at.is_some_and(|back| now >= back)
-                && let Some((cursor, passed)) = lines.taken_from.take()
-            {
-                lines.queued = Pass { cursor, since: lines.queued.since, ..Pass::default() };
-                (lines.passed, lines.back_at) = (passed, None);
-            }
+            let few = in_all.saturating_add(SPARE_ROWS);
+            let on_the_way = (lines.queued.cursor, Arc::clone(&lines.passed));
+            let is_due = lines.back_at.is_some_and(|back| now >= back);
+            let aside = is_due.then(|| lines.taken_from.clone().unwrap_or_default());
+            let is_aside = aside.is_some();
+            let queue_rows = if is_aside { few } else { lines.queued.rows.max(few) };
+            let (queued, passed) = aside.unwrap_or(on_the_way);
             Looks {
                 plain: lines.plain.as_ref().and_then(|plain| plain.cursor),
                 plain_rows: lines.plain.as_ref().map(|plain| plain.rows.max(FIRST_ROWS)),
-                queued: lines.queued.cursor,
-                queue_rows: lines.queued.rows.max(in_all.saturating_add(SPARE_ROWS)),
-                passed: Arc::clone(&lines.passed),
+                queued,
+                queue_rows,
+                passed,
                 tell_others,
                 freed,
+                is_aside,
                 set: Some(set),
             }
         })
     }
 
-    /// A queue of ours was freed, whose next job may have been passed by: the claim after this goes back to where it was taken, if no
-    /// more than half of the time goes to that.
+    /// A queue of ours was freed, whose next job may have been passed by: the claim after this looks where it was taken.
     pub fn queue_was_freed(&self, now: Instant) {
         self.to_tell.store(true, Ordering::Relaxed);
         self.freed.fetch_add(1, Ordering::Relaxed);
@@ -277,9 +284,10 @@ impl Cursors {
 impl Lines {
     /// Plans to look again where queues were taken, if that was passed by since.
     fn go_back_if_moved(&mut self, now: Instant) {
-        let moved = self.taken_from.as_ref().is_some_and(|(cursor, _)| *cursor != self.queued.cursor);
+        let from = self.taken_from.as_ref().and_then(|(cursor, _)| *cursor);
+        let moved = self.queued.cursor != from;
         if moved {
-            self.back_at.get_or_insert(now + self.queued.spent);
+            self.back_at.get_or_insert(now);
         }
     }
 
@@ -334,6 +342,22 @@ impl Lines {
     fn learn_of_queues(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
         let Some(took) = course.queue_took else { return false };
         let takes = claimed.jobs.iter().any(|job| job.queue.is_some());
+        if looks.is_aside {
+            self.back_at = None;
+            if takes {
+                // And the pass goes on where it is.
+                return false;
+            }
+            // What was freed stands further down the line. The pass begins there once more, but not all the time.
+            let due = self.walked_back_at.is_none_or(|last| now >= last + self.queued.spent * 2);
+            if !due {
+                self.back_at = Some(now + self.queued.spent);
+                return false;
+            }
+            self.walked_back_at = Some(now);
+            self.queued = Pass { cursor: looks.queued, since: self.queued.since, ..Pass::default() };
+            (self.passed, self.taken_from) = (Arc::clone(&looks.passed), None);
+        }
         if takes && self.taken_from.is_none() {
             self.taken_from = Some((looks.queued, Arc::clone(&looks.passed)));
         }
