@@ -225,7 +225,10 @@ impl Engine {
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
                 self.more = self.woken || claimed.more || (self.more && number < self.claims.newest);
                 if let Some(pause) = claimed.look_again {
-                    if self.mode == Mode::UntilIdle {
+                    if pause.is_zero() {
+                        // The claim ended before it had seen everything, and the next one goes on from there.
+                        self.more = true;
+                    } else if self.mode == Mode::UntilIdle {
                         // A run that ends when idle has to be sure.
                         self.claims.thorough = true;
                         self.more = true;

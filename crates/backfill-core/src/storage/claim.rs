@@ -159,7 +159,8 @@ pub struct Claimed {
     pub more: bool,
     /// Whether jobs were left because of [`free_slots`](ClaimRequest::free_slots).
     pub for_free_slots: bool,
-    /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then.
+    /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then. Zero means
+    /// that the claim ended before it had seen everything: the next one goes on from there.
     pub look_again: Option<Duration>,
 }
 
