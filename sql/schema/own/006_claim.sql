@@ -41,6 +41,9 @@ create or replace function graphile_worker.backfill_claim(
   queue_since timestamptz,
   queue_rows integer,
   passed integer[],
+  -- The priorities of which something was passed by. Between them there was nothing, or what is dead: of that nothing is read but the
+  -- index.
+  levels smallint[],
   -- Notify all workers if the next job of a free queue is for others: a queue was freed, of which nobody else has heard.
   tell_others boolean
 )
@@ -75,7 +78,9 @@ returns table (
   queue_end_time timestamptz,
   queue_took interval,
   -- The queues of which something stands before that end.
-  seen_queues integer[]
+  seen_queues integer[],
+  -- The priorities that were looked at and are not among those that were told.
+  seen_levels smallint[]
 )
 language plpgsql
 set jit = off
@@ -103,15 +108,21 @@ declare
   plain_ok boolean := true;
   stored_bytes bigint := 0;
   -- Of one priority.
-  level smallint;
+  level integer;
+  next_known integer;
+  line_levels smallint[];
   from_time timestamptz;
   to_time timestamptz;
   found_ids bigint[];
   found_count integer;
   found_ok boolean;
   found_bytes bigint := 0;
+  found_last timestamptz;
   rows_left integer := plain_rows;
   rows_walked integer;
+  -- The last of as many jobs without queues as are wanted: of queues, nothing is wanted that stands behind it.
+  last_priority smallint;
+  last_time timestamptz;
   -- The jobs of queues that were found, locked with their queues.
   run_ids bigint[] := '{}';
   run_queues integer[] := '{}';
@@ -178,13 +189,37 @@ begin
     plain_ok := true;
     stored_bytes := 0;
     -- Priority by priority, each through its part of the index up to the present: jobs of the future are not even looked at.
-    level := (
-      select job.priority from graphile_worker._private_jobs job
-      where job.is_available = true and job.job_queue_id is null
-      order by job.priority
-      limit 1
-    );
-    while level is not null and plain_count < want and (rows_left > 0) is not false loop
+    level := -32769;
+    loop
+      -- The next priority. To find it from the start of the line would be to walk over whatever is dead there; so before the place where
+      -- the look begins, the known ones are taken, and what became ready between them.
+      if level < plain_priority then
+        next_known := coalesce(
+          (select min(known) from unnest(levels) as known where known > level and known < plain_priority),
+          plain_priority
+        );
+        level := coalesce(
+          (
+            select job.priority from graphile_worker._private_jobs job
+            where job.is_available = true and job.job_queue_id is null
+              and job.priority > level and job.priority < next_known and job.run_at >= plain_since
+            order by job.priority
+            limit 1
+          ),
+          next_known
+        );
+      else
+        level := (
+          select job.priority from graphile_worker._private_jobs job
+          where job.is_available = true and job.job_queue_id is null and job.priority > level
+          order by job.priority
+          limit 1
+        );
+      end if;
+      exit when level is null or plain_count >= want or (rows_left > 0) is false;
+      if (level = any (levels)) is not true then
+        seen_levels := seen_levels || level::smallint;
+      end if;
       from_time := case
         when level < plain_priority then plain_since
         when level = plain_priority then plain_time
@@ -208,10 +243,10 @@ begin
         end if;
       end if;
       select array_agg(candidate.id), count(*),
-        bool_and(not candidate.is_last), sum(candidate.size)
-      into found_ids, found_count, found_ok, found_bytes
+        bool_and(not candidate.is_last), sum(candidate.size), max(candidate.run_at)
+      into found_ids, found_count, found_ok, found_bytes, found_last
       from (
-        select job.id, job.attempts + 1 >= job.max_attempts as is_last, pg_column_size(job.payload) as size
+        select job.id, job.run_at, job.attempts + 1 >= job.max_attempts as is_last, pg_column_size(job.payload) as size
         from graphile_worker._private_jobs job
         where job.is_available = true
           and job.job_queue_id is null
@@ -229,13 +264,9 @@ begin
         stored_bytes := stored_bytes + found_bytes;
         plain_ids := plain_ids || found_ids;
         plain_count := plain_count + found_count;
+        last_priority := level;
+        last_time := found_last;
       end if;
-      level := (
-        select job.priority from graphile_worker._private_jobs job
-        where job.is_available = true and job.job_queue_id is null and job.priority > level
-        order by job.priority
-        limit 1
-      );
     end loop;
     if plain_count >= want then
       more := true;
@@ -248,25 +279,42 @@ begin
       plain_end_priority := 32767;
       plain_end_time := '9999-12-31 00:00:00Z';
     end if;
+    if plain_count < want then
+      last_priority := null;
+    end if;
     plain_took := clock_timestamp() - begun;
 
     begun := clock_timestamp();
     with recursive line_level (value) as (
-      (
-        select job.priority from graphile_worker._private_jobs job
-        where job.is_available = true
-        order by job.priority
-        limit 1
-      )
+      select -32769
       union all
-      select (
-        select job.priority from graphile_worker._private_jobs job
-        where job.is_available = true and job.priority > line_level.value
-        order by job.priority
-        limit 1
-      )
+      -- The next one, as above.
+      select case
+        when line_level.value < queue_priority then coalesce(
+          (
+            select job.priority from graphile_worker._private_jobs job
+            where job.is_available = true
+              and job.priority > line_level.value
+              and job.priority < coalesce(
+                (select min(known) from unnest(levels) as known where known > line_level.value and known < queue_priority),
+                queue_priority
+              )
+              and job.run_at >= queue_since
+            order by job.priority
+            limit 1
+          ),
+          (select min(known) from unnest(levels) as known where known > line_level.value and known < queue_priority),
+          queue_priority
+        )
+        else (
+          select job.priority from graphile_worker._private_jobs job
+          where job.is_available = true and job.priority > line_level.value
+          order by job.priority
+          limit 1
+        )
+      end
       from line_level
-      where line_level.value is not null
+      where line_level.value is not null and (tell_others or (line_level.value < last_priority) is not false)
     ),
     -- What stands in line, of whatever kind and for whomever.
     line as materialized (
@@ -283,7 +331,11 @@ begin
             when line_level.value = queue_priority then queue_time
             else '-infinity'
           end
-          and job.run_at <= by_time
+          and job.run_at <= case
+            when tell_others or last_priority is null or line_level.value < last_priority then by_time
+            when line_level.value = last_priority then last_time
+            else '-infinity'
+          end
         order by job.run_at
       ) as job
       limit queue_rows
@@ -414,10 +466,25 @@ begin
       union all
       select cut.priority, cut.run_at + case when cut.is_whole then interval '1 microsecond' else interval '0' end
       from cut
-      where not exists (select from run)
+      where not exists (select from run) and ((cut.priority, cut.run_at) <= (last_priority, last_time)) is not false
       union all
       select 32767, timestamptz '9999-12-31 00:00:00Z'
-      where queue_priority is not null and not exists (select from cut) and not exists (select from run)
+      where queue_priority is not null
+        and last_priority is null
+        and not exists (select from cut)
+        and not exists (select from run)
+      union all
+      -- As far as the other look. Where looks are cheap, there is no need to begin anywhere but at the start.
+      select last_priority, last_time
+      where (
+          case
+            when queue_priority is null then clock_timestamp() - begun > interval '1 millisecond'
+            else (last_priority, last_time) > (queue_priority, queue_time)
+          end
+        )
+        and last_priority is not null
+        and not exists (select from cut)
+        and not exists (select from run)
     )
     select
       exists (select from cut),
@@ -439,8 +506,14 @@ begin
         select array_agg(ranked.job_queue_id)
         from ranked
         where ranked.rank = 1 and (ranked.priority, ranked.run_at) < (select ending.priority, ending.run_at from ending)
-      )
-    into is_cut, are_for_others, is_contended, is_full, run_ids, run_queues, run_ok, found_bytes, queue_end_priority, queue_end_time, seen_queues;
+      ),
+      (select array_agg(line_level.value) from line_level where line_level.value >= -32768)
+    into is_cut, are_for_others, is_contended, is_full, run_ids, run_queues, run_ok, found_bytes, queue_end_priority, queue_end_time, seen_queues, line_levels;
+    seen_levels := (
+      select array_agg(distinct seen.level)
+      from unnest(seen_levels || line_levels) as seen (level)
+      where (seen.level = any (levels)) is not true
+    );
     run_count := cardinality(run_queues);
     if are_for_others then
       perform pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}');
@@ -585,7 +658,7 @@ begin
       null::text as last_error, null::timestamptz as created_at, null::timestamptz as updated_at, null::text as key,
       null::integer as revision, null::text as flags
     from graphile_worker._private_tasks task
-    where task.id = any (served) and (few or task.id in (select job.task_id from job))
+    where task.id = any (case when few then served else array(select job.task_id from job) end)
     union all
     select null, null, queue.id, queue.queue_name, null, null, null, null, null, null, null, null, null, null
     from queue
@@ -595,7 +668,7 @@ begin
     from job
   )
   select row.*, null::timestamptz, null::boolean, null::boolean, null::smallint, null::timestamptz, null::interval,
-    null::smallint, null::timestamptz, null::interval, null::integer[]
+    null::smallint, null::timestamptz, null::interval, null::integer[], null::smallint[]
   from row;
 end;
 $$;

@@ -41,6 +41,7 @@ pub(super) struct Row {
     pub queue_end_time: Option<Timestamp>,
     pub queue_took: Option<PgInterval>,
     pub seen_queues: Option<Vec<i32>>,
+    pub seen_levels: Option<Vec<i16>>,
 }
 
 /// How it went.
@@ -56,6 +57,8 @@ pub(super) struct Course {
     pub queue_took: Option<Duration>,
     /// The queues of which something stands before `queue_end`.
     pub seen_queues: Vec<i32>,
+    /// Priorities at which jobs stand and that were not known.
+    pub seen_levels: Vec<i16>,
 }
 
 /// By ids of the database.
@@ -113,6 +116,7 @@ impl<'a> Reader<'a> {
             queue_end: end(row.queue_end_priority, row.queue_end_time),
             queue_took: row.queue_took.map(duration),
             seen_queues: row.seen_queues.unwrap_or_default(),
+            seen_levels: row.seen_levels.unwrap_or_default(),
         };
     }
 

@@ -4,8 +4,14 @@
 //! line and cannot be taken (jobs of other workers' tasks, of queues that are held) would be looked at by each claim. So each look ends
 //! after so many rows, and the next one goes on from there, at its *cursor*. What stands before a cursor is passed by, unless it
 //! became ready after the *pass* began, which is the way of a cursor from the start of a line to its end. So new jobs are seen by
-//! every claim, however urgent. What was freed meanwhile is seen by the next pass, which begins when no more than a twentieth of the time goes to
-//! passes.
+//! every claim, however urgent. What was freed meanwhile is seen by the next pass, which begins when no more than a twentieth of the
+//! time goes to passes: after one that reached the end, or that has found what was asked for.
+//!
+//! The look for queues goes no further than the last of as many jobs without queues as were asked for.
+//!
+//! Rows that are dead, and that somebody's snapshot keeps, are counted by no limit. A cursor stands behind them. To find the priorities
+//! before the cursor would be to walk over them again: so the known ones are told to each claim, which looks at the new jobs of each, and
+//! between them only into the index.
 //!
 //! Of a serial queue of which something was passed by nothing is taken that stands behind: the cursor carries these queues along. A
 //! queue of this worker's own that was passed by while it was held is looked for as soon as it is free, from where it was taken.
@@ -42,6 +48,8 @@ const SPARE_ROWS: i32 = 64;
 const SLACK: TimeDelta = TimeDelta::seconds(1);
 /// Of no more queues than this something may be passed by; then the pass is over.
 const MAX_PASSED: usize = 100_000;
+/// So many priorities are remembered, at least.
+const MAX_LEVELS: usize = 1_000;
 /// For so many sets of tasks cursors are kept: with limits of tasks, those that are full are not asked for.
 const MAX_SETS: usize = 8;
 
@@ -63,6 +71,8 @@ pub(super) struct Looks {
     pub queue_rows: i32,
     /// The queues of which something was passed by.
     pub passed: Arc<Vec<i32>>,
+    /// The priorities that are known.
+    pub levels: Arc<Vec<i16>>,
     /// A queue of ours was freed: if its next job is for other workers, they have to be told.
     pub tell_others: bool,
     /// How many queues of ours were freed before.
@@ -88,6 +98,8 @@ impl Looks {
 #[derive(Debug, Default)]
 pub(in crate::storage::postgres) struct Cursors {
     sets: Mutex<Vec<(u64, Lines)>>,
+    /// The priorities at which jobs have stood.
+    levels: Mutex<Arc<Vec<i16>>>,
     /// A queue of ours was freed since the last claim.
     to_tell: AtomicBool,
     /// How many were.
@@ -151,15 +163,16 @@ impl Pass {
         self.cursor = Some(Cursor { position, since });
     }
 
-    /// The pass is over. What is looked at until the next one begins is new, and no part of it.
-    fn end(&mut self, now: Instant) {
-        self.next.get_or_insert(now + self.spent * PAUSE);
-    }
-
+    /// Of the looks of a pass that is over nothing counts: they are those for new jobs.
     fn spend(&mut self, took: Duration) {
         if self.next.is_none() {
             self.spent += took;
         }
+    }
+
+    /// The pass is over, or finds what was asked for; if it has to go on after all, that is undone. Later looks do not put it off.
+    fn plan_next(&mut self, now: Instant) {
+        self.next.get_or_insert(now + self.spent * PAUSE);
     }
 
     /// When nothing was found in so many rows, the next look may see more.
@@ -195,6 +208,7 @@ impl Cursors {
                 queued: None,
                 queue_rows: i32::MAX,
                 passed: Arc::default(),
+                levels: Arc::default(),
                 tell_others,
                 freed: 0,
                 is_aside: false,
@@ -204,6 +218,7 @@ impl Cursors {
         let mut hasher = DefaultHasher::new();
         (request.tasks, request.forbidden_flags).hash(&mut hasher);
         let set = hasher.finish();
+        let levels = Arc::clone(&self.levels.lock().unwrap_or_else(PoisonError::into_inner));
         self.with(set, |lines| {
             if let Some(plain) = &mut lines.plain {
                 plain.begin_anew_if_due(now);
@@ -224,12 +239,27 @@ impl Cursors {
                 queued,
                 queue_rows,
                 passed,
+                levels,
                 tell_others,
                 freed,
                 is_aside,
                 set: Some(set),
             }
         })
+    }
+
+    fn know(&self, levels: &[i16]) {
+        if levels.is_empty() {
+            return;
+        }
+        let mut known = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MAX_LEVELS {
+            let mut all = known.to_vec();
+            all.extend(levels);
+            all.sort_unstable();
+            all.dedup();
+            *known = Arc::new(all);
+        }
     }
 
     /// A queue of ours was freed, whose next job may have been passed by: the claim after this looks where it was taken.
@@ -263,6 +293,7 @@ impl Cursors {
         now: Instant,
     ) {
         let Some(set) = looks.set else { return };
+        self.know(&course.seen_levels);
         self.with(set, |lines| {
             let freed_meanwhile = self.freed.load(Ordering::Relaxed) != looks.freed;
             let goes_on =
@@ -312,6 +343,7 @@ impl Lines {
             Some(end) if end != end_of_line() => {
                 plain.look_further(looks.plain_rows.unwrap_or_default());
                 plain.move_to(end, course);
+                plain.next = None;
                 true
             }
             _ if looks.plain.is_none() && cheap => {
@@ -324,10 +356,16 @@ impl Lines {
             }
             Some(end) => {
                 plain.move_to(end, course);
-                plain.end(now);
+                plain.plan_next(now);
                 false
             }
             None => {
+                // As many as were asked for, so there is no need to look far.
+                plain.rows = 0;
+                // What stands before this and is freed, or was added by a transaction that took long, is for the next pass.
+                if looks.plain.is_some() {
+                    plain.plan_next(now);
+                }
                 let first = claimed.jobs.iter().find(|job| job.queue.is_none());
                 let first = first.map(|job| (job.priority.0, job.run_at));
                 if let Some(first) = first.filter(|first| looks.plain.is_none_or(|cursor| *first > cursor.position)) {
@@ -363,6 +401,9 @@ impl Lines {
         }
         let Some(end) = course.queue_end else {
             self.queued.rows = 0;
+            if looks.queued.is_some() {
+                self.queued.plan_next(now);
+            }
             return false;
         };
         self.queued.spend(took);
@@ -374,22 +415,26 @@ impl Lines {
         if end == end_of_line() {
             self.pass_by(&course.seen_queues);
             self.queued.move_to(end, course);
-            self.queued.end(now);
+            self.queued.plan_next(now);
             return false;
         }
         let amid_new = looks.queued.is_some_and(|cursor| end <= cursor.position);
+        // The look went as far as that for jobs without queues, which stand before whatever else there is.
+        let caught_up = claimed.jobs.iter().any(|job| job.queue.is_none() && (job.priority.0, job.run_at) <= end);
         if amid_new || self.passed.len() + course.seen_queues.len() > MAX_PASSED {
-            self.queued.end(now);
+            self.queued.plan_next(now);
             return false;
         }
         self.pass_by(&course.seen_queues);
         self.queued.move_to(end, course);
-        if takes {
+        if takes || caught_up {
             self.queued.rows = 0;
+            self.queued.plan_next(now);
         } else {
             self.queued.look_further(looks.queue_rows);
+            self.queued.next = None;
         }
-        !takes
+        !takes && !caught_up
     }
 
     fn pass_by(&mut self, queues: &[i32]) {
@@ -402,3 +447,6 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

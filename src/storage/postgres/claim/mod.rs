@@ -101,12 +101,14 @@ select
   queue_end_priority,
   queue_end_time as "queue_end_time: crate::storage::postgres::row::Timestamp",
   queue_took,
-  seen_queues
+  seen_queues,
+  seen_levels
 from graphile_worker.backfill_claim(
   worker => $1, task_names => $2, want => $3, run_length => $4, want_in_all => $5, byte_limit => $6, slots => $7,
   limited => $8, rooms => $9, forbidden => $10, ready_by => $11, try_plain => $12,
   plain_priority => $13, plain_time => $14, plain_since => $15, plain_rows => $16,
-  queue_priority => $17, queue_time => $18, queue_since => $19, queue_rows => $20, passed => $21, tell_others => $22
+  queue_priority => $17, queue_time => $18, queue_since => $19, queue_rows => $20, passed => $21, levels => $22,
+  tell_others => $23
 )
 "#,
             request.pool.as_str(),
@@ -130,6 +132,7 @@ from graphile_worker.backfill_claim(
             looks.queued.map(|cursor| cursor.since) as Option<DateTime<Utc>>,
             looks.queue_rows,
             &looks.passed[..],
+            &looks.levels[..],
             looks.tell_others,
         )
         .fetch(self.schema.on(conn));

@@ -1,0 +1,266 @@
+//! What the module's page says, rule by rule, with a clock that only the test moves.
+
+use super::*;
+use crate::job::{Job, Payload};
+use crate::storage::PoolId;
+
+/// A worker's cursors, and a clock that only the test moves.
+struct Rig {
+    cursors: Cursors,
+    now: Instant,
+    pool: PoolId,
+    tasks: Vec<String>,
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(1_000_000 + second)
+}
+
+/// A job of this second, of this queue.
+fn job(id: i64, queue: Option<&str>) -> Job {
+    let mut job = Job::new(id, "t", Payload::empty(), at(id));
+    job.queue = queue.map(str::to_owned);
+    job
+}
+
+/// A claim's looks that took so long and found the end of neither line to be told.
+fn course(plain: Duration, queued: Duration) -> Course {
+    Course { moment: Some(at(0)), plain_took: plain, queue_took: Some(queued), ..Course::default() }
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { cursors: Cursors::default(), now: Instant::now(), pool: PoolId::named("p"), tasks: vec!["t".to_owned()] }
+    }
+
+    fn request(&self) -> ClaimRequest<'_> {
+        ClaimRequest::new(&self.pool, &self.tasks, 10)
+    }
+
+    fn looks(&self) -> Looks {
+        self.cursors.begin(&self.request(), 10, self.now)
+    }
+
+    /// A claim that goes as it is said, and when to look again.
+    fn claim(&self, jobs: Vec<Job>, course: &Course) -> (Looks, Option<Duration>) {
+        let looks = self.looks();
+        let mut claimed = Claimed { jobs, ..Claimed::default() };
+        self.cursors.end(&looks, &self.request(), &mut claimed, course, self.now);
+        (looks, claimed.look_again)
+    }
+
+    /// The worker has found that looks are cheap.
+    fn assured() -> Self {
+        let rig = Self::new();
+        rig.claim(vec![job(1, None)], &course(Duration::ZERO, Duration::ZERO));
+        assert!(rig.looks().are_simple());
+        rig
+    }
+}
+
+#[test]
+fn a_worker_looks_carefully_until_a_look_was_cheap() {
+    let rig = Rig::new();
+    let looks = rig.looks();
+    assert_eq!((looks.plain, looks.plain_rows, looks.are_simple()), (None, Some(FIRST_ROWS), false));
+    rig.claim(vec![], &course(MS / 2, MS / 2));
+    let looks = rig.looks();
+    assert_eq!((looks.plain, looks.plain_rows, looks.are_simple()), (None, None, true));
+    // What it takes to lock each job is no walk.
+    let many = (0..10_000).map(|id| job(id, None)).collect();
+    rig.claim(many, &course(MS * 25, MS / 2));
+    assert!(rig.looks().are_simple());
+}
+
+#[test]
+fn after_a_dear_look_the_next_ones_begin_where_something_was_found() {
+    let rig = Rig::assured();
+    rig.claim(vec![job(5, None)], &course(MS * 50, MS / 2));
+    assert_eq!(rig.looks().plain_rows, Some(FIRST_ROWS), "the next one is bounded");
+    rig.claim(vec![job(5, None)], &course(MS * 50, MS / 2));
+    let expected = Cursor { position: (0, at(5)), since: at(0) - SLACK };
+    assert_eq!(rig.looks().plain, Some(expected));
+    // It does not go back for something urgent and new, which is found before it.
+    rig.claim(vec![job(3, None)], &course(MS, MS / 2));
+    assert_eq!(rig.looks().plain, Some(expected));
+    rig.claim(vec![job(9, None)], &course(MS, MS / 2));
+    assert_eq!(rig.looks().plain.map(|cursor| cursor.position), Some((0, at(9))));
+}
+
+#[test]
+fn a_look_that_ends_for_its_rows_goes_on_at_once_and_sees_more_up_to_a_bound() {
+    let rig = Rig::new();
+    let mut seen = Vec::new();
+    for second in 1..6 {
+        let cut = Course { plain_end: Some((0, at(second))), ..course(MS * 5, MS / 2) };
+        let (looks, again) = rig.claim(vec![], &cut);
+        assert_eq!(again, Some(Duration::ZERO));
+        assert_eq!(looks.plain.map(|cursor| cursor.position), (second > 1).then(|| (0, at(second - 1))));
+        seen.push(looks.plain_rows);
+    }
+    assert_eq!(seen, [1_000, 4_000, 16_000, MAX_ROWS, MAX_ROWS].map(Some));
+    // Where as many are found as were asked for, there is no need to look far.
+    rig.claim(vec![job(7, None)], &course(MS * 5, MS / 2));
+    assert_eq!(rig.looks().plain_rows, Some(FIRST_ROWS));
+}
+
+#[test]
+fn passes_take_no_more_than_a_twentieth_of_the_time() {
+    let mut rig = Rig::new();
+    let long = MS * 500;
+    for pass in 0..3 {
+        let mut spent = Duration::ZERO;
+        for second in 1..5 {
+            let cut = Course { plain_end: Some((0, at(second))), ..course(long, MS / 2) };
+            assert_eq!(rig.claim(vec![], &cut).1, Some(Duration::ZERO), "pass {pass}");
+            spent += long;
+        }
+        let end = Course { plain_end: Some(end_of_line()), ..course(long, MS / 2) };
+        let (_, pause) = rig.claim(vec![], &end);
+        spent += long;
+        assert_eq!(pause, Some(spent * PAUSE), "pass {pass}");
+        // Until then looks begin at the end, and what they take does not put the next pass off.
+        let nothing = Course { plain_end: Some(end_of_line()), ..course(MS / 10, MS / 10) };
+        rig.now += (spent * PAUSE).saturating_sub(MS);
+        let (looks, _) = rig.claim(vec![], &nothing);
+        assert_eq!(looks.plain.map(|cursor| cursor.position), Some(end_of_line()));
+        rig.now += spent * PAUSE;
+        assert_eq!(rig.looks().plain, None, "a pass begins at the start");
+        rig.now += MS;
+    }
+}
+
+#[test]
+fn a_line_that_is_walked_within_moments_needs_no_cursor() {
+    let rig = Rig::new();
+    let end = Course { plain_end: Some(end_of_line()), queue_end: Some(end_of_line()), ..course(MS * 2, MS * 2) };
+    assert_eq!(rig.claim(vec![], &end).1, None);
+    assert!(rig.looks().are_simple());
+}
+
+#[test]
+fn where_something_is_always_found_the_start_is_looked_at_again_all_the_same() {
+    let mut rig = Rig::new();
+    rig.claim(vec![job(5, None)], &course(MS * 100, MS / 2));
+    rig.claim(vec![job(6, None)], &course(MS, MS / 2));
+    for second in 7..10 {
+        assert!(rig.looks().plain.is_some());
+        rig.claim(vec![job(second, None)], &course(MS, MS / 2));
+    }
+    // What cannot be taken again stands in the way: then the way is gone to its end first.
+    rig.claim(vec![], &Course { plain_end: Some((0, at(20))), ..course(MS * 100, MS / 2) });
+    rig.now += (MS * 110) * PAUSE;
+    assert!(rig.looks().plain.is_some());
+    rig.claim(vec![job(30, None)], &course(MS, MS / 2));
+    rig.now += (MS * 210) * PAUSE;
+    assert_eq!(rig.looks().plain, None, "what was freed there is found");
+}
+
+#[test]
+fn queues_of_which_something_was_passed_by_are_carried_along() {
+    let mut rig = Rig::new();
+    let cut = |second, queues: &[i32]| Course {
+        queue_end: Some((0, at(second))),
+        seen_queues: queues.to_vec(),
+        ..course(MS / 2, MS * 30)
+    };
+    assert_eq!(rig.claim(vec![], &cut(1, &[3, 1])).1, Some(Duration::ZERO));
+    assert_eq!(rig.claim(vec![], &cut(2, &[2, 3])).1, Some(Duration::ZERO));
+    let looks = rig.looks();
+    assert_eq!(looks.queued, Some(Cursor { position: (0, at(2)), since: at(0) - SLACK }));
+    assert_eq!(*looks.passed, [1, 2, 3]);
+    let (_, pause) = rig.claim(vec![], &Course { queue_end: Some(end_of_line()), ..course(MS / 2, MS * 30) });
+    assert_eq!(pause, Some(MS * 90 * PAUSE));
+    rig.now += MS * 90 * PAUSE;
+    let looks = rig.looks();
+    assert_eq!((looks.queued, looks.passed.len()), (None, 0), "the next pass looks at all of them");
+}
+
+#[test]
+fn a_pass_ends_before_it_carries_too_many_queues() {
+    let rig = Rig::new();
+    let many = i32::try_from(MAX_PASSED).expect("it fits");
+    let cut = Course { queue_end: Some((0, at(1))), seen_queues: (0..=many).collect(), ..course(MS / 2, MS * 30) };
+    let (_, pause) = rig.claim(vec![], &cut);
+    assert_eq!(pause, Some(MS * 30 * PAUSE));
+    assert!(rig.looks().passed.is_empty());
+}
+
+#[test]
+fn a_look_for_queues_that_went_as_far_as_the_other_one_is_no_hurry() {
+    let rig = Rig::new();
+    let cut = Course { queue_end: Some((0, at(5))), ..course(MS / 2, MS * 30) };
+    let (_, again) = rig.claim(vec![job(5, None)], &cut);
+    assert_ne!(again, Some(Duration::ZERO));
+    assert_eq!(rig.looks().queued.map(|cursor| cursor.position), Some((0, at(5))));
+    // Before what was found without a queue something may still stand.
+    let (_, again) = rig.claim(vec![job(9, None)], &Course { queue_end: Some((0, at(7))), ..cut });
+    assert_eq!(again, Some(Duration::ZERO));
+}
+
+#[test]
+fn a_freed_queue_that_was_passed_by_is_looked_for_where_it_was_taken() {
+    let mut rig = Rig::new();
+    // Taken at the start of the line, and then passed by while it is held.
+    rig.claim(vec![job(1, Some("q"))], &course(MS / 2, MS));
+    let cut = Course { queue_end: Some((0, at(3))), seen_queues: vec![1], ..course(MS / 2, MS * 30) };
+    rig.claim(vec![], &cut);
+    assert!(rig.looks().queued.is_some());
+    rig.cursors.queue_was_freed(rig.now);
+    assert!(rig.looks().queued.is_some(), "not more than half of the time goes to that");
+    assert!(!rig.looks().tell_others, "and one claim tells the others");
+    rig.now += MS * 31;
+    let looks = rig.looks();
+    assert_eq!((looks.queued, looks.passed.len()), (None, 0));
+}
+
+#[test]
+fn one_claim_tells_others_of_a_freed_queue_and_the_next_one_if_it_failed() {
+    let rig = Rig::assured();
+    assert!(!rig.looks().tell_others);
+    rig.cursors.queue_was_freed(rig.now);
+    let looks = rig.looks();
+    assert!(looks.tell_others && !looks.are_simple());
+    assert!(!rig.looks().tell_others);
+    rig.cursors.nobody_was_told();
+    assert!(rig.looks().tell_others);
+}
+
+#[test]
+fn each_set_of_tasks_has_its_own_cursors_and_all_know_the_same_priorities() {
+    let mut rig = Rig::new();
+    let cut = Course { plain_end: Some((0, at(1))), seen_levels: vec![4, -3], ..course(MS * 5, MS / 2) };
+    rig.claim(vec![], &cut);
+    rig.claim(vec![], &Course { seen_levels: vec![0], ..cut });
+    rig.tasks.push("another".to_owned());
+    let looks = rig.looks();
+    assert_eq!(looks.plain, None);
+    assert_eq!(*looks.levels, [-3, 0, 4]);
+    rig.tasks.pop();
+    assert!(rig.looks().plain.is_some());
+}
+
+#[test]
+fn a_thorough_claim_passes_nothing_by_and_teaches_nothing() {
+    let rig = Rig::new();
+    rig.claim(vec![], &Course { plain_end: Some((0, at(1))), ..course(MS * 5, MS / 2) });
+    let before = rig.looks();
+    let request = rig.request().thorough(true);
+    let looks = rig.cursors.begin(&request, 10, rig.now);
+    assert_eq!((looks.plain, looks.plain_rows, looks.queued, looks.queue_rows), (None, None, None, i32::MAX));
+    assert!(looks.passed.is_empty() && !looks.are_simple());
+    let mut claimed = Claimed::default();
+    rig.cursors.end(&looks, &request, &mut claimed, &course(MS * 500, MS * 500), rig.now);
+    assert_eq!((claimed.look_again, rig.looks().plain), (None, before.plain));
+}
+
+#[test]
+fn when_jobs_were_made_ready_that_may_have_been_passed_by_all_begins_anew() {
+    let rig = Rig::new();
+    rig.claim(vec![], &Course { plain_end: Some((0, at(1))), ..course(MS * 5, MS / 2) });
+    assert!(rig.looks().plain.is_some());
+    rig.cursors.forget();
+    assert_eq!(rig.looks().plain, None);
+}
