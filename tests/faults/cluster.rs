@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 
 /// How long starting or stopping may take.
@@ -110,6 +111,11 @@ impl Cluster {
         standby
     }
 
+    /// What the server tells.
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
     fn data(&self) -> PathBuf {
         self.directory.join("data")
     }
@@ -126,7 +132,7 @@ impl Cluster {
             options += &format!(" -c {setting}");
         }
         let mut start = self.pg_ctl();
-        start.arg("-l").arg(self.directory.join("log")).args(["-o", &options, "start"]);
+        start.arg("-l").arg(self.log()).args(["-o", &options, "start"]);
         done("starting PostgreSQL", start).await;
     }
 
@@ -189,17 +195,17 @@ impl Cluster {
 
     /// From now on the server shows this certificate, or speaks no TLS.
     pub async fn speak_tls(&self, shown: Option<&Certificate>) {
-        let server = crate::scene::connect(&self.url("postgres")).await;
+        let mut server = PgConnection::connect(&self.url("postgres")).await.expect("connect");
         let mut settings = vec![format!("alter system set ssl = {}", if shown.is_some() { "on" } else { "off" })];
         if let Some(Certificate { shown, key, .. }) = shown {
             settings.push(format!("alter system set ssl_cert_file = '{shown}'"));
             settings.push(format!("alter system set ssl_key_file = '{key}'"));
         }
+        settings.push("select pg_reload_conf()".to_owned());
         for setting in settings {
-            crate::scene::sql(&server, &setting).await;
+            sqlx::raw_sql(AssertSqlSafe(setting)).execute(&mut server).await.expect("a setting");
         }
-        crate::scene::sql(&server, "select pg_reload_conf()").await;
-        server.close().await;
+        server.close().await.expect("close");
     }
 
     pub fn url(&self, database: &str) -> String {
