@@ -38,6 +38,15 @@ select (select id from graphile_worker._private_tasks where identifier = 'noop')
   (select id from graphile_worker._private_job_queues where queue_name = 's' || (1 + n % 2))
 from generate_series(1, 100000) as n;", "vacuum analyze"];
 
+/// Two million jobs that wait as the others do, behind them.
+const BACKLOG: &[&str] = &[
+    "
+insert into graphile_worker._private_jobs (task_id, payload)
+select (select id from graphile_worker._private_tasks where identifier = 'noop'), '{\"n\":1}'
+from generate_series(1, 2000000) as n;",
+    "vacuum analyze",
+];
+
 struct Drain {
     queues: usize,
     sql: &'static [&'static str],
@@ -89,6 +98,12 @@ pub fn cases() -> Vec<Case> {
             Drain { sql: STATELESS, ..PLAIN }
         ),
         case!("drain-waiting", "while a million other jobs wait", GRAPHILES, Drain { sql: WAITING, ..PLAIN }),
+        case!(
+            "drain-backlog",
+            "while two million more stand behind them, analyzed",
+            GRAPHILES,
+            Drain { sql: BACKLOG, ..PLAIN }
+        ),
         case!(
             "drain-stuck",
             "while 100 000 jobs of two held queues stand at the head",
