@@ -337,7 +337,7 @@ impl Lines {
         match course.plain_end {
             Some(end) if looks.plain.is_some_and(|cursor| end <= cursor.position) => {
                 // So much that cannot be taken is new that the look does not get beyond it: another pass will.
-                plain.end(now);
+                plain.plan_next(now);
                 false
             }
             Some(end) if end != end_of_line() => {
