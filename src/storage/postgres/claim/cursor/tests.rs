@@ -207,13 +207,27 @@ fn a_freed_queue_that_was_passed_by_is_looked_for_where_it_was_taken() {
     rig.claim(vec![job(1, Some("q"))], &course(MS / 2, MS));
     let cut = Course { queue_end: Some((0, at(3))), seen_queues: vec![1], ..course(MS / 2, MS * 30) };
     rig.claim(vec![], &cut);
-    assert!(rig.looks().queued.is_some());
+    let passed = rig.looks();
+    assert!(passed.queued.is_some() && !passed.tell_others);
     rig.cursors.queue_was_freed(rig.now);
-    assert!(rig.looks().queued.is_some(), "not more than half of the time goes to that");
-    assert!(!rig.looks().tell_others, "and one claim tells the others");
-    rig.now += MS * 31;
-    let looks = rig.looks();
-    assert_eq!((looks.queued, looks.passed.len()), (None, 0));
+    let (aside, _) = rig.claim(vec![job(2, Some("q"))], &course(MS / 2, MS));
+    assert_eq!((aside.queued, aside.passed.len(), aside.tell_others), (None, 0, true));
+    let on = rig.looks();
+    assert_eq!((on.queued, &on.passed), (passed.queued, &passed.passed), "the pass goes on where it was");
+
+    // What is not found there stands further down: the pass begins anew, once.
+    rig.cursors.queue_was_freed(rig.now);
+    rig.claim(vec![], &Course { queue_end: Some((0, at(1))), seen_queues: vec![2], ..course(MS / 2, MS * 30) });
+    assert_eq!(rig.looks().queued.map(|cursor| cursor.position), Some((0, at(1))));
+    rig.cursors.queue_was_freed(rig.now);
+    rig.claim(vec![], &Course { queue_end: Some((0, at(0))), seen_queues: vec![2], ..course(MS / 2, MS * 30) });
+    assert_eq!(
+        rig.looks().queued.map(|cursor| cursor.position),
+        Some((0, at(1))),
+        "not more than half of the time goes to that"
+    );
+    rig.now += MS * 70;
+    assert_eq!(rig.looks().queued, None);
 }
 
 #[test]
