@@ -240,3 +240,43 @@ async fn crontabs_are_caught_up_on_a_file_and_run_once_for_two_workers() {
     // One or two full hours lie within ninety minutes, and a new one may begin at this moment.
     assert!((1..=3).contains(&completed) && completed == ran.load(Ordering::SeqCst) as u64, "{completed}");
 }
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_file_is_removed_or_replaced_ends_and_asks_its_jobs_to() {
+    for replaced in [false, true] {
+        let (directory, url) = place();
+        let client = BackfillClient::new(&url).await.expect("open");
+        client.add(JobSpec::new("t", ())).await.expect("add");
+        let (started, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let task = {
+            let (started, asked) = (started.clone(), asked.clone());
+            task_fn("t", move |(): (), ctx: JobContext| {
+                let (started, asked) = (started.clone(), asked.clone());
+                async move {
+                    started.add_permits(1);
+                    ctx.cancelled().await;
+                    asked.add_permits(1);
+                }
+            })
+        };
+        // The heartbeat alone can tell.
+        let builder = Worker::builder(client.clone()).task(task).poll_interval(NEVER).listen(false);
+        let builder = builder.cancel_after(NEVER).grace(NEVER).presence(Duration::from_millis(50), NEVER);
+        let running = Running::start(builder);
+        soon("the job starts", started.acquire()).await.expect("open").forget();
+        let file = directory.path().join("app.db");
+        if replaced {
+            let backup = directory.path().join("backup.db");
+            BackfillClient::new(&format!("sqlite://{}", backup.display())).await.expect("open");
+            std::fs::rename(backup, &file).expect("rename");
+        } else {
+            std::fs::remove_file(&file).expect("remove");
+        }
+        soon("the job is asked to end", asked.acquire()).await.expect("open").forget();
+        let error = running.ended().await.expect_err("its file is gone");
+        assert!(matches!(error, backfill::Error::StorageGone { .. }), "{error}");
+        let error = client.add(JobSpec::new("t", ())).await.expect_err("the client too").to_string();
+        assert!(error.contains(if replaced { "was replaced" } else { "was removed" }), "{error}");
+    }
+}

@@ -67,6 +67,8 @@ pub(super) enum Written {
     Batch { claims: Vec<(JobId, DateTime<Utc>)>, freed_queue: bool },
     /// A job will be ready again at this moment, which no wakeup will tell.
     Due(Instant),
+    /// The storage was taken away, and these results with it.
+    Gone(Error),
 }
 
 /// What a worker did, by what was written.
@@ -325,6 +327,13 @@ impl Settler {
                 }
                 Err(error) => error,
             };
+            if error.is_gone() {
+                self.give_up_on(&batch.settlements);
+                self.events.tell(|| Event::WriteFailed { jobs: batch.len(), error: error.to_string() });
+                // The engine may be gone at the very end; then nobody needs to know.
+                let _ = self.written.send(Written::Gone(error));
+                return Tried::Done { busy: HashSet::new() };
+            }
             if is_unanswered(&error) {
                 batch.doubt();
             }

@@ -37,6 +37,15 @@ pub(super) struct Identity {
     pub lease: Lease,
 }
 
+/// What the signs of life bring to light.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Others have taken this pool for dead.
+    Evicted(Arc<PoolId>),
+    /// The storage itself was taken away.
+    Gone(Error),
+}
+
 /// A pool to be registered, as the first sign of life.
 struct Register {
     pool: Arc<PoolId>,
@@ -81,7 +90,7 @@ impl Upkeep {
         identity: watch::Receiver<Identity>,
         options: Options,
         events: Events,
-        evicted: mpsc::UnboundedSender<Arc<PoolId>>,
+        news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let under_way = CancellationToken::new();
         let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life));
@@ -94,7 +103,7 @@ impl Upkeep {
             under_way: under_way.clone(),
             every: options.sign_of_life,
             events: events.clone(),
-            evicted,
+            news,
             contact: contact_tx,
         };
         let end = CancellationToken::new();
@@ -196,7 +205,7 @@ struct Signs {
     under_way: CancellationToken,
     every: Duration,
     events: Events,
-    evicted: mpsc::UnboundedSender<Arc<PoolId>>,
+    news: mpsc::UnboundedSender<News>,
     contact: watch::Sender<Contact>,
 }
 
@@ -254,12 +263,17 @@ impl Signs {
                         } else {
                             lease.end();
                             // Nobody hears it any more when the worker is at its end, and then it does not matter.
-                            let _ = self.evicted.send(Arc::clone(&pool));
+                            let _ = self.news.send(News::Evicted(Arc::clone(&pool)));
                         }
                         break;
                     }
                     Ok(Err(error)) => {
                         self.failed(&error.to_string());
+                        if error.is_gone() {
+                            lease.end();
+                            // As above.
+                            let _ = self.news.send(News::Gone(error));
+                        }
                         break;
                     }
                     Err(_) => {

@@ -18,7 +18,7 @@ from backfill_crontabs
 order by identifier
 "#
         )
-        .fetch_all(&self.file.readers)
+        .fetch_all(&mut *self.file.read("read the known crontab entries").await?)
         .await
         .map_err(failed("read the known crontab entries"))?;
         let known = rows

@@ -8,10 +8,13 @@ use std::time::Duration;
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
 use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 
+use crate::failed;
+use crate::place::Place;
 use crate::writer::Writer;
 
 /// How long anybody waits for another process that is writing.
@@ -23,8 +26,10 @@ const READERS: u32 = 4;
 
 pub(crate) struct File {
     path: PathBuf,
-    options: SqliteConnectOptions,
-    pub(crate) readers: SqlitePool,
+    /// Of connections that only read: they change nothing, not even the journal's mode, and make no file.
+    reading: SqliteConnectOptions,
+    place: Arc<Place>,
+    readers: SqlitePool,
     pub(crate) writer: Writer,
     /// Changes when this process has made jobs ready.
     pub(crate) ready: watch::Sender<()>,
@@ -69,8 +74,10 @@ impl File {
         if path.as_os_str().is_empty() {
             return invalid("names no file; it looks like sqlite://jobs.db");
         }
-        let options = options.busy_timeout(BUSY).foreign_keys(false).disable_statement_logging();
-        // A reader changes nothing, not even the journal's mode, and makes no file.
+        // The program may change its directory.
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let place = Arc::new(Place::new(absolute.clone()));
+        let options = options.filename(absolute).busy_timeout(BUSY).foreign_keys(false).disable_statement_logging();
         let reading = options.clone().create_if_missing(false).pragma("query_only", "on");
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -79,7 +86,7 @@ impl File {
             // Without these it needs no task that looks after it, and so no runtime yet.
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_lazy_with(reading);
+            .connect_lazy_with(reading.clone());
         let writing = options
             .clone()
             .create_if_missing(true)
@@ -93,8 +100,8 @@ impl File {
             .pragma("wal_autocheckpoint", "4000")
             .pragma("cache_size", "-32000");
         let moments = Arc::new(Moments::default());
-        let writer = Writer::start(writing, Arc::clone(&moments))?;
-        Ok(Self { path, options, readers, writer, ready: watch::Sender::new(()), moments })
+        let writer = Writer::start(writing, Arc::clone(&place), Arc::clone(&moments))?;
+        Ok(Self { path, reading, place, readers, writer, ready: watch::Sender::new(()), moments })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -103,7 +110,31 @@ impl File {
 
     /// A connection of its own that only reads.
     pub(crate) async fn reader(&self) -> sqlx::Result<SqliteConnection> {
-        self.options.clone().create_if_missing(false).pragma("query_only", "on").connect().await
+        self.place.open(&self.reading).await
+    }
+
+    /// One of the connections that are kept for reading.
+    pub(crate) async fn read(&self, action: &'static str) -> Result<PoolConnection<Sqlite>> {
+        self.check(action)?;
+        let acquired = self.readers.acquire().await;
+        if let Err(gone) = self.place.learn_now() {
+            if let Ok(connection) = acquired {
+                // It may be to the other file.
+                drop(connection.detach());
+            }
+            return Err(failed(action)(gone));
+        }
+        acquired.map_err(failed(action))
+    }
+
+    /// The same, for whoever has opened it already.
+    pub(crate) fn still_there(&self) -> sqlx::Result<()> {
+        self.place.check()
+    }
+
+    /// Fails when the file was removed or replaced since it was opened.
+    pub(crate) fn check(&self, action: &'static str) -> Result<()> {
+        self.place.check().map_err(failed(action))
     }
 
     pub(crate) fn moments(&self) -> &Arc<Moments> {

@@ -31,7 +31,7 @@ impl From<Numbers> for Counts {
 impl SqliteStorage {
     pub(crate) async fn read_job(&self, id: JobId) -> Result<Option<Job>> {
         let row = jobs!("select", "from backfill_jobs where id = ?1", id)
-            .fetch_optional(&self.file.readers)
+            .fetch_optional(&mut *self.file.read("read a job").await?)
             .await
             .map_err(failed("read a job"))?;
         Ok(row.map(Job::from))
@@ -43,7 +43,7 @@ impl SqliteStorage {
             r#"select id as "id!: i64" from backfill_jobs where id in (select value from json_each(?1))"#,
             ids,
         )
-        .fetch_all(&self.file.readers)
+        .fetch_all(&mut *self.file.read("look for jobs").await?)
         .await
         .map_err(failed("look for jobs"))
     }
@@ -51,6 +51,7 @@ impl SqliteStorage {
     pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
         let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
         let after = filter.after.unwrap_or(JobId::MIN);
+        let mut connection = self.file.read("list jobs").await?;
         let mut rows = jobs!(
             "select",
             r#"
@@ -76,7 +77,7 @@ limit ?6
             limit,
             filter.payloads
         )
-        .fetch(&self.file.readers);
+        .fetch(&mut *connection);
         let (mut jobs, mut bytes) = (Vec::new(), 0);
         // One by one, until they are enough.
         while let Some(row) = rows.try_next().await.map_err(failed("list jobs"))? {
@@ -93,7 +94,7 @@ limit ?6
         let rows = sqlx::query!(
             r#"select state as "state!: String", count(*) as "count!: i64" from backfill_job_states group by state"#
         )
-        .fetch_all(&self.file.readers)
+        .fetch_all(&mut *self.file.read("count jobs").await?)
         .await
         .map_err(failed("count jobs"))?;
         let mut counts = Counts::default();
@@ -133,7 +134,7 @@ left join state on state.name = queue.name
 order by queue.name
 "#
         )
-        .fetch_all(&self.file.readers)
+        .fetch_all(&mut *self.file.read("list queues").await?)
         .await
         .map_err(failed("list queues"))?;
         let queues = rows.into_iter().map(|row| {
@@ -174,7 +175,7 @@ left join state on state.name = task.name
 order by task.name
 "#
         )
-        .fetch_all(&self.file.readers)
+        .fetch_all(&mut *self.file.read("list tasks").await?)
         .await
         .map_err(failed("list tasks"))?;
         let tasks = rows.into_iter().map(|row| {
@@ -188,7 +189,7 @@ order by task.name
 
     pub(crate) async fn list_task_names(&self) -> Result<Vec<String>> {
         sqlx::query_scalar!(r#"select name as "name!" from backfill_tasks order by name"#)
-            .fetch_all(&self.file.readers)
+            .fetch_all(&mut *self.file.read("read task names").await?)
             .await
             .map_err(failed("read task names"))
     }
@@ -224,7 +225,7 @@ full join holder on holder.id = pool.id
 order by 1
 "#
         )
-        .fetch_all(&self.file.readers)
+        .fetch_all(&mut *self.file.read("list worker pools").await?)
         .await
         .map_err(failed("list worker pools"))?;
         let pools = rows.into_iter().map(|row| {

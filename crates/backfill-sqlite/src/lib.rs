@@ -28,6 +28,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `file` | which file is meant, and how it is opened |
+//! | `place` | whether the file at the path is still the one that is open |
 //! | `writer` | the thread that writes |
 //! | `migrate` | the file's version |
 //! | `add` | storing jobs |
@@ -50,6 +51,7 @@ mod file;
 mod inspect;
 mod manage;
 mod migrate;
+mod place;
 mod presence;
 mod row;
 mod settle;
@@ -305,6 +307,7 @@ fn explained(action: &'static str, source: Arc<sqlx::Error>) -> Error {
     match &*source {
         sqlx::Error::AnyDriverError(inner) => match inner.downcast_ref() {
             Some(Error::LeftOut { task, jobs, of }) => Error::LeftOut { task: task.clone(), jobs: *jobs, of: *of },
+            Some(Error::StorageGone { storage, how }) => Error::StorageGone { storage: storage.clone(), how },
             _ => Error::Database { action, source },
         },
         _ => Error::Database { action, source },

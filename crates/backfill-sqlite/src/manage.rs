@@ -157,7 +157,7 @@ where name not in (select value from json_each(?1)) and name not in (select job.
 "#,
                 keep
             )
-            .fetch_all(&self.file.readers)
+            .fetch_all(&mut *self.file.read("look for unused task names").await?)
             .await
             .map_err(failed("look for unused task names"))?;
             let unused = crate::json(unused);
@@ -186,7 +186,7 @@ select name as "name!: String" from backfill_queues
 where locked_at is null and name not in (select job.queue from backfill_jobs job where job.queue is not null)
 "#
             )
-            .fetch_all(&self.file.readers)
+            .fetch_all(&mut *self.file.read("look for unused queues").await?)
             .await
             .map_err(failed("look for unused queues"))?;
             let unused = crate::json(unused);
@@ -216,7 +216,7 @@ where locked_at is null
     /// The highest number of a job that is there.
     async fn last_job(&self) -> Result<JobId> {
         sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "last!: i64" from backfill_jobs"#)
-            .fetch_one(&self.file.readers)
+            .fetch_one(&mut *self.file.read("look for the last job").await?)
             .await
             .map_err(failed("look for the last job"))
     }

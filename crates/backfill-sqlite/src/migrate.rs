@@ -83,6 +83,7 @@ fn known(file: &File, version: i32, supported: i32) -> Result<()> {
 
 /// The file's version, if it is there and has one.
 async fn version(file: &Arc<File>) -> Result<Option<i32>> {
+    file.check("read the file's version")?;
     if !file.path().exists() {
         return Ok(None);
     }
@@ -109,13 +110,19 @@ async fn read_version(connection: &mut SqliteConnection) -> sqlx::Result<Option<
 mod tests {
     use super::*;
 
-    const NEXT: [&str; 3] = [SCRIPTS[0], SCRIPTS[1], "create table backfill_next (id integer) strict;"];
-    const BROKEN: [&str; 4] = [
-        SCRIPTS[0],
-        SCRIPTS[1],
-        NEXT[2],
-        "create table backfill_last (id integer) strict; insert into nowhere values (1);",
-    ];
+    const NEXT: [&str; SCRIPTS.len() + 1] = followed_by("create table backfill_next (id integer) strict;");
+    const BROKEN: [&str; SCRIPTS.len() + 1] =
+        followed_by("create table backfill_last (id integer) strict; insert into nowhere values (1);");
+
+    const fn followed_by(last: &'static str) -> [&'static str; SCRIPTS.len() + 1] {
+        let mut scripts = [last; SCRIPTS.len() + 1];
+        let mut number = 0;
+        while number < SCRIPTS.len() {
+            scripts[number] = SCRIPTS[number];
+            number += 1;
+        }
+        scripts
+    }
 
     const NEXT_VERSION: i32 = VERSION + 1;
 
@@ -132,7 +139,7 @@ mod tests {
         assert_eq!(migrate(&file).await.unwrap(), Migrated::new(Some(VERSION), VERSION));
         let error = migrate_by(&file, &BROKEN).await.unwrap_err().to_string();
         assert!(error.contains("nowhere"), "{error}");
-        assert_eq!(version(&file).await.unwrap(), Some(VERSION), "nothing of the two scripts is left");
+        assert_eq!(version(&file).await.unwrap(), Some(VERSION), "nothing of the script is left");
         assert_eq!(migrate_by(&file, &NEXT).await.unwrap(), Migrated::new(Some(VERSION), VERSION + 1));
         assert_eq!(version(&file).await.unwrap(), Some(VERSION + 1));
     }

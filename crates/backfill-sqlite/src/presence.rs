@@ -176,7 +176,7 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
             silence_micros,
             contact
         )
-        .fetch_one(&self.file.readers)
+        .fetch_one(&mut *self.file.read("look for silent pools").await?)
         .await
         .map_err(crate::failed("look for silent pools"))?;
         if silent == 0 {

@@ -55,7 +55,10 @@ impl Listener {
                         poked = self.ready.changed() => poked.is_ok(),
                         () = tokio::time::sleep(if close { LOOK_CLOSELY } else { LOOK }) => false,
                     };
-                    ear.look(poked).await
+                    match self.file.still_there() {
+                        Ok(()) => ear.look(poked).await,
+                        Err(gone) => Err(gone),
+                    }
                 }
                 None => Ear::open(&self.file).await.map(|ear| {
                     self.ear = Some(ear);

@@ -22,12 +22,13 @@ use backfill_core::job::{Job, NewJob};
 use backfill_core::{Error, Result};
 use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::add::store;
 use crate::explained;
 use crate::file::Moments;
+use crate::place::{Log, Place, is_gone};
 
 /// The most calls that one transaction answers.
 const GROUP: usize = 1_000;
@@ -181,11 +182,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(options: SqliteConnectOptions, moments: Arc<Moments>) -> Result<Self> {
+    pub(crate) fn start(options: SqliteConnectOptions, place: Arc<Place>, moments: Arc<Moments>) -> Result<Self> {
         // Never holds more than callers wait for.
         let (calls, received) = mpsc::unbounded_channel();
         let waited = Arc::new(AtomicU64::new(0));
-        let thread = Thread { options, moments, connection: None, waited: Arc::clone(&waited) };
+        let thread = Thread { options, place, moments, connection: None, waited: Arc::clone(&waited) };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -228,8 +229,9 @@ impl Writer {
 
 struct Thread {
     options: SqliteConnectOptions,
+    place: Arc<Place>,
     moments: Arc<Moments>,
-    connection: Option<SqliteConnection>,
+    connection: Option<(SqliteConnection, Log)>,
     waited: Arc<AtomicU64>,
 }
 
@@ -256,14 +258,17 @@ impl Thread {
             let committed = self.transaction(&mut group).await.map_err(Arc::new);
             if let Err(error) = &committed {
                 tracing::debug!(%error, "a transaction failed");
-                self.connection = None;
+                // While it is open, no other file can be taken for this one.
+                if !is_gone(error) {
+                    self.connection = None;
+                }
             }
             for work in group.drain(..) {
                 work.finish(committed.clone());
             }
             busy += begun.elapsed();
         }
-        if let Some(connection) = self.connection {
+        if let Some((connection, _)) = self.connection {
             // What is on the disk already stays there, whatever this says.
             let _ = connection.close().await;
         }
@@ -295,8 +300,8 @@ impl Thread {
     }
 
     async fn transaction(&mut self, group: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
-        let waited = Arc::clone(&self.waited);
-        let connection = self.connection().await?;
+        let (waited, place) = (Arc::clone(&self.waited), Arc::clone(&self.place));
+        let (connection, log) = self.connection().await?;
         let begun = Instant::now();
         // Immediate: the lock is taken, and waited for, before anything is read.
         let mut tx = loop {
@@ -308,6 +313,10 @@ impl Thread {
             }
         };
         waited.store(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let Err(gone) = place.check().and_then(|()| log.check()) {
+            let _ = tx.rollback().await;
+            return Err(gone);
+        }
         if let [work] = group {
             if !work.run(&mut tx).await {
                 return tx.rollback().await;
@@ -325,10 +334,10 @@ impl Thread {
         tx.commit().await
     }
 
-    async fn connection(&mut self) -> sqlx::Result<&mut SqliteConnection> {
+    async fn connection(&mut self) -> sqlx::Result<&mut (SqliteConnection, Log)> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.open().await?,
+            None => (self.open().await?, self.place.log()),
         };
         Ok(self.connection.insert(connection))
     }
@@ -336,7 +345,7 @@ impl Thread {
     async fn open(&self) -> sqlx::Result<SqliteConnection> {
         let mut tries = 0;
         loop {
-            match self.options.connect().await {
+            match self.place.open(&self.options).await {
                 Err(error) if is_busy(&error) && tries < OPENINGS => {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(u64::from(tries.min(20)) * 5)).await;

@@ -266,6 +266,7 @@ impl Engine {
                     self.give_back_waiting();
                 }
             }
+            Err(error) if error.is_gone() => self.gone(error),
             Err(error) => {
                 if !error.is_refusal() {
                     self.doubt_since = Some(Instant::now());

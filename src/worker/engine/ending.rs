@@ -34,6 +34,19 @@ impl Engine {
         self.shut_down(Urgency::Graceful);
     }
 
+    /// What the jobs are in was taken away. No result can be written, and others may run the same jobs out of what is there now, so those
+    /// that run here are asked to end at once.
+    pub(super) fn gone(&mut self, error: Error) {
+        if self.failure.as_ref().is_some_and(Error::is_gone) {
+            return;
+        }
+        tracing::error!(%error, running = self.running.len(), "the worker ends; its jobs are asked to end now");
+        self.lease.end();
+        self.failure = Some(error);
+        self.shut_down(Urgency::Graceful);
+        self.cancel.cancel();
+    }
+
     pub(super) fn shut_down(&mut self, urgency: Urgency) {
         let now = Instant::now();
         if urgency == Urgency::Run {
@@ -114,7 +127,7 @@ impl Engine {
         .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
         // Only a pool that holds nothing knowingly takes its sign of life away; for what it holds, others must notice its
         // silence.
-        if unwritten == 0 {
+        if unwritten == 0 && !failure.as_ref().is_some_and(Error::is_gone) {
             let withdrawn = tokio::time::timeout(WRITE_GRACE, line.storage().withdraw_presence(&pool)).await;
             if !matches!(withdrawn, Ok(Ok(()))) {
                 tracing::warn!("the sign of life could not be taken away; others will notice the silence");

@@ -70,6 +70,7 @@ impl Engine {
                 self.tell_tasks();
                 self.look();
             }
+            Err(error) if error.is_gone() => self.gone(error),
             // A run that ends when idle tells what fails, and does not wait for better times.
             Err(error) if self.mode == Mode::UntilIdle => self.fail(error),
             // In both cases the upkeep will notice again, and another identity is chosen.

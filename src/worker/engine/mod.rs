@@ -39,7 +39,7 @@ use super::pace::Pace;
 use super::settler::{Backlog, Finished, Settler, Summary, Written};
 use super::shutdown::{Urgency, on_signals};
 use super::tasks::Tasks;
-use super::upkeep::{Identity, Upkeep};
+use super::upkeep::{Identity, News, Upkeep};
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
@@ -248,14 +248,14 @@ impl Engine {
             }
         };
         tokio::pin!(signals);
-        let (evicted_tx, evicted) = mpsc::unbounded_channel();
+        let (news_tx, news) = mpsc::unbounded_channel();
         let upkeep = Upkeep::start(
             self.line.clone(),
             self.client.storage(),
             self.identities.subscribe(),
             self.options.clone(),
             self.events.clone(),
-            evicted_tx,
+            news_tx,
         );
         self.under_way = upkeep.under_way();
         let registrar = upkeep.registrar();
@@ -288,7 +288,7 @@ impl Engine {
         // Upkeep and signals go on until the last result is written: meanwhile others must not take us for dead, and a
         // second signal must be heard.
         tokio::select! {
-            ended = async { self.turn(evicted).await.end().await } => ended,
+            ended = async { self.turn(news).await.end().await } => ended,
             () = upkeep.run() => Err(Error::Internal("the worker's upkeep ended".to_owned())),
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
@@ -336,7 +336,7 @@ impl Engine {
     }
 
     /// Turns until everything has ended.
-    async fn turn(mut self, mut evicted: mpsc::UnboundedReceiver<Arc<PoolId>>) -> Self {
+    async fn turn(mut self, mut news: mpsc::UnboundedReceiver<News>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
         let mut wakeups = if listen {
             self.line.storage().wakeups_and_jobs(self.handover.offers())
@@ -372,8 +372,11 @@ impl Engine {
                 }
                 Some(answer) = self.claims.in_flight.next(), if !self.claims.is_empty() => self.claimed(answer),
                 wakeup = next_wakeup(&mut wakeups), if listens => self.wake(wakeup),
-                Some(written) = self.written.recv() => self.written(&written),
-                Some(pool) = evicted.recv() => self.evicted(&pool),
+                Some(written) = self.written.recv() => self.written(written),
+                Some(news) = news.recv() => match news {
+                    News::Evicted(pool) => self.evicted(&pool),
+                    News::Gone(error) => self.gone(error),
+                },
                 (pool, sent, registered) = in_flight(&mut self.registering) => self.registered(pool, sent, registered),
                 released = in_flight(&mut self.handover.releasing) => self.released(released),
                 Ok(()) = self.task_sets.changed() => self.tasks_changed(),
@@ -415,29 +418,30 @@ impl Engine {
         }
     }
 
-    fn written(&mut self, written: &Written) {
+    fn written(&mut self, written: Written) {
         match written {
             Written::Batch { claims, freed_queue } => {
                 for (job, locked_at) in claims {
-                    if self.held.get(job) == Some(locked_at) {
-                        self.held.remove(job);
+                    if self.held.get(&job) == Some(&locked_at) {
+                        self.held.remove(&job);
                     }
                 }
                 // The queue's next job is ready now, and nobody is notified of that. And a run that ends when idle has
                 // nobody to tell it what its jobs have added.
-                if *freed_queue || self.mode == Mode::UntilIdle {
+                if freed_queue || self.mode == Mode::UntilIdle {
                     self.look();
                 }
-                if *freed_queue && std::mem::take(&mut self.claims.awaits_queues) {
+                if freed_queue && std::mem::take(&mut self.claims.awaits_queues) {
                     self.claim_not_before = None;
                 }
             }
             Written::Due(due) => {
-                self.due.insert(Instant::from_std(*due));
+                self.due.insert(Instant::from_std(due));
                 if self.due.len() > MAX_DUE {
                     self.due.pop_last();
                 }
             }
+            Written::Gone(error) => self.gone(error),
         }
     }
 

@@ -222,6 +222,19 @@ pub enum Error {
         supported: i32,
     },
 
+    /// What the storage is in was taken away while this program had it open: a file that was removed, or replaced by another. Nothing
+    /// was done. It stays so for this client and its workers, unless the file comes back.
+    #[error(
+        "{storage} {how} while this program had it open, so nothing is read or written any more; end all programs that have it open, \
+         see to it that the right file is there, and start them again"
+    )]
+    StorageGone {
+        /// What is gone.
+        storage: String,
+        /// What became of it.
+        how: &'static str,
+    },
+
     /// The server is older than PostgreSQL 12.
     #[error("PostgreSQL 12 or later is needed, and the server says {version}; upgrade the server")]
     PostgresTooOld {
@@ -423,6 +436,7 @@ impl Error {
             | Self::HiddenRows { .. }
             | Self::ReadOnly { .. }
             | Self::SchemaMissing { .. }
+            | Self::StorageGone { .. }
             | Self::LeftOut { .. } => true,
             _ => false,
         }
@@ -433,6 +447,12 @@ impl Error {
     #[must_use]
     pub fn is_away(&self) -> bool {
         matches!(self, Self::Database { source, .. } if database::is_away(source))
+    }
+
+    /// Whether the storage itself was taken away, so that nothing more can be asked of it through this client.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::StorageGone { .. })
     }
 
     /// Whether a database is there and answered: it said no to what was asked for, for whatever reason.
