@@ -26,6 +26,8 @@ pub enum Failure {
     Breaking(String),
     /// Nobody reads the output any more.
     ClosedPipe,
+    /// A signal has ended it; with the exit status that says so.
+    Ended(u8),
 }
 
 impl Failure {
@@ -43,6 +45,7 @@ impl Failure {
             Self::Breaking(message) => (message, BREAKING),
             Self::Told => return ExitCode::from(FAILED),
             Self::ClosedPipe => return ExitCode::SUCCESS,
+            Self::Ended(status) => return ExitCode::from(status),
         };
         let text = if json { serde_json::json!({ "error": message }).to_string() } else { format!("error: {message}") };
         // If even this cannot be written, the status has to do.

@@ -5,6 +5,7 @@
 //! | `args` | what can be said on the command line |
 //! | `database` | which storage is meant, and how secrets stay secret |
 //! | `variables` | what the environment says of the database |
+//! | `first` | what falls to the first process of a container |
 //! | `failure` | what ends the program early, and its exit status |
 //! | `logging` | the log, on standard error |
 //! | `output` | what is printed, for people and for machines |
@@ -19,6 +20,7 @@ mod command;
 mod database;
 mod executable;
 mod failure;
+mod first;
 mod logging;
 mod nearest;
 mod output;
@@ -64,7 +66,8 @@ fn run(args: Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // It names two places.
     let copies = matches!(command, Command::Copy(_));
-    let done = runtime.block_on(async {
+    let handles_signals = matches!(command, Command::Worker(_));
+    let work = async {
         let done = match command {
             Command::Migrate => command::migrate::run(&global, &output).await,
             Command::Worker(args) => command::worker::run(&global, &output, args).await,
@@ -95,7 +98,8 @@ fn run(args: Args) -> Result<(), Failure> {
             }
             done => done,
         }
-    });
+    };
+    let done = runtime.block_on(async { if handles_signals { work.await } else { first::unless_ended(work).await } });
     // What still runs in the background, such as a connection that is being closed, must not keep the program alive.
     runtime.shutdown_background();
     done

@@ -14,6 +14,7 @@ use crate::args::{Global, WorkerArgs};
 use crate::database;
 use crate::executable::{Directory, Found, find, handler, is_ours, withheld};
 use crate::failure::{Failure, failed};
+use crate::first;
 use crate::logging;
 use crate::nearest::unknown;
 use crate::output::{Output, count_of};
@@ -44,12 +45,13 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
         );
     }
     let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
-    let storage = database::reached(global, patience).await?;
+    let storage = first::unless_ended(database::reached(global, patience)).await?;
     let elsewhere = if args.no_migrate { None } else { database::elsewhere_if_missing(&storage).await };
     if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
         tracing::warn!("creating {}{elsewhere}", database::described(&storage).0);
     }
-    let revision = make_ready(&*storage, !args.no_migrate, patience).await?;
+    let made_ready = async { Ok(make_ready(&*storage, !args.no_migrate, patience).await?) };
+    let revision = first::unless_ended(made_ready).await?;
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);
     let client = if args.client_time { client.with_clock(Clock::application()) } else { client };
@@ -77,6 +79,7 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
     let summary = tokio::select! {
         ended = run => ended?,
         () = unread => return Err(Failure::ClosedPipe),
+        () = first::reap_orphans() => return Ok(()),
         () = rescan(&worker, directory, &args) => return Ok(()),
         () = watch_others(&client, &worker, &scheduled, args.once) => return Ok(()),
     };

@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use super::lines::{Tail, read};
+use crate::first;
 use crate::output::one_line;
 
 /// How long a program that was asked to end may take before it is killed.
@@ -34,8 +35,8 @@ pub fn handler(task: &str, program: &Path, timeout: Duration, withheld: &Arc<[Os
 }
 
 async fn run(program: PathBuf, timeout: Duration, withheld: Arc<[OsString]>, ctx: JobContext) -> Result<(), TaskError> {
-    let mut child = command(&program, ctx.job(), &withheld)
-        .spawn()
+    // Until its end was waited for, or nobody waits any more.
+    let (mut child, _own) = first::start(&mut command(&program, ctx.job(), &withheld))
         .map_err(|error| TaskError::new(not_started(&program, &error)))?;
     let mut group = Group::of(&child);
     let (mut out, mut err) = (Tail::default(), Tail::default());
