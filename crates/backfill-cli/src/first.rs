@@ -40,7 +40,7 @@ pub fn start(command: &mut Command) -> io::Result<(Child, Own)> {
 pub async fn reap_orphans() {
     #[cfg(target_os = "linux")]
     reaping::reap().await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Does it, until a signal comes that ends other processes than the first. (What handles signals itself must not be inside.)

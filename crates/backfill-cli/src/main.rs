@@ -99,7 +99,8 @@ fn run(args: Args) -> Result<(), Failure> {
             done => done,
         }
     };
-    let done = runtime.block_on(async { if handles_signals { work.await } else { first::unless_ended(work).await } });
+    let done = runtime
+        .block_on(async { if handles_signals { work.await } else { Box::pin(first::unless_ended(work)).await } });
     // What still runs in the background, such as a connection that is being closed, must not keep the program alive.
     runtime.shutdown_background();
     done

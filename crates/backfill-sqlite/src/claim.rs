@@ -1,6 +1,10 @@
 //! Taking jobs.
 //!
 //! A transaction has the file to itself, so choosing and marking are two statements, and what is between them is plain Rust.
+//!
+//! For that reason none may take long, however many jobs stand in the line that cannot be taken. So a claim walks over the line in
+//! *parts* of so many rows, each in a transaction of its own, and others write between them. After a second it answers what it has, and
+//! the next claim goes on from there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{ClaimRequest, Claimed};
+use backfill_core::storage::{ClaimRequest, Claimed, Reached};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
-use crate::file::{File, micros};
+use crate::file::{File, micros, time};
 use crate::row::jobs;
 
 /// What asking another thread may take on a busy machine is no part of the walk.
@@ -21,7 +25,28 @@ const NOISE: Duration = Duration::from_millis(20);
 /// The most jobs that one claim takes because of runs of queues.
 const MAX_IN_RUNS: usize = 4_000;
 
+/// How many rows one part of a walk looks at, whatever it takes of them: some ten milliseconds.
+pub(crate) const PART: u32 = 20_000;
+/// How long a walk goes on, if the next claim can go on from there.
+pub(crate) const WALK: Duration = Duration::from_secs(1);
+
+/// A row's place in the line: its priority, its time, its number.
+type Row = (i64, i64, i64);
+
+/// What one part of a walk has taken, and how far it came.
+struct Part {
+    claimed: Claimed,
+    /// How many of the jobs can run at once.
+    side_by_side: usize,
+    bytes: usize,
+    rooms: HashMap<String, usize>,
+    walk: Duration,
+    /// Its last row, if more are behind it and there is room for more jobs.
+    reached: Option<Row>,
+}
+
 /// A request, in a shape that can be sent to the thread that writes.
+#[derive(Clone)]
 struct Request {
     pool: String,
     tasks: String,
@@ -29,11 +54,15 @@ struct Request {
     run_length: usize,
     max_bytes: usize,
     free_slots: usize,
+    /// Whether there is a job already, so that none is taken however large it is.
+    has_some: bool,
     rooms: HashMap<String, usize>,
     forbidden: Option<String>,
     now: Option<i64>,
-    /// Where to begin: a priority, and a time within that.
-    from: (i64, i64),
+    /// Where to begin: behind this row.
+    from: Row,
+    /// How many rows to look at.
+    rows: u32,
 }
 
 impl SqliteStorage {
@@ -46,26 +75,67 @@ impl SqliteStorage {
         }
         let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
         let beginning = self.frontier.begin(request, Instant::now());
-        let wanted = Request {
+        let mut wanted = Request {
             pool: request.pool.to_string(),
             tasks: crate::json(tasks),
             limit: request.limit,
             run_length: request.run_length,
             max_bytes: request.max_bytes,
             free_slots: request.free_slots,
+            has_some: false,
             rooms,
             forbidden,
             now: request.now.map(micros),
-            from: beginning.place.map_or((i64::MIN, i64::MIN), |(priority, time)| (i64::from(priority), micros(time))),
+            from: beginning.place.map_or((i64::MIN, i64::MIN, i64::MIN), |(priority, time)| {
+                (i64::from(priority), micros(time), i64::MIN)
+            }),
+            rows: self.part,
         };
-        let file = Arc::clone(&self.file);
-        let (mut claimed, walk) = self
-            .file
-            .writer
-            .write("claim jobs", move |connection| Box::pin(async move { claim(&file, connection, wanted).await }))
-            .await?;
-        self.frontier.end(&beginning, request, &mut claimed, walk, Instant::now());
-        Ok(claimed)
+        let (mut all, mut walk, mut reached) = (Claimed::default(), Duration::ZERO, Reached::Unknown);
+        loop {
+            let (file, part) = (Arc::clone(&self.file), wanted.clone());
+            let part = self
+                .file
+                .writer
+                .write("claim jobs", move |connection| Box::pin(async move { claim(&file, connection, part).await }))
+                .await;
+            let part = match part {
+                Ok(part) => part,
+                // What was taken is held, so it has to be told. The next claim meets the error again, if it lasts.
+                Err(error) if !all.jobs.is_empty() => {
+                    tracing::warn!(%error, "a claim could not go on");
+                    all.more = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            walk += part.walk;
+            all.jobs.extend(part.claimed.jobs);
+            all.more = part.claimed.more;
+            all.for_free_slots = part.claimed.for_free_slots;
+            let Some(row) = part.reached else { break };
+            let place = i16::try_from(row.0).ok().map(|priority| (priority, time(row.1)));
+            // The next one begins with all jobs of that time, so this one has to come further than that.
+            if walk >= self.walk && beginning.may_break_off && place != beginning.place {
+                // A row that somebody gave a priority of beyond all is walked over from the start.
+                reached = place.map_or(Reached::Unknown, Reached::BrokenOff);
+                break;
+            }
+            reached = place.map_or(Reached::Unknown, Reached::End);
+            wanted.has_some |= part.side_by_side > 0;
+            wanted.limit -= part.side_by_side.min(wanted.limit);
+            wanted.free_slots = wanted.free_slots.saturating_sub(part.side_by_side);
+            wanted.max_bytes = wanted.max_bytes.saturating_sub(part.bytes);
+            wanted.rooms = part.rooms;
+            wanted.from = row;
+        }
+        let walk = walk.saturating_sub(NOISE);
+        if all.jobs.len() >= request.limit || all.more {
+            // It ended there because it had enough.
+            reached = if matches!(reached, Reached::BrokenOff(_)) { reached } else { Reached::Unknown };
+        }
+        self.frontier.end_at(&beginning, request, &mut all, walk, reached, Instant::now());
+        Ok(all)
     }
 }
 
@@ -117,8 +187,61 @@ limit ?6 offset 1
     Ok(taken.map(|job| (job.id, usize::try_from(job.bytes).unwrap_or_default())).collect())
 }
 
+/// The last row of a part of the walk, if that is as long as it may be. Only the index is read.
+async fn last_of_part(
+    connection: &mut SqliteConnection,
+    request: &Request,
+    ready_by: i64,
+) -> sqlx::Result<Option<Row>> {
+    let before = i64::from(request.rows) - 1;
+    let last = sqlx::query!(
+        r#"
+with recursive priority (value) as (
+  select (
+    select job.priority
+    from backfill_jobs job indexed by backfill_jobs_line
+    where job.locked_at is null and job.attempts < job.max_attempts and job.priority >= ?2
+    order by job.priority
+    limit 1
+  )
+  union all
+  select (
+    select job.priority
+    from backfill_jobs job indexed by backfill_jobs_line
+    where job.locked_at is null and job.attempts < job.max_attempts and job.priority > priority.value
+    order by job.priority
+    limit 1
+  )
+  from priority
+  where priority.value is not null
+)
+select line.priority as "priority!: i64", line.run_at as "run_at!: i64", line.id as "id!: i64"
+from priority
+cross join backfill_jobs line indexed by backfill_jobs_line
+where line.priority = priority.value
+  and line.locked_at is null
+  and line.attempts < line.max_attempts
+  and line.run_at <= ?1
+  -- In the priority of the row that the walk begins behind, what is behind it.
+  and (line.run_at, line.id) > (
+    case when priority.value = ?2 then ?3 else -9223372036854775808 end,
+    case when priority.value = ?2 then ?4 else -9223372036854775808 end
+  )
+limit 1 offset ?5
+"#,
+        ready_by,
+        request.from.0,
+        request.from.1,
+        request.from.2,
+        before,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(last.map(|row| (row.priority, row.run_at, row.id)))
+}
+
 #[expect(clippy::too_many_lines, reason = "mostly one statement, best read in one piece")]
-async fn claim(file: &File, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<(Claimed, Duration)> {
+async fn claim(file: &File, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<Part> {
     let now = file.now();
     let ready_by = request.now.unwrap_or(now);
     let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
@@ -153,15 +276,25 @@ select
   job.queue as "queue?: String",
   octet_length(job.payload) as "bytes!: i64",
   job.attempts + 1 >= job.max_attempts as "is_last!: bool"
-from priority
-cross join backfill_jobs job indexed by backfill_jobs_line
-where job.priority = priority.value
-  and job.locked_at is null
-  and job.attempts < job.max_attempts
-  and job.run_at <= ?2
-  -- The frontier: in its priority the walk begins at its time.
-  and job.run_at >= case when priority.value = ?6 then ?7 else -9223372036854775808 end
-  and job.task in (select value from json_each(?3))
+from (
+  -- One part of the walk, as it stands in the index. Its limit is below everything that leaves rows out, so it bounds the work. (A
+  -- part with a limit is never merged with what is around it.)
+  select line.id
+  from priority
+  cross join backfill_jobs line indexed by backfill_jobs_line
+  where line.priority = priority.value
+    and line.locked_at is null
+    and line.attempts < line.max_attempts
+    and line.run_at <= ?2
+    -- In the priority of the row that the walk begins behind, what is behind it.
+    and (line.run_at, line.id) > (
+      case when priority.value = ?6 then ?7 else -9223372036854775808 end,
+      case when priority.value = ?6 then ?8 else -9223372036854775808 end
+    )
+  limit ?9
+) part
+cross join backfill_jobs job on job.id = part.id
+where job.task in (select value from json_each(?3))
   -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue.
   and exists (select 1 from backfill_pools pool where pool.id = ?1)
   -- Of a serial queue that is free, the first job that is ready, wherever the walk began and whoever may run it.
@@ -196,10 +329,14 @@ limit ?5
         limit,
         request.from.0,
         request.from.1,
+        request.from.2,
+        request.rows,
     )
     .fetch_all(&mut *connection)
     .await?;
-    let walk = begun.elapsed().saturating_sub(NOISE);
+    let seen_all = candidates.len() < request.limit;
+    let reached = if seen_all { last_of_part(connection, &request, ready_by).await? } else { None };
+    let walk = begun.elapsed();
     let mut more = candidates.len() >= request.limit;
     let mut for_free_slots = false;
     let mut bytes = 0;
@@ -220,7 +357,9 @@ limit ?5
             break;
         }
         bytes += usize::try_from(candidate.bytes).unwrap_or_default();
-        if bytes > request.max_bytes && !chosen.is_empty() {
+        if bytes > request.max_bytes && (request.has_some || !chosen.is_empty()) {
+            // It is not taken.
+            bytes = bytes.saturating_sub(usize::try_from(candidate.bytes).unwrap_or_default());
             more = true;
             break;
         }
@@ -240,8 +379,16 @@ limit ?5
         }
         queues.insert(queue);
     }
+    let part = Part {
+        claimed: Claimed { jobs: Vec::new(), more, for_free_slots, look_again: None },
+        side_by_side,
+        bytes,
+        rooms,
+        walk,
+        reached: reached.filter(|_| !more),
+    };
     if chosen.is_empty() {
-        return Ok((Claimed { jobs: Vec::new(), more, for_free_slots, look_again: None }, walk));
+        return Ok(part);
     }
     if !queues.is_empty() {
         let queues = crate::json(queues.into_iter().collect::<Vec<String>>());
@@ -270,5 +417,8 @@ returning
     );
     let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-    Ok((Claimed { jobs, more, for_free_slots, look_again: None }, walk))
+    Ok(Part { claimed: Claimed { jobs, ..part.claimed }, ..part })
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,7 @@ mod wakeups;
 mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
@@ -84,6 +85,10 @@ pub struct SqliteStorage {
     file: Arc<File>,
     /// Where claims begin.
     frontier: Arc<Frontier>,
+    /// How many rows one part of a claim's walk looks at.
+    part: u32,
+    /// After how long a walk is broken off.
+    walk: Duration,
 }
 
 impl SqliteStorage {
@@ -93,7 +98,7 @@ impl SqliteStorage {
     /// # Errors
     /// [`Error::InvalidClient`] for a URL that cannot be read, for a database in memory, and for one that may only be read.
     pub fn open(url: &str) -> Result<Self> {
-        Ok(Self { file: Arc::new(File::new(url)?), frontier: Arc::default() })
+        Ok(Self { file: Arc::new(File::new(url)?), frontier: Arc::default(), part: claim::PART, walk: claim::WALK })
     }
 
     /// The file.
@@ -145,7 +150,7 @@ impl Storage for SqliteStorage {
 
     fn for_worker(&self) -> Arc<dyn Storage> {
         // The user's code never gets hold of the writer, so a worker needs none of its own.
-        Arc::new(Self { file: Arc::clone(&self.file), frontier: Arc::default() })
+        Arc::new(Self { file: Arc::clone(&self.file), frontier: Arc::default(), part: self.part, walk: self.walk })
     }
 
     async fn migrate(&self) -> Result<Migrated> {

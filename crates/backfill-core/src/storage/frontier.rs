@@ -43,6 +43,19 @@ struct State {
     next_full: Option<Instant>,
     /// How long the last walk from the start took.
     walk: Duration,
+    /// It was broken off at the place, and the next claim goes on from there.
+    broken_off: bool,
+}
+
+/// How far a claim has walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// The storage does not know it, or has not walked on because it had enough.
+    Unknown,
+    /// All that was ready was seen, up to this place.
+    End(Place),
+    /// It took too long, and was broken off at this place: the next claim goes on from there, at once.
+    BrokenOff(Place),
 }
 
 /// Where a claim begins.
@@ -50,6 +63,8 @@ struct State {
 pub struct Beginning {
     /// Jobs before this place are passed by; `None` for the very start.
     pub place: Option<Place>,
+    /// Whether the walk may be broken off, because the next one can go on from where it was.
+    pub may_break_off: bool,
     of: u64,
 }
 
@@ -63,7 +78,8 @@ impl Frontier {
         // A claim with limits of tasks leaves out what another may take.
         let usable = !request.thorough && request.limits.is_empty() && state.of == of;
         let early = state.next_full.is_some_and(|next| now < next);
-        Beginning { place: state.place.filter(|_| usable && early), of }
+        let may_break_off = !request.thorough && request.limits.is_empty();
+        Beginning { place: state.place.filter(|_| usable && (early || state.broken_off)), may_break_off, of }
     }
 
     /// A queue of ours was freed, whose next job may stand before the place: the next look from the start comes sooner, but no
@@ -89,29 +105,68 @@ impl Frontier {
         walk: Duration,
         now: Instant,
     ) {
+        self.end_at(beginning, request, claimed, walk, Reached::Unknown, now);
+    }
+
+    /// The same for a storage that knows how far it has walked, so that the next claims pass by what this one has seen even if it
+    /// took nothing.
+    pub fn end_at(
+        &self,
+        beginning: &Beginning,
+        request: &ClaimRequest<'_>,
+        claimed: &mut Claimed,
+        walk: Duration,
+        reached: Reached,
+        now: Instant,
+    ) {
+        let (reached, broken_off) = match reached {
+            Reached::Unknown => (None, false),
+            Reached::End(place) => (Some(place), false),
+            Reached::BrokenOff(place) => (Some(place), true),
+        };
         // A row that somebody gave a time of beyond the calendar cannot be a place.
         let first = claimed.jobs.first().map(|job| (job.priority.0, job.run_at));
-        let first = first.filter(|(_, time)| (1..=9999).contains(&time.year()));
+        let known = |place: &Place| (1..=9999).contains(&place.1.year());
+        let (first, reached) = (first.filter(known), reached.filter(known));
+        // A walk that was broken off goes on from there. What was passed by before is looked for from the start.
+        let broken_off = broken_off && reached.is_some();
+        let place = if broken_off { reached } else { first.or(reached) };
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if beginning.place.is_some() {
             if state.of == beginning.of && state.place.is_some() {
-                state.place = first.or(state.place);
+                state.place = place.or(state.place);
+                if state.broken_off {
+                    // It is one walk, in parts.
+                    state.walk += walk;
+                    state.next_full = Some(now + (state.walk * PAUSE).min(MAX_PAUSE));
+                }
+                state.broken_off = broken_off;
             }
-            if claimed.jobs.len() < request.limit {
+            if broken_off {
+                claimed.look_again = Some(Duration::ZERO);
+            } else if claimed.jobs.len() < request.limit {
                 let next = state.next_full.unwrap_or(now);
                 claimed.look_again = Some(next.saturating_duration_since(now));
             }
         } else if request.limits.is_empty() {
             let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
-            if walk.saturating_sub(EACH.saturating_mul(jobs)) <= CHEAP {
+            if broken_off {
+                let next_full = Some(now + (walk * PAUSE).min(MAX_PAUSE));
+                *state = State { of: beginning.of, place, next_full, walk, broken_off };
+                claimed.look_again = Some(Duration::ZERO);
+            } else if walk.saturating_sub(EACH.saturating_mul(jobs)) <= CHEAP {
                 *state = State::default();
             } else {
                 let same = state.of == beginning.of;
-                let place = first.or(state.place.filter(|_| same));
+                let place = place.or(state.place.filter(|_| same));
                 let sure = (same && state.next_full.is_some()) || walk > UNLUCKY;
                 let times = if sure { PAUSE } else { FIRST_PAUSE };
                 let next_full = Some(now + (walk * times).min(MAX_PAUSE));
-                *state = State { of: beginning.of, place, next_full, walk };
+                *state = State { of: beginning.of, place, next_full, walk, broken_off: false };
+                if reached.is_some() && claimed.jobs.len() < request.limit {
+                    // Somebody has to look from the start when it is time, even if nothing tells.
+                    claimed.look_again = next_full.map(|next| next.saturating_duration_since(now));
+                }
             }
         }
     }
@@ -170,5 +225,35 @@ mod tests {
         assert_eq!(look(99_002, 0, found(5), &request), (None, None), "jobs were made ready");
         assert_eq!(look(99_003, 200, found(5), &request), (None, None));
         assert_eq!(look(99_004, 0, found(6), &request), (Some(5), Some(3_799)), "such a look was no accident");
+    }
+
+    #[test]
+    fn what_was_seen_in_vain_is_passed_by_and_a_walk_that_was_broken_off_goes_on() {
+        let (pool, tasks) = (PoolId::random(), ["t".to_owned()]);
+        let request = ClaimRequest::new(&pool, &tasks, 10);
+        let frontier = Frontier::default();
+        let begun = Instant::now();
+        let look = |at_ms, walk, reached, request: &ClaimRequest<'_>| {
+            let now = begun + Duration::from_millis(at_ms);
+            let beginning = frontier.begin(request, now);
+            let mut claimed = Claimed::default();
+            frontier.end_at(&beginning, request, &mut claimed, Duration::from_millis(walk), reached, now);
+            (beginning.place.map(|place| place.0), claimed.look_again.map(|pause| pause.as_millis()))
+        };
+        let end = |priority| Reached::End((priority, DateTime::UNIX_EPOCH));
+        let broken_off = |priority| Reached::BrokenOff((priority, DateTime::UNIX_EPOCH));
+        // In vain, and again and again: no more than a twentieth of the time.
+        assert_eq!(look(0, 200, end(3), &request), (None, Some(3_800)));
+        assert_eq!(look(1, 0, end(3), &request), (Some(3), Some(3_799)), "what was seen is not walked over again");
+        assert_eq!(look(3_799, 0, end(3), &request), (Some(3), Some(1)));
+        assert_eq!(look(3_800, 200, end(3), &request), (None, Some(3_800)));
+        // In parts, which take longer than there is between two looks from the start.
+        assert_eq!(look(8_000, 1_000, broken_off(1), &request), (None, Some(0)));
+        assert_eq!(look(14_000, 1_000, broken_off(2), &request), (Some(1), Some(0)), "it comes to an end");
+        assert_eq!(look(20_000, 1_000, end(3), &request), (Some(2), Some(5_000)));
+        assert_eq!(look(20_001, 0, end(3), &request), (Some(3), Some(4_999)));
+        assert_eq!(look(25_000, 0, end(3), &request), (None, None), "it was cheap, so each is from the start again");
+        let beginning = frontier.begin(&request.thorough(true), begun);
+        assert!(!beginning.may_break_off, "nothing is passed by");
     }
 }

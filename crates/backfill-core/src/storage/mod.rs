@@ -39,7 +39,7 @@ use tokio::sync::watch;
 pub use checkup::{Checked, Verdict};
 pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use cron::{DueJob, KnownCrontab};
-pub use frontier::{Beginning, Frontier, Place};
+pub use frontier::{Beginning, Frontier, Place, Reached};
 pub use handover::{Handed, Offer};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
