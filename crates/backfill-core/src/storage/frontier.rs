@@ -128,9 +128,9 @@ impl Frontier {
         let first = claimed.jobs.first().map(|job| (job.priority.0, job.run_at));
         let known = |place: &Place| (1..=9999).contains(&place.1.year());
         let (first, reached) = (first.filter(known), reached.filter(known));
-        // A walk that was broken off goes on from there. What was passed by before is looked for from the start.
         let broken_off = broken_off && reached.is_some();
-        let place = if broken_off { reached } else { first.or(reached) };
+        // Before the place that was reached, all that could be taken was taken.
+        let place = reached.or(first);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if beginning.place.is_some() {
             if state.of == beginning.of && state.place.is_some() {
@@ -253,6 +253,10 @@ mod tests {
         assert_eq!(look(20_000, 1_000, end(3), &request), (Some(2), Some(5_000)));
         assert_eq!(look(20_001, 0, end(3), &request), (Some(3), Some(4_999)));
         assert_eq!(look(25_000, 0, end(3), &request), (None, None), "it was cheap, so each is from the start again");
+        let mut claimed = found(1);
+        let beginning = frontier.begin(&request, begun);
+        frontier.end_at(&beginning, &request, &mut claimed, Duration::from_millis(200), end(3), begun);
+        assert_eq!(look(1, 0, end(3), &request), (Some(3), Some(3_799)), "nor what stands behind a job that was found");
         let beginning = frontier.begin(&request.thorough(true), begun);
         assert!(!beginning.may_break_off, "nothing is passed by");
     }
