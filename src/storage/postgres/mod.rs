@@ -220,7 +220,16 @@ impl PostgresStorage {
         if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
             self.cursors.queue_was_freed(Instant::now());
         }
+        if settled.iter().any(|settlement| settlement.outcome.gives_back()) {
+            self.cursors.forget();
+        }
         Ok(written)
+    }
+
+    /// Passes on an answer after which jobs may be ready that claims have passed by. (Other processes are notified of it.)
+    fn freed<T>(&self, answer: Result<T>) -> Result<T> {
+        self.cursors.forget();
+        answer
     }
 
     async fn read_task_names(&self) -> Result<Vec<String>> {
@@ -326,11 +335,11 @@ impl Storage for PostgresStorage {
     }
 
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.retrying(|| self.release_unknown_jobs(pool, holds)).await
+        self.freed(self.retrying(|| self.release_unknown_jobs(pool, holds)).await)
     }
 
     async fn release_stale(&self) -> Result<u64> {
-        self.retrying(|| self.release_stale_locks()).await
+        self.freed(self.retrying(|| self.release_stale_locks()).await)
     }
 
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
@@ -354,7 +363,11 @@ impl Storage for PostgresStorage {
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        self.retrying(|| self.rescue_pools(watch)).await
+        let rescued = self.retrying(|| self.rescue_pools(watch)).await?;
+        if !rescued.is_empty() {
+            self.cursors.forget();
+        }
+        Ok(rescued)
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
@@ -392,11 +405,11 @@ impl Storage for PostgresStorage {
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         change.check()?;
-        self.retrying(|| self.reschedule_jobs(ids, change)).await
+        self.freed(self.retrying(|| self.reschedule_jobs(ids, change)).await)
     }
 
     async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.retrying(|| self.unlock_pools(pools)).await
+        self.freed(self.retrying(|| self.unlock_pools(pools)).await)
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {

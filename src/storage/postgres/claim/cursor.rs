@@ -163,6 +163,17 @@ impl Pass {
         self.cursor = Some(Cursor { position, since });
     }
 
+    /// A look ended here for its number of rows, and the next one goes on.
+    fn go_on(&mut self, position: Position, course: &Course) {
+        if self.cursor.is_some_and(|cursor| position < cursor.position) {
+            // There are so many new jobs. Now they are passed by as well, or each way to the end would lead back to them.
+            self.since = None;
+        } else {
+            self.next = None;
+        }
+        self.move_to(position, course);
+    }
+
     /// Of the looks of a pass that is over nothing counts: they are those for new jobs.
     fn spend(&mut self, took: Duration) {
         if self.next.is_none() {
@@ -335,15 +346,9 @@ impl Lines {
         };
         plain.spend(course.plain_took);
         match course.plain_end {
-            Some(end) if looks.plain.is_some_and(|cursor| end <= cursor.position) => {
-                // So much that cannot be taken is new that the look does not get beyond it: another pass will.
-                plain.plan_next(now);
-                false
-            }
             Some(end) if end != end_of_line() => {
                 plain.look_further(looks.plain_rows.unwrap_or_default());
-                plain.move_to(end, course);
-                plain.next = None;
+                plain.go_on(end, course);
                 true
             }
             _ if looks.plain.is_none() && cheap => {
@@ -418,21 +423,20 @@ impl Lines {
             self.queued.plan_next(now);
             return false;
         }
-        let amid_new = looks.queued.is_some_and(|cursor| end <= cursor.position);
         // The look went as far as that for jobs without queues, which stand before whatever else there is.
         let caught_up = claimed.jobs.iter().any(|job| job.queue.is_none() && (job.priority.0, job.run_at) <= end);
-        if amid_new || self.passed.len() + course.seen_queues.len() > MAX_PASSED {
+        if self.passed.len() + course.seen_queues.len() > MAX_PASSED {
             self.queued.plan_next(now);
             return false;
         }
         self.pass_by(&course.seen_queues);
-        self.queued.move_to(end, course);
         if takes || caught_up {
+            self.queued.move_to(end, course);
             self.queued.rows = 0;
             self.queued.plan_next(now);
         } else {
             self.queued.look_further(looks.queue_rows);
-            self.queued.next = None;
+            self.queued.go_on(end, course);
         }
         !takes && !caught_up
     }

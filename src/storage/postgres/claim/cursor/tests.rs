@@ -278,3 +278,21 @@ fn when_jobs_were_made_ready_that_may_have_been_passed_by_all_begins_anew() {
     rig.cursors.forget();
     assert_eq!(rig.looks().plain, None);
 }
+
+#[test]
+fn new_jobs_that_fill_a_look_are_passed_by_too_and_do_not_put_the_next_pass_off() {
+    let mut rig = Rig::new();
+    let cut = |second| Course { queue_end: Some((0, at(second))), seen_queues: vec![1], ..course(MS / 2, MS * 30) };
+    let end = Course { queue_end: Some(end_of_line()), moment: Some(at(60)), ..course(MS / 2, MS) };
+    rig.claim(vec![], &cut(5));
+    let (_, pause) = rig.claim(vec![], &end);
+    assert_eq!(pause, Some(MS * 31 * PAUSE));
+    let new = Course { moment: Some(at(50)), ..cut(3) };
+    assert_eq!(rig.claim(vec![], &new).1, Some(Duration::ZERO));
+    let passed_by = Cursor { position: (0, at(3)), since: at(50) - SLACK };
+    assert_eq!(rig.looks().queued, Some(passed_by));
+    assert_eq!(rig.claim(vec![], &end).1, pause);
+    assert_eq!(rig.looks().queued, Some(Cursor { position: end_of_line(), ..passed_by }));
+    rig.now += pause.expect("it is there");
+    assert_eq!(rig.looks().queued, None);
+}
