@@ -61,7 +61,7 @@ async fn settle(
     let (mut applied, mut given_back, mut for_others) = (Vec::new(), 0, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
-            for_others |= release_queues(connection, pool, moment, of_claim.queues).await?;
+            for_others |= release_queues(connection, pool, (moment, file.now()), of_claim.queues).await?;
         }
         if !of_claim.done.is_empty() {
             applied.extend(delete(connection, pool, moment, of_claim.done).await?);
@@ -85,7 +85,7 @@ async fn settle(
 async fn release_queues(
     connection: &mut SqliteConnection,
     pool: &str,
-    moment: i64,
+    (moment, now): (i64, i64),
     queues: Vec<String>,
 ) -> sqlx::Result<bool> {
     let queues = crate::json(queues);
@@ -108,7 +108,7 @@ select exists (
   where (
     select job.task
     from backfill_jobs job indexed by backfill_jobs_queue
-    where job.queue = freed.value and job.locked_at is null and job.attempts < job.max_attempts
+    where job.queue = freed.value and job.locked_at is null and job.attempts < job.max_attempts and job.run_at <= ?3
     order by job.priority, job.run_at, job.id
     limit 1
   ) not in (
@@ -120,6 +120,7 @@ select exists (
 "#,
         queues,
         pool,
+        now,
     )
     .fetch_one(connection)
     .await?;

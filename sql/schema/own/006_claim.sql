@@ -44,8 +44,8 @@ create or replace function graphile_worker.backfill_claim(
   -- The priorities of which something was passed by. Between them there was nothing, or what is dead: of that nothing is read but the
   -- index.
   levels smallint[],
-  -- Notify all workers if the next job of a free queue is for others: a queue was freed, of which nobody else has heard.
-  tell_others boolean
+  -- These queues were freed, of which nobody else has heard: notify all workers if the next job of one is for others.
+  freed text[]
 )
 -- Rows of several kinds, told apart by what is null: one that tells how it went (it comes first), names of tasks, names of queues,
 -- and jobs.
@@ -170,6 +170,20 @@ begin
     ) as candidate;
     plain_took := clock_timestamp() - begun;
     if plain_count = 0 then
+      -- What another claim has locked at this moment it may leave.
+      more := exists (
+        select from graphile_worker._private_jobs job
+        where job.is_available = true
+          and job.run_at <= by_time
+          and case when few then job.task_id = any (served) else job.task_id in (select unnest(served)) end
+          and (
+            job.job_queue_id is null
+            or (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = job.job_queue_id)
+          )
+          and (forbidden is null or job.flags is null or not job.flags ?| forbidden)
+        order by job.priority, job.run_at
+        limit 1
+      );
       return next;
       return;
     end if;
@@ -398,20 +412,32 @@ begin
       from ranked
       where ranked.rank <= run_length
     ),
+    -- A few more than are wanted, because some may be locked.
     head as materialized (
-      select judged.job_queue_id as queue_id
+      select judged.job_queue_id as queue_id, judged.id
       from judged
       where judged.rank = 1 and judged.may_be_taken
       order by judged.priority, judged.run_at, judged.id
-      limit want
+      limit want + 64
     ),
-    -- Reading is_available under the lock: a queue that was taken since the snapshot drops out here.
+    -- Reading is_available under the lock: a queue that was taken since the snapshot drops out here. So does one whose first job is locked.
+    -- (Subqueries that lock are never made joins, and are gone through in the order of the heads.)
     free_queue as materialized (
       select queue.id
-      from graphile_worker._private_job_queues queue
-      where queue.id = any (array(select head.queue_id from head))
-        and queue.is_available = true
-      for update of queue skip locked
+      from head
+      cross join lateral (
+        select queue.id
+        from graphile_worker._private_job_queues queue
+        where queue.id = head.queue_id and queue.is_available = true
+        for update skip locked
+      ) as queue
+      cross join lateral (
+        select job.id
+        from graphile_worker._private_jobs job
+        where job.id = head.id and job.locked_at is null and job.attempts < job.max_attempts
+        for update skip locked
+      ) as first_job
+      limit want
     ),
     wanted as materialized (
       select judged.*
@@ -488,11 +514,15 @@ begin
     )
     select
       exists (select from cut),
-      tell_others and exists (
+      cardinality(freed) > 0 and exists (
         select from judged
         where judged.rank = 1
           and not case when few then judged.task_id = any (served) else judged.task_id in (select unnest(served)) end
-          and (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = judged.job_queue_id)
+          and (
+            select queue.is_available and queue.queue_name = any (freed)
+            from graphile_worker._private_job_queues queue
+            where queue.id = judged.job_queue_id
+          )
       ),
       (select count(*) from head) > (select count(*) from run where run.rank = 1),
       (select count(*) from head) >= want,

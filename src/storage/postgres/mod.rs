@@ -217,8 +217,9 @@ impl PostgresStorage {
             self.busy.learn(settled, &written.busy);
             written
         };
-        if settled.iter().any(|settlement| settlement.claim.queue.is_some()) {
-            self.cursors.queue_was_freed(Instant::now());
+        let mut freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).peekable();
+        if freed.peek().is_some() {
+            self.cursors.queues_were_freed(freed, Instant::now());
         }
         if settled.iter().any(|settlement| settlement.outcome.gives_back()) {
             self.cursors.forget();

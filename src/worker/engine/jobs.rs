@@ -51,6 +51,11 @@ impl Engine {
                 continue;
             };
             self.waiting_bytes -= bytes(&job);
+            // A run that had to wait begins now. (What is left of one that began so long ago was given back.)
+            let since = if since.elapsed() < GIVE_BACK_AFTER { since } else { Instant::now() };
+            if !rest.is_empty() {
+                self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
+            }
             // A token of its own only for a job that may be cancelled alone: it costs a little.
             let cancel = match handler.time_limit() {
                 Some(_) => Arc::new(self.cancel.child_token()),
@@ -108,10 +113,12 @@ impl Engine {
             self.settle(&started.pool, &started.job, outcome);
             return;
         };
+        // What could not even start goes back to its place, before the next one.
+        let stays = outcome.gives_back();
         self.settle_amid_run(&started.pool, &started.job, outcome);
         let Started { pool, rest, since, .. } = started;
         let next = Waiting { job: next, pool, since, rest };
-        if *next.pool == *self.pool && self.registering.is_none() && self.ending.is_none() {
+        if !stays && *next.pool == *self.pool && self.registering.is_none() && self.ending.is_none() {
             // It takes the slot of the one before, unless something more urgent waits.
             let urgent = self.waiting.iter().take_while(|other| other.job.priority < next.job.priority).count();
             self.waiting.insert(urgent, next);

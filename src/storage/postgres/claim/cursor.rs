@@ -18,9 +18,10 @@
 //!
 //! Where a look from the start is cheap, as it nearly always is, there is no cursor.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
@@ -50,6 +51,8 @@ const SLACK: TimeDelta = TimeDelta::seconds(1);
 const MAX_PASSED: usize = 100_000;
 /// So many priorities are remembered, at least.
 const MAX_LEVELS: usize = 1_000;
+/// So many freed queues are remembered of which others were not told.
+const MAX_UNTOLD: usize = 1_000;
 /// For so many sets of tasks cursors are kept: with limits of tasks, those that are full are not asked for.
 const MAX_SETS: usize = 8;
 
@@ -73,8 +76,10 @@ pub(super) struct Looks {
     pub passed: Arc<Vec<i32>>,
     /// The priorities that are known.
     pub levels: Arc<Vec<i16>>,
-    /// A queue of ours was freed: if its next job is for other workers, they have to be told.
-    pub tell_others: bool,
+    /// Queues of ours that were freed: if the next job of one is for other workers, they have to be told.
+    pub freed_queues: Vec<String>,
+    /// Of which state of the lines this is.
+    generation: u64,
     /// How many queues of ours were freed before.
     freed: u64,
     /// This look is back where queues were taken, off the way of the pass.
@@ -90,7 +95,7 @@ impl Looks {
             && self.plain.is_none()
             && self.plain_rows.is_none()
             && self.queued.is_none()
-            && !self.tell_others
+            && self.freed_queues.is_empty()
     }
 }
 
@@ -100,14 +105,27 @@ pub(in crate::storage::postgres) struct Cursors {
     sets: Mutex<Vec<(u64, Lines)>>,
     /// The priorities at which jobs have stood.
     levels: Mutex<Arc<Vec<i16>>>,
-    /// A queue of ours was freed since the last claim.
-    to_tell: AtomicBool,
+    /// Queues of ours that were freed and of which others were not told, if they have to be.
+    untold: Mutex<BTreeSet<String>>,
+    /// How many states of lines there were.
+    generations: AtomicU64,
+    forgetting: Mutex<Forgetting>,
     /// How many were.
     freed: AtomicU64,
 }
 
+/// Whether all passes are to begin anew, and when they last did. As with any pass, no more than a twentieth of the time goes to that, or
+/// workers that give jobs back again and again would never come to an end of a long line.
+#[derive(Debug, Default)]
+struct Forgetting {
+    is_wanted: bool,
+    last: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct Lines {
+    /// Another one with each new pass: what a claim learned that began before does not count.
+    generation: u64,
     /// `None` where looks are cheap, and not bounded.
     plain: Option<Pass>,
     queued: Pass,
@@ -120,10 +138,11 @@ struct Lines {
     walked_back_at: Option<Instant>,
 }
 
-impl Default for Lines {
+impl Lines {
     /// A worker that has just started knows nothing of the lines, and looks carefully.
-    fn default() -> Self {
+    fn new(generation: u64) -> Self {
         Self {
+            generation,
             plain: Some(Pass::default()),
             queued: Pass::default(),
             passed: Arc::default(),
@@ -192,6 +211,10 @@ impl Pass {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Behind everything.
 fn end_of_line() -> Position {
     let day = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap_or_default();
@@ -199,10 +222,14 @@ fn end_of_line() -> Position {
 }
 
 impl Cursors {
+    fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn with<T>(&self, set: u64, act: impl FnOnce(&mut Lines) -> T) -> T {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sets = lock(&self.sets);
         let place = sets.iter().position(|(known, _)| *known == set);
-        let (_, lines) = place.map_or_else(|| (set, Lines::default()), |place| sets.remove(place));
+        let (_, lines) = place.map_or_else(|| (set, Lines::new(self.next_generation())), |place| sets.remove(place));
         sets.truncate(MAX_SETS - 1);
         sets.insert(0, (set, lines));
         act(&mut sets[0].1)
@@ -210,8 +237,9 @@ impl Cursors {
 
     /// How a claim with this request looks at this moment, which may take so many jobs of queues.
     pub(super) fn begin(&self, request: &ClaimRequest<'_>, in_all: i32, now: Instant) -> Looks {
+        self.forget_if_it_is_time(now);
         let freed = self.freed.load(Ordering::Relaxed);
-        let tell_others = self.to_tell.swap(false, Ordering::Relaxed);
+        let freed_queues: Vec<String> = std::mem::take(&mut *lock(&self.untold)).into_iter().collect();
         if request.thorough {
             return Looks {
                 plain: None,
@@ -220,7 +248,8 @@ impl Cursors {
                 queue_rows: i32::MAX,
                 passed: Arc::default(),
                 levels: Arc::default(),
-                tell_others,
+                freed_queues,
+                generation: 0,
                 freed: 0,
                 is_aside: false,
                 set: None,
@@ -231,10 +260,11 @@ impl Cursors {
         let set = hasher.finish();
         let levels = Arc::clone(&self.levels.lock().unwrap_or_else(PoisonError::into_inner));
         self.with(set, |lines| {
-            if let Some(plain) = &mut lines.plain {
-                plain.begin_anew_if_due(now);
+            if lines.plain.as_mut().is_some_and(|plain| plain.begin_anew_if_due(now)) {
+                lines.generation = self.next_generation();
             }
             if lines.queued.begin_anew_if_due(now) {
+                lines.generation = self.next_generation();
                 (lines.passed, lines.taken_from, lines.back_at) = (Arc::default(), None, None);
             }
             let few = in_all.saturating_add(SPARE_ROWS);
@@ -251,7 +281,8 @@ impl Cursors {
                 queue_rows,
                 passed,
                 levels,
-                tell_others,
+                freed_queues,
+                generation: lines.generation,
                 freed,
                 is_aside,
                 set: Some(set),
@@ -274,23 +305,44 @@ impl Cursors {
     }
 
     /// A queue of ours was freed, whose next job may have been passed by: the claim after this looks where it was taken.
-    pub fn queue_was_freed(&self, now: Instant) {
-        self.to_tell.store(true, Ordering::Relaxed);
+    pub fn queues_were_freed<'a>(&self, queues: impl Iterator<Item = &'a str>, now: Instant) {
+        {
+            let mut untold = lock(&self.untold);
+            for queue in queues {
+                if untold.len() < MAX_UNTOLD && !untold.contains(queue) {
+                    untold.insert(queue.to_owned());
+                }
+            }
+        }
         self.freed.fetch_add(1, Ordering::Relaxed);
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, lines) in sets.iter_mut() {
+        for (_, lines) in lock(&self.sets).iter_mut() {
             lines.go_back_if_moved(now);
         }
     }
 
-    /// A claim failed that was to tell others of a freed queue.
-    pub(super) fn nobody_was_told(&self) {
-        self.to_tell.store(true, Ordering::Relaxed);
+    /// A claim failed that was to tell others of freed queues, or has not seen the whole line.
+    pub(super) fn nobody_was_told(&self, queues: &[String]) {
+        lock(&self.untold).extend(queues.iter().cloned());
     }
 
     /// Jobs were made ready that may have been passed by.
     pub fn forget(&self) {
-        self.sets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.forgetting).is_wanted = true;
+    }
+
+    fn forget_if_it_is_time(&self, now: Instant) {
+        let mut forgetting = lock(&self.forgetting);
+        let last = *forgetting.last.get_or_insert(now);
+        if forgetting.is_wanted {
+            let mut sets = lock(&self.sets);
+            let spent = sets
+                .iter()
+                .map(|(_, lines)| lines.plain.map_or(Duration::ZERO, |plain| plain.spent) + lines.queued.spent);
+            if now >= last + spent.max().unwrap_or_default() * PAUSE {
+                sets.clear();
+                *forgetting = Forgetting { is_wanted: false, last: Some(now) };
+            }
+        }
     }
 
     /// Learns from an answer, and says in it when to look again if something may have been passed by: at once, if the looks ended
@@ -303,9 +355,16 @@ impl Cursors {
         course: &Course,
         now: Instant,
     ) {
+        if course.queue_end.is_some_and(|end| end != end_of_line()) {
+            self.nobody_was_told(&looks.freed_queues);
+        }
         let Some(set) = looks.set else { return };
         self.know(&course.seen_levels);
         self.with(set, |lines| {
+            if lines.generation != looks.generation {
+                claimed.look_again = Some(Duration::ZERO);
+                return;
+            }
             let freed_meanwhile = self.freed.load(Ordering::Relaxed) != looks.freed;
             let goes_on =
                 lines.learn_of_plain(looks, claimed, course, now) | lines.learn_of_queues(looks, claimed, course, now);

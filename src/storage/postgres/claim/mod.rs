@@ -40,6 +40,7 @@ impl PostgresStorage {
         let looks = self.cursors.begin(request, in_all, Instant::now());
         let try_plain = looks.are_simple() && request.limits.is_empty() && self.plainness.is_likely();
         let under_way = self.caution.begin();
+        let mut telling = Telling(Some((&self.cursors, &looks.freed_queues)));
         let claimed = self.retrying(|| async {
             let mut work = self.work_in_time().await?;
             let claimed = self.call_claim(&mut work, request, (want, run_length, in_all), &looks, try_plain).await?;
@@ -47,10 +48,8 @@ impl PostgresStorage {
             Ok(claimed)
         });
         let claimed = under_way.answered(claimed.await);
-        if claimed.is_err() && looks.tell_others {
-            self.cursors.nobody_was_told();
-        }
         let (mut claimed, course) = claimed?;
+        telling.0 = None;
         if course.queue_took.is_some() {
             if try_plain {
                 self.plainness.was_wrong();
@@ -108,7 +107,7 @@ from graphile_worker.backfill_claim(
   limited => $8, rooms => $9, forbidden => $10, ready_by => $11, try_plain => $12,
   plain_priority => $13, plain_time => $14, plain_since => $15, plain_rows => $16,
   queue_priority => $17, queue_time => $18, queue_since => $19, queue_rows => $20, passed => $21, levels => $22,
-  tell_others => $23
+  freed => $23
 )
 "#,
             request.pool.as_str(),
@@ -133,7 +132,7 @@ from graphile_worker.backfill_claim(
             looks.queue_rows,
             &looks.passed[..],
             &looks.levels[..],
-            looks.tell_others,
+            &looks.freed_queues[..],
         )
         .fetch(self.schema.on(conn));
         let mut reader = Reader::new(request);
@@ -141,6 +140,17 @@ from graphile_worker.backfill_claim(
             reader.take(row);
         }
         Ok(reader.end())
+    }
+}
+
+/// A claim under way that tells others of freed queues. If it fails, or is dropped, nobody was told.
+struct Telling<'a>(Option<(&'a Cursors, &'a [String])>);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        if let Some((cursors, queues)) = self.0 {
+            cursors.nobody_was_told(queues);
+        }
     }
 }
 

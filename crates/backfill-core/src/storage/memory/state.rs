@@ -237,15 +237,16 @@ impl State {
             return false;
         }
         let now = self.now();
+        let queues: HashSet<&str> = queues.iter().copied().collect();
         let mut seen = HashSet::new();
         let ready =
             self.available.iter().filter(|(_, run_at, _)| *run_at <= now).filter_map(|(_, _, id)| self.jobs.get(id));
         let mut first = ready.filter(|job| {
-            let queue = job.queue.as_deref().filter(|queue| queues.contains(queue));
+            let queue = job.queue.as_deref().filter(|queue| queues.contains(*queue));
             queue.is_some_and(|queue| self.queues.get(queue).is_none_or(Option::is_none) && seen.insert(queue))
         });
         let served = self.pools.get(pool.as_str()).map(|sign| &sign.tasks);
-        first.any(|job| served.is_none_or(|tasks| !tasks.contains(&job.task)))
+        first.by_ref().take(queues.len()).any(|job| served.is_none_or(|tasks| !tasks.contains(&job.task)))
     }
 
     fn settle_one(&mut self, pool: &PoolId, settlement: &Settlement, now: DateTime<Utc>) -> bool {

@@ -208,18 +208,18 @@ fn a_freed_queue_that_was_passed_by_is_looked_for_where_it_was_taken() {
     let cut = Course { queue_end: Some((0, at(3))), seen_queues: vec![1], ..course(MS / 2, MS * 30) };
     rig.claim(vec![], &cut);
     let passed = rig.looks();
-    assert!(passed.queued.is_some() && !passed.tell_others);
-    rig.cursors.queue_was_freed(rig.now);
+    assert!(passed.queued.is_some() && passed.freed_queues.is_empty());
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
     let (aside, _) = rig.claim(vec![job(2, Some("q"))], &course(MS / 2, MS));
-    assert_eq!((aside.queued, aside.passed.len(), aside.tell_others), (None, 0, true));
+    assert_eq!((aside.queued, aside.passed.len(), aside.freed_queues), (None, 0, vec!["q".to_owned()]));
     let on = rig.looks();
     assert_eq!((on.queued, &on.passed), (passed.queued, &passed.passed), "the pass goes on where it was");
 
     // What is not found there stands further down: the pass begins anew, once.
-    rig.cursors.queue_was_freed(rig.now);
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
     rig.claim(vec![], &Course { queue_end: Some((0, at(1))), seen_queues: vec![2], ..course(MS / 2, MS * 30) });
     assert_eq!(rig.looks().queued.map(|cursor| cursor.position), Some((0, at(1))));
-    rig.cursors.queue_was_freed(rig.now);
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
     rig.claim(vec![], &Course { queue_end: Some((0, at(0))), seen_queues: vec![2], ..course(MS / 2, MS * 30) });
     assert_eq!(
         rig.looks().queued.map(|cursor| cursor.position),
@@ -233,13 +233,13 @@ fn a_freed_queue_that_was_passed_by_is_looked_for_where_it_was_taken() {
 #[test]
 fn one_claim_tells_others_of_a_freed_queue_and_the_next_one_if_it_failed() {
     let rig = Rig::assured();
-    assert!(!rig.looks().tell_others);
-    rig.cursors.queue_was_freed(rig.now);
+    assert!(rig.looks().freed_queues.is_empty());
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
     let looks = rig.looks();
-    assert!(looks.tell_others && !looks.are_simple());
-    assert!(!rig.looks().tell_others);
-    rig.cursors.nobody_was_told();
-    assert!(rig.looks().tell_others);
+    assert!(looks.freed_queues == ["q"] && !looks.are_simple());
+    assert!(rig.looks().freed_queues.is_empty());
+    rig.cursors.nobody_was_told(&looks.freed_queues);
+    assert_eq!(rig.looks().freed_queues, ["q"]);
 }
 
 #[test]
@@ -272,11 +272,18 @@ fn a_thorough_claim_passes_nothing_by_and_teaches_nothing() {
 
 #[test]
 fn when_jobs_were_made_ready_that_may_have_been_passed_by_all_begins_anew() {
-    let rig = Rig::new();
-    rig.claim(vec![], &Course { plain_end: Some((0, at(1))), ..course(MS * 5, MS / 2) });
+    let mut rig = Rig::new();
+    let cut = Course { plain_end: Some((0, at(1))), ..course(MS * 5, MS / 2) };
+    let (begun, _) = rig.claim(vec![], &cut);
     assert!(rig.looks().plain.is_some());
     rig.cursors.forget();
+    assert!(rig.looks().plain.is_some(), "not all the time");
+    rig.now += MS * 5 * PAUSE;
     assert_eq!(rig.looks().plain, None);
+    // What a claim learned that began before does not count.
+    let mut claimed = Claimed::default();
+    rig.cursors.end(&begun, &rig.request(), &mut claimed, &cut, rig.now);
+    assert_eq!((rig.looks().plain, claimed.look_again), (None, Some(Duration::ZERO)));
 }
 
 #[test]
