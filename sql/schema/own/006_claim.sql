@@ -99,6 +99,7 @@ as $$
 declare
   begun timestamptz := clock_timestamp();
   by_time timestamptz := coalesce(ready_by, now());
+  tells boolean := cardinality(freed) > 0;
   served integer[];
   -- A short array is looked through for each job; a long one is hashed.
   few boolean;
@@ -328,7 +329,7 @@ begin
         )
       end
       from line_level
-      where line_level.value is not null and (tell_others or (line_level.value < last_priority) is not false)
+      where line_level.value is not null and (tells or (line_level.value < last_priority) is not false)
     ),
     -- What stands in line, of whatever kind and for whomever.
     line as materialized (
@@ -346,7 +347,7 @@ begin
             else '-infinity'
           end
           and job.run_at <= case
-            when tell_others or last_priority is null or line_level.value < last_priority then by_time
+            when tells or last_priority is null or line_level.value < last_priority then by_time
             when line_level.value = last_priority then last_time
             else '-infinity'
           end
@@ -514,7 +515,7 @@ begin
     )
     select
       exists (select from cut),
-      cardinality(freed) > 0 and exists (
+      tells and exists (
         select from judged
         where judged.rank = 1
           and not case when few then judged.task_id = any (served) else judged.task_id in (select unnest(served)) end
