@@ -68,10 +68,7 @@ impl Connections {
 
     pub(super) async fn acquire(&self) -> sqlx::Result<Lent> {
         match self {
-            Self::Shared(pool) => {
-                await_returning(pool).await;
-                Ok(Lent { connection: pool.acquire().await?, _turn: None })
-            }
+            Self::Shared(pool) => Ok(Lent { connection: pool.acquire().await?, _turn: None }),
             Self::Own(own) => {
                 let (connection, turn) = own.get(|pool| async move { pool.acquire().await }).await?;
                 Ok(Lent { connection, _turn: Some(turn) })
@@ -89,14 +86,23 @@ impl Connections {
             begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
         };
         match self {
-            Self::Shared(pool) => {
-                await_returning(pool).await;
-                Ok(Tx { transaction: begin(pool.clone()).await?, _turn: None })
-            }
+            Self::Shared(pool) => Ok(Tx { transaction: begin(pool.clone()).await?, _turn: None }),
             Self::Own(own) => {
                 let (transaction, turn) = own.get(begin).await?;
                 Ok(Tx { transaction, _turn: Some(turn) })
             }
+        }
+    }
+
+    /// Waits a few milliseconds for a connection that was used a moment ago and is on its way back. The driver's pool opens another one
+    /// beside it, and where the server has none to spare it tries that until its time is over.
+    pub(super) async fn await_returning(&self) {
+        let Self::Shared(pool) = self else { return };
+        for _ in 0..50 {
+            if pool.size() == 0 || pool.num_idle() > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -166,18 +172,6 @@ impl Deref for Tx {
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.transaction
-    }
-}
-
-/// A connection that was used a moment ago is on its way back. The driver's pool opens another one beside it, and where the server has
-/// none to spare it tries that until its time is over. So the one that comes back is waited for, for a few milliseconds.
-async fn await_returning(pool: &PgPool) {
-    for _ in 0..5 {
-        let size = pool.size();
-        if size == 0 || size >= pool.options().get_max_connections() || pool.num_idle() > 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

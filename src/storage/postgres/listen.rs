@@ -302,7 +302,7 @@ impl Ear {
             JOBS_INSERT => {
                 let notice = Notice::read(notification.payload());
                 if notice.back {
-                    self.storage.cursors.forget();
+                    self.storage.cursors.forget_soon();
                 }
                 self.pending.extend(notice.jobs_added());
             }

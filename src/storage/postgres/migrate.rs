@@ -133,6 +133,7 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
             Some(revision) if revision >= REVISION && found.own >= last_own() => {
                 check_found(storage, &found)?;
                 storage.done(work).await?;
+                storage.connections.await_returning().await;
                 return Ok(Migrated::new(from, revision));
             }
             _ => match apply(storage, work, &found).await {
@@ -306,6 +307,7 @@ pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnecti
 /// one.
 async fn apply(storage: &PostgresStorage, looked: Work, found: &Found) -> Result<(), sqlx::Error> {
     drop(looked);
+    storage.connections.await_returning().await;
     let mut tx = begin_migration(&storage.db()).await?;
     apply_in(storage, &mut tx, found).await?;
     tx.commit().await

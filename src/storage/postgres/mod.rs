@@ -222,7 +222,7 @@ impl PostgresStorage {
             self.cursors.queues_were_freed(freed, Instant::now());
         }
         if settled.iter().any(|settlement| settlement.outcome.gives_back()) {
-            self.cursors.forget();
+            self.cursors.forget_soon();
         }
         Ok(written)
     }

@@ -327,6 +327,11 @@ impl Cursors {
 
     /// Jobs were made ready that may have been passed by.
     pub fn forget(&self) {
+        lock(&self.sets).clear();
+    }
+
+    /// The same as soon as there is time for it: such news may come again and again.
+    pub fn forget_soon(&self) {
         lock(&self.forgetting).is_wanted = true;
     }
 

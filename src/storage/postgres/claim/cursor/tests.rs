@@ -276,10 +276,14 @@ fn when_jobs_were_made_ready_that_may_have_been_passed_by_all_begins_anew() {
     let cut = Course { plain_end: Some((0, at(1))), ..course(MS * 5, MS / 2) };
     let (begun, _) = rig.claim(vec![], &cut);
     assert!(rig.looks().plain.is_some());
-    rig.cursors.forget();
+    rig.cursors.forget_soon();
     assert!(rig.looks().plain.is_some(), "not all the time");
     rig.now += MS * 5 * PAUSE;
     assert_eq!(rig.looks().plain, None);
+    rig.claim(vec![], &cut);
+    assert!(rig.looks().plain.is_some());
+    rig.cursors.forget();
+    assert_eq!(rig.looks().plain, None, "what this worker itself has done is known at once");
     // What a claim learned that began before does not count.
     let mut claimed = Claimed::default();
     rig.cursors.end(&begun, &rig.request(), &mut claimed, &cut, rig.now);
