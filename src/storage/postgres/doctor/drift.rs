@@ -71,7 +71,7 @@ impl PostgresStorage {
                 ),
                 format!(
                     "rename it back (alter schema {quoted} rename to {former}), or have the functions made anew: delete from \
-                     {quoted}.migrations where id = 20; and then run `backfill migrate`"
+                     {quoted}.migrations where id = 20; delete from {quoted}.backfill_migrations where id >= 6; and then run `backfill migrate`"
                 ),
             );
         }
