@@ -101,6 +101,11 @@ impl<'a> Actor<'a> {
     /// All acts of a worker's life and of adders, each often enough for the server to make a plan of its own for all of them: the
     /// claims must find `limit` jobs each.
     pub async fn live(&self, tasks: &[String], limit: usize) {
+        self.live_looking(tasks, limit, LOOK).await;
+    }
+
+    /// The same where each claim may look at so many rows that it does not take: a pass over a long line may be under way.
+    pub async fn live_looking(&self, tasks: &[String], limit: usize, look: f64) {
         let nobodys = ["nobody's".to_owned()];
         let error = || "no".to_owned();
         for round in 0..8_usize {
@@ -108,7 +113,7 @@ impl<'a> Actor<'a> {
             assert!(claimed.jobs.len() >= limit, "{}: {} jobs", act.label, claimed.jobs.len());
             if round > 1 {
                 // The first claims of a worker look carefully, and those of a connection read the catalog.
-                act.claims_no_dearer_than_for(claimed.jobs.len(), tasks);
+                act.claims_no_dearer_than_for(claimed.jobs.len(), tasks, look);
             }
             // Of one claim, of several, and of other kinds.
             let later = RunAt::In(Duration::from_secs(86_400));
@@ -127,7 +132,7 @@ impl<'a> Actor<'a> {
 
             let (nothing, act) = self.claim(&nobodys, limit).await;
             assert_eq!(nothing.jobs, [], "{}", act.label);
-            act.claims_no_dearer_than_for(0, &nobodys);
+            act.claims_no_dearer_than_for(0, &nobodys, look);
 
             let new = |number: usize| JobSpec::new(format!("new {}", number % 10), number).priority(9);
             let keyed = |number: usize| new(number).key(format!("{} {number}", self.label));
@@ -144,7 +149,7 @@ impl<'a> Actor<'a> {
 }
 
 /// The rows, and pages, that a look may see where many jobs in a row cannot be taken, however many there are; and there are three looks.
-const LONGEST_LOOK: f64 = 3.0 * 21_000.0;
+pub const LONGEST_LOOK: f64 = 3.0 * 21_000.0;
 const LONGEST_LOOK_PAGES: i64 = 3 * 25_000;
 
 /// How many jobs `live` adds, and there are three looks.
@@ -239,9 +244,9 @@ impl Act {
     }
 
     /// Not many more than it takes, and the names of its tasks.
-    pub fn claims_no_dearer_than_for(&self, jobs: usize, tasks: &[String]) {
+    pub fn claims_no_dearer_than_for(&self, jobs: usize, tasks: &[String], look: f64) {
         let names = i64::try_from(tasks.len()).expect("few");
-        self.reads_no_more_than(PAGES + LOOK_PAGES + 3 * names, ROWS + LOOK, jobs);
+        self.reads_no_more_than(PAGES + LOOK_PAGES + 3 * names, ROWS + look, jobs);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "numbers of jobs are small")]
