@@ -35,7 +35,7 @@ pub(super) type Position = (i16, DateTime<Utc>);
 /// A look that took no longer than this is cheap …
 const CHEAP: Duration = Duration::from_millis(1);
 /// … besides what it takes to find and lock each job that it takes, about.
-const EACH: Duration = Duration::from_micros(3);
+const EACH: Duration = Duration::from_micros(6);
 /// The time between two passes is so many times what one takes.
 const PAUSE: u32 = 19;
 /// A look that reached the end after few rows is cheap too, unless it took longer than a busy machine explains.
@@ -267,7 +267,8 @@ impl Cursors {
                 lines.generation = self.next_generation();
                 (lines.passed, lines.taken_from, lines.back_at) = (Arc::default(), None, None);
             }
-            let few = in_all.saturating_add(SPARE_ROWS);
+            // Those that were claimed before and are held stand at the head of the line.
+            let few = in_all.saturating_mul(3).saturating_add(SPARE_ROWS);
             let on_the_way = (lines.queued.cursor, Arc::clone(&lines.passed));
             let is_due = lines.back_at.is_some_and(|back| now >= back);
             let aside = is_due.then(|| lines.taken_from.clone().unwrap_or_default());
