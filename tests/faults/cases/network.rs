@@ -194,7 +194,7 @@ pub async fn a_claims_answer_is_not_taken(ground: &Ground) -> Outcome {
     let added = scene.client.add_many_with(&mut *tx, (0..20).map(|_| large())).await.expect("add");
     scene.accept(added.into_iter().map(|job| job.id));
     let claims = |waits: &str| {
-        format!("select count(*) from pg_stat_activity where {waits} and query like '%registered as materialized%'")
+        format!("select count(*) from pg_stat_activity where {waits} and query like '%backfill_claim%'")
     };
     scene.until_answered("a claim", &claims("wait_event_type = 'Lock'")).await;
     scene.proxy.set(Way::Clogged);
