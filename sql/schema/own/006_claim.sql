@@ -117,7 +117,8 @@ declare
   found_ids bigint[];
   found_count integer;
   found_ok boolean;
-  found_bytes bigint := 0;
+  found_bytes bigint;
+  run_bytes bigint := 0;
   found_last timestamptz;
   rows_left integer := plain_rows;
   rows_walked integer;
@@ -129,10 +130,28 @@ declare
   run_queues integer[] := '{}';
   run_count integer := 0;
   run_ok boolean := true;
-  is_cut boolean;
+  -- The first jobs of queues as they were seen, each at its place among all that were seen.
+  seen_ids bigint[];
+  seen_of integer[];
+  seen_priorities smallint[];
+  seen_times timestamptz[];
+  seen_attempts smallint[];
+  seen_lasts boolean[];
+  seen_sizes integer[];
+  seen_ranks bigint[];
+  seen_places bigint[];
+  -- The first job of each queue, whether it may be taken or not.
+  first_of integer[];
+  first_priorities smallint[];
+  first_times timestamptz[];
+  first_place bigint;
+  -- Where the look was cut.
+  cut_priority smallint;
+  cut_time timestamptz;
+  cut_is_whole boolean;
   are_for_others boolean;
-  is_contended boolean;
-  is_full boolean;
+  is_contended boolean := false;
+  is_full boolean := false;
 begin
   locked_at := now();
   more := false;
@@ -384,9 +403,13 @@ begin
           )
         )
     ),
-    ranked as materialized (
-      select seen.*, row_number() over (partition by seen.job_queue_id order by seen.priority, seen.run_at, seen.id) as rank
+    placed as materialized (
+      select seen.*, row_number() over (order by seen.priority, seen.run_at, seen.id) as place
       from seen
+    ),
+    ranked as materialized (
+      select placed.*, row_number() over (partition by placed.job_queue_id order by placed.place) as rank
+      from placed
     ),
     -- The first jobs of each queue, up to the first that may not be taken.
     judged as materialized (
@@ -413,108 +436,28 @@ begin
       from ranked
       where ranked.rank <= run_length
     ),
-    -- A few more than are wanted, because some may be locked.
-    head as materialized (
-      select judged.job_queue_id as queue_id, judged.id
+    told as materialized (
+      select
+        array_agg(judged.id) filter (where judged.may_be_taken) as ids,
+        array_agg(judged.job_queue_id) filter (where judged.may_be_taken) as queues,
+        array_agg(judged.priority) filter (where judged.may_be_taken) as priorities,
+        array_agg(judged.run_at) filter (where judged.may_be_taken) as times,
+        array_agg(judged.attempts) filter (where judged.may_be_taken) as attempts,
+        array_agg(judged.attempts + 1 >= judged.max_attempts) filter (where judged.may_be_taken) as lasts,
+        array_agg(judged.size) filter (where judged.may_be_taken) as sizes,
+        array_agg(judged.rank) filter (where judged.may_be_taken) as ranks,
+        array_agg(judged.place) filter (where judged.may_be_taken) as places,
+        array_agg(judged.job_queue_id) filter (where judged.rank = 1) as first_queues,
+        array_agg(judged.priority) filter (where judged.rank = 1) as first_priorities,
+        array_agg(judged.run_at) filter (where judged.rank = 1) as first_times
       from judged
-      where judged.rank = 1 and judged.may_be_taken
-      order by judged.priority, judged.run_at, judged.id
-      limit want + 64
-    ),
-    -- Reading is_available under the lock: a queue that was taken since the snapshot drops out here. So does one whose first job is locked.
-    -- (Subqueries that lock are never made joins, and are gone through in the order of the heads.)
-    free_queue as materialized (
-      select queue.id
-      from head
-      cross join lateral (
-        select queue.id
-        from graphile_worker._private_job_queues queue
-        where queue.id = head.queue_id and queue.is_available = true
-        for update skip locked
-      ) as queue
-      cross join lateral (
-        select job.id
-        from graphile_worker._private_jobs job
-        where job.id = head.id and job.locked_at is null and job.attempts < job.max_attempts
-        for update skip locked
-      ) as first_job
-      limit want
-    ),
-    wanted as materialized (
-      select judged.*
-      from judged
-      where judged.may_be_taken
-        -- (As it stands, it is hashed, and not made a join. The same below: with the statistics of an empty table, a join may become
-        -- anything.)
-        and (judged.job_queue_id in (select free_queue.id from free_queue)) is true
-      -- All first ones, then the second ones, and so on.
-      order by judged.rank, judged.priority, judged.run_at, judged.id
-      limit want_in_all
-    ),
-    locked as materialized (
-      select job.id
-      from graphile_worker._private_jobs job
-      where job.id = any (array(select wanted.id from wanted))
-        -- Available, in words that leave no index to be used but that of the ids; and as it was seen.
-        and job.locked_at is null
-        and job.attempts < job.max_attempts
-        and (
-          (job.id, job.job_queue_id, job.priority, job.run_at, job.attempts) in (
-            select wanted.id, wanted.job_queue_id, wanted.priority, wanted.run_at, wanted.attempts from wanted
-          )
-        ) is true
-      for update of job skip locked
-    ),
-    -- From the first on, without gaps.
-    run as materialized (
-      select counted.*
-      from (
-        select wanted.*,
-          bool_and(wanted.id in (select locked.id from locked))
-            over (partition by wanted.job_queue_id order by wanted.rank) as is_ours
-        from wanted
-      ) as counted
-      where counted.is_ours
-    ),
-    first_taken as materialized (
-      select run.priority, run.run_at
-      from run
-      where run.rank = 1
-      order by run.priority, run.run_at
-      limit 1
-    ),
-    ending as materialized (
-      select first_taken.priority, first_taken.run_at
-      from first_taken
-      where (
-        select count(*) from seen
-        where (seen.priority, seen.run_at) < (select first_taken.priority, first_taken.run_at from first_taken)
-      ) > 500
-      union all
-      select cut.priority, cut.run_at + case when cut.is_whole then interval '1 microsecond' else interval '0' end
-      from cut
-      where not exists (select from run) and ((cut.priority, cut.run_at) <= (last_priority, last_time)) is not false
-      union all
-      select 32767, timestamptz '9999-12-31 00:00:00Z'
-      where queue_priority is not null
-        and last_priority is null
-        and not exists (select from cut)
-        and not exists (select from run)
-      union all
-      -- As far as the other look. Where looks are cheap, there is no need to begin anywhere but at the start.
-      select last_priority, last_time
-      where (
-          case
-            when queue_priority is null then clock_timestamp() - begun > interval '1 millisecond'
-            else (last_priority, last_time) > (queue_priority, queue_time)
-          end
-        )
-        and last_priority is not null
-        and not exists (select from cut)
-        and not exists (select from run)
     )
     select
-      exists (select from cut),
+      told.ids, told.queues, told.priorities, told.times, told.attempts, told.lasts, told.sizes, told.ranks, told.places,
+      told.first_queues, told.first_priorities, told.first_times,
+      (select cut.priority from cut),
+      (select cut.run_at from cut),
+      (select cut.is_whole from cut),
       tells and exists (
         select from judged
         where judged.rank = 1
@@ -525,21 +468,121 @@ begin
             where queue.id = judged.job_queue_id
           )
       ),
-      (select count(*) from head) > (select count(*) from run where run.rank = 1),
-      (select count(*) from head) >= want,
-      coalesce((select array_agg(run.id) from run), '{}'),
-      coalesce((select array_agg(run.job_queue_id) from run where run.rank = 1), '{}'),
-      coalesce((select bool_and(run.attempts + 1 < run.max_attempts) from run), true),
-      coalesce((select sum(run.size) from run), 0),
-      (select ending.priority from ending),
-      (select ending.run_at from ending),
-      (
-        select array_agg(ranked.job_queue_id)
-        from ranked
-        where ranked.rank = 1 and (ranked.priority, ranked.run_at) < (select ending.priority, ending.run_at from ending)
-      ),
       (select array_agg(line_level.value) from line_level where line_level.value >= -32768)
-    into is_cut, are_for_others, is_contended, is_full, run_ids, run_queues, run_ok, found_bytes, queue_end_priority, queue_end_time, seen_queues, line_levels;
+    into seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks, seen_places,
+      first_of, first_priorities, first_times, cut_priority, cut_time, cut_is_whole, are_for_others, line_levels
+    from told;
+
+    -- A statement of its own, because its snapshot shows what others have taken meanwhile. A row that was changed after the snapshot is
+    -- read and judged anew once it is locked, which takes as long as forty others; and who does that for thousands of queues is
+    -- overtaken by the next claims again and again.
+    if seen_ids is not null then
+      with judged as materialized (
+        select judged.*
+        from unnest(
+          seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks, seen_places
+        ) as judged (id, queue_id, priority, run_at, attempts, is_last, size, rank, place)
+      ),
+      head as materialized (
+        select judged.queue_id, judged.id
+        from judged
+        where judged.rank = 1
+        order by judged.place
+      ),
+      -- Reading is_available under the lock: a queue that was taken since the snapshot drops out here. So does one whose first job is
+      -- locked. (Subqueries that lock are never made joins, and are gone through in the order of the heads.)
+      free_queue as materialized (
+        select queue.id
+        from head
+        cross join lateral (
+          select queue.id
+          from graphile_worker._private_job_queues queue
+          where queue.id = head.queue_id and queue.is_available = true
+          for update skip locked
+        ) as queue
+        cross join lateral (
+          select job.id
+          from graphile_worker._private_jobs job
+          where job.id = head.id and job.locked_at is null and job.attempts < job.max_attempts
+          for update skip locked
+        ) as first_job
+        limit want
+      ),
+      wanted as materialized (
+        select judged.*
+        from judged
+        -- (As it stands, it is hashed, and not made a join. The same below: with the statistics of an empty table, a join may become
+        -- anything.)
+        where (judged.queue_id in (select free_queue.id from free_queue)) is true
+        -- All first ones, then the second ones, and so on.
+        order by judged.rank, judged.place
+        limit want_in_all
+      ),
+      locked as materialized (
+        select job.id
+        from graphile_worker._private_jobs job
+        where job.id = any (array(select wanted.id from wanted))
+          -- Available, in words that leave no index to be used but that of the ids; and as it was seen.
+          and job.locked_at is null
+          and job.attempts < job.max_attempts
+          and (
+            (job.id, job.job_queue_id, job.priority, job.run_at, job.attempts) in (
+              select wanted.id, wanted.queue_id, wanted.priority, wanted.run_at, wanted.attempts from wanted
+            )
+          ) is true
+        for update of job skip locked
+      ),
+      -- From the first on, without gaps.
+      run as materialized (
+        select counted.*
+        from (
+          select wanted.*,
+            bool_and(wanted.id in (select locked.id from locked))
+              over (partition by wanted.queue_id order by wanted.rank) as is_ours
+          from wanted
+        ) as counted
+        where counted.is_ours
+      )
+      select
+        (select count(*) from head) > count(*) filter (where run.rank = 1),
+        (select count(*) from head) >= want,
+        coalesce(array_agg(run.id), '{}'),
+        coalesce(array_agg(run.queue_id) filter (where run.rank = 1), '{}'),
+        coalesce(bool_and(not run.is_last), true),
+        coalesce(sum(run.size), 0),
+        min(run.place)
+      into is_contended, is_full, run_ids, run_queues, run_ok, run_bytes, first_place
+      from run;
+    end if;
+
+    if cardinality(run_ids) > 0 then
+      if first_place > 500 then
+        select judged.priority, judged.run_at into queue_end_priority, queue_end_time
+        from unnest(seen_places, seen_priorities, seen_times) as judged (place, priority, run_at)
+        where judged.place = first_place;
+      end if;
+    elsif cut_priority is not null then
+      if ((cut_priority, cut_time) <= (last_priority, last_time)) is not false then
+        queue_end_priority := cut_priority;
+        queue_end_time := cut_time + case when cut_is_whole then interval '1 microsecond' else interval '0' end;
+      end if;
+    elsif last_priority is null then
+      if queue_priority is not null then
+        queue_end_priority := 32767;
+        queue_end_time := '9999-12-31 00:00:00Z';
+      end if;
+    -- As far as the other look. Where looks are cheap, there is no need to begin anywhere but at the start.
+    elsif coalesce((last_priority, last_time) > (queue_priority, queue_time), clock_timestamp() - begun > interval '1 millisecond') then
+      queue_end_priority := last_priority;
+      queue_end_time := last_time;
+    end if;
+    if queue_end_priority is not null then
+      seen_queues := (
+        select array_agg(first.queue_id)
+        from unnest(first_of, first_priorities, first_times) as first (queue_id, priority, run_at)
+        where (first.priority, first.run_at) < (queue_end_priority, queue_end_time)
+      );
+    end if;
     seen_levels := (
       select array_agg(distinct seen.level)
       from unnest(seen_levels || line_levels) as seen (level)
@@ -549,7 +592,7 @@ begin
     if are_for_others then
       perform pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}');
     end if;
-    more := more or is_cut or is_contended or is_full;
+    more := more or cut_priority is not null or is_contended or is_full;
     queue_took := clock_timestamp() - begun;
 
     if plain_count + run_count = 0 then
@@ -562,7 +605,7 @@ begin
       or not run_ok
       or cardinality(limited) > 0
       or (
-        stored_bytes + found_bytes > byte_limit / 300
+        stored_bytes + run_bytes > byte_limit / 300
         and byte_limit < (
           select sum(octet_length(job.payload::text))
           from graphile_worker._private_jobs job

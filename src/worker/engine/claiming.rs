@@ -64,8 +64,6 @@ pub(super) struct Claims {
     /// ahead.
     /// With the number of the claim that told.
     only_slots: Option<u64>,
-    /// How many jobs are worth asking for, where more than could be taken were seen: of a serial queue only one is.
-    worth: Option<usize>,
     /// How many jobs may be claimed in the time that is given, after a claim that took too long.
     in_time: Option<usize>,
     /// The next one waits until results are written, which frees queues; but not for long.
@@ -151,7 +149,6 @@ impl Engine {
             return;
         }
         let limit = if overlaps { (full - have).min(full / 2) } else { full - have };
-        let limit = self.claims.worth.map_or(limit, |worth| limit.min(worth.max(concurrency)));
         let limit = self.claims.in_time.map_or(limit, |in_time| limit.min(in_time));
         let Some((tasks, limits)) = self.tasks_with_room() else {
             // Every task runs as many jobs as it may; the end of one of them looks again.
@@ -219,7 +216,8 @@ impl Engine {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
                 self.claim_delay = FIRST_CLAIM_DELAY;
                 self.claim_not_before = None;
-                self.claims.deep = claimed.jobs.len() >= limit;
+                let side_by_side = count_side_by_side(&claimed.jobs);
+                self.claims.deep = side_by_side >= limit;
                 self.claims.in_time =
                     self.claims.in_time.map(|in_time| in_time * 2).filter(|in_time| *in_time < MAX_UNWRITTEN);
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
@@ -254,7 +252,6 @@ impl Engine {
                 } else {
                     self.pause = FIRST_PAUSE;
                     self.delay_refetch(claimed.jobs.len());
-                    let side_by_side = count_side_by_side(&claimed.jobs);
                     self.learn_of_queues(side_by_side, limit, claimed.more);
                 }
                 self.take_in(claimed.jobs);
@@ -295,18 +292,11 @@ impl Engine {
     }
 
     /// Where many of the jobs that were seen could not be taken, it is because of their queues, of which those just taken are
-    /// held now: the next claim would walk over all of their jobs, so it asks for less, and waits until they are done.
+    /// held now: the next claim would walk over all of their jobs, so it waits until they are done.
     fn learn_of_queues(&mut self, taken: usize, limit: usize, more: bool) {
-        if more && taken > 0 && taken < limit / 4 * 3 {
-            self.claims.worth = Some(taken + taken / 4 + 1);
-            let soon = Instant::now() + QUEUES_PAUSE;
-            if self.claim_not_before.is_none() {
-                self.claims.awaits_queues = true;
-                self.claim_not_before = Some(soon);
-            }
-        } else if taken >= limit {
-            self.claims.worth =
-                self.claims.worth.map(|worth| worth.saturating_mul(2)).filter(|worth| *worth < limit * 8);
+        if more && taken > 0 && taken < limit / 4 * 3 && self.claim_not_before.is_none() {
+            self.claims.awaits_queues = true;
+            self.claim_not_before = Some(Instant::now() + QUEUES_PAUSE);
         }
     }
 

@@ -16,9 +16,10 @@
 //! Of a serial queue of which something was passed by nothing is taken that stands behind: the cursor carries these queues along. A
 //! queue of this worker's own that was passed by while it was held is looked for as soon as it is free, from where it was taken.
 //!
-//! Where a look from the start is cheap, as it nearly always is, there is no cursor.
+//! Where a look from the start is cheap, as it nearly always is, there is no cursor. A busy machine makes one look in a few slow, so
+//! one that is not very slow needs two more after it to count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +36,10 @@ pub(super) type Position = (i16, DateTime<Utc>);
 /// A look that took no longer than this is cheap …
 const CHEAP: Duration = Duration::from_millis(1);
 /// … besides what it takes to find and lock each job that it takes, about.
-const EACH: Duration = Duration::from_micros(6);
+const EACH: Duration = Duration::from_micros(10);
+/// A look that took this much longer than a cheap one is believed at once. Of others so many in a row are.
+const SURELY_DEAR: Duration = Duration::from_millis(40);
+const DEAR_LOOKS: u8 = 3;
 /// The time between two passes is so many times what one takes.
 const PAUSE: u32 = 19;
 /// A look that reached the end after few rows is cheap too, unless it took longer than a busy machine explains.
@@ -43,7 +47,7 @@ const NOISE: Duration = Duration::from_millis(20);
 /// How many rows a bounded look sees at first, and at the most.
 const FIRST_ROWS: i32 = 1_000;
 const MAX_ROWS: i32 = 20_000;
-/// Besides what a claim asks for, so many rows of the queues' line are looked at.
+/// Besides what a claim asks for, and what this worker has claimed and holds, so many rows are looked at.
 const SPARE_ROWS: i32 = 64;
 /// What became ready so long before a pass began counts as new: the transaction that added it may have been under way.
 const SLACK: TimeDelta = TimeDelta::seconds(1);
@@ -72,6 +76,8 @@ pub(super) struct Looks {
     pub plain_rows: Option<i32>,
     pub queued: Option<Cursor>,
     pub queue_rows: i32,
+    /// A bounded look for jobs without queues sees so many rows at first.
+    first_rows: i32,
     /// The queues of which something was passed by.
     pub passed: Arc<Vec<i32>>,
     /// The priorities that are known.
@@ -129,6 +135,11 @@ struct Lines {
     /// `None` where looks are cheap, and not bounded.
     plain: Option<Pass>,
     queued: Pass,
+    /// Of looks that are not bounded, and of those for queues that begin at the start.
+    plain_dear: Dear,
+    queued_dear: Dear,
+    /// So many rows a look for queues sees, if fewer than it may see were enough.
+    window: Option<i32>,
     passed: Arc<Vec<i32>>,
     /// Where the looks for queues began when the first were taken in this pass: at the start, if that was before it.
     taken_from: Option<(Option<Cursor>, Arc<Vec<i32>>)>,
@@ -145,11 +156,30 @@ impl Lines {
             generation,
             plain: Some(Pass::default()),
             queued: Pass::default(),
+            plain_dear: Dear::default(),
+            queued_dear: Dear::default(),
+            window: None,
             passed: Arc::default(),
             taken_from: None,
             back_at: None,
             walked_back_at: None,
         }
+    }
+}
+
+/// How many looks in a row were not cheap.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dear(u8);
+
+impl Dear {
+    /// Whether looks are dear, now that one took so long (besides what it takes to lock jobs).
+    fn is_sure(&mut self, took: Duration) -> bool {
+        self.0 = if took <= CHEAP { 0 } else { self.0.saturating_add(1) };
+        let sure = self.0 >= DEAR_LOOKS || took >= SURELY_DEAR;
+        if sure {
+            self.0 = 0;
+        }
+        sure
     }
 }
 
@@ -215,6 +245,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long a look took besides locking what was found.
+fn without_locking(took: Duration, claimed: &Claimed) -> Duration {
+    let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
+    took.saturating_sub(EACH.saturating_mul(jobs))
+}
+
 /// Behind everything.
 fn end_of_line() -> Position {
     let day = NaiveDate::from_ymd_opt(9999, 12, 31).unwrap_or_default();
@@ -246,6 +282,7 @@ impl Cursors {
                 plain_rows: None,
                 queued: None,
                 queue_rows: i32::MAX,
+                first_rows: i32::MAX,
                 passed: Arc::default(),
                 levels: Arc::default(),
                 freed_queues,
@@ -267,8 +304,13 @@ impl Cursors {
                 lines.generation = self.next_generation();
                 (lines.passed, lines.taken_from, lines.back_at) = (Arc::default(), None, None);
             }
-            // Those that were claimed before and are held stand at the head of the line.
-            let few = in_all.saturating_mul(3).saturating_add(SPARE_ROWS);
+            // Those that another claim takes at this moment, and those of queues that are held, stand at the head of the line.
+            let want = i32::try_from(request.limit).unwrap_or(i32::MAX);
+            let first_rows = want.saturating_mul(2).saturating_add(SPARE_ROWS);
+            let most = in_all.saturating_mul(3).saturating_add(SPARE_ROWS);
+            let few = lines.window.unwrap_or(most).clamp(first_rows, most.max(first_rows));
+            lines.window = lines.window.map(|_| few);
+            let first_rows = first_rows.max(FIRST_ROWS);
             let on_the_way = (lines.queued.cursor, Arc::clone(&lines.passed));
             let is_due = lines.back_at.is_some_and(|back| now >= back);
             let aside = is_due.then(|| lines.taken_from.clone().unwrap_or_default());
@@ -277,9 +319,10 @@ impl Cursors {
             let (queued, passed) = aside.unwrap_or(on_the_way);
             Looks {
                 plain: lines.plain.as_ref().and_then(|plain| plain.cursor),
-                plain_rows: lines.plain.as_ref().map(|plain| plain.rows.max(FIRST_ROWS)),
+                plain_rows: lines.plain.as_ref().map(|plain| plain.rows.max(first_rows)),
                 queued,
                 queue_rows,
+                first_rows,
                 passed,
                 levels,
                 freed_queues,
@@ -374,6 +417,7 @@ impl Cursors {
             let freed_meanwhile = self.freed.load(Ordering::Relaxed) != looks.freed;
             let goes_on =
                 lines.learn_of_plain(looks, claimed, course, now) | lines.learn_of_queues(looks, claimed, course, now);
+            lines.learn_of_window(looks, request, claimed);
             if freed_meanwhile {
                 // It was still held when this claim passed it by.
                 lines.go_back_if_moved(now);
@@ -400,11 +444,10 @@ impl Lines {
 
     /// Answers whether the look ended for its number of rows.
     fn learn_of_plain(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
-        let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
-        let took = course.plain_took.saturating_sub(EACH.saturating_mul(jobs));
-        let cheap = took <= CHEAP || (took <= NOISE && looks.plain_rows.is_some_and(|rows| rows <= FIRST_ROWS));
+        let took = without_locking(course.plain_took, claimed);
+        let cheap = took <= CHEAP || (took <= NOISE && looks.plain_rows.is_some_and(|rows| rows <= looks.first_rows));
         let Some(plain) = self.plain.as_mut().filter(|_| looks.plain_rows.is_some()) else {
-            if !cheap {
+            if self.plain_dear.is_sure(took) {
                 self.plain = Some(Pass::default());
             }
             return false;
@@ -450,6 +493,9 @@ impl Lines {
     fn learn_of_queues(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
         let Some(took) = course.queue_took else { return false };
         let takes = claimed.jobs.iter().any(|job| job.queue.is_some());
+        if takes && self.taken_from.is_none() {
+            self.taken_from = Some((looks.queued, Arc::clone(&looks.passed)));
+        }
         if looks.is_aside {
             self.back_at = None;
             if takes {
@@ -466,11 +512,12 @@ impl Lines {
             self.queued = Pass { cursor: looks.queued, since: self.queued.since, ..Pass::default() };
             (self.passed, self.taken_from) = (Arc::clone(&looks.passed), None);
         }
-        if takes && self.taken_from.is_none() {
-            self.taken_from = Some((looks.queued, Arc::clone(&looks.passed)));
-        }
+        let took_to_look = without_locking(took, claimed);
         let Some(end) = course.queue_end else {
             self.queued.rows = 0;
+            if looks.queued.is_none() {
+                self.queued_dear.is_sure(took_to_look);
+            }
             if looks.queued.is_some() {
                 self.queued.plan_next(now);
             }
@@ -490,6 +537,10 @@ impl Lines {
         }
         // The look went as far as that for jobs without queues, which stand before whatever else there is.
         let caught_up = claimed.jobs.iter().any(|job| job.queue.is_none() && (job.priority.0, job.run_at) <= end);
+        if caught_up && !takes && looks.queued.is_none() && !self.queued_dear.is_sure(took_to_look) {
+            self.queued.rows = 0;
+            return false;
+        }
         if self.passed.len() + course.seen_queues.len() > MAX_PASSED {
             self.queued.plan_next(now);
             return false;
@@ -504,6 +555,18 @@ impl Lines {
             self.queued.go_on(end, course);
         }
         !takes && !caught_up
+    }
+
+    /// A look for queues sees less the next time if it found enough, and all it may see if it did not. For jobs of many queues to be
+    /// found, few rows have to be seen. For runs of a few, many.
+    fn learn_of_window(&mut self, looks: &Looks, request: &ClaimRequest<'_>, claimed: &Claimed) {
+        let queues: HashSet<_, foldhash::fast::RandomState> =
+            claimed.jobs.iter().filter_map(|job| job.queue.as_deref()).collect();
+        if queues.is_empty() {
+            return;
+        }
+        let enough = claimed.jobs.len() >= request.limit && queues.len() >= request.free_slots;
+        self.window = enough.then_some(looks.queue_rows / 2);
     }
 
     fn pass_by(&mut self, queues: &[i32]) {

@@ -191,7 +191,7 @@ fn a_pass_ends_before_it_carries_too_many_queues() {
 #[test]
 fn a_look_for_queues_that_went_as_far_as_the_other_one_is_no_hurry() {
     let rig = Rig::new();
-    let cut = Course { queue_end: Some((0, at(5))), ..course(MS / 2, MS * 30) };
+    let cut = Course { queue_end: Some((0, at(5))), ..course(MS / 2, MS * 50) };
     let (_, again) = rig.claim(vec![job(5, None)], &cut);
     assert_ne!(again, Some(Duration::ZERO));
     assert_eq!(rig.looks().queued.map(|cursor| cursor.position), Some((0, at(5))));
@@ -228,6 +228,77 @@ fn a_freed_queue_that_was_passed_by_is_looked_for_where_it_was_taken() {
     );
     rig.now += MS * 70;
     assert_eq!(rig.looks().queued, None);
+}
+
+#[test]
+fn a_queue_that_was_taken_by_a_look_aside_is_looked_for_there_again() {
+    let mut rig = Rig::new();
+    rig.claim(vec![job(1, Some("q"))], &course(MS / 2, MS));
+    let cut = |second| Course { queue_end: Some((0, at(second))), seen_queues: vec![1], ..course(MS / 2, MS * 30) };
+    rig.claim(vec![], &cut(3));
+    // Nothing is found where it was taken, so the pass begins there anew and comes as far as this.
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
+    rig.claim(vec![], &cut(2));
+    assert_eq!(rig.looks().queued.map(|cursor| cursor.position), Some((0, at(2))));
+    // Then something is found after all, and something else further down the line.
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
+    let (aside, _) = rig.claim(vec![job(2, Some("q"))], &course(MS / 2, MS));
+    assert_eq!(aside.queued, None);
+    let (on, _) = rig.claim(vec![job(9, Some("r"))], &course(MS / 2, MS));
+    assert_eq!(on.queued.map(|cursor| cursor.position), Some((0, at(2))));
+    rig.now += MS * 70;
+    rig.cursors.queues_were_freed(["q"].into_iter(), rig.now);
+    assert_eq!(rig.looks().queued, None, "the first of both is where the line begins");
+}
+
+#[test]
+fn one_slow_look_of_a_busy_machine_changes_nothing() {
+    let slow = course(MS * 15, MS / 2);
+    let rig = Rig::assured();
+    for _ in 0..5 {
+        rig.claim(vec![job(5, None)], &slow);
+        rig.claim(vec![job(5, None)], &slow);
+        rig.claim(vec![job(5, None)], &course(MS / 2, MS / 2));
+        assert!(rig.looks().are_simple());
+    }
+    for _ in 0..DEAR_LOOKS {
+        assert!(rig.looks().are_simple());
+        rig.claim(vec![job(5, None)], &slow);
+    }
+    assert_eq!(rig.looks().plain_rows, Some(FIRST_ROWS));
+    // The same of looks for queues that come as far as the other look.
+    let rig = Rig::assured();
+    let far = Course { queue_end: Some((0, at(5))), ..course(MS / 2, MS * 15) };
+    for _ in 0..DEAR_LOOKS {
+        assert_eq!(rig.looks().queued, None);
+        rig.claim(vec![job(5, None)], &far);
+    }
+    assert_eq!(rig.looks().queued.map(|cursor| cursor.position), Some((0, at(5))));
+}
+
+#[test]
+fn a_bounded_look_can_see_what_it_wants_beside_another_claim() {
+    let rig = Rig::new();
+    let many = ClaimRequest::new(&rig.pool, &rig.tasks, 4_000);
+    let looks = rig.cursors.begin(&many, 4_000, rig.now);
+    assert_eq!(looks.plain_rows, Some(2 * 4_000 + SPARE_ROWS));
+}
+
+#[test]
+fn a_look_for_queues_sees_no_more_than_was_enough() {
+    let rig = Rig::assured();
+    let request = ClaimRequest::new(&rig.pool, &rig.tasks, 10).free_slots(2);
+    let claim = |jobs| {
+        let looks = rig.cursors.begin(&request, 100, rig.now);
+        let mut claimed = Claimed { jobs, ..Claimed::default() };
+        rig.cursors.end(&looks, &request, &mut claimed, &course(MS / 2, MS / 2), rig.now);
+        looks.queue_rows
+    };
+    let of = |queues: i64| (0..10).map(|id| job(id, Some(&(id % queues).to_string()))).collect::<Vec<_>>();
+    let (all, least) = (3 * 100 + SPARE_ROWS, 2 * 10 + SPARE_ROWS);
+    assert_eq!([claim(of(2)), claim(of(2)), claim(of(2)), claim(of(2))], [all, all / 2, all / 4, least]);
+    // Jobs of one queue do not fill the slots, so perhaps there are others further down the line.
+    assert_eq!([claim(of(1)), claim(of(2)), claim(vec![]), claim(of(2))], [least, all, all / 2, all / 2]);
 }
 
 #[test]
