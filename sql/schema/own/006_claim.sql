@@ -149,6 +149,8 @@ declare
   cut_priority smallint;
   cut_time timestamptz;
   cut_is_whole boolean;
+  -- The queues there of which nothing was seen, because they are held.
+  closed integer[];
   are_for_others boolean;
   is_contended boolean := false;
   is_full boolean := false;
@@ -383,6 +385,29 @@ begin
       from line
       offset queue_rows - 1
     ),
+    -- Of that moment all jobs of a queue are read, if the queue may be taken; then the moment is read once more. Whoever holds many
+    -- jobs of one moment in a queue makes others read no more than which queues there are.
+    cut_queue as materialized (
+      select queue.id, queue.is_available and queue.id not in (select unnest(passed)) as is_open
+      from (
+        select line.job_queue_id as id
+        from line
+        where (line.priority, line.run_at) = (select cut.priority, cut.run_at from cut) and not (select cut.is_whole from cut)
+        union
+        select job.job_queue_id
+        from graphile_worker._private_jobs job
+        where job.is_available = true
+          and (select cut.is_whole from cut)
+          and job.priority = (select cut.priority from cut)
+          and job.run_at = (select cut.run_at from cut)
+      ) as at_cut
+      cross join lateral (
+        select queue.id, queue.is_available
+        from graphile_worker._private_job_queues queue
+        where queue.id = at_cut.id
+        limit 1
+      ) as queue
+    ),
     seen as materialized (
       select line.*
       from line
@@ -393,15 +418,10 @@ begin
           pg_column_size(job.payload) as size
       from graphile_worker._private_jobs job
       where job.is_available = true
+        and exists (select from cut_queue where cut_queue.is_open)
         and job.priority = (select cut.priority from cut)
         and job.run_at = (select cut.run_at from cut)
-        and job.job_queue_id is not null
-        and (
-          (select cut.is_whole from cut)
-          or job.job_queue_id in (
-            select line.job_queue_id from line where (line.priority, line.run_at) = (select cut.priority, cut.run_at from cut)
-          )
-        )
+        and job.job_queue_id in (select cut_queue.id from cut_queue where cut_queue.is_open)
     ),
     placed as materialized (
       select seen.*, row_number() over (order by seen.priority, seen.run_at, seen.id) as place
@@ -458,6 +478,7 @@ begin
       (select cut.priority from cut),
       (select cut.run_at from cut),
       (select cut.is_whole from cut),
+      (select array_agg(cut_queue.id) from cut_queue where not cut_queue.is_open),
       tells and exists (
         select from judged
         where judged.rank = 1
@@ -470,7 +491,7 @@ begin
       ),
       (select array_agg(line_level.value) from line_level where line_level.value >= -32768)
     into seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks, seen_places,
-      first_of, first_priorities, first_times, cut_priority, cut_time, cut_is_whole, are_for_others, line_levels
+      first_of, first_priorities, first_times, cut_priority, cut_time, cut_is_whole, closed, are_for_others, line_levels
     from told;
 
     -- A statement of its own, because its snapshot shows what others have taken meanwhile. A row that was changed after the snapshot is
@@ -582,6 +603,9 @@ begin
         from unnest(first_of, first_priorities, first_times) as first (queue_id, priority, run_at)
         where (first.priority, first.run_at) < (queue_end_priority, queue_end_time)
       );
+      if (cut_priority, cut_time) < (queue_end_priority, queue_end_time) then
+        seen_queues := seen_queues || closed;
+      end if;
     end if;
     seen_levels := (
       select array_agg(distinct seen.level)
