@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backfill::error::FailureKind;
 use backfill::storage::contract::{adding, claiming, cron, managing, settling};
 use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, PoolId, Settlement, Storage};
 use backfill::{BackfillClient, Error, Job, JobContext, JobSpec, Worker, task_fn};
@@ -184,7 +185,12 @@ async fn what_the_encoding_lacks_is_refused_at_the_add_and_harms_nothing_else() 
     };
     for (alone, spec) in specs().into_iter().zip(specs()) {
         let error = client.add(alone).await.expect_err("refused");
-        assert!(matches!(error, Error::Database { .. }) && !error.is_transient() && error.is_refusal(), "{error:?}");
+        assert!(
+            matches!(error, Error::Storage { kind: FailureKind::Refused, .. })
+                && !error.is_transient()
+                && error.is_refusal(),
+            "{error:?}"
+        );
         let told = error.to_string();
         assert!(told.contains("LATIN1") && told.contains("0xe2 0x82 0xac"), "{told}");
         client.add_many([JobSpec::new("t", ()), spec]).await.expect_err("refused");

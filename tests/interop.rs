@@ -231,7 +231,7 @@ async fn forgetting_names_beside_enqueuers_of_both_sides_strands_no_job() {
         let cleanup = backfill::Cleanup::new().queues().tasks(Vec::<String>::new());
         match client.cleanup(&cleanup).await {
             Ok(_) => rounds += 1,
-            Err(Error::Database { .. }) => {}
+            Err(Error::Storage { .. }) => {}
             Err(error) => panic!("{error}"),
         }
     }

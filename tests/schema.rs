@@ -4,6 +4,7 @@ mod support;
 
 use std::process::Stdio;
 
+use backfill::error::Unready;
 use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -69,7 +70,10 @@ async fn an_earlier_add_jobs_of_ours_is_replaced_and_any_other_is_left() {
     sql(&pool, &schema, earlier).await;
     sql(&pool, &schema, forget).await;
     assert_ne!(ask(&pool, &schema, &body(&schema)).await, ours);
-    assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::OwnObjectsMissing { .. })));
+    assert!(matches!(
+        unmigrated(&pool, &schema).await,
+        Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. })
+    ));
     client.migrate().await.expect("migrate");
     assert_eq!(ask(&pool, &schema, &body(&schema)).await, ours);
 
@@ -156,7 +160,7 @@ async fn any_name_that_postgresql_accepts_works_from_migration_to_the_last_state
     for schema in names {
         let client = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect(&schema);
         let mut tx = pool.begin().await.expect("begin");
-        client.add_with(&mut *tx, JobSpec::new("t", "x").serial_queue("q").key("k")).await.expect(&schema);
+        client.add(JobSpec::new("t", "x").serial_queue("q").key("k")).within(&mut tx).await.expect(&schema);
         tx.commit().await.expect("commit");
         client.add(JobSpec::new("t", "y").serial_queue("q").key("gone")).await.expect(&schema);
         assert!(client.remove("gone").await.expect(&schema).is_some());
@@ -183,13 +187,16 @@ async fn names_that_postgresql_refuses_are_refused_with_the_reason() {
 async fn without_migrating_a_missing_or_old_schema_is_an_error_that_says_so() {
     let (pool, _) = database().await;
     let error = unmigrated(&pool, "nowhere").await.expect_err("missing");
-    assert!(matches!(error, Error::SchemaMissing { .. }) && error.to_string().contains("client.migrate()"), "{error}");
+    assert!(error.is_missing() && error.to_string().contains("client.migrate()"), "{error}");
     node::schema_at(&pool, "old", 18).await;
     let error = unmigrated(&pool, "old").await.expect_err("old");
-    assert!(matches!(error, Error::SchemaOutdated { revision: 18, needed: NEWEST, .. }), "{error}");
+    assert!(
+        matches!(error, Error::NotReady { reason: Unready::Outdated { found: 18, needed: NEWEST }, .. }),
+        "{error}"
+    );
     node::schema_at(&pool, "nodes", NEWEST).await;
     let error = unmigrated(&pool, "nodes").await.expect_err("without our own objects");
-    assert!(matches!(error, Error::OwnObjectsMissing { .. }), "{error}");
+    assert!(matches!(error, Error::NotReady { reason: Unready::OwnObjectsMissing, .. }), "{error}");
     let client = BackfillClient::with_pool_and_schema(pool.clone(), "nodes").await.expect("migrate");
     assert_eq!(client.migrate().await.expect("again").from, Some(NEWEST));
     unmigrated(&pool, "nodes").await.expect("now it is there");
@@ -200,7 +207,7 @@ async fn a_client_for_a_url_says_the_same_of_a_schema_and_keeps_no_connection_fo
     let (pool, url) = database().await;
     let url = format!("{url}?application_name=theirs");
     let build = |migrate| BackfillClient::builder().database_url(url.as_str()).migrate(migrate).build();
-    assert!(matches!(build(false).await, Err(Error::SchemaMissing { .. })));
+    assert!(matches!(build(false).await, Err(Error::NotReady { reason: Unready::Missing, .. })));
     assert_eq!(ask(&pool, "", "select count(*) from pg_namespace where nspname = 'graphile_worker'").await, "0");
     build(true).await.expect("it migrates");
     let ready = [build(true).await.expect("nothing to do"), build(false).await.expect("it is there")];
@@ -212,11 +219,11 @@ async fn a_client_for_a_url_says_the_same_of_a_schema_and_keeps_no_connection_fo
     assert!(sessions().await > 0, "this is how they would be seen");
     sql(&pool, "graphile_worker", "drop view S.jobs").await;
     for migrate in [true, false] {
-        assert!(matches!(build(migrate).await, Err(Error::SchemaIncomplete { .. })));
+        assert!(matches!(build(migrate).await, Err(Error::NotReady { reason: Unready::Incomplete { .. }, .. })));
     }
     sql(&pool, "graphile_worker", "insert into S.migrations (id, breaking) values (21, true)").await;
     for migrate in [true, false] {
-        assert!(matches!(build(migrate).await, Err(Error::SchemaTooNew { .. })));
+        assert!(matches!(build(migrate).await, Err(Error::NotReady { reason: Unready::TooNew { .. }, .. })));
     }
 }
 
@@ -227,7 +234,7 @@ async fn a_schema_older_than_revision_10_is_refused_with_the_way_out() {
         let schema = format!("r{revision}");
         node::schema_at(&pool, &schema, revision).await;
         let error = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect_err("too old");
-        assert!(matches!(error, Error::SchemaTooOld { .. }), "{error}");
+        assert!(matches!(error, Error::NotReady { reason: Unready::TooOld { .. }, .. }), "{error}");
         assert!(error.to_string().contains("graphile-worker@0.13.0"), "{error}");
         assert_eq!(ask(&pool, &schema, "select max(id) from S.migrations").await, revision.to_string());
     }
@@ -241,16 +248,22 @@ async fn a_newer_schema_works_unless_it_is_breaking() {
     newer.add(JobSpec::new("t", 1)).await.expect("works");
     sql(&pool, &schema, "update S.migrations set breaking = true where id = 999999").await;
     let error = client.migrate().await.expect_err("newer and breaking");
-    assert!(matches!(error, Error::SchemaTooNew { breaking: 999_999, supported: NEWEST, .. }), "{error}");
-    assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::SchemaTooNew { .. })));
+    assert!(
+        matches!(
+            error,
+            Error::NotReady { reason: Unready::TooNew { breaking: Some(999_999), supported: NEWEST, .. }, .. }
+        ),
+        "{error}"
+    );
+    assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::NotReady { reason: Unready::TooNew { .. }, .. })));
 
     // Nothing is written to a schema that we do not understand.
     let (pool, _) = database().await;
     node::schema_at(&pool, "nodes", NEWEST).await;
     sql(&pool, "nodes", "insert into S.migrations (id, breaking) values (21, true)").await;
     let error = BackfillClient::with_pool_and_schema(pool.clone(), "nodes").await.expect_err("newer and breaking");
-    assert!(matches!(error, Error::SchemaTooNew { breaking: 21, .. }), "{error}");
-    assert!(matches!(unmigrated(&pool, "nodes").await, Err(Error::SchemaTooNew { .. })));
+    assert!(matches!(error, Error::NotReady { reason: Unready::TooNew { breaking: Some(21), .. }, .. }), "{error}");
+    assert!(matches!(unmigrated(&pool, "nodes").await, Err(Error::NotReady { reason: Unready::TooNew { .. }, .. })));
     assert_eq!(ask(&pool, "nodes", "select to_regclass('nodes.backfill_migrations')").await, "");
 }
 
@@ -269,18 +282,24 @@ async fn half_a_schema_is_an_error_of_its_own() {
         let (_, pool, schema) = client().await;
         sql(&pool, &schema, damage).await;
         let error = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect_err(damage);
-        assert!(matches!(&error, Error::SchemaIncomplete { missing, .. } if missing == named), "{damage}: {error}");
+        assert!(
+            matches!(&error, Error::NotReady { reason: Unready::Incomplete { missing, .. }, .. } if missing == named),
+            "{damage}: {error}"
+        );
     }
     let (_, pool, schema) = client().await;
     sql(&pool, &schema, "delete from S.migrations").await;
     let error = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect_err("no ledger");
-    assert!(matches!(error, Error::SchemaIncomplete { revision: 0, .. }), "{error}");
-    assert!(matches!(unmigrated(&pool, &schema).await, Err(Error::SchemaIncomplete { revision: 0, .. })));
+    assert!(matches!(error, Error::NotReady { reason: Unready::Incomplete { found: 0, .. }, .. }), "{error}");
+    assert!(matches!(
+        unmigrated(&pool, &schema).await,
+        Err(Error::NotReady { reason: Unready::Incomplete { found: 0, .. }, .. })
+    ));
     let (pool, _) = database().await;
     node::schema_at(&pool, "half", 14).await;
     sql(&pool, "half", "drop table S.known_crontabs").await;
     let error = BackfillClient::with_pool_and_schema(pool.clone(), "half").await.expect_err("half of revision 14");
-    assert!(matches!(error, Error::SchemaIncomplete { revision: 14, .. }), "{error}");
+    assert!(matches!(error, Error::NotReady { reason: Unready::Incomplete { found: 14, .. }, .. }), "{error}");
     assert_eq!(ask(&pool, "half", "select max(id) from S.migrations").await, "14", "nothing was changed");
 }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use backfill::error::Unready;
 use backfill::storage::{ClaimRequest, PoolId};
 use backfill::{BackfillClient, Error, JobFilter, JobState};
 use sqlx::PgPool;
@@ -158,7 +159,10 @@ async fn running_jobs_at_revision_10_are_an_error_and_stale_locks_are_not() {
     let schema = "graphile_worker";
     sql(&pool, schema, "select S.add_job('t', queue_name := 'q'); select S.get_job('worker-1234567890')").await;
     let error = BackfillClient::new(&url).await.expect_err("a job is running");
-    assert!(matches!(error, Error::LockedJobs { jobs: 2, .. }), "the job and its queue: {error}");
+    assert!(
+        matches!(error, Error::NotReady { reason: Unready::JobsRunning { jobs: 2 }, .. }),
+        "the job and its queue: {error}"
+    );
     assert_eq!(ask(&pool, schema, "select max(id) from S.migrations").await, "10");
     sql(&pool, schema, "update S.jobs set locked_at = locked_at - interval '5 hours'").await;
     sql(&pool, schema, "update S.job_queues set locked_at = locked_at - interval '5 hours'").await;

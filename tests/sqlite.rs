@@ -131,7 +131,7 @@ async fn whoever_waits_too_long_for_the_file_is_told_why() {
     let db = SqlitePool::connect(&url).await.expect("connect");
     let tx = db.begin_with("begin immediate").await.expect("begin");
     // These three share transactions, and so their errors; the last one is no single add.
-    let (one, other, many) = futures::join!(
+    let (one, other, many) = tokio::join!(
         client.add(JobSpec::new("t", 1)),
         client.add(JobSpec::new("t", 2)),
         client.add_many([JobSpec::new("t", 3)])
@@ -139,8 +139,8 @@ async fn whoever_waits_too_long_for_the_file_is_told_why() {
     for error in [one.expect_err("locked"), other.expect_err("locked"), many.expect_err("locked")] {
         assert!(error.to_string().contains("database is locked (SQLite's code 5): another program"), "{error}");
         assert!(error.is_transient());
-        let backfill::Error::Database { source, .. } = error else { panic!("{error:?}") };
-        assert_eq!(source.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(), Some("5"));
+        let told = error.cause::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+        assert_eq!(told.and_then(sqlx::error::DatabaseError::code).as_deref(), Some("5"));
     }
     tx.rollback().await.expect("rollback");
     client.add(JobSpec::new("t", 4)).await.expect("add");

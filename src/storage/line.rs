@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Storage;
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 
 /// A storage, and the news that its connections died.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Line {
             () = tokio::time::sleep(limit) => Unanswered::For(limit),
             _ = dead.changed() => Unanswered::Dead,
         };
-        Err(Error::Storage(unanswered.into()))
+        Err(Error::storage("get an answer", FailureKind::Unknown, unanswered))
     }
 
     /// Ends the calls that wait at this moment.
@@ -52,15 +52,15 @@ impl Line {
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
-    #[error("no answer for {0:?}")]
+    #[error("there was none for {0:?}")]
     For(Duration),
-    #[error("no answer, and the connection is dead")]
+    #[error("the connection is dead")]
     Dead,
 }
 
 /// Whether a call was given up because it took too long.
 pub(crate) fn is_unanswered(error: &Error) -> bool {
-    matches!(error, Error::Storage(source) if matches!(source.downcast_ref(), Some(Unanswered::For(_))))
+    matches!(error.cause(), Some(Unanswered::For(_)))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backfill::error::FailureKind;
 use backfill::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
     PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
@@ -64,7 +65,7 @@ pub struct Faulty {
 fn lost(every: usize, calls: &AtomicUsize) -> Result<()> {
     let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
     if every > 0 && call.is_multiple_of(every) {
-        return Err(Error::Storage("the answer was lost".into()));
+        return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
     }
     Ok(())
 }
@@ -103,7 +104,7 @@ impl Storage for Faulty {
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         let added = self.inner.add(jobs).await?;
         if self.faults.lose_adds.load(Ordering::SeqCst) {
-            return Err(Error::Storage("the answer was lost".into()));
+            return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
         }
         Ok(added)
     }
@@ -112,7 +113,7 @@ impl Storage for Faulty {
     }
     async fn release_stale(&self) -> Result<u64> {
         if self.faults.no_sweeps.load(Ordering::SeqCst) {
-            return Err(Error::Storage("not now".into()));
+            return Err(Error::storage("ask the storage", FailureKind::Unknown, "not now"));
         }
         self.inner.release_stale().await
     }
@@ -122,7 +123,7 @@ impl Storage for Faulty {
     async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
         let shown = self.inner.show_presence(pool).await?;
         if self.faults.signs_unheard.load(Ordering::SeqCst) {
-            return Err(Error::Storage("the answer was lost".into()));
+            return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
         }
         Ok(shown)
     }
@@ -191,7 +192,7 @@ impl Storage for Faulty {
     }
     async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
         if self.faults.away.load(Ordering::SeqCst) {
-            return Err(Error::Storage("the storage is away".into()));
+            return Err(Error::storage("ask the storage", FailureKind::Unknown, "the storage is away"));
         }
         self.inner.add_due(moment, due).await
     }

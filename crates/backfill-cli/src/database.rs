@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use backfill::error::Unready;
 use backfill::storage::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES, PostgresStorage, address};
 use backfill::storage::{self, Storage, sqlite};
 use backfill::{BackfillClient, Error};
@@ -265,8 +266,8 @@ pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
 /// of any revision that Node works with, and need not have our own objects. Jobs that row security hides are told as that.
 pub async fn check(storage: &Arc<dyn Storage>) -> Result<(), Error> {
     match storage.check().await {
-        Err(Error::OwnObjectsMissing { .. }) => {}
-        Err(Error::SchemaOutdated { revision, .. }) if revision >= FIRST_WITH_PRIVATE_TABLES => {}
+        Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. }) => {}
+        Err(Error::NotReady { reason: Unready::Outdated { found, .. }, .. }) if found >= FIRST_WITH_PRIVATE_TABLES => {}
         checked => drop(checked?),
     }
     match BackfillClient::with_storage(Arc::clone(storage)).postgres() {
@@ -307,7 +308,7 @@ pub async fn elsewhere(storage: &Arc<dyn Storage>) -> String {
 /// The same of a schema that is not there yet, or nothing.
 pub async fn elsewhere_if_missing(storage: &Arc<dyn Storage>) -> Option<String> {
     match storage.check().await {
-        Err(Error::SchemaMissing { .. }) => Some(elsewhere(storage).await),
+        Err(error) if error.is_missing() => Some(elsewhere(storage).await),
         _ => None,
     }
 }

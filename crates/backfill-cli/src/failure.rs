@@ -16,8 +16,8 @@ pub const BREAKING: u8 = 57;
 pub enum Failure {
     /// What was asked for did not work.
     Failed(String),
-    /// The schema has no job queue in it; perhaps one elsewhere was meant.
-    NoSchema { schema: String, elsewhere: String },
+    /// There is no job queue where it was looked for; perhaps one elsewhere was meant.
+    NoQueue { storage: String, elsewhere: String },
     /// What was asked for was told already; only the status is left to say so.
     Told,
     /// What was asked for was not said right.
@@ -35,9 +35,9 @@ impl Failure {
     pub fn report(self, json: bool) -> ExitCode {
         let (message, status) = match self {
             Self::Failed(message) => (message, FAILED),
-            Self::NoSchema { schema, elsewhere } => (
+            Self::NoQueue { storage, elsewhere } => (
                 format!(
-                    "the schema {schema:?} has no job queue in it, or not all of it{elsewhere}; run `backfill migrate` to create it"
+                    "{storage} has no job queue in it, or not all of it{elsewhere}; run `backfill migrate`, or add a job, to create it"
                 ),
                 FAILED,
             ),
@@ -57,24 +57,19 @@ impl Failure {
 impl From<backfill::Error> for Failure {
     fn from(error: backfill::Error) -> Self {
         use backfill::Error;
+        use backfill::error::{FailureKind, Unready};
         let message = match &error {
             // The library's messages speak of its own settings.
-            Error::SchemaMissing { schema } => {
-                return Self::NoSchema { schema: schema.clone(), elsewhere: String::new() };
+            Error::NotReady { storage, reason: Unready::Missing, .. } => {
+                return Self::NoQueue { storage: storage.clone(), elsewhere: String::new() };
             }
-            Error::SchemaOutdated { schema, revision, needed } => format!(
-                "the schema {schema:?} is at revision {revision}, and this version needs {needed}; run `backfill migrate`"
-            ),
-            Error::OwnObjectsMissing { schema } => {
-                format!("the schema {schema:?} lacks objects of backfill's own (backfill_*); run `backfill migrate`")
+            Error::NotReady { storage, reason: Unready::Outdated { found, needed }, .. } => {
+                format!("{storage} is at revision {found}, and this version needs {needed}; run `backfill migrate`")
             }
-            Error::StorageMissing { storage } => {
-                format!("{storage} has no job queue in it; run `backfill migrate`, or add a job")
+            Error::NotReady { storage, reason: Unready::OwnObjectsMissing, .. } => {
+                format!("{storage} lacks objects of backfill's own (backfill_*); run `backfill migrate`")
             }
-            Error::StorageOutdated { storage, version, needed } => {
-                format!("{storage} has version {version}, and this version needs {needed}; run `backfill migrate`")
-            }
-            Error::Database { source, .. } if matches!(**source, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => {
+            Error::Storage { kind: FailureKind::Unreachable, source, .. } => {
                 format!("the database cannot be reached ({source}); check its address and that it runs")
             }
             _ => error.to_string(),

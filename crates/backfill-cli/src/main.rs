@@ -92,9 +92,9 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Completions(args) => command::completions::run(&output, &args),
         };
         match done {
-            Err(Failure::NoSchema { schema, .. }) if !copies => {
+            Err(Failure::NoQueue { storage, .. }) if !copies => {
                 let elsewhere = database::elsewhere(&database::storage(&global).await?).await;
-                Err(Failure::NoSchema { schema, elsewhere })
+                Err(Failure::NoQueue { storage, elsewhere })
             }
             done => done,
         }

@@ -40,7 +40,11 @@ async fn with_no_database_named_jobs_are_in_the_users_own_file() {
     let alone = Alone::new();
     let none = alone.run(&["jobs"]).await;
     assert_eq!(none.status, Some(1), "{}", none.err);
-    assert!(none.err.contains("has no job queue in it; run `backfill migrate`, or add a job"), "{}", none.err);
+    assert!(
+        none.err.contains("has no job queue in it, or not all of it; run `backfill migrate`, or add a job"),
+        "{}",
+        none.err
+    );
     let added = alone.run(&["add", "hello", "{}"]).await;
     let file = alone.directory.path().join("data/backfill/jobs.db");
     assert!(added.err.contains(&format!("the SQLite file {}", file.display())), "{}", added.err);

@@ -11,10 +11,11 @@ use backfill_core::{Error, Result};
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 
+use crate::SqliteStorage;
+use crate::errors::{failed, left_out};
 use crate::file::{File, Moments, micros, time};
 use crate::presence::wake;
 use crate::row::{flags_text, jobs};
-use crate::{SqliteStorage, failed, left_out};
 
 /// Most jobs in one statement.
 const CHUNK_JOBS: usize = 5_000;

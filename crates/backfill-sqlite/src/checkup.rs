@@ -1,6 +1,6 @@
 //! Looking for what is wrong with the file. Changes nothing.
 
-use backfill_core::Error;
+use backfill_core::error::{Error, Unready};
 use backfill_core::storage::{Checked, Verdict};
 use sqlx::SqliteConnection;
 
@@ -18,10 +18,8 @@ impl SqliteStorage {
         let path = self.file.path().display();
         if let Err(error) = migrate::check(&self.file).await {
             let remedy = match &error {
-                Error::StorageTooNew { .. } => "upgrade backfill here, or name another file",
-                Error::StorageMissing { .. } | Error::StorageOutdated { .. } => {
-                    "migrate it (`backfill migrate`), or name another file"
-                }
+                Error::NotReady { reason: Unready::TooNew { .. }, .. } => "upgrade backfill here, or name another file",
+                Error::NotReady { .. } => "migrate it (`backfill migrate`), or name another file",
                 _ => "check the path and its permissions, and that it is an SQLite file",
             };
             return vec![found("file", error.to_string(), remedy)];

@@ -5,9 +5,10 @@ use backfill_core::job::Job;
 use backfill_core::storage::{DueJob, KnownCrontab};
 use chrono::{DateTime, Utc};
 
+use crate::SqliteStorage;
 use crate::add::store;
+use crate::errors::failed;
 use crate::file::{micros, time};
-use crate::{SqliteStorage, failed};
 
 impl SqliteStorage {
     pub(crate) async fn read_known_crontabs(&self) -> Result<Vec<KnownCrontab>> {

@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 
-use crate::failed;
+use crate::errors::failed;
 use crate::place::Place;
 use crate::writer::Writer;
 

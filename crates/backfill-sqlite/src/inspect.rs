@@ -9,9 +9,10 @@ use backfill_core::job::{Job, JobId, JobState};
 use backfill_core::storage::{Counts, JobFilter, PoolInfo, QueueInfo, TaskInfo};
 use backfill_core::{Error, Result};
 
+use crate::SqliteStorage;
+use crate::errors::failed;
 use crate::file::time;
 use crate::row::jobs;
-use crate::{SqliteStorage, failed};
 
 /// Counts as the statements here select them.
 #[derive(Clone, Copy)]

@@ -42,11 +42,13 @@
 //! | `checkup` | looking for what is wrong |
 //! | `wakeups` | noticing what this process and others add |
 //! | `row` | reading rows |
+//! | `errors` | what the driver said |
 
 mod add;
 mod checkup;
 mod claim;
 mod cron;
+mod errors;
 mod file;
 mod inspect;
 mod manage;
@@ -63,13 +65,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backfill_core::Result;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
     PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
     Watch,
 };
-use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use sqlx::SqliteConnection;
@@ -301,25 +303,4 @@ where
     serde_json::Value: From<T>,
 {
     serde_json::Value::from(list).to_string()
-}
-
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |source| explained(action, source.into())
-}
-
-/// An error of a statement, or one of our own that came the same way.
-fn explained(action: &'static str, source: Arc<sqlx::Error>) -> Error {
-    match &*source {
-        sqlx::Error::AnyDriverError(inner) => match inner.downcast_ref() {
-            Some(Error::LeftOut { task, jobs, of }) => Error::LeftOut { task: task.clone(), jobs: *jobs, of: *of },
-            Some(Error::StorageGone { storage, how }) => Error::StorageGone { storage: storage.clone(), how },
-            _ => Error::Database { action, source },
-        },
-        _ => Error::Database { action, source },
-    }
-}
-
-/// A trigger of the user's has left rows out.
-fn left_out(task: &str, jobs: usize, of: usize) -> sqlx::Error {
-    sqlx::Error::AnyDriverError(Box::new(Error::LeftOut { task: task.to_owned(), jobs, of }))
 }

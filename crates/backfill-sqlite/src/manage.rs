@@ -6,10 +6,11 @@ use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
 
+use crate::SqliteStorage;
+use crate::errors::failed;
 use crate::file::micros;
 use crate::presence::{STALE, wake};
 use crate::row::jobs;
-use crate::{SqliteStorage, failed};
 
 /// How many dead jobs one transaction deletes, so that others get their turn.
 const PORTION: i64 = 10_000;

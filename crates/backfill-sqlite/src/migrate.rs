@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use backfill_core::error::{Error, Result, Unready};
 use backfill_core::storage::Migrated;
-use backfill_core::{Error, Result};
 use sqlx::SqliteConnection;
 
-use crate::failed;
+use crate::errors::failed;
 use crate::file::File;
 
 /// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
@@ -66,9 +66,9 @@ async fn migrate_by(file: &Arc<File>, scripts: &'static [&'static str]) -> Resul
 pub(crate) async fn check(file: &Arc<File>) -> Result<i32> {
     let storage = || format!("the file {}", file.path().display());
     match version(file).await? {
-        None => Err(Error::StorageMissing { storage: storage() }),
+        None => Err(Error::not_ready(storage(), Unready::Missing)),
         Some(version) if version < VERSION => {
-            Err(Error::StorageOutdated { storage: storage(), version, needed: VERSION })
+            Err(Error::not_ready(storage(), Unready::Outdated { found: version, needed: VERSION }))
         }
         Some(version) => known(file, version, VERSION).map(|()| version),
     }
@@ -78,7 +78,8 @@ fn known(file: &File, version: i32, supported: i32) -> Result<()> {
     if version <= supported {
         return Ok(());
     }
-    Err(Error::StorageTooNew { storage: format!("the file {}", file.path().display()), version, supported })
+    let reason = Unready::TooNew { found: version, breaking: None, supported };
+    Err(Error::not_ready(format!("the file {}", file.path().display()), reason))
 }
 
 /// The file's version, if it is there and has one.
@@ -147,10 +148,11 @@ mod tests {
     #[tokio::test]
     async fn a_newer_file_is_refused() {
         let (_directory, file) = file();
-        assert!(matches!(check(&file).await.unwrap_err(), Error::StorageMissing { .. }));
+        assert!(check(&file).await.unwrap_err().is_missing());
         migrate_by(&file, &NEXT).await.unwrap();
         for error in [migrate(&file).await.unwrap_err(), check(&file).await.unwrap_err()] {
-            assert!(matches!(error, Error::StorageTooNew { version: NEXT_VERSION, supported: VERSION, .. }), "{error}");
+            let reason = Unready::TooNew { found: NEXT_VERSION, breaking: None, supported: VERSION };
+            assert!(matches!(&error, Error::NotReady { reason: told, .. } if *told == reason), "{error}");
             assert!(error.to_string().contains("upgrade"), "{error}");
         }
     }

@@ -178,7 +178,7 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
         )
         .fetch_one(&mut *self.file.read("look for silent pools").await?)
         .await
-        .map_err(crate::failed("look for silent pools"))?;
+        .map_err(crate::errors::failed("look for silent pools"))?;
         if silent == 0 {
             return Ok(Vec::new());
         }

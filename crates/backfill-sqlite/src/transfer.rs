@@ -11,8 +11,8 @@ use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::add::{CHUNK_BYTES, LARGE};
+use crate::errors::left_out;
 use crate::file::micros;
-use crate::left_out;
 use crate::manage::in_order;
 use crate::row::{flags_text, jobs};
 

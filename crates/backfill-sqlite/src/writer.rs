@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use backfill_core::error::FailureKind;
 use backfill_core::job::{Job, NewJob};
 use backfill_core::{Error, Result};
 use futures::future::BoxFuture;
@@ -26,7 +27,7 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::add::store;
-use crate::explained;
+use crate::errors::explained;
 use crate::file::Moments;
 use crate::place::{Log, Place, is_gone};
 
@@ -190,11 +191,11 @@ impl Writer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .map_err(|error| Error::Storage(error.into()))?;
+            .map_err(|error| Error::storage("start the thread that writes", FailureKind::Unknown, error))?;
         std::thread::Builder::new()
             .name("backfill-sqlite".to_owned())
             .spawn(move || runtime.block_on(thread.serve(received)))
-            .map_err(|error| Error::Storage(error.into()))?;
+            .map_err(|error| Error::storage("start the thread that writes", FailureKind::Unknown, error))?;
         Ok(Self { calls, waited })
     }
 
@@ -207,7 +208,7 @@ impl Writer {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let ended = || Error::Storage(format!("could not {action}: the thread that writes has ended").into());
+        let ended = || Error::storage(action, FailureKind::Unknown, "the thread that writes has ended");
         let call = Box::new(Call { action, work: Some(work), result: None, answer });
         self.calls.send(Message::Work(call)).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
@@ -216,7 +217,7 @@ impl Writer {
     /// Stores one job that has no key, with others that are added at the same time.
     pub(crate) async fn add(&self, job: NewJob) -> Result<Job> {
         let (answer, answered) = oneshot::channel();
-        let ended = || Error::Storage("could not store jobs: the thread that writes has ended".into());
+        let ended = || Error::storage("store jobs", FailureKind::Unknown, "the thread that writes has ended");
         self.calls.send(Message::Add(job, answer)).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::PostgresStorage;
 use super::errors::code;
+use super::failure::driver;
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::storage::{Outcome, Settlement};
@@ -43,7 +44,7 @@ impl Characters {
 
 /// Whether a statement was refused for a character: untranslatable_character, character_not_in_repertoire.
 pub(super) fn is_for_a_character(error: &Error) -> bool {
-    matches!(error, Error::Database { source, .. } if lacks_character(source))
+    driver(error).is_some_and(lacks_character)
 }
 
 fn lacks_character(error: &sqlx::Error) -> bool {

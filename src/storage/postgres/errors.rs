@@ -1,12 +1,11 @@
 //! Which database errors mean what.
 
-use std::sync::Arc;
-
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::PostgresStorage;
+use super::failure::{driver, failed, source};
 use super::schema::quote;
-use crate::error::Error;
+use crate::error::{Error, FailureKind, Source, Unready};
 
 /// SQLSTATE: the role may not do that.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -21,33 +20,42 @@ const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 
 impl PostgresStorage {
     /// Names what was being done, and recognises what has a remedy of its own.
-    pub(super) fn error(&self, action: &'static str, source: sqlx::Error) -> Error {
-        match code(&source).as_deref() {
-            Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source.into()),
-            Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => {
-                Error::SchemaMissing { schema: self.schema.name().to_owned() }
-            }
+    pub(super) fn error(&self, action: &'static str, error: sqlx::Error) -> Error {
+        match code(&error).as_deref() {
+            Some(INSUFFICIENT_PRIVILEGE) => self.missing_privilege(source(error)),
+            Some(UNDEFINED_TABLE | INVALID_SCHEMA_NAME) => self.unready(Unready::Missing),
             Some(READ_ONLY_SQL_TRANSACTION) => {
                 // After a failover this server may be the old one. Whatever the address means now is asked next time.
                 self.connections.renew();
                 let why =
                     "the server is a standby, or default_transaction_read_only is on; ask it with `backfill doctor`"
                         .to_owned();
-                Error::ReadOnly { action, why, source: source.into() }
+                Error::ReadOnly { action, why, source: source(error) }
             }
             _ => {
-                if is_lost(&source) {
+                if is_lost(&error) {
                     // Whatever ended this connection has ended those beside it, as a rule.
                     self.trust.shake();
                 }
-                Error::Database { action, source: source.into() }
+                failed(action, error)
             }
         }
     }
 
+    /// The schema is not ready.
+    pub(super) fn unready(&self, reason: Unready) -> Error {
+        Error::not_ready(format!("the schema {:?}", self.schema.name()), reason)
+    }
+
+    /// The same with a remedy for this case.
+    pub(super) fn not_ready(&self, reason: Unready, remedy: &str) -> Error {
+        let storage = format!("the schema {:?}", self.schema.name());
+        Error::NotReady { storage, reason, remedy: remedy.to_owned() }
+    }
+
     /// All that somebody who works with the schema needs: what is missing of it says the server when it is asked
     /// ([`explained`](Self::explained)), which cannot be done amid the caller's own transaction.
-    fn missing_privilege(&self, source: Arc<sqlx::Error>) -> Error {
+    fn missing_privilege(&self, source: Source) -> Error {
         let schema = self.schema.quoted();
         let options = self.pool.connect_options();
         let role = quote(options.get_username());
@@ -68,7 +76,7 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
 
 /// Whether a statement waited for somebody's lock for too long: lock_not_available.
 pub(super) fn is_locked(error: &Error) -> bool {
-    matches!(error, Error::Database { source, .. } if code(source).as_deref() == Some("55P03"))
+    driver(error).and_then(code).as_deref() == Some("55P03")
 }
 
 /// Whether nothing was stored. An error that the server itself has found (it names the routine) and that leaves the connection open
@@ -77,8 +85,8 @@ pub(super) fn is_rolled_back(error: &Error) -> bool {
     if error.is_refusal() {
         return true;
     }
-    let Error::Database { source, .. } = error else { return false };
-    let told = source.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    let told = driver(error).and_then(sqlx::Error::as_database_error);
+    let told = told.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     told.is_some_and(|told| {
         told.severity() == PgSeverity::Error && told.routine().is_some() && told.code() != STATEMENT_COMPLETION_UNKNOWN
     })
@@ -92,17 +100,21 @@ fn is_lost(error: &sqlx::Error) -> bool {
 /// An error for another one whom it concerns.
 pub(super) fn for_another(error: &Error) -> Error {
     match error {
-        Error::Database { action, source } => Error::Database { action, source: Arc::clone(source) },
+        Error::Storage { action, kind, source } => {
+            Error::Storage { action, kind: *kind, source: Source::clone(source) }
+        }
         Error::MissingPrivilege { grant, source } => {
-            Error::MissingPrivilege { grant: grant.clone(), source: Arc::clone(source) }
+            Error::MissingPrivilege { grant: grant.clone(), source: Source::clone(source) }
         }
         Error::ReadOnly { action, why, source } => {
-            Error::ReadOnly { action, why: why.clone(), source: Arc::clone(source) }
+            Error::ReadOnly { action, why: why.clone(), source: Source::clone(source) }
         }
-        Error::SchemaMissing { schema } => Error::SchemaMissing { schema: schema.clone() },
+        Error::NotReady { storage, reason, remedy } => {
+            Error::NotReady { storage: storage.clone(), reason: reason.clone(), remedy: remedy.clone() }
+        }
         Error::LeftOut { task, jobs, of } => Error::LeftOut { task: task.clone(), jobs: *jobs, of: *of },
         Error::Internal(text) => Error::Internal(text.clone()),
-        other => Error::Storage(other.to_string().into()),
+        other => Error::storage("store a job", FailureKind::Unknown, other.to_string()),
     }
 }
 

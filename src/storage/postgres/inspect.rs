@@ -46,7 +46,7 @@ impl PostgresStorage {
     /// another one.
     ///
     /// # Errors
-    /// [`Error::Database`](crate::Error::Database).
+    /// [`Error::Storage`](crate::Error::Storage).
     pub async fn schemas(&self) -> Result<Vec<String>> {
         sqlx::query_scalar!(
             r#"

@@ -23,10 +23,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::connections::apart;
+use super::failure::driver;
 use super::handover::Offering;
 use super::own::{close_idle, has_none, or_why};
 use super::{PostgresStorage, REVISION};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::Wakeup;
 
@@ -183,8 +184,8 @@ impl Ear {
         });
         match followed.await {
             Ok(Ok(())) => {}
-            Ok(Err(Error::Database { source, .. })) if source.as_database_error().is_none() => {
-                self.deafen(&source.to_string());
+            Ok(Err(error)) if driver(&error).is_some_and(|told| told.as_database_error().is_none()) => {
+                self.deafen(&error.to_string());
             }
             // It was refused. The ear goes on listening; jobs are claimed, as ever.
             Ok(Err(error)) => {

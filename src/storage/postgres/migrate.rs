@@ -22,7 +22,7 @@ use super::PostgresStorage;
 use super::errors::code;
 use super::isolation::{Work, begin_migration};
 use super::rights::Need;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unready};
 use crate::storage::Migrated;
 
 /// The revision this crate works with: the last one that Node has published.
@@ -141,8 +141,10 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
                 Err(error) if is_locked(&error) => {
                     let holders = holders(storage).await;
                     if begun.elapsed() > LOCKED_FOR {
-                        let schema = storage.schema.name().to_owned();
-                        return Err(Error::SchemaLocked { schema, waited: begun.elapsed(), holders });
+                        let reason = Unready::Locked { waited: begun.elapsed(), holders };
+                        let remedy = "nothing was changed: wait until those sessions have ended, or end them by \
+                                      pg_terminate_backend(pid), and try again";
+                        return Err(storage.not_ready(reason, remedy));
                     }
                     let schema = storage.schema.name();
                     tracing::warn!(schema, holders, ?pause, "the migration waits for a lock; trying again");
@@ -162,15 +164,21 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
 
 /// Why a schema below [`OLDEST`] cannot be migrated.
 fn unusable(storage: &PostgresStorage, found: &Found) -> Error {
-    let schema = storage.schema.name().to_owned();
     match found.revision {
-        Some(revision) => Error::SchemaTooOld { schema, revision },
-        None => Error::SchemaIncomplete {
-            schema,
-            revision: 0,
-            missing: "the content of its ledger, migrations,".to_owned(),
-        },
+        Some(found) => storage.not_ready(
+            Unready::TooOld { found, oldest: OLDEST },
+            "run `npx graphile-worker@0.13.0 --schema-only` against it once (that brings it to revision 10), then try again",
+        ),
+        None => incomplete(storage, 0, "the content of its ledger, migrations,"),
     }
+}
+
+/// What to do about a schema of which something is missing.
+fn incomplete(storage: &PostgresStorage, found: i32, missing: impl Into<String>) -> Error {
+    storage.not_ready(
+        Unready::Incomplete { found, missing: missing.into() },
+        "restore it from a backup or, if no job in it matters, drop the schema and let it be created anew",
+    )
 }
 
 /// Fails unless the schema can be worked with as it is; answers its revision.
@@ -186,15 +194,14 @@ pub(super) async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection)
     let found = look(storage, conn).await?;
     check_server(&found)?;
     check_not_too_new(storage, &found)?;
-    let schema = || storage.schema.name().to_owned();
     match found.revision {
-        None if !found.jobs => Err(Error::SchemaMissing { schema: schema() }),
+        None if !found.jobs => Err(storage.unready(Unready::Missing)),
         None => Err(unusable(storage, &found)),
         Some(revision) if revision < OLDEST => Err(unusable(storage, &found)),
         Some(revision) if revision < REVISION => {
-            Err(Error::SchemaOutdated { schema: schema(), revision, needed: REVISION })
+            Err(storage.unready(Unready::Outdated { found: revision, needed: REVISION }))
         }
-        Some(_) if found.own < last_own() => Err(Error::OwnObjectsMissing { schema: schema() }),
+        Some(_) if found.own < last_own() => Err(storage.unready(Unready::OwnObjectsMissing)),
         Some(revision) => check_found(storage, &found).map(|()| revision),
     }
 }
@@ -205,7 +212,8 @@ fn last_own() -> i32 {
 
 fn check_server(found: &Found) -> Result<()> {
     if found.server_version < 120_000 {
-        return Err(Error::PostgresTooOld { version: found.server_version_text.clone() });
+        let found = format!("PostgreSQL {}", found.server_version_text);
+        return Err(Error::not_ready("the server", Unready::ServerTooOld { found, needed: "PostgreSQL 12" }));
     }
     Ok(())
 }
@@ -214,8 +222,8 @@ fn check_server(found: &Found) -> Result<()> {
 fn check_not_too_new(storage: &PostgresStorage, found: &Found) -> Result<()> {
     match (found.revision, found.breaking) {
         (Some(revision), Some(breaking)) if breaking > REVISION => {
-            let schema = storage.schema.name().to_owned();
-            Err(Error::SchemaTooNew { schema, revision, breaking, supported: REVISION })
+            let breaking = Some(breaking);
+            Err(storage.unready(Unready::TooNew { found: revision, breaking, supported: REVISION }))
         }
         _ => Ok(()),
     }
@@ -429,9 +437,8 @@ fn steps(from: i32) -> Vec<&'static str> {
 /// At a revision that we can work with.
 fn check_found(storage: &PostgresStorage, found: &Found) -> Result<()> {
     let revision = found.revision.unwrap_or_default();
-    let schema = || storage.schema.name().to_owned();
     if !found.missing.is_empty() {
-        return Err(Error::SchemaIncomplete { schema: schema(), revision, missing: found.missing.join(", ") });
+        return Err(incomplete(storage, revision, found.missing.join(", ")));
     }
     if revision > REVISION {
         tracing::warn!(
@@ -493,25 +500,20 @@ fn is_concurrent_update(error: &sqlx::Error) -> bool {
 const LOCKED_JOBS: &str = "BFLCK";
 
 fn explain(storage: &PostgresStorage, found: &Found, error: sqlx::Error) -> Error {
-    let schema = storage.schema.name().to_owned();
+    let revision = found.revision.unwrap_or_default();
     match code(&error).as_deref() {
         Some(LOCKED_JOBS) => {
             // It is our own script that says it.
             let jobs = error.as_database_error().and_then(|error| error.message().parse().ok()).unwrap_or(1);
-            Error::LockedJobs { schema, jobs }
+            storage.unready(Unready::JobsRunning { jobs })
         }
-        Some("42P01" | "42883" | "42703" | "42704") if found.revision.is_some() => Error::SchemaIncomplete {
-            schema,
-            revision: found.revision.unwrap_or_default(),
-            missing: error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default(),
-        },
+        Some("42P01" | "42883" | "42703" | "42704") if found.revision.is_some() => {
+            let missing = error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
+            incomplete(storage, revision, missing)
+        }
         _ => match storage.error("migrate the schema", error) {
             // A migration creates what is missing, so "missing" is not what went wrong.
-            Error::SchemaMissing { .. } => Error::SchemaIncomplete {
-                schema,
-                revision: found.revision.unwrap_or_default(),
-                missing: "a table".to_owned(),
-            },
+            error if error.is_missing() => incomplete(storage, revision, "a table"),
             other => other,
         },
     }
@@ -525,7 +527,11 @@ mod tests {
     fn a_server_before_postgresql_12_is_refused_with_its_version() {
         let mut found = Found { server_version: 110_022, server_version_text: "11.22".to_owned(), ..Found::default() };
         let error = check_server(&found).unwrap_err();
-        assert!(matches!(&error, Error::PostgresTooOld { .. }) && error.to_string().contains("11.22"), "{error}");
+        assert!(
+            matches!(&error, Error::NotReady { reason: Unready::ServerTooOld { .. }, .. })
+                && error.to_string().contains("11.22"),
+            "{error}"
+        );
         found.server_version = 120_000;
         check_server(&found).unwrap();
     }

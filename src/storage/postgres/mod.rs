@@ -30,6 +30,7 @@
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
 //! | `encoding` | error texts where the database's encoding lacks a character |
 //! | `errors` | which database errors mean what |
+//! | `failure` | what the driver said: which kind of failure it is, and in which words |
 //! | `rights` | what this role may do, asked of the server |
 
 mod add;
@@ -44,6 +45,7 @@ mod cron;
 mod doctor;
 mod encoding;
 mod errors;
+mod failure;
 mod forget;
 mod gather;
 mod handover;
@@ -69,7 +71,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
-use sqlx::{Acquire, PgPool, Postgres};
+use sqlx::PgPool;
 use tokio::sync::watch;
 
 pub use address::address;
@@ -90,9 +92,10 @@ use super::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer, PoolId,
     PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::limits::MAX_DELAY;
 use crate::job::{Job, JobId, NewJob};
+use failure::driver;
 
 /// The name of the schema when nobody names one: Graphile's.
 pub const DEFAULT_SCHEMA: &str = schema::TEMPLATE;
@@ -196,8 +199,8 @@ impl PostgresStorage {
         let mut tries = 0;
         loop {
             match transaction().await {
-                Err(Error::Database { source, .. }) if errors::is_conflict(&source) && tries < 10 => {
-                    self.isolation.learn(&source);
+                Err(error) if driver(&error).is_some_and(errors::is_conflict) && tries < 10 => {
+                    driver(&error).inspect(|told| self.isolation.learn(told));
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20 * tries))).await;
                 }
@@ -261,15 +264,6 @@ order by identifier
             Ok(added)
         })
         .await
-    }
-
-    /// Stores jobs through the caller's own pool, connection or transaction.
-    pub(crate) async fn add_with<'c, A>(&self, executor: A, jobs: &[NewJob]) -> Result<Vec<Job>>
-    where
-        A: Acquire<'c, Database = Postgres> + Send,
-    {
-        let mut conn = executor.acquire().await.map_err(|e| self.error("get a connection", e))?;
-        self.add_on(&mut conn, jobs).await
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::PostgresStorage;
 use super::address::why_this_user;
 use super::errors::code;
+use super::failure::source;
 use super::migrate::check_on;
 use crate::error::{Error, Result};
 
@@ -23,7 +24,7 @@ impl PostgresStorage {
     /// such as a wrong password or a database that does not exist, is told at once.
     ///
     /// # Errors
-    /// [`Error::Database`] with the reason of the last try; [`Error::LoginRefused`] and [`Error::EncryptionRefused`].
+    /// [`Error::Storage`] with the reason of the last try; [`Error::LoginRefused`] and [`Error::EncryptionRefused`].
     pub async fn reach(&self, patience: Duration) -> Result<()> {
         farewell(self.connect(patience).await?).await;
         Ok(())
@@ -86,7 +87,7 @@ fn refusal(options: &PgConnectOptions, error: sqlx::Error) -> Result<Error, sqlx
         _ => None,
     };
     if let Some(remedy) = remedy {
-        return Ok(Error::EncryptionRefused { remedy, source: error.into() });
+        return Ok(Error::EncryptionRefused { remedy, source: source(error) });
     }
     let role = options.get_username();
     let why = why_this_user(role).map(|why| format!("that role was tried because {why}; ")).unwrap_or_default();
@@ -106,7 +107,7 @@ fn refusal(options: &PgConnectOptions, error: sqlx::Error) -> Result<Error, sqlx
         (Some("3D000"), Some(database)) => format!("create it (createdb {database:?}), or name another"),
         _ => return Err(error),
     };
-    Ok(Error::LoginRefused { role: role.to_owned(), remedy, source: error.into() })
+    Ok(Error::LoginRefused { role: role.to_owned(), remedy, source: source(error) })
 }
 
 /// Asks the server something: a pooler says hello for a server that is not there. As plain text, which every pooler understands,
@@ -126,6 +127,7 @@ async fn farewell(connection: PgConnection) {
 mod tests {
     use std::io;
 
+    use super::super::failure::failed;
     use super::*;
 
     #[test]
@@ -138,7 +140,7 @@ mod tests {
         assert!(!missing.is_away() && missing.to_string().contains("ssl = on"), "{missing}");
         for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof] {
             let error = refusal(&options, io::Error::from(kind).into()).expect_err("it is no refusal");
-            assert!(Error::Database { action: "reach the database", source: error.into() }.is_away(), "{kind}");
+            assert!(failed("reach the database", error).is_away(), "{kind}");
         }
     }
 }

@@ -139,7 +139,7 @@ order by 1
     /// Fails if row security hides all jobs, or their names, from this role: then it would seem as if there were none.
     ///
     /// # Errors
-    /// [`Error::HiddenRows`]; [`Error::Database`].
+    /// [`Error::HiddenRows`]; [`Error::Storage`].
     pub async fn check_visible(&self) -> Result<()> {
         self.refuse_hidden(Need::Read).await
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::PostgresStorage;
 use super::row::jobs;
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::job::{Job, JobId};
 use crate::storage::{PoolId, check_whole, taken_out};
 
@@ -213,8 +213,10 @@ select count(stored.id) as "stored!" from stored left join notified on true
                     of: moved.task.len(),
                 });
             }
-            return Err(Error::Storage(
-                format!("of {} jobs that are moved only {stored} could be stored; none was", moved.task.len()).into(),
+            return Err(Error::storage(
+                "store the jobs that are moved",
+                FailureKind::Conflict,
+                format!("only {stored} of {} could be stored, so none was", moved.task.len()),
             ));
         }
         let here = sqlx::query_scalar!(

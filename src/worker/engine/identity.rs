@@ -11,7 +11,7 @@ use super::super::lease::{Lease, Sent, sent_now};
 use super::super::upkeep::{Identity, Registrar};
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::storage::{Line, PoolId, Registration};
 
 /// Registering that has not been answered for this long never will be.
@@ -91,7 +91,11 @@ impl Engine {
         let Some(over) = self.lease.over_for() else { return };
         if over > self.options.dead_after {
             let quiet = over + self.options.dead_after;
-            self.fail(Error::Storage(format!("no sign of life of this worker was answered for {quiet:?}").into()));
+            self.fail(Error::storage(
+                "show that this worker is alive",
+                FailureKind::Unknown,
+                format!("there was no answer for {quiet:?}"),
+            ));
             return;
         }
         let again = Instant::now() + LEASE_PAUSE;

@@ -46,7 +46,7 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 async fn open(global: &Global, create: bool) -> Result<Arc<dyn Storage>, Failure> {
     let storage = database::reached(global, Duration::ZERO).await?;
     match database::check(&storage).await {
-        Err(Error::SchemaMissing { .. } | Error::StorageMissing { .. }) if create => {
+        Err(error) if create && error.is_missing() => {
             let elsewhere = database::elsewhere(&storage).await;
             storage.migrate().await?;
             // Said, because the name may have been mistyped.

@@ -1,6 +1,7 @@
 //! `backfill migrate`.
 
 use backfill::Error;
+use backfill::error::Unready;
 use serde_json::json;
 
 use crate::args::Global;
@@ -12,10 +13,10 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
     let before = storage.check().await;
     let elsewhere = match before {
-        Err(Error::SchemaMissing { .. }) => database::elsewhere(&storage).await,
+        Err(ref error) if error.is_missing() => database::elsewhere(&storage).await,
         _ => String::new(),
     };
-    let own_missing = matches!(before, Err(Error::OwnObjectsMissing { .. }));
+    let own_missing = matches!(before, Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. }));
     let migrated = storage.migrate().await?;
     let ((what, version), from, to) = (database::described(&storage), migrated.from, migrated.to);
     let text = match from {

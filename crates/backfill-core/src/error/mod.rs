@@ -1,14 +1,16 @@
 //! The crate's one error type.
 
 mod crontab;
-mod database;
+mod failure;
+mod unready;
 
 pub use crontab::CrontabProblem;
+pub use failure::{FailureKind, Source};
+pub use unready::Unready;
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-
-use database::Code;
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,130 +98,15 @@ pub enum Error {
     #[error("the worker cannot be built: {0}")]
     InvalidWorker(String),
 
-    /// The schema, or a table of it, is not there.
-    #[error(
-        "the schema {schema:?} has no job queue in it, or not all of it; if migrating at start is switched off, run \
-         client.migrate() in a deployment step, or switch it on"
-    )]
-    SchemaMissing {
-        /// The schema.
-        schema: String,
-    },
-
-    /// The schema is older than this version needs, and migrating is switched off.
-    #[error(
-        "the schema {schema:?} is at revision {revision}, this version needs {needed}, and migrating at start is \
-         switched off; run client.migrate() in a deployment step, or switch migrating on"
-    )]
-    SchemaOutdated {
-        /// The schema.
-        schema: String,
-        /// The revision found.
-        revision: i32,
-        /// The revision needed.
-        needed: i32,
-    },
-
-    /// The schema is Node's alone: our own objects (`backfill_*`) are missing or older than needed, and migrating is
-    /// switched off.
-    #[error(
-        "the schema {schema:?} lacks objects of backfill's own (backfill_*), and migrating at start is switched off; run \
-         client.migrate() in a deployment step, or switch migrating on"
-    )]
-    OwnObjectsMissing {
-        /// The schema.
-        schema: String,
-    },
-
-    /// The schema is from before revision 10, which this version cannot migrate.
-    #[error(
-        "the schema {schema:?} is at revision {revision}, and only revision 10 or later can be migrated; run \
-         `npx graphile-worker@0.13.0 --schema-only` against it once (that brings it to revision 10), then try again"
-    )]
-    SchemaTooOld {
-        /// The schema.
-        schema: String,
-        /// The revision found.
-        revision: i32,
-    },
-
-    /// The schema has a breaking revision that this version does not know.
-    #[error(
-        "the schema {schema:?} is at revision {revision}, which includes the breaking revision {breaking}, but this \
-         version knows revisions up to {supported} only; it is unsafe to go on: upgrade backfill in this program"
-    )]
-    SchemaTooNew {
-        /// The schema.
-        schema: String,
-        /// The revision found.
-        revision: i32,
-        /// The highest breaking one.
-        breaking: i32,
-        /// The highest revision this version knows.
-        supported: i32,
-    },
-
-    /// The ledger of revisions says that an object exists which does not.
-    #[error(
-        "the schema {schema:?} says that it is at revision {revision}, but {missing} is missing; restore it from a \
-         backup or, if no job in it matters, drop the schema and let it be created anew"
-    )]
-    SchemaIncomplete {
-        /// The schema.
-        schema: String,
-        /// The revision its ledger names.
-        revision: i32,
-        /// What is missing.
-        missing: String,
-    },
-
-    /// A migration rewrites the jobs table, and jobs are running.
-    #[error(
-        "{jobs} jobs or queues of the schema {schema:?} are locked, and revision 11 rewrites their tables; stop all \
-         workers, wait for their jobs to end (or unlock them), then migrate again"
-    )]
-    LockedJobs {
-        /// The schema.
-        schema: String,
-        /// How many.
-        jobs: i64,
-    },
-
-    /// A storage that is no schema of PostgreSQL's is not there, or nobody has migrated it.
-    #[error(
-        "{storage} has no job queue in it; if migrating at start is switched off, run client.migrate() once, or switch it on"
-    )]
-    StorageMissing {
-        /// The storage.
+    /// The storage is not ready to be used, or could not be made so. Nothing was changed.
+    #[error("{storage} {reason}; {remedy}")]
+    NotReady {
+        /// The storage, such as `the schema "graphile_worker"`.
         storage: String,
-    },
-
-    /// A storage that is no schema of PostgreSQL's is older than this version needs, and migrating is switched off.
-    #[error(
-        "{storage} has version {version}, this version of backfill needs {needed}, and migrating at start is switched off; \
-         run client.migrate() once, or switch migrating on"
-    )]
-    StorageOutdated {
-        /// The storage.
-        storage: String,
-        /// The version found.
-        version: i32,
-        /// The version needed.
-        needed: i32,
-    },
-
-    /// A storage that is no schema of PostgreSQL's was made by a newer version of this crate.
-    #[error(
-        "{storage} has version {version}, and this version of backfill knows versions up to {supported} only; upgrade backfill \
-         in this program"
-    )]
-    StorageTooNew {
-        /// The storage.
-        storage: String,
-        /// The version found.
-        version: i32,
-        /// The highest version that is known.
-        supported: i32,
+        /// Why.
+        reason: Unready,
+        /// What to do.
+        remedy: String,
     },
 
     /// What the storage is in was taken away while this program had it open: a file that was removed, or replaced by another. Nothing
@@ -235,42 +122,35 @@ pub enum Error {
         how: &'static str,
     },
 
-    /// The server is older than PostgreSQL 12.
-    #[error("PostgreSQL 12 or later is needed, and the server says {version}; upgrade the server")]
-    PostgresTooOld {
-        /// What the server calls itself.
-        version: String,
-    },
-
     /// The server lets nobody in as this role, or has no such database.
-    #[error("could not log in as the role {role:?}: {}; {remedy}", plainly(.source))]
+    #[error("could not log in as the role {role:?}: {}; {remedy}", .source)]
     LoginRefused {
         /// The role that was tried.
         role: String,
         /// Why that one, if nobody has named it, and what to do.
         remedy: String,
         /// What PostgreSQL said.
-        source: Arc<sqlx::Error>,
+        source: Source,
     },
 
     /// An encrypted connection was asked for (`sslmode`), and cannot be had as it was asked for.
-    #[error("the connection cannot be encrypted as was asked for: {}; {remedy}", plainly(.source))]
+    #[error("the connection cannot be encrypted as was asked for: {}; {remedy}", .source)]
     EncryptionRefused {
         /// What to do.
         remedy: &'static str,
         /// What the driver said.
-        source: Arc<sqlx::Error>,
+        source: Source,
     },
 
     /// The role may not do what is needed.
     #[error(
-        "the database role lacks a privilege ({}); as the schema's owner or a superuser run: {grant}", plainly(.source)
+        "the database role lacks a privilege ({}); as the schema's owner or a superuser run: {grant}", .source
     )]
     MissingPrivilege {
         /// The statement that gives it.
         grant: String,
         /// What PostgreSQL said.
-        source: Arc<sqlx::Error>,
+        source: Source,
     },
 
     /// Row security hides jobs from the database role: whatever is asked would be answered as if there were none.
@@ -288,35 +168,19 @@ pub enum Error {
     },
 
     /// The storage may only be read: a standby, or a role or database whose transactions are read-only by default.
-    #[error("could not {action}, because the database may only be read: {why} ({})", plainly(.source))]
+    #[error("could not {action}, because the database may only be read: {why} ({})", .source)]
     ReadOnly {
         /// What was being done.
         action: &'static str,
         /// Why it may only be read, and what to do about it.
         why: String,
         /// What the driver said.
-        source: Arc<sqlx::Error>,
+        source: Source,
     },
 
     /// The function that tells a worker which flags are forbidden failed. Nothing is claimed until it answers.
     #[error("the function that tells the forbidden flags failed: {0}; no jobs are claimed until it answers")]
     ForbiddenFlags(String),
-
-    /// A migration needs tables for a moment by itself, and others have kept them locked, as a dump does while it runs, or a
-    /// transaction that was left open. Nothing was changed.
-    #[error(
-        "the schema {schema:?} could not be migrated within {} s, because its tables are locked by {holders}; nothing was \
-         changed: wait until those sessions have ended, or end them by pg_terminate_backend(pid), and try again",
-        .waited.as_secs()
-    )]
-    SchemaLocked {
-        /// The schema.
-        schema: String,
-        /// For how long it was tried.
-        waited: std::time::Duration,
-        /// The sessions that hold locks: their process ids and applications.
-        holders: String,
-    },
 
     /// While the worker ran, somebody migrated its storage to a breaking revision. The worker has stopped
     /// cleanly.
@@ -351,17 +215,8 @@ pub enum Error {
         jobs: usize,
     },
 
-    /// A database call failed.
-    #[error("could not {action}: {}", plainly(.source))]
-    Database {
-        /// What was being done.
-        action: &'static str,
-        /// What the driver said. (Shared: one statement may serve several callers.)
-        source: Arc<sqlx::Error>,
-    },
-
     /// The storage behind this client cannot do that.
-    #[error("{what} is for jobs in PostgreSQL, and this client stores its jobs in {storage}")]
+    #[error("{what} cannot be used, because this client stores its jobs in {storage}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
@@ -369,9 +224,16 @@ pub enum Error {
         storage: String,
     },
 
-    /// A custom storage failed.
-    #[error("the storage failed: {0}")]
-    Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A call to the storage failed.
+    #[error("could not {action}: {source}")]
+    Storage {
+        /// What was being done.
+        action: &'static str,
+        /// What kind of failure it was.
+        kind: FailureKind,
+        /// What the storage's driver said. [`Error::cause`] finds the driver's own error in it.
+        source: Source,
+    },
 
     /// A promise that this crate gives itself was broken; please report it.
     #[error("internal error, please report it: {0}")]
@@ -385,31 +247,6 @@ impl fmt::Debug for Error {
     }
 }
 
-/// What the server said, without the line of its own source code that the driver adds.
-fn plainly(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(told) => match database::code(error) {
-            Code::SqlState(code) => format!("{} (SQLSTATE {code})", told.message()),
-            // The kind stands in the lowest byte.
-            Code::Sqlite(code) if matches!(code & 0xff, 5 | 6) => format!(
-                "{} (SQLite's code {code}): another program has held the file for seconds; end its transaction, or the program",
-                told.message()
-            ),
-            // The file, or the directory that it is in.
-            Code::Sqlite(code) if code & 0xff == 8 => format!(
-                "{} (SQLite's code {code}): this user may only read it; make the file, and the directory that it is in, writable",
-                told.message()
-            ),
-            Code::Sqlite(code) => format!("{} (SQLite's code {code})", told.message()),
-            Code::Unknown => told.message().to_owned(),
-        },
-        // With what it is about, and without the driver's words for the kind.
-        sqlx::Error::Tls(told) => format!("TLS: {told}"),
-        sqlx::Error::Io(told) => told.to_string(),
-        other => other.to_string(),
-    }
-}
-
 fn problems(count: usize) -> String {
     if count == 1 { "a problem".to_owned() } else { format!("{count} problems") }
 }
@@ -419,10 +256,55 @@ fn list(problems: &[CrontabProblem]) -> String {
 }
 
 impl Error {
+    /// A call to a storage failed, for authors of storages.
+    pub fn storage(
+        action: &'static str,
+        kind: FailureKind,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::Storage { action, kind, source: Arc::from(source.into()) }
+    }
+
+    /// A storage is not ready, and what to do about it is what the reason suggests.
+    pub fn not_ready(storage: impl Into<String>, reason: Unready) -> Self {
+        let remedy = reason.remedy().to_owned();
+        Self::NotReady { storage: storage.into(), reason, remedy }
+    }
+
+    /// Whether there is no job queue where one was looked for, or not all of it.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::NotReady { reason: Unready::Missing, .. })
+    }
+
+    /// The first error of this type among the causes, such as the driver's own (`sqlx::Error` for PostgreSQL and SQLite).
+    #[must_use]
+    pub fn cause<T: StdError + 'static>(&self) -> Option<&T> {
+        let mut next: Option<&(dyn StdError + 'static)> = match self {
+            Self::Storage { source, .. }
+            | Self::LoginRefused { source, .. }
+            | Self::EncryptionRefused { source, .. }
+            | Self::MissingPrivilege { source, .. }
+            | Self::ReadOnly { source, .. } => Some(&**source),
+            other => other.source(),
+        };
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    fn failure(&self) -> Option<FailureKind> {
+        if let Self::Storage { kind, .. } = self { Some(*kind) } else { None }
+    }
+
     /// Whether the call was ended for taking too long; a smaller one may not be.
     #[must_use]
     pub fn took_too_long(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if database::took_too_long(source))
+        self.failure() == Some(FailureKind::TimedOut)
     }
 
     /// Whether the storage answered that it did not do it. Any other error of a call that changes something leaves open whether
@@ -430,15 +312,14 @@ impl Error {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Database { source, .. } => database::is_refusal(source),
+            Self::Storage { kind, .. } => kind.is_refusal(),
             Self::ForbiddenFlags(_)
             | Self::MissingPrivilege { .. }
             | Self::HiddenRows { .. }
             | Self::ReadOnly { .. }
-            | Self::SchemaMissing { .. }
             | Self::StorageGone { .. }
             | Self::LeftOut { .. } => true,
-            _ => false,
+            _ => self.is_missing(),
         }
     }
 
@@ -446,7 +327,7 @@ impl Error {
     /// to spare.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if database::is_away(source))
+        self.failure() == Some(FailureKind::Unreachable)
     }
 
     /// Whether the storage itself was taken away, so that nothing more can be asked of it through this client.
@@ -455,13 +336,13 @@ impl Error {
         matches!(self, Self::StorageGone { .. })
     }
 
-    /// Whether a database is there and answered: it said no to what was asked for, for whatever reason.
+    /// Whether the storage is there and answered: it said no to what was asked for, for whatever reason.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         match self {
-            Self::Database { source, .. } => database::is_answer(source),
-            Self::MissingPrivilege { .. } | Self::SchemaMissing { .. } => true,
-            _ => false,
+            Self::Storage { kind, .. } => kind.is_answer(),
+            Self::MissingPrivilege { .. } => true,
+            _ => self.is_missing(),
         }
     }
 
@@ -470,14 +351,12 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database { source, .. } => database::is_transient(source),
-            Self::Storage(_)
-            | Self::ForbiddenFlags(_)
+            Self::Storage { kind, .. } => kind.is_transient(),
+            Self::ForbiddenFlags(_)
             | Self::MissingPrivilege { .. }
             | Self::HiddenRows { .. }
-            | Self::ReadOnly { .. }
-            | Self::SchemaMissing { .. } => true,
-            _ => false,
+            | Self::ReadOnly { .. } => true,
+            _ => self.is_missing(),
         }
     }
 }

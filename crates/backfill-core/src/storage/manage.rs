@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::job::limits::{MAX_DELAY, check_time};
 use crate::job::{Job, JobId, JobState, Priority};
 
@@ -21,12 +21,13 @@ pub fn taken_out() -> DateTime<Utc> {
 pub fn check_whole(jobs: &[Job]) -> Result<()> {
     match jobs.iter().find(|job| job.payload.is_damaged()) {
         None => Ok(()),
-        Some(job) => Err(Error::Storage(
+        Some(job) => Err(Error::storage(
+            "move jobs",
+            FailureKind::Invalid,
             format!(
                 "the payload of job {} is not valid UTF-8, so it cannot be moved; repair or delete the row",
                 job.id
-            )
-            .into(),
+            ),
         )),
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::migrate::FIRST_WITH_PRIVATE_TABLES;
 use super::{PostgresStorage, REVISION, migrate};
-use crate::error::Error;
+use crate::error::{Error, Unready};
 use crate::nearest::did_you_mean;
 use crate::storage::{Checked, Verdict};
 
@@ -152,20 +152,20 @@ select
                 );
                 Ok((seen, Depth::Tables))
             }
-            Err(Error::SchemaMissing { .. }) => {
+            Err(error) if error.is_missing() => {
                 let others = self.schemas().await.unwrap_or_default();
                 let meant = did_you_mean(schema, others.iter().map(String::as_str));
                 let problem = format!("the schema {schema:?} has no job queue in it, or not all of it");
                 Ok((Seen::fine("").problem(problem, format!("{migrate}{meant}")), Depth::None))
             }
             // Node's, as it is meant to be.
-            Err(Error::OwnObjectsMissing { .. }) => {
+            Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. }) => {
                 let detail = format!(
                     "schema {schema:?} is at revision {REVISION}, without the objects of backfill's own, which a worker makes when                      it starts, and `backfill migrate`"
                 );
                 Ok((Seen::fine(detail), Depth::WithoutOwn))
             }
-            Err(Error::SchemaOutdated { revision, needed, .. }) => {
+            Err(Error::NotReady { reason: Unready::Outdated { found: revision, needed }, .. }) => {
                 let problem =
                     format!("the schema {schema:?} is at revision {revision}, and this version needs {needed}");
                 let remedy = format!(
@@ -174,7 +174,7 @@ select
                 let depth = if revision >= FIRST_WITH_PRIVATE_TABLES { Depth::Tables } else { Depth::None };
                 Ok((Seen::fine("").problem(problem, remedy), depth))
             }
-            Err(error @ Error::Database { .. }) => Err(error),
+            Err(error @ Error::Storage { .. }) => Err(error),
             Err(error) => Ok((Seen::fine("").problem(error.to_string(), "see the message"), Depth::None)),
         }
     }
