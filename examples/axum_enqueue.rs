@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use backfill::{Answer, BackfillClient, JobContext, Task, TaskResult, Worker};
+use backfill::{BackfillClient, TaskPayload, Worker, handler_with};
 use sqlx::PgPool;
 
 #[derive(Clone)]
@@ -27,28 +27,21 @@ struct NewOrder {
     amount: i64,
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Confirm {
+/// A job of the task `confirm_order`.
+#[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+struct ConfirmOrder {
     order: i64,
 }
 
-struct ConfirmOrder {
-    pool: PgPool,
-}
-
-impl Task for ConfirmOrder {
-    const NAME: &'static str = "confirm_order";
-    type Payload = Confirm;
-
-    async fn run(&self, payload: Confirm, _ctx: JobContext) -> TaskResult {
-        // Safe to repeat, as every task should be: a job may be started again after a crash.
-        sqlx::query("update orders set confirmed_at = now() where id = $1 and confirmed_at is null")
-            .bind(payload.order)
-            .execute(&self.pool)
-            .await?;
-        println!("order {} is confirmed", payload.order);
-        Ok(Answer::Done)
-    }
+/// The task: what it needs, and what the job carries.
+async fn confirm_order(pool: PgPool, ConfirmOrder { order }: ConfirmOrder) -> Result<(), sqlx::Error> {
+    // Safe to repeat, as every task should be: a job may be started again after a crash.
+    sqlx::query("update orders set confirmed_at = now() where id = $1 and confirmed_at is null")
+        .bind(order)
+        .execute(&pool)
+        .await?;
+    println!("order {order} is confirmed");
+    Ok(())
 }
 
 async fn create_order(State(app): State<App>, Json(order): Json<NewOrder>) -> Result<Json<i64>, (StatusCode, String)> {
@@ -72,7 +65,7 @@ async fn store(app: &App, order: &NewOrder) -> Result<i64, Box<dyn std::error::E
         .bind(order.amount)
         .fetch_one(&mut *tx)
         .await?;
-    app.jobs.add_with(&mut *tx, ConfirmOrder::job(&Confirm { order: id })).await?;
+    app.jobs.add(ConfirmOrder { order: id }).within(&mut tx).await?;
     tx.commit().await?;
     Ok(id)
 }
@@ -91,7 +84,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     .await?;
     let jobs = BackfillClient::with_pool(pool.clone()).await?;
 
-    let worker = Worker::builder(jobs.clone()).task(ConfirmOrder { pool: pool.clone() }).build()?;
+    let worker = Worker::builder(jobs.clone()).task(handler_with(pool.clone(), confirm_order)).build()?;
     let handle = worker.shutdown_handle();
     let app = Router::new().route("/orders", post(create_order)).with_state(App { pool, jobs });
     let address = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use backfill::storage::sqlite;
 use backfill::{
-    Answer, BackfillClient, Counts, JobContext, JobKeyMode, JobSpec, Priority, RetryPolicy, Task, TaskResult, Worker,
+    BackfillClient, Counts, JobContext, JobKeyMode, JobSpec, Priority, RetryPolicy, TaskPayload, Worker, handler_with,
     task_fn,
 };
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
@@ -28,28 +28,19 @@ fn note(tally: &Tally, task: &'static str, failed: bool) {
     }
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Email {
+#[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+struct SendEmail {
     to: String,
 }
 
-/// A typed task: a struct with what it needs, and a payload type.
-struct SendEmail {
-    tally: Tally,
-}
-
-impl Task for SendEmail {
-    const NAME: &'static str = "send_email";
-    type Payload = Email;
-
-    async fn run(&self, email: Email, _ctx: JobContext) -> TaskResult {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        if !email.to.contains('@') {
-            return Err("not an address".into());
-        }
-        note(&self.tally, Self::NAME, false);
-        Ok(Answer::Done)
+/// A task: an async function of what it needs, if anything, and of a payload that names it.
+async fn send_email(tally: Tally, email: SendEmail) -> Result<(), &'static str> {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    if !email.to.contains('@') {
+        return Err("not an address");
     }
+    note(&tally, SendEmail::TASK, false);
+    Ok(())
 }
 
 /// What is left of the jobs of this program: others may use the same storage.
@@ -79,7 +70,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // Three hundred at once, checked by the compiler.
-    client.add_many((0..300).map(|n| SendEmail::job(&Email { to: format!("user{n}@example.com") }))).await?;
+    client.add_many((0..300).map(|n| SendEmail { to: format!("user{n}@example.com") })).await?;
     // Serial queues: each account's entries are booked one after the other, in order.
     client.add_many((0..60).map(|n| JobSpec::new("book", n).serial_queue(format!("account {}", n % 3)))).await?;
     // Delayed by a second, and before everything else once it is due.
@@ -115,7 +106,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .retry(RetryPolicy::fixed(Duration::from_millis(400)))
     };
     let worker = Worker::builder(client.clone())
-        .task(SendEmail { tally: tally.clone() })
+        .task(handler_with(tally.clone(), send_email))
         .task(counted("book", 5))
         .task(counted("remind", 0))
         .task(counted("reindex", 30))

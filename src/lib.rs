@@ -54,17 +54,19 @@ pub mod worker;
 #[doc(hidden)]
 pub use backfill_core::nearest;
 pub use backfill_core::{error, job};
+/// Derives [`TaskPayload`](trait@TaskPayload) for a payload's type.
+pub use backfill_macros::TaskPayload;
 pub use client::{BackfillClient, BackfillClientBuilder};
 pub use clock::Clock;
 pub use cron::{CronEntry, Crontab};
 pub use error::{Error, Result};
-pub use job::{Job, JobId, JobKeyMode, JobSpec, JobState, Payload, Priority, Queue, RunAt};
+pub use job::{Job, JobId, JobKeyMode, JobSpec, JobState, Payload, Priority, Queue, RunAt, TaskPayload};
 pub use storage::{
     Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, PoolInfo, QueueInfo, Reschedule, TaskInfo,
 };
 pub use task::{
-    Answer, Handler, IntoTaskResult, JobContext, Middleware, Next, RetryPolicy, Task, TaskError, TaskResult,
-    middleware_fn, task_fn,
+    Answer, Handler, IntoHandler, IntoTaskResult, JobContext, Middleware, Next, RetryPolicy, Task, TaskError,
+    TaskResult, handler, handler_with, middleware_fn, task_fn,
 };
 pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};
 

@@ -6,28 +6,20 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use backfill::{
-    Answer, BackfillClient, Cleanup, Error, JobContext, JobKeyMode, JobSpec, Payload, Priority, Task, TaskResult,
-    Worker, task_fn,
+    BackfillClient, Cleanup, Error, JobContext, JobKeyMode, JobSpec, Payload, Priority, TaskPayload, Worker, task_fn,
 };
 use futures::StreamExt;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{ask, client, database, pool, soon, sql, until};
 
-#[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
-struct Invoice {
+#[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+struct SendInvoice {
     order: u64,
 }
 
-struct SendInvoice;
-
-impl Task for SendInvoice {
-    const NAME: &'static str = "send_invoice";
-    type Payload = Invoice;
-
-    async fn run(&self, invoice: Invoice, _: JobContext) -> TaskResult {
-        if invoice.order == 18 { Ok(Answer::Done) } else { Err(format!("order {}", invoice.order).into()) }
-    }
+async fn send_invoice(invoice: SendInvoice) -> Result<(), String> {
+    if invoice.order == 18 { Ok(()) } else { Err(format!("order {}", invoice.order)) }
 }
 
 #[tokio::test]
@@ -39,50 +31,49 @@ async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_r
     soon("listening", wakeups.next()).await;
 
     let mut tx = pool.begin().await.expect("begin");
-    let lost = client.add_with(&mut *tx, SendInvoice::job(&Invoice { order: 17 })).await.expect("add");
-    let also = client.add_many_with(&mut tx, [JobSpec::new("a", 1), JobSpec::new("b", 2)]).await.expect("add");
+    let lost = client.add(SendInvoice { order: 17 }).within(&mut tx).await.expect("add");
+    let also = client.add_many([JobSpec::new("a", 1), JobSpec::new("b", 2)]).within(&mut tx).await.expect("add");
     assert_eq!(also.len(), 2);
     assert!(client.job(lost.id).await.expect("read").is_none(), "others do not see it yet");
     tx.rollback().await.expect("rollback");
     assert_eq!(client.counts().await.expect("counts").total(), 0);
 
     let mut tx = pool.begin().await.expect("begin");
-    let kept = client.add_with(&mut *tx, SendInvoice::job(&Invoice { order: 18 })).await.expect("add");
+    let kept = client.add(SendInvoice { order: 18 }).within(&mut tx).await.expect("add");
     assert!(futures::poll!(wakeups.next()).is_pending(), "nobody is woken before the commit");
     tx.commit().await.expect("commit");
     assert_eq!(soon("a wakeup", wakeups.next()).await, Some(backfill::storage::Wakeup::JobsAdded(1)));
     assert_eq!(client.job(kept.id).await.expect("read"), Some(kept));
-    let worker = Worker::builder(client).task(SendInvoice).build().expect("worker");
+    let worker = Worker::builder(client).task(send_invoice).build().expect("worker");
     assert_eq!(worker.run_once().await.expect("run").completed, 1);
 }
 
 #[tokio::test]
-async fn jobs_are_added_through_any_pool_connection_or_transaction() {
+async fn jobs_are_added_on_any_connection_or_transaction_of_the_callers() {
     let (client, pool, _) = client().await;
     let two = || [JobSpec::new("a", 1).key("x"), JobSpec::new("b", 2).key_mode(JobKeyMode::UnsafeDedupe)];
-    client.add_with(&pool, JobSpec::new("t", 1)).await.expect("a pool");
-    client.add_many_with(&pool, two()).await.expect("a pool");
     let mut conn = pool.acquire().await.expect("acquire");
-    client.add_with(&mut *conn, JobSpec::new("t", 1)).await.expect("a connection");
-    client.add_many_with(&mut *conn, two()).await.expect("a connection");
-    client.add_many_with(&mut conn, two()).await.expect("a pool's connection");
+    client.add(JobSpec::new("t", 1)).within(&mut *conn).await.expect("a connection");
+    client.add_many(two()).within(&mut *conn).await.expect("a connection");
+    client.add_many(two()).within(&mut conn).await.expect("a pool's connection");
     for isolation in ["read committed", "repeatable read", "serializable"] {
         let mut tx = pool.begin().await.expect("begin");
         sqlx::query(AssertSqlSafe(format!("set transaction isolation level {isolation}")))
             .execute(&mut *tx)
             .await
             .expect("set");
-        client.add_many_with(&mut tx, two()).await.expect(isolation);
-        client.add_with(&mut tx, JobSpec::new("new task", 1).serial_queue("new queue")).await.expect(isolation);
+        client.add_many(two()).within(&mut tx).await.expect(isolation);
+        client.add(JobSpec::new("new task", 1).serial_queue("new queue")).within(&mut tx).await.expect(isolation);
         tx.commit().await.expect("commit");
     }
     // Each batch stores "b" anew and updates "a".
-    assert_eq!(client.counts().await.expect("counts").total(), 2 + 3 + 1 + 6);
+    assert_eq!(client.counts().await.expect("counts").total(), 1 + 3 + 1 + 5);
 }
 
 #[tokio::test]
 async fn memory_has_no_transactions_and_says_so() {
-    let error = BackfillClient::in_memory().add_with(&pool().await, JobSpec::new("t", 1)).await.expect_err("memory");
+    let mut conn = pool().await.acquire().await.expect("acquire");
+    let error = BackfillClient::in_memory().add(JobSpec::new("t", 1)).within(&mut conn).await.expect_err("memory");
     assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("memory"), "{error}");
 }
 
@@ -175,7 +166,7 @@ async fn a_key_whose_job_is_claimed_at_this_moment_never_loses_the_new_job() {
 async fn names_that_somebody_else_is_just_introducing_do_not_lose_jobs() {
     let (client, pool, schema) = client().await;
     let mut other = pool.begin().await.expect("begin");
-    client.add_with(&mut *other, JobSpec::new("new task", 1).serial_queue("new queue")).await.expect("add");
+    client.add(JobSpec::new("new task", 1).serial_queue("new queue")).within(&mut *other).await.expect("add");
     let adder = client.clone();
     let specs = || {
         [
@@ -257,11 +248,12 @@ async fn bad_input_is_refused_before_anything_is_sent() {
         (JobSpec::new("t", "x".repeat(9 * 1024 * 1024)), "8388608"),
     ];
     for (spec, says) in cases {
-        let error = client.add_many_with(&mut tx, [JobSpec::new("fine", 1), spec]).await.expect_err(says);
+        let error = client.add_many([JobSpec::new("fine", 1), spec]).within(&mut tx).await.expect_err(says);
         assert!(error.to_string().contains(says), "{error}");
     }
     let error = client
-        .add_many_with(&mut tx, [JobSpec::new("t", 1).key("same"), JobSpec::new("u", 2).key("same")])
+        .add_many([JobSpec::new("t", 1).key("same"), JobSpec::new("u", 2).key("same")])
+        .within(&mut tx)
         .await
         .expect_err("one key twice");
     assert!(matches!(error, Error::DuplicateKey { key } if key == "same"));
@@ -338,7 +330,7 @@ async fn a_schema_behind_a_serializable_default_works() {
     let name = url.rsplit('/').next().expect("a name");
     sql(&pool, "", &format!("alter database {name} set default_transaction_isolation = 'serializable'")).await;
     let client = BackfillClient::new(&url).await.expect("migrate");
-    let adds = (0..20).map(|n| client.add(JobSpec::new("t", n)));
+    let adds = (0..20).map(|n| client.add(JobSpec::new("t", n)).into_future());
     // Serializable transactions may fail and be tried again by their owner: that is the contract of the level.
     let added = futures::future::join_all(adds).await;
     let failures: Vec<_> = added.iter().filter_map(|result| result.as_ref().err()).collect();
@@ -365,8 +357,8 @@ async fn adding_in_a_transaction_is_send() {
     let (client, pool, _) = client().await;
     let added = spawnable(async move {
         let mut tx = pool.begin().await.expect("begin");
-        client.add_with(&mut *tx, JobSpec::new("t", 1)).await.expect("add");
-        client.add_many_with(&mut tx, [JobSpec::new("t", 2)]).await.expect("add");
+        client.add(JobSpec::new("t", 1)).within(&mut tx).await.expect("add");
+        client.add_many([JobSpec::new("t", 2)]).within(&mut tx).await.expect("add");
         tx.commit().await.expect("commit");
         client.counts().await.expect("counts").total()
     });
@@ -383,7 +375,7 @@ async fn callers_that_are_dropped_at_any_moment_leave_no_transaction_open() {
     let other = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("connect");
     for polls in 0..200 {
         // Dropped after so many looks at it, wherever it is then.
-        let mut adding = Box::pin(client.add_many([JobSpec::new("t", ()), JobSpec::new("t", ())]));
+        let mut adding = client.add_many([JobSpec::new("t", ()), JobSpec::new("t", ())]).into_future();
         for _ in 0..polls {
             if futures::poll!(&mut adding).is_ready() {
                 break;
@@ -481,7 +473,7 @@ async fn an_add_that_waits_for_another_transaction_holds_no_other_add_up() {
         client.add(JobSpec::new(known, ())).await.expect("add");
     }
     let mut first_user = pool.begin().await.expect("begin");
-    client.add_with(&mut *first_user, JobSpec::new("new", ()).serial_queue("new")).await.expect("add");
+    client.add(JobSpec::new("new", ()).serial_queue("new")).within(&mut *first_user).await.expect("add");
     let waiting = |spec: JobSpec| {
         let client = client.clone();
         tokio::spawn(async move { client.add(spec).await })
@@ -501,7 +493,7 @@ async fn an_add_that_waits_for_another_transaction_holds_no_other_add_up() {
 async fn an_add_that_is_not_polled_holds_no_other_add_up() {
     let (client, ..) = client().await;
     client.add(JobSpec::new("t", ())).await.expect("add");
-    let mut adding = futures::stream::iter(0..10).map(|n| client.add(JobSpec::new("t", n))).buffered(4);
+    let mut adding = futures::stream::iter(0..10).map(|n| client.add(JobSpec::new("t", n)).into_future()).buffered(4);
     while let Some(added) = soon("the next is stored", adding.next()).await {
         added.expect("add");
         soon("it is stored", client.add(JobSpec::new("t", ()))).await.expect("add");

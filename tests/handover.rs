@@ -215,7 +215,11 @@ async fn only_plain_single_jobs_of_the_clients_own_transaction_are_handed_over()
     let many = client.add_many([plain(), plain()]).await.expect("add");
     assert!(many.iter().all(|job| job.locked_by.is_none()), "a batch");
     let mut tx = pool.begin().await.expect("begin");
-    assert_eq!(client.add_with(&mut *tx, plain()).await.expect("add").locked_by, None, "a transaction of the caller's");
+    assert_eq!(
+        client.add(plain()).within(&mut tx).await.expect("add").locked_by,
+        None,
+        "a transaction of the caller's"
+    );
     tx.commit().await.expect("commit");
     add_until_handed(&client).await;
     until("all are done but the one nobody serves", || async { client.counts().await.expect("counts").total() == 1 })

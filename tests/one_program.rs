@@ -7,36 +7,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backfill::{
-    Answer, BackfillClient, Crontab, JobContext, JobKeyMode, JobSpec, JobState, RetryPolicy, Summary, Task, TaskResult,
-    Worker, task_fn,
+    Answer, BackfillClient, Crontab, JobContext, JobKeyMode, JobSpec, JobState, RetryPolicy, Summary, Task,
+    TaskPayload, TaskResult, Worker, handler, task_fn,
 };
 use support::running::{Running, empty};
 use tempfile::TempDir;
 
-struct Double;
+#[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+struct Double(i64);
 
-impl Task for Double {
-    const NAME: &'static str = "double";
-    type Payload = i64;
-
-    async fn run(&self, number: i64, _: JobContext) -> TaskResult {
-        assert!(number < 100, "too much");
-        Ok(Answer::Done)
-    }
-
-    fn retry_policy(&self) -> RetryPolicy {
-        RetryPolicy::fixed(Duration::ZERO)
-    }
+async fn double(Double(number): Double) {
+    assert!(number < 100, "too much");
 }
 
 /// Many items in one job, of which the odd ones need a second attempt.
-struct Items;
+#[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+struct Items(Vec<u32>);
 
-impl Task for Items {
-    const NAME: &'static str = "items";
-    type Payload = Vec<u32>;
+struct RunItems;
 
-    async fn run(&self, items: Vec<u32>, ctx: JobContext) -> TaskResult {
+impl Task for RunItems {
+    type Payload = Items;
+
+    async fn run(&self, Items(items): Items, ctx: JobContext) -> TaskResult {
         let first = ctx.job().attempts == 1;
         assert_eq!(items, if first { vec![0, 1, 2, 3] } else { vec![1, 3] }, "what is done is not done again");
         Ok(Answer::items(items.into_iter().map(|n| if first && n % 2 == 1 { Err(format!("bad {n}")) } else { Ok(()) })))
@@ -49,15 +42,15 @@ impl Task for Items {
 
 /// Adds jobs of all kinds, and leaves them waiting.
 async fn fill(client: &BackfillClient) {
-    client.add_many((0..50).map(|n| Double::job(&n))).await.expect("add");
+    client.add_many((0..50).map(Double)).await.expect("add");
     client.add_many((0..9).map(|n| JobSpec::new("ordered", n).serial_queue("q"))).await.expect("add");
     for n in 0..5 {
         client.add(JobSpec::new("once", n).key("k").key_mode(JobKeyMode::PreserveRunAt)).await.expect("add");
     }
-    client.add(Double::job(&100).max_attempts(3)).await.expect("add");
+    client.add(Double(100)).max_attempts(3).await.expect("add");
     // Two adds under one key are one job.
     for items in [[0, 1], [2, 3]] {
-        client.add(Items::job(&items.into()).key("items")).await.expect("add");
+        client.add(Items(items.into())).key("items").await.expect("add");
     }
     client.add(JobSpec::new("urgent", ()).priority(-20).flag("f")).await.expect("add");
 }
@@ -67,8 +60,8 @@ async fn work(client: &BackfillClient) -> Summary {
     let ordered = Arc::new(AtomicUsize::new(0));
     let in_order = ordered.clone();
     let worker = Worker::builder(client.clone())
-        .task(Double)
-        .task(Items)
+        .task(handler(double).retry(RetryPolicy::fixed(Duration::ZERO)))
+        .task(RunItems)
         .task(task_fn("ordered", move |n: usize, _: JobContext| {
             let in_order = in_order.clone();
             async move { assert_eq!(in_order.fetch_add(1, Ordering::SeqCst), n, "in their order") }

@@ -189,7 +189,7 @@ async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_j
     sqlx::query("select now()").execute(&mut *theirs).await.expect("it begins");
     assert_eq!(storage.claim(&ClaimRequest::new(&id, &tasks, 9)).await.expect("claim").jobs.len(), 1);
     let later = Duration::from_hours(1);
-    client.add_with(&mut *theirs, JobSpec::new("t", 2).key("k").run_in(later)).await.expect("add");
+    client.add(JobSpec::new("t", 2).key("k").run_in(later)).within(&mut *theirs).await.expect("add");
     theirs.commit().await.expect("commit");
     assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1);
     let left = client.job(job.id).await.expect("read").expect("it is kept");

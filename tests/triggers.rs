@@ -52,8 +52,8 @@ async fn add_in_every_way(client: &BackfillClient) -> Vec<(&'static str, backfil
     ways.push(("a batch with keys", client.add_many((20..25).map(keyed)).await));
     ways.push(("a mixed batch", client.add_many((25..30).map(|n| if n % 2 == 0 { plain(n) } else { keyed(n) })).await));
     let mut transaction = client.postgres().expect("PostgreSQL").pool().begin().await.expect("begin");
-    ways.push(("one in a transaction", one(client.add_with(&mut *transaction, plain(30)).await)));
-    ways.push(("a batch in a transaction", client.add_many_with(&mut *transaction, (31..34).map(plain)).await));
+    ways.push(("one in a transaction", one(client.add(plain(30)).within(&mut *transaction).await)));
+    ways.push(("a batch in a transaction", client.add_many((31..34).map(plain)).within(&mut *transaction).await));
     transaction.commit().await.expect("commit");
     let meeting: Vec<_> = (40..72)
         .map(|n| {

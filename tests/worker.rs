@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backfill::{
-    Answer, BackfillClient, Error, Event, Handler, Job, JobContext, JobSpec, JobState, RetryPolicy, Summary, Task,
-    TaskError, TaskResult, Worker, task_fn,
+    Answer, BackfillClient, Event, Handler, Job, JobContext, JobSpec, JobState, RetryPolicy, Summary, Task, TaskError,
+    TaskPayload, TaskResult, Worker, task_fn,
 };
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
@@ -17,7 +17,7 @@ use support::{LISTENS, ask, client, postgres, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Adds one job, runs the handler on it once, and answers what is left.
-async fn run_one(handler: impl Into<Handler>, spec: JobSpec) -> (BackfillClient, Option<Job>) {
+async fn run_one(handler: Handler, spec: JobSpec) -> (BackfillClient, Option<Job>) {
     let (client, ..) = client().await;
     let job = client.add(spec).await.expect("add");
     let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
@@ -33,15 +33,17 @@ fn wait_of(job: &Job) -> f64 {
 
 // --- tasks and what they answer --------------------------------------------------------------------------------------
 
-struct Double {
+#[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+struct Double(u64);
+
+struct Doubler {
     results: mpsc::UnboundedSender<u64>,
 }
 
-impl Task for Double {
-    const NAME: &'static str = "double";
-    type Payload = u64;
+impl Task for Doubler {
+    type Payload = Double;
 
-    async fn run(&self, n: u64, ctx: JobContext) -> TaskResult {
+    async fn run(&self, Double(n): Double, ctx: JobContext) -> TaskResult {
         assert_eq!((ctx.job().attempts, ctx.is_last_attempt(), ctx.is_cancelled()), (1, false, false));
         self.results.send(n * 2)?;
         Ok(Answer::Done)
@@ -52,11 +54,11 @@ impl Task for Double {
 async fn typed_tasks_and_closures_run_and_unknown_tasks_are_left_alone() {
     let (client, ..) = client().await;
     let (results, mut doubled) = mpsc::unbounded_channel();
-    client.add(Double::job(&21)).await.expect("add");
+    client.add(Double(21)).await.expect("add");
     client.add(JobSpec::new("follow", "up")).await.expect("add");
     let unknown = client.add(JobSpec::new("unknown", ())).await.expect("add");
     let worker = Worker::builder(client.clone())
-        .task(Double { results })
+        .task(Doubler { results })
         .task(task_fn("follow", |text: String, ctx: JobContext| async move {
             assert_eq!(text, "up");
             ctx.client().add(JobSpec::new("double", 4)).await.map(drop)
@@ -386,7 +388,7 @@ async fn a_run_that_ends_reports_a_storage_that_fails() {
     sql(&pool, &schema, "drop view S.jobs; drop table S._private_jobs cascade").await;
     let worker = Worker::builder(client).task(task_fn("t", |(): (), _: JobContext| async {})).build().expect("worker");
     let error = soon("the run ends", worker.run_once()).await.expect_err("no table");
-    assert!(matches!(error, Error::SchemaMissing { .. }), "{error}");
+    assert!(error.is_missing(), "{error}");
 }
 
 // --- settings --------------------------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 //! Adding jobs, and managing them.
 
+mod add;
 mod builder;
 
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use sqlx::{Acquire, PgPool, Postgres};
+use sqlx::PgPool;
 
+pub use add::{Add, AddMany, Within};
 pub use builder::BackfillClientBuilder;
 
 use crate::clock::Clock;
@@ -35,7 +36,7 @@ use crate::storage::{
 /// // … or in the transaction that creates the order: both happen, or neither.
 /// let mut tx = pool.begin().await?;
 /// sqlx::query("insert into orders (id) values (18)").execute(&mut *tx).await?;
-/// client.add_with(&mut *tx, JobSpec::new("send_invoice", serde_json::json!({ "order": 18 }))).await?;
+/// client.add(JobSpec::new("send_invoice", serde_json::json!({ "order": 18 }))).within(&mut tx).await?;
 /// tx.commit().await?;
 /// # Ok(())
 /// # }
@@ -149,62 +150,24 @@ impl BackfillClient {
         self.checked(vec![spec]).map(drop)
     }
 
-    /// Adds one job and answers it as stored: possibly as held by a worker already, which was waiting for one
+    /// Adds one job, and answers it as stored once it is awaited: possibly as held by a worker already, which was waiting for one
     /// (see [`WorkerBuilder::take_handed`](crate::worker::WorkerBuilder::take_handed)).
     ///
+    /// The job is a payload that names its task ([`TaskPayload`](crate::TaskPayload)), or a [`JobSpec`]. [`Add`] has options, and
+    /// [`within`](Add::within) for the caller's own transaction.
+    ///
     /// # Errors
-    /// For a job outside the limits, before anything is sent; or when the storage fails.
-    pub async fn add(&self, spec: JobSpec) -> Result<Job> {
-        let jobs = self.checked(vec![spec])?;
-        one(self.storage.add(&jobs).await?)
+    /// When awaited: for a job outside the limits, before anything is sent; or when the storage fails.
+    pub fn add(&self, job: impl Into<JobSpec>) -> Add<'_> {
+        Add::new(self, job.into())
     }
 
-    /// Adds many jobs, all or none, and answers them in the order of the input.
+    /// Adds many jobs, all or none, and answers them in the order of the input once it is awaited.
     ///
     /// # Errors
     /// As [`add`](Self::add), and when two of them have the same key.
-    pub async fn add_many(&self, specs: impl IntoIterator<Item = JobSpec>) -> Result<Vec<Job>> {
-        let jobs = self.checked(specs)?;
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.storage.add(&jobs).await
-    }
-
-    /// Adds one job through the caller's own pool, connection (`&mut *conn`) or transaction (`&mut *tx`).
-    ///
-    /// For PostgreSQL; on an SQLite file it is `SqliteStorage::add_with`.
-    ///
-    /// In a transaction, the job exists when and if it commits, and a worker is woken then. The connection must lead
-    /// to the database that the client's schema is in.
-    ///
-    /// # Errors
-    /// As [`add`](Self::add). After an error from the database the caller's transaction is aborted, as PostgreSQL
-    /// does it; input that is refused before it is sent leaves it as it was.
-    pub fn add_with<'a, 'c: 'a, A>(&'a self, executor: A, spec: JobSpec) -> BoxFuture<'a, Result<Job>>
-    where
-        A: Acquire<'c, Database = Postgres> + Send + 'a,
-    {
-        // Boxed here, where the lifetimes are known: the compiler cannot prove an `async fn` over any `Acquire` to be
-        // `Send` in the callers' own futures, such as those of web handlers.
-        let jobs = self.checked(vec![spec]);
-        Box::pin(async move { one(self.postgres()?.add_with(executor, &jobs?).await?) })
-    }
-
-    /// Adds many jobs, all or none, through the caller's own pool, connection or transaction.
-    ///
-    /// # Errors
-    /// As [`add_many`](Self::add_many) and [`add_with`](Self::add_with).
-    pub fn add_many_with<'a, 'c: 'a, A>(
-        &'a self,
-        executor: A,
-        specs: impl IntoIterator<Item = JobSpec>,
-    ) -> BoxFuture<'a, Result<Vec<Job>>>
-    where
-        A: Acquire<'c, Database = Postgres> + Send + 'a,
-    {
-        let jobs = self.checked(specs);
-        Box::pin(async move { self.postgres()?.add_with(executor, &jobs?).await })
+    pub fn add_many<J: Into<JobSpec>>(&self, jobs: impl IntoIterator<Item = J>) -> AddMany<'_> {
+        AddMany::new(self, jobs.into_iter().map(Into::into).collect())
     }
 
     /// Removes the job with this key: a waiting or dead one is deleted; a running one keeps running, without its key
@@ -346,10 +309,14 @@ impl BackfillClient {
     /// # Errors
     /// [`Error::Unsupported`] when the client stores its jobs elsewhere.
     pub fn postgres(&self) -> Result<&PostgresStorage> {
+        self.postgres_for("what only PostgreSQL has")
+    }
+
+    fn postgres_for(&self, what: &'static str) -> Result<&PostgresStorage> {
         let storage: &dyn Any = &*self.storage;
         storage
             .downcast_ref::<PostgresStorage>()
-            .ok_or_else(|| Error::Unsupported { what: "a connection of one's own", storage: self.storage.name() })
+            .ok_or_else(|| Error::Unsupported { what, storage: self.storage.name() })
     }
 }
 

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 use super::{IntoTaskResult, JobContext, RetryPolicy, Task, TaskError, TaskResult};
+use crate::job::TaskPayload;
 
 type Run = dyn Fn(JobContext) -> BoxFuture<'static, TaskResult> + Send + Sync;
 
@@ -73,7 +74,7 @@ impl<T: Task> From<T> for Handler {
     fn from(task: T) -> Self {
         let task = Arc::new(task);
         Self {
-            name: T::NAME.to_owned(),
+            name: T::Payload::TASK.to_owned(),
             retry: task.retry_policy(),
             concurrency: task.concurrency(),
             timeout: task.timeout(),

@@ -1,8 +1,8 @@
 //! What a user implements: tasks.
 //!
-//! A [`Task`] is a type with a name, a payload type and an async `run`; what it needs (a database pool, a mail
-//! client) are its fields. A closure becomes one with [`task_fn`]. Either is turned into a [`Handler`], which is
-//! what a worker holds.
+//! A task is an `async fn` of a payload that names it ([`TaskPayload`]), alone or with what it needs
+//! ([`handler_with`]: a connection pool, a mail client). A closure becomes one for any payload with [`task_fn`]; a type does by the
+//! trait [`Task`]. Each is turned into a [`Handler`], which is what a worker holds.
 //!
 //! What a task may answer:
 //!
@@ -23,6 +23,7 @@
 mod answer;
 mod batch;
 mod context;
+mod function;
 mod handler;
 mod middleware;
 mod retry;
@@ -30,35 +31,34 @@ mod retry;
 use std::future::Future;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use answer::Sequel;
 pub use answer::{Answer, IntoTaskResult, TaskError, TaskResult};
 pub(crate) use batch::settle_items;
 pub use context::JobContext;
+pub use function::{IntoHandler, IntoHandlerWith, handler, handler_with};
 pub use handler::{Handler, task_fn};
 pub(crate) use middleware::Chain;
 pub use middleware::{Middleware, Next, middleware_fn};
 pub use retry::RetryPolicy;
 
-use crate::job::JobSpec;
+use crate::job::TaskPayload;
 
-/// Code that runs the jobs of one name.
+/// Code that runs the jobs of one name, as a type: where a function with a state ([`handler_with`]) is not enough.
 ///
 /// ```
-/// use backfill::{Answer, JobContext, Task, TaskResult};
+/// use backfill::{Answer, JobContext, Task, TaskPayload, TaskResult};
 ///
-/// #[derive(serde::Serialize, serde::Deserialize)]
-/// struct Invoice { order: u64 }
+/// #[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+/// struct SendInvoice { order: u64 } // for jobs of the task "send_invoice"
 ///
-/// struct SendInvoice; // fields hold what the task needs
+/// struct Mailer; // fields hold what the task needs
 ///
-/// impl Task for SendInvoice {
-///     const NAME: &'static str = "send_invoice";
-///     type Payload = Invoice;
+/// impl Task for Mailer {
+///     type Payload = SendInvoice;
 ///
-///     async fn run(&self, invoice: Invoice, ctx: JobContext) -> TaskResult {
+///     async fn run(&self, invoice: SendInvoice, ctx: JobContext) -> TaskResult {
 ///         let footer = std::fs::read_to_string("footer.txt")?; // any error fails the attempt
 ///         println!("order {}, attempt {}: {footer}", invoice.order, ctx.job().attempts);
 ///         Ok(Answer::Done)
@@ -66,11 +66,8 @@ use crate::job::JobSpec;
 /// }
 /// ```
 pub trait Task: Send + Sync + 'static {
-    /// The name that jobs call it by: 1 to 128 characters, the same in every language.
-    const NAME: &'static str;
-
-    /// What a job carries. A payload that does not decode is a failed attempt.
-    type Payload: DeserializeOwned + Send;
+    /// What a job carries, which names the task. A payload that does not decode is a failed attempt.
+    type Payload: TaskPayload + DeserializeOwned + Send;
 
     /// Runs one job. Called from many jobs at once.
     ///
@@ -80,15 +77,6 @@ pub trait Task: Send + Sync + 'static {
     /// # Errors
     /// When the attempt failed; see [`TaskError`] for what may follow.
     fn run(&self, payload: Self::Payload, ctx: JobContext) -> impl Future<Output = TaskResult> + Send;
-
-    /// A job for this task, whose payload the compiler checks: `SendInvoice::job(&Invoice { order: 17 })`.
-    fn job(payload: &Self::Payload) -> JobSpec
-    where
-        Self: Sized,
-        Self::Payload: Serialize,
-    {
-        JobSpec::new(Self::NAME, payload)
-    }
 
     /// When a failed job is tried again. Default: [`RetryPolicy::graphile`].
     fn retry_policy(&self) -> RetryPolicy {

@@ -18,7 +18,7 @@ use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Crontab};
 use crate::error::{Error, Result};
 use crate::job::limits::check_flag;
-use crate::task::{Chain, Handler, Middleware, TaskError};
+use crate::task::{Chain, Handler, IntoHandler, Middleware, TaskError};
 
 /// More jobs at once than any machine runs; it keeps sums of it from overflowing.
 const MAX_CONCURRENCY: usize = 1_000_000;
@@ -82,9 +82,10 @@ impl WorkerBuilder {
         }
     }
 
-    /// Adds a task: a [`Task`](crate::Task), or what [`task_fn`](crate::task_fn) makes of a closure.
-    pub fn task(mut self, task: impl Into<Handler>) -> Self {
-        self.handlers.push(task.into());
+    /// Adds a task: an `async fn` of a payload that names it, a [`Task`](crate::Task), or a [`Handler`], as
+    /// [`handler_with`](crate::handler_with) makes of a function and what it needs, and [`task_fn`](crate::task_fn) of a closure.
+    pub fn task<Form>(mut self, task: impl IntoHandler<Form>) -> Self {
+        self.handlers.push(task.into_handler());
         self
     }
 

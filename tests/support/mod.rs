@@ -86,7 +86,7 @@ pub async fn ask(pool: &PgPool, schema: &str, text: &str) -> String {
 }
 
 /// Waits, at most [`PATIENCE`].
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub async fn soon<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"))
 }
 

@@ -33,7 +33,7 @@ const ROUNDS: usize = 50;
 impl PostgresStorage {
     /// Stores jobs on this connection, all or none: in a transaction of its own, or, where the caller has one
     /// open, in a savepoint of it.
-    pub(super) async fn add_on(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
+    pub(crate) async fn add_on(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
         match batch {
             [] => Ok(Vec::new()),
             // One job is one row: a statement on its own is all or nothing already.

@@ -17,6 +17,7 @@ mod priority;
 mod queue;
 mod spec;
 mod state;
+mod typed;
 
 use chrono::{DateTime, Utc};
 
@@ -27,6 +28,7 @@ pub use priority::Priority;
 pub use queue::Queue;
 pub use spec::{JobSpec, RunAt};
 pub use state::JobState;
+pub use typed::TaskPayload;
 
 /// A job's number: unique within a schema, growing, 64 bits.
 pub type JobId = i64;
