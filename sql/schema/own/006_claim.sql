@@ -130,7 +130,7 @@ declare
   run_queues integer[] := '{}';
   run_count integer := 0;
   run_ok boolean := true;
-  -- The first jobs of queues as they were seen, each at its place among all that were seen.
+  -- The first jobs of queues as they were seen, each with its place in line.
   seen_ids bigint[];
   seen_of integer[];
   seen_priorities smallint[];
@@ -354,10 +354,17 @@ begin
     ),
     -- What stands in line, of whatever kind and for whomever.
     line as materialized (
-      select job.*
+      select job.*, row_number() over () as place
       from line_level
       cross join lateral (
-        select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.attempts, job.max_attempts, job.flags,
+        select job.id, job.job_queue_id, job.priority, job.run_at, job.attempts,
+          case when few then job.task_id = any (served) else job.task_id in (select unnest(served)) end as is_served,
+          forbidden is null or job.flags is null or not job.flags ?| forbidden as is_allowed,
+          job.attempts + 1 >= job.max_attempts as is_last,
+          -- Whether it could start after another one is not known of these.
+          job.attempts + 1 < job.max_attempts and job.task_id not in (
+            select task.id from graphile_worker._private_tasks task where task.identifier = any (limited)
+          ) as may_follow,
           pg_column_size(job.payload) as size
         from graphile_worker._private_jobs job
         where job.is_available = true
@@ -408,14 +415,22 @@ begin
         limit 1
       ) as queue
     ),
-    seen as materialized (
+    seen as (
       select line.*
       from line
       where line.job_queue_id is not null
         and ((line.priority, line.run_at) = (select cut.priority, cut.run_at from cut)) is not true
       union all
-      select job.id, job.job_queue_id, job.task_id, job.priority, job.run_at, job.attempts, job.max_attempts, job.flags,
-          pg_column_size(job.payload) as size
+      select job.id, job.job_queue_id, job.priority, job.run_at, job.attempts,
+          case when few then job.task_id = any (served) else job.task_id in (select unnest(served)) end as is_served,
+          forbidden is null or job.flags is null or not job.flags ?| forbidden as is_allowed,
+          job.attempts + 1 >= job.max_attempts as is_last,
+          -- Whether it could start after another one is not known of these.
+          job.attempts + 1 < job.max_attempts and job.task_id not in (
+            select task.id from graphile_worker._private_tasks task where task.identifier = any (limited)
+          ) as may_follow,
+          pg_column_size(job.payload) as size,
+          queue_rows as place
       from graphile_worker._private_jobs job
       where job.is_available = true
         and exists (select from cut_queue where cut_queue.is_open)
@@ -423,76 +438,73 @@ begin
         and job.run_at = (select cut.run_at from cut)
         and job.job_queue_id in (select cut_queue.id from cut_queue where cut_queue.is_open)
     ),
-    placed as materialized (
-      select seen.*, row_number() over (order by seen.priority, seen.run_at, seen.id) as place
-      from seen
-    ),
+    -- The first jobs of each queue. Of those behind the first, each must be one that may follow, and so must all before it.
     ranked as materialized (
-      select placed.*, row_number() over (partition by placed.job_queue_id order by placed.place) as rank
-      from placed
+      select seen.*,
+        row_number() over of_queue as rank,
+        bool_and(seen.is_served and seen.is_allowed) over of_queue as are_ours,
+        count(*) filter (where not seen.may_follow) over of_queue - (not first_value(seen.may_follow) over of_queue)::integer as stops
+      from seen
+      window of_queue as (partition by seen.job_queue_id order by seen.priority, seen.run_at, seen.id)
     ),
-    -- The first jobs of each queue, up to the first that may not be taken.
-    judged as materialized (
-      select ranked.*,
-        bool_and(
-          case when few then ranked.task_id = any (served) else ranked.task_id in (select unnest(served)) end
-          and (forbidden is null or ranked.flags is null or not ranked.flags ?| forbidden)
-          and case
-            when ranked.rank = 1 then
-              ranked.job_queue_id not in (select unnest(passed))
-              and (
-                select queue.is_available
-                from graphile_worker._private_job_queues queue
-                where queue.id = ranked.job_queue_id
-              )
-            else
-              -- Whether these could start is not known yet.
-              ranked.attempts + 1 < ranked.max_attempts
-              and ranked.task_id not in (
-                select task.id from graphile_worker._private_tasks task where task.identifier = any (limited)
-              )
-          end
-        ) over (partition by ranked.job_queue_id order by ranked.rank) as may_be_taken
-      from ranked
-      where ranked.rank <= run_length
+    open_queue as materialized (
+      select first.job_queue_id as id
+      from ranked first
+      where first.rank = 1
+        and first.are_ours
+        and first.job_queue_id not in (select unnest(passed))
+        and (
+          select queue.is_available from graphile_worker._private_job_queues queue where queue.id = first.job_queue_id
+        )
     ),
     told as materialized (
       select
-        array_agg(judged.id) filter (where judged.may_be_taken) as ids,
-        array_agg(judged.job_queue_id) filter (where judged.may_be_taken) as queues,
-        array_agg(judged.priority) filter (where judged.may_be_taken) as priorities,
-        array_agg(judged.run_at) filter (where judged.may_be_taken) as times,
-        array_agg(judged.attempts) filter (where judged.may_be_taken) as attempts,
-        array_agg(judged.attempts + 1 >= judged.max_attempts) filter (where judged.may_be_taken) as lasts,
-        array_agg(judged.size) filter (where judged.may_be_taken) as sizes,
-        array_agg(judged.rank) filter (where judged.may_be_taken) as ranks,
-        array_agg(judged.place) filter (where judged.may_be_taken) as places,
-        array_agg(judged.job_queue_id) filter (where judged.rank = 1) as first_queues,
-        array_agg(judged.priority) filter (where judged.rank = 1) as first_priorities,
-        array_agg(judged.run_at) filter (where judged.rank = 1) as first_times
-      from judged
+        array_agg(judged.id) as ids,
+        array_agg(judged.job_queue_id) as queues,
+        array_agg(judged.priority) as priorities,
+        array_agg(judged.run_at) as times,
+        array_agg(judged.attempts) as attempts,
+        array_agg(judged.is_last) as lasts,
+        array_agg(judged.size) as sizes,
+        array_agg(judged.rank) as ranks,
+        array_agg(judged.place) as places
+      from ranked judged
+      where judged.rank <= run_length
+        and judged.are_ours
+        and judged.stops = 0
+        -- (As it stands, it is hashed, and not made a join. The same below: with the statistics of an empty table, a join may become
+        -- anything.)
+        and (judged.job_queue_id in (select open_queue.id from open_queue)) is true
+    ),
+    told_first as materialized (
+      select
+        array_agg(first.job_queue_id) as queues,
+        array_agg(first.priority) as priorities,
+        array_agg(first.run_at) as times
+      from ranked first
+      where first.rank = 1
     )
     select
       told.ids, told.queues, told.priorities, told.times, told.attempts, told.lasts, told.sizes, told.ranks, told.places,
-      told.first_queues, told.first_priorities, told.first_times,
+      told_first.queues, told_first.priorities, told_first.times,
       (select cut.priority from cut),
       (select cut.run_at from cut),
       (select cut.is_whole from cut),
       (select array_agg(cut_queue.id) from cut_queue where not cut_queue.is_open),
       tells and exists (
-        select from judged
-        where judged.rank = 1
-          and not case when few then judged.task_id = any (served) else judged.task_id in (select unnest(served)) end
+        select from ranked
+        where ranked.rank = 1
+          and not ranked.is_served
           and (
             select queue.is_available and queue.queue_name = any (freed)
             from graphile_worker._private_job_queues queue
-            where queue.id = judged.job_queue_id
+            where queue.id = ranked.job_queue_id
           )
       ),
       (select array_agg(line_level.value) from line_level where line_level.value >= -32768)
     into seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks, seen_places,
       first_of, first_priorities, first_times, cut_priority, cut_time, cut_is_whole, closed, are_for_others, line_levels
-    from told;
+    from told cross join told_first;
 
     -- A statement of its own, because its snapshot shows what others have taken meanwhile. A row that was changed after the snapshot is
     -- read and judged anew once it is locked, which takes as long as forty others; and who does that for thousands of queues is
@@ -508,7 +520,7 @@ begin
         select judged.queue_id, judged.id
         from judged
         where judged.rank = 1
-        order by judged.place
+        order by judged.priority, judged.run_at, judged.id
       ),
       -- Reading is_available under the lock: a queue that was taken since the snapshot drops out here. So does one whose first job is
       -- locked. (Subqueries that lock are never made joins, and are gone through in the order of the heads.)
@@ -532,11 +544,9 @@ begin
       wanted as materialized (
         select judged.*
         from judged
-        -- (As it stands, it is hashed, and not made a join. The same below: with the statistics of an empty table, a join may become
-        -- anything.)
         where (judged.queue_id in (select free_queue.id from free_queue)) is true
         -- All first ones, then the second ones, and so on.
-        order by judged.rank, judged.place
+        order by judged.rank, judged.priority, judged.run_at, judged.id
         limit want_in_all
       ),
       locked as materialized (
@@ -580,7 +590,8 @@ begin
       if first_place > 500 then
         select judged.priority, judged.run_at into queue_end_priority, queue_end_time
         from unnest(seen_places, seen_priorities, seen_times) as judged (place, priority, run_at)
-        where judged.place = first_place;
+        where judged.place = first_place
+        limit 1;
       end if;
     elsif cut_priority is not null then
       if ((cut_priority, cut_time) <= (last_priority, last_time)) is not false then
