@@ -19,7 +19,7 @@ const CONFLICTING_CODES: [&str; 3] = ["0A000", "26000", "42P05"];
 /// by which poolers answer too. A connection that is ended may have done it before.
 const INTERNAL: [&str; 4] = ["53", "57", "58", "XX"];
 /// A server that is stopping, has stopped or is starting, and one with no connection to spare. (Class 08 is what poolers answer.)
-const UNREACHABLE: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
+const UNAVAILABLE: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
 /// A statement was ended by a timeout of the role or the database, or by an administrator.
 const CANCELED: &str = "57014";
 /// Whether the statement was done is not known.
@@ -40,7 +40,7 @@ pub(super) fn kind(error: &sqlx::Error) -> FailureKind {
     match &*code {
         CANCELED => FailureKind::TimedOut,
         COMPLETION_UNKNOWN => FailureKind::Internal,
-        code if UNREACHABLE.contains(&code) || class == "08" => FailureKind::Unreachable,
+        code if UNAVAILABLE.contains(&code) || class == "08" => FailureKind::Unavailable,
         code if CONFLICTING_CODES.contains(&code) || CONFLICTS.contains(&class) => FailureKind::Conflict,
         _ if INTERNAL.contains(&class) => FailureKind::Internal,
         // Any other answer says no to what was asked for, as a constraint does, or a user's trigger, which may say so by any code.
@@ -157,6 +157,9 @@ mod tests {
         }
         assert!(told("57014").took_too_long() && told("57P03").is_away() && told("53300").is_away());
         assert!(!told("53100").is_away() && told("53100").is_answer());
+        // Whoever says so is there, such as a trigger that says anything.
+        assert!(told("57P01").is_answer() && told("08006").is_answer());
+        assert!(!failed("try", sqlx::Error::PoolTimedOut).is_answer());
     }
 
     #[test]

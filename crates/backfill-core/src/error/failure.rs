@@ -10,6 +10,7 @@ pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 /// | kind | done? | may it pass by itself? | did the storage answer? |
 /// | --- | --- | --- | --- |
 /// | [`Unreachable`](Self::Unreachable) | unknown | yes | no |
+/// | [`Unavailable`](Self::Unavailable) | unknown | yes | yes |
 /// | [`TimedOut`](Self::TimedOut) | no | yes, or in smaller pieces | yes |
 /// | [`Conflict`](Self::Conflict) | no | yes | yes |
 /// | [`Refused`](Self::Refused) | no | no | yes |
@@ -19,9 +20,10 @@ pub type Source = Arc<dyn std::error::Error + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// The storage was not there to be asked: the network, a server that is starting or stopping, or one with no connection to
-    /// spare. Or it went away before it answered.
+    /// The storage was not there to be asked, as when the network is down; or it went away before it answered.
     Unreachable,
+    /// The storage answered that it cannot be asked now: it is starting, or stopping, or has no connection to spare.
+    Unavailable,
     /// The storage ended the call because it took too long.
     TimedOut,
     /// The storage did nothing because of what others did at the same time, or because of a state of its own that passes: a deadlock,
@@ -50,9 +52,15 @@ impl FailureKind {
         matches!(self, Self::TimedOut | Self::Conflict | Self::Refused)
     }
 
+    /// Whether the storage was not there to be asked.
+    #[must_use]
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Unavailable)
+    }
+
     /// Whether the storage is there and answered.
     #[must_use]
     pub fn is_answer(self) -> bool {
-        self.is_refusal() || self == Self::Internal
+        self.is_refusal() || matches!(self, Self::Unavailable | Self::Internal)
     }
 }

@@ -327,7 +327,7 @@ impl Error {
     /// to spare.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.failure() == Some(FailureKind::Unreachable)
+        self.failure().is_some_and(FailureKind::is_away)
     }
 
     /// Whether the storage itself was taken away, so that nothing more can be asked of it through this client.
