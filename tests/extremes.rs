@@ -86,7 +86,7 @@ async fn workers_are_built_or_refused() {
                 .prefetch(Prefetch::new(size).refetch_delay(duration, 1).refetch_delay(duration, 2))
                 .build();
             let _ = builder().await.concurrency(size).event_capacity(size).build();
-            let _ = builder().await.poll_interval(duration).presence(duration, duration).build();
+            let _ = builder().await.poll_interval(duration).heartbeat_every(duration).dead_after(duration).build();
             let _ = builder().await.grace(duration).cancel_after(duration).second_signal_after(duration).build();
             let _ = builder().await.sweep_interval(duration, duration).build();
             let limited = task_fn("u", |(): (), _: JobContext| async {}).timeout(duration).concurrency(size);

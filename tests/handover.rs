@@ -423,7 +423,7 @@ async fn an_offer_ends_when_it_is_taken_back_and_when_its_pool_is_taken_for_dead
     taker.offers.send_replace(Some(Offer::new(offer.pool, offer.tasks, 2)));
     taker.take_one().await;
     sql(&pool, &schema, "update S.backfill_pools set seen_at = 'epoch'").await;
-    taker.is_handed_nothing("of a pool that was taken for dead").await;
+    taker.is_handed_nothing("of a pool that was declared dead").await;
     sql(&pool, &schema, "update S.backfill_pools set seen_at = now()").await;
     taker.take_one().await;
 }

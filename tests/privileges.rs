@@ -52,7 +52,7 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     })
     .await;
     let evict = "update graphile_worker.backfill_pools set seen_at = 'epoch'";
-    assert!(sqlx::query(evict).execute(&as_role("producer").await).await.is_err(), "it may not take workers for dead");
+    assert!(sqlx::query(evict).execute(&as_role("producer").await).await.is_err(), "it may not declare workers dead");
     empty(&client).await;
     running.end().await;
 

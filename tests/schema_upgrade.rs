@@ -196,7 +196,7 @@ async fn a_users_own_trigger_and_view_survive_an_upgrade() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_that_waits_for_a_lock_lets_signs_of_life_and_claims_pass() {
+async fn a_migration_that_waits_for_a_lock_lets_heartbeats_and_claims_pass() {
     let (client, pool, schema) = support::client().await;
     let storage = client.storage();
     let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
@@ -217,7 +217,7 @@ async fn a_migration_that_waits_for_a_lock_lets_signs_of_life_and_claims_pass() 
     );
     for _ in 0..2 {
         until("it waits for the lock", || async { ask(&pool, &schema, &waits).await == "true" }).await;
-        assert!(soon("a sign of life passes", storage.show_presence(&id)).await.expect("a sign"));
+        assert!(soon("a heartbeat passes", storage.heartbeat(&id)).await.expect("heartbeat"));
         soon("a claim passes", storage.claim(&ClaimRequest::new(&id, &tasks, 1))).await.expect("claim");
     }
     assert!(!migration.is_finished(), "it waits as long as the dump takes");

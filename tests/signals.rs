@@ -185,7 +185,7 @@ async fn jobs_of_a_killed_worker_process_are_run_by_the_next_one() {
     scene.signal("KILL").await;
     soon("the worker process ends", scene.child.wait()).await.expect("wait");
     assert_eq!(scene.client.counts().await.expect("counts").running, 10);
-    // Time passes for the dead worker's sign of life, not for this test.
+    // Time passes for the dead worker's heartbeat, not for this test.
     sql(&scene.pool, "graphile_worker", "update S.backfill_pools set seen_at = seen_at - interval '16 seconds'").await;
     sql(&scene.pool, "graphile_worker", "update S._private_jobs set payload = '0'").await;
     let next = worker(&scene.url).await;

@@ -103,7 +103,10 @@ fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look
     let running = theirs.block_on(async {
         let client = BackfillClient::new(&url).await.expect("open");
         client.add_many([JobSpec::new("block", ()), JobSpec::new("block", ())]).await.expect("add");
-        let builder = Worker::builder(client).task(task).presence(Duration::from_millis(50), Duration::from_secs(2));
+        let builder = Worker::builder(client)
+            .task(task)
+            .heartbeat_every(Duration::from_millis(50))
+            .dead_after(Duration::from_secs(2));
         Running::start(builder)
     });
     let ours = tokio::runtime::Runtime::new().expect("a runtime");
@@ -153,7 +156,9 @@ async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
     let client = BackfillClient::new(&url).await.expect("open");
     let task = || task_fn("t", |(): (), _: JobContext| async {});
     let deadline = Duration::from_secs(1);
-    let builder = || Worker::builder(client.clone()).task(task()).presence(Duration::from_millis(100), deadline);
+    let builder = || {
+        Worker::builder(client.clone()).task(task()).heartbeat_every(Duration::from_millis(100)).dead_after(deadline)
+    };
     let (one, other) = (Running::start(builder()), Running::start(builder()));
     until("both are there", || async { client.pools().await.expect("pools").len() == 2 }).await;
     let before: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
@@ -164,20 +169,15 @@ async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
         let client = client.clone();
         async move { client.add(JobSpec::new("t", ())).await }
     });
-    until("they have been silent for twice the deadline", || async {
-        client
-            .pools()
-            .await
-            .expect("pools")
-            .iter()
-            .all(|pool| pool.silence.is_some_and(|silence| silence > deadline * 2))
+    until("they were last seen twice the deadline ago", || async {
+        client.pools().await.expect("pools").iter().all(|pool| pool.last_seen_ago.is_some_and(|ago| ago > deadline * 2))
     })
     .await;
     tx.rollback().await.expect("end");
     soon("the add ends", add).await.expect("no panic").expect("add");
     empty(&client).await;
     until("they are seen again", || async {
-        client.pools().await.expect("pools").iter().all(|pool| pool.silence.is_some_and(|silence| silence < deadline))
+        client.pools().await.expect("pools").iter().all(|pool| pool.last_seen_ago.is_some_and(|ago| ago < deadline))
     })
     .await;
     let after: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
@@ -262,7 +262,8 @@ async fn a_worker_whose_file_is_removed_or_replaced_ends_and_asks_its_jobs_to() 
         };
         // The heartbeat alone can tell.
         let builder = Worker::builder(client.clone()).task(task).poll_interval(NEVER).listen(false);
-        let builder = builder.cancel_after(NEVER).grace(NEVER).presence(Duration::from_millis(50), NEVER);
+        let builder =
+            builder.cancel_after(NEVER).grace(NEVER).heartbeat_every(Duration::from_millis(50)).dead_after(NEVER);
         let running = Running::start(builder);
         soon("the job starts", started.acquire()).await.expect("open").forget();
         let file = directory.path().join("app.db");

@@ -401,11 +401,17 @@ async fn settings_that_do_not_go_together_are_refused_with_the_reason() {
         (Worker::builder(client.clone()).task(task()).task(task()), "two tasks have the name \"t\""),
         (Worker::builder(client.clone()).task(task()).concurrency(0), "concurrency is 0"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::ZERO), "poll interval is 0ns"),
-        (Worker::builder(client.clone()).task(task()).presence(s(5), s(12)), "at least two and a half times"),
+        (
+            Worker::builder(client.clone()).task(task()).heartbeat_every(s(5)).dead_after(s(12)),
+            "at least two and a half times",
+        ),
         (Worker::builder(client.clone()).task(task()).concurrency(usize::MAX), "from 1 to 1000000"),
         (Worker::builder(client.clone()).task(task()).grace(Duration::MAX), "at most a year"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::MAX), "at most a year"),
-        (Worker::builder(client.clone()).task(task()).presence(s(5), Duration::MAX), "at most a year"),
+        (
+            Worker::builder(client.clone()).task(task()).heartbeat_every(s(5)).dead_after(Duration::MAX),
+            "at most a year",
+        ),
         (Worker::builder(client).task(task_fn("", |(): (), _: JobContext| async {})), "task name"),
     ];
     for (builder, says) in cases {
@@ -502,7 +508,8 @@ async fn polls_are_spread_by_a_tenth_around_their_interval() {
         .task(task_fn("t", |(): (), _: JobContext| async {}))
         .poll_interval(Duration::from_secs(10))
         .listen(false)
-        .presence(hour, hour * 24 * 365)
+        .heartbeat_every(hour)
+        .dead_after(hour * 24 * 365)
         .sweep_interval(hour * 24, hour * 48)
         .handle_signals(false)
         .build()

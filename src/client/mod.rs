@@ -301,7 +301,7 @@ impl BackfillClient {
         self.storage.tasks().await
     }
 
-    /// The worker pools that show signs of life or hold something. Node's hold, but show none.
+    /// The worker pools that send heartbeats or hold something. Node's hold, but show none.
     ///
     /// # Errors
     /// When the storage fails.

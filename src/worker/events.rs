@@ -161,19 +161,19 @@ pub enum Event {
         /// Why.
         error: String,
     },
-    /// Another pool fell silent, and its jobs were released.
+    /// Another pool missed its heartbeats, and its jobs were released.
     Rescued {
         /// The pool's id.
         pool: String,
         /// How many jobs it held.
         jobs: u64,
     },
-    /// The sign of life could not be shown.
-    SignOfLifeFailed {
+    /// A heartbeat could not be sent.
+    HeartbeatFailed {
         /// Why.
         error: String,
     },
-    /// Others took this worker for dead; it goes on under another identity.
+    /// Others declared this worker dead; it goes on under another identity.
     Evicted {
         /// The identity it had.
         was: Arc<PoolId>,

@@ -14,7 +14,7 @@
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
-//! - **upkeep** shows the pool's sign of life, frees the jobs of pools that fell silent, and sweeps stale locks;
+//! - **upkeep** sends the pool's heartbeats, frees the jobs of dead pools, and sweeps stale locks;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;
@@ -156,7 +156,7 @@ impl Worker {
 
     /// Runs jobs until none is ready, then returns, or until it is shut down, as [`run`](Self::run) is. The crontab is not run.
     /// Jobs of the future, and jobs that others hold, are not waited for. The jobs of dead workers are freed only by a run that lasts as
-    /// long as the silence after which they count as dead.
+    /// long as the time after which they count as dead.
     ///
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.

@@ -186,7 +186,7 @@ impl Settler {
     }
 
     async fn write_batch(&mut self, batch: &mut Vec<Finished>) {
-        // Nearly always one pool; two after the worker was taken for dead and got a new identity.
+        // Nearly always one pool; two after the worker was declared dead and got a new identity.
         while let Some(first) = batch.first() {
             let pool = Arc::clone(&first.pool);
             let moment = first.settlement.claim.locked_at;

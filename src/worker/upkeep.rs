@@ -1,14 +1,14 @@
-//! What a worker does beside running jobs: signs of life, rescue, and the sweep of stale locks.
+//! What a worker does beside running jobs: heartbeats, rescue, and the sweep of stale locks.
 //!
-//! The sign of life has a thread, a connection and a loop of its own: neither a job that blocks its thread, nor one that uses
-//! up the pool, nor a write that waits for a lock may make the worker look dead. Each sign has a limit; when one is not
-//! answered, the next is shown on a new connection, and if that works the old connections are known to be dead.
+//! The heartbeat has a thread, a connection and a loop of its own: neither a job that blocks its thread, nor one that uses
+//! up the pool, nor a write that waits for a lock may make the worker look dead. Each heartbeat has a limit; when one is not
+//! answered, the next is sent on a new connection, and if that works the old connections are known to be dead.
 //!
-//! **Whose silence counts.** Others are taken for dead only by a worker that would have heard them: one that has been in
-//! *contact* with the storage itself for as long as the silence lasts. When the storage was away for everybody, nobody could
-//! show a sign, and all get the time to show one again. A worker that has just started has heard nobody yet, and waits as
+//! **Whose missed heartbeats count.** Others are declared dead only by a worker that would have seen them: one that has been in
+//! *contact* with the storage itself for as long as they were missing. When the storage was away for everybody, nobody could
+//! send a heartbeat, and all get the time to send one again. A worker that has just started has heard nobody yet, and waits as
 //! long, whatever ends it. (The storage adds to this what it knows, such as that it was started only just now, or that a pool asks for
-//! a longer silence.)
+//! a longer time.)
 //!
 //! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
 
@@ -37,23 +37,23 @@ pub(super) struct Identity {
     pub lease: Lease,
 }
 
-/// What the signs of life bring to light.
+/// What the heartbeats bring to light.
 #[derive(Debug)]
 pub(super) enum News {
-    /// Others have taken this pool for dead.
+    /// Others have declared this pool dead.
     Evicted(Arc<PoolId>),
     /// The storage itself was taken away.
     Gone(Error),
 }
 
-/// A pool to be registered, as the first sign of life.
+/// A pool to be registered, as the first heartbeat.
 struct Register {
     pool: Arc<PoolId>,
     tasks: Arc<[String]>,
     answer: oneshot::Sender<Result<bool>>,
 }
 
-/// Asks for the first sign of life of a pool, which opens the connection of all later ones.
+/// Asks for the first heartbeat of a pool, which opens the connection of all later ones.
 #[derive(Clone, Debug)]
 pub(super) struct Registrar(mpsc::UnboundedSender<Register>);
 
@@ -62,7 +62,7 @@ impl Registrar {
     pub(super) async fn register(&self, pool: &Arc<PoolId>, tasks: &Arc<[String]>) -> Result<bool> {
         let (answer, answered) = oneshot::channel();
         let wanted = Register { pool: Arc::clone(pool), tasks: Arc::clone(tasks), answer };
-        let none = || Error::Internal("no signs of life can be shown".to_owned());
+        let none = || Error::Internal("heartbeats cannot be sent".to_owned());
         self.0.send(wanted).map_err(|_| none())?;
         answered.await.map_err(|_| none())?
     }
@@ -76,13 +76,13 @@ pub(super) struct Upkeep {
     contact: watch::Receiver<Contact>,
     under_way: CancellationToken,
     registrar: Registrar,
-    /// Ends when no signs are shown any more.
-    signs: oneshot::Receiver<()>,
-    _end_signs: DropGuard,
+    /// Ends when no heartbeats are sent any more.
+    heartbeats: oneshot::Receiver<()>,
+    _end_heartbeats: DropGuard,
 }
 
 impl Upkeep {
-    /// Starts to show signs of life, once the engine has [registered](Self::registrar) the pool, and a little later or when the worker
+    /// Starts to send heartbeats, once the engine has [registered](Self::registrar) the pool, and a little later or when the worker
     /// is [under way](Self::under_way).
     pub(super) fn start(
         line: Line,
@@ -93,30 +93,30 @@ impl Upkeep {
         news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let under_way = CancellationToken::new();
-        let (contact_tx, contact) = watch::channel(Contact::begins(options.sign_of_life));
+        let (contact_tx, contact) = watch::channel(Contact::begins(options.heartbeat_interval));
         let (registrar, registrations) = mpsc::unbounded_channel();
-        let signs = Signs {
+        let heartbeats = Heartbeats {
             registrations,
             dead_after: options.dead_after,
             line: line.clone(),
             identity,
             under_way: under_way.clone(),
-            every: options.sign_of_life,
+            every: options.heartbeat_interval,
             events: events.clone(),
             news,
             contact: contact_tx,
         };
         let end = CancellationToken::new();
         let (ended, storage) = (end.clone(), Arc::clone(storage));
-        let (showing, shown) = oneshot::channel();
+        let (sending, stopped) = oneshot::channel();
         // Not one of the runtime's threads for blocking work: there may be none left.
-        let thread = std::thread::Builder::new().name("backfill-signs".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("backfill-heartbeats".to_owned()).spawn(move || {
             // Dropped at the end, however that comes.
-            let _showing: oneshot::Sender<()> = showing;
+            let _sending: oneshot::Sender<()> = sending;
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
-                    tracing::error!(%error, "no signs of life can be shown");
+                    tracing::error!(%error, "heartbeats cannot be sent");
                     return;
                 }
             };
@@ -124,7 +124,7 @@ impl Upkeep {
                 // Connections belong to the runtime that opened them.
                 let storage = storage.for_worker();
                 tokio::select! {
-                    () = signs.show(&*storage) => {}
+                    () = heartbeats.send(&*storage) => {}
                     () = ended.cancelled() => {}
                 }
             });
@@ -132,10 +132,19 @@ impl Upkeep {
             runtime.shutdown_background();
         });
         if let Err(error) = thread {
-            tracing::error!(%error, "no signs of life can be shown");
+            tracing::error!(%error, "heartbeats cannot be sent");
         }
         let registrar = Registrar(registrar);
-        Self { line, options, events, contact, under_way, registrar, signs: shown, _end_signs: end.drop_guard() }
+        Self {
+            line,
+            options,
+            events,
+            contact,
+            under_way,
+            registrar,
+            heartbeats: stopped,
+            _end_heartbeats: end.drop_guard(),
+        }
     }
 
     /// To register the pool, before anything is claimed.
@@ -148,10 +157,10 @@ impl Upkeep {
         self.under_way.clone()
     }
 
-    /// Runs until it is dropped; ends only if no signs can be shown.
+    /// Runs until it is dropped; ends only if no heartbeats can be sent.
     pub(super) async fn run(mut self) {
         tokio::select! {
-            _ = &mut self.signs => {}
+            _ = &mut self.heartbeats => {}
             () = look_after_others(&self.line, &self.options, &self.events, &self.contact) => {}
         }
     }
@@ -169,9 +178,9 @@ struct Contact {
 }
 
 impl Contact {
-    fn begins(sign_of_life: Duration) -> Self {
+    fn begins(heartbeat_interval: Duration) -> Self {
         let now = Instant::now();
-        let gap = sign_of_life.mul_f64(1.5);
+        let gap = heartbeat_interval.mul_f64(1.5);
         Self { since: now, last: now, last_by_wall: SystemTime::now(), gap }
     }
 
@@ -191,13 +200,13 @@ impl Contact {
         self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default())
     }
 
-    /// For how long it has lasted without a gap: no longer silence of others would have been heard.
+    /// For how long it has lasted without a gap: heartbeats that others missed before it began prove nothing.
     fn lasts(&self) -> Duration {
         if self.quiet() > self.gap { Duration::ZERO } else { self.since.elapsed() }
     }
 }
 
-struct Signs {
+struct Heartbeats {
     registrations: mpsc::UnboundedReceiver<Register>,
     dead_after: Duration,
     line: Line,
@@ -209,7 +218,7 @@ struct Signs {
     contact: watch::Sender<Contact>,
 }
 
-impl Signs {
+impl Heartbeats {
     /// Answers whether the pool is registered now.
     async fn register(&self, storage: &dyn Storage, wanted: Register) -> bool {
         let Register { pool, tasks, mut answer } = wanted;
@@ -230,8 +239,8 @@ impl Signs {
         answer.send(registered).is_ok() && is_registered
     }
 
-    async fn show(mut self, storage: &dyn Storage) {
-        // The connection of the signs is the first of all, so whoever is registered has it. It is given up for a new one only.
+    async fn send(mut self, storage: &dyn Storage) {
+        // The connection of the heartbeats is the first of all, so whoever is registered has it. It is given up for a new one only.
         let registered = loop {
             let Some(wanted) = self.registrations.recv().await else { return };
             let pool = Arc::clone(&wanted.pool);
@@ -240,11 +249,11 @@ impl Signs {
             }
         };
         let _ = self.identity.wait_for(|identity| identity.pool == registered).await;
-        // Registering was a sign too, so the next one need not be in the way of the first jobs.
+        // Registering was a heartbeat too, so the next one need not be in the way of the first jobs.
         let _ = timeout(self.every / 10, self.under_way.cancelled()).await;
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // A sign was not answered, and none has been since.
+        // A heartbeat was not answered, and none has been since.
         let mut suspicious = false;
         loop {
             tick.tick().await;
@@ -252,7 +261,7 @@ impl Signs {
             // The second try, on a new connection, tells a dead connection from a storage that is away.
             for _ in 0..2 {
                 let sent = sent_now();
-                match timeout(self.every / 2, storage.show_presence(&pool)).await {
+                match timeout(self.every / 2, storage.heartbeat(&pool)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Contact::heard);
                         if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {
@@ -287,14 +296,14 @@ impl Signs {
     }
 
     fn failed(&self, error: &str) {
-        tracing::warn!(error, "the sign of life could not be shown");
-        self.events.tell(|| Event::SignOfLifeFailed { error: error.to_owned() });
+        tracing::warn!(error, "could not send a heartbeat");
+        self.events.tell(|| Event::HeartbeatFailed { error: error.to_owned() });
     }
 }
 
-/// Frees the jobs of pools that fell silent, and locks that are stale.
+/// Frees the jobs of dead pools, and locks that are stale.
 async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Contact>) {
-    let mut tick = interval(options.sign_of_life);
+    let mut tick = interval(options.heartbeat_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (least, most) = options.sweep;
     let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.min(most).mul_f64(fastrand::f64());
@@ -309,12 +318,12 @@ async fn look_after_others(line: &Line, options: &Options, events: &Events, cont
                         tracing::warn!(
                             pool = pool.pool,
                             jobs = pool.jobs,
-                            "a worker pool fell silent; its jobs are free"
+                            "worker missed its heartbeats; released its jobs"
                         );
                         events.tell(|| Event::Rescued { pool: pool.pool, jobs: pool.jobs });
                     }
                 }
-                Err(error) => tracing::warn!(%error, "silent worker pools could not be looked for"),
+                Err(error) => tracing::warn!(%error, "could not look for dead workers"),
             }
         }
         if Instant::now() >= next_sweep {
@@ -341,32 +350,32 @@ mod tests {
 
     use super::*;
 
-    const SIGN: Duration = Duration::from_secs(5);
-    const SILENCE: Duration = Duration::from_secs(15);
+    const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+    const DEAD_AFTER: Duration = Duration::from_secs(15);
 
     #[tokio::test(start_paused = true)]
-    async fn a_silence_counts_only_for_who_has_been_in_contact_all_the_time() {
-        let mut contact = Contact::begins(SIGN);
+    async fn missed_heartbeats_count_only_after_contact_all_the_time() {
+        let mut contact = Contact::begins(HEARTBEAT_INTERVAL);
         for _ in 0..3 {
-            assert!(contact.lasts() < SILENCE, "a new worker has heard nobody yet");
-            advance(SIGN).await;
+            assert!(contact.lasts() < DEAD_AFTER, "a new worker has heard nobody yet");
+            advance(HEARTBEAT_INTERVAL).await;
             contact.heard();
         }
-        assert!(contact.lasts() >= SILENCE, "nothing was lost");
+        assert!(contact.lasts() >= DEAD_AFTER, "nothing was lost");
 
         // The storage is away for a minute.
         advance(Duration::from_secs(8)).await;
-        assert!(contact.lasts() < SILENCE, "not while it is away");
+        assert!(contact.lasts() < DEAD_AFTER, "not while it is away");
         advance(Duration::from_secs(52)).await;
         contact.heard();
-        assert!(contact.lasts() < SILENCE, "the others need time to be heard again");
+        assert!(contact.lasts() < DEAD_AFTER, "the others need time to be heard again");
         for _ in 0..2 {
-            advance(SIGN).await;
+            advance(HEARTBEAT_INTERVAL).await;
             contact.heard();
-            assert!(contact.lasts() < SILENCE);
+            assert!(contact.lasts() < DEAD_AFTER);
         }
-        advance(SIGN).await;
+        advance(HEARTBEAT_INTERVAL).await;
         contact.heard();
-        assert!(contact.lasts() >= SILENCE, "now their silence is their own");
+        assert!(contact.lasts() >= DEAD_AFTER, "now it is they who missed heartbeats");
     }
 }

@@ -84,7 +84,7 @@ impl Scene {
             pool: 10,
             crontab: None,
             grace: 25,
-            presence: (5_000, 15_000),
+            heartbeat: (5_000, 15_000),
         };
         Self {
             subject: Arc::clone(subject),

@@ -92,9 +92,9 @@ impl<'a> Actor<'a> {
         added
     }
 
-    pub async fn show_presence(&self) {
-        let (shown, act) = self.watched("a heartbeat", self.storage.show_presence(&self.pool)).await;
-        assert!(shown.expect("a sign"));
+    pub async fn heartbeat(&self) {
+        let (shown, act) = self.watched("a heartbeat", self.storage.heartbeat(&self.pool)).await;
+        assert!(shown.expect("heartbeat"));
         act.reads_no_more_than_for(1);
     }
 
@@ -143,7 +143,7 @@ impl<'a> Actor<'a> {
             self.add("of queues", vec![queued(round)]).await;
             self.add("with keys", vec![keyed(round)]).await;
             self.add("with keys, of which half are known", (round * 50..round * 50 + 100).map(keyed).collect()).await;
-            self.show_presence().await;
+            self.heartbeat().await;
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct Faults {
     pub no_sweeps: AtomicBool,
     /// Whether the answers of adds are lost.
     pub lose_adds: AtomicBool,
-    /// Whether signs of life arrive, and their answers do not.
+    /// Whether heartbeats arrive, and their answers do not.
     pub signs_unheard: AtomicBool,
     calls: (AtomicUsize, AtomicUsize),
 }
@@ -119,15 +119,15 @@ impl Storage for Faulty {
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
         self.inner.register_with(registration).await
     }
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        let shown = self.inner.show_presence(pool).await?;
+    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
+        let shown = self.inner.heartbeat(pool).await?;
         if self.faults.signs_unheard.load(Ordering::SeqCst) {
             return Err(Error::Storage("the answer was lost".into()));
         }
         Ok(shown)
     }
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.inner.withdraw_presence(pool).await
+    async fn deregister(&self, pool: &PoolId) -> Result<()> {
+        self.inner.deregister(pool).await
     }
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
         self.inner.rescue_with(watch).await

@@ -202,11 +202,11 @@ pub struct WorkerArgs {
     /// The same, at most
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "10m")]
     pub max_reset_locked_interval: Duration,
-    /// How often to show a sign of life
+    /// How often to send a heartbeat
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
-    pub sign_of_life: Duration,
-    /// How long a worker may be silent before its jobs are freed; at least two and a half times the interval of its signs. Of two
-    /// workers' settings the longer one holds. (With --once, a run that ends sooner frees no job of another)
+    pub heartbeat_interval: Duration,
+    /// After how long without a heartbeat a worker counts as dead, and its jobs are freed; at least two and a half times the
+    /// heartbeat interval. Of two workers' settings the longer one holds. (With --once, a run that ends sooner frees no job of another)
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s")]
     pub dead_after: Duration,
     /// Do not create or upgrade the schema

@@ -11,7 +11,7 @@ use backfill::{Counts, Error, PoolInfo, TaskInfo};
 use crate::nearest::did_you_mean;
 use crate::output::count_of;
 
-/// A worker that was silent for longer is not counted. (One that is given more time shows signs of life at least as often.)
+/// A worker that was last seen longer ago is not counted. (One that is given more time sends heartbeats at least as often.)
 const LIVE: Duration = Duration::from_secs(120);
 /// How many tasks are told one by one.
 const MOST_TOLD: usize = 20;
@@ -42,7 +42,7 @@ impl Serving {
     pub fn of_pools(pools: &[PoolInfo]) -> Self {
         // What runs nothing is the run of a move, or has a crontab alone.
         let runs = |pool: &PoolInfo| pool.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty());
-        let live = |pool: &&PoolInfo| pool.silence.is_some_and(|silence| silence <= LIVE) && runs(pool);
+        let live = |pool: &&PoolInfo| pool.last_seen_ago.is_some_and(|ago| ago <= LIVE) && runs(pool);
         let mut serving = Self::default();
         for pool in pools.iter().filter(live) {
             serving.unknown |= pool.tasks.is_none();
@@ -114,9 +114,9 @@ pub fn waiting(jobs: &Counts) -> u64 {
 mod tests {
     use super::*;
 
-    fn pool(tasks: Option<&[&str]>, silence: u64) -> PoolInfo {
+    fn pool(tasks: Option<&[&str]>, last_seen_ago: u64) -> PoolInfo {
         let mut pool = PoolInfo::new("pool-1".to_owned());
-        pool.silence = Some(Duration::from_secs(silence));
+        pool.last_seen_ago = Some(Duration::from_secs(last_seen_ago));
         pool.tasks = tasks.map(|tasks| tasks.iter().map(|task| (*task).to_owned()).collect());
         pool
     }
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(told, "no live worker of backfill's runs the task \"sendmail\"; did you mean \"send_mail\"?");
         assert_eq!((one.workers_of("send_mail"), one.workers_of("x")), (Some(2), Some(0)));
         for unclear in [
-            // Nobody is there, only Node's are, one does not tell, or all were silent for long.
+            // Nobody is there, only Node's are, one does not tell, or all were last seen long ago.
             &[][..],
             &[PoolInfo::new("node".to_owned())],
             &[pool(Some(&["a"]), 1), pool(None, 1)],

@@ -150,7 +150,7 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_pools_unlocked() {
         (&workers[0]["id"], &workers[0]["jobs"], &workers[0]["queues"]),
         (&json!(pool.as_str()), &json!(1), &json!(1))
     );
-    assert!(workers[0]["silent_seconds"].as_f64().is_some());
+    assert!(workers[0]["last_seen_ago_seconds"].as_f64().is_some());
     for (command, says) in
         [("queues", "QUEUE"), ("tasks", "mail"), ("workers", pool.as_str()), ("stats", "1 worker holds 1 job")]
     {

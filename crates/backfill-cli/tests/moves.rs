@@ -148,14 +148,14 @@ async fn a_move_that_is_stopped_while_another_run_ends_it_moves_nothing_when_it_
         }
         signal(&first, "CONT").await;
     }
-    // It waits until the first one is taken for dead.
+    // It waits until the first one is declared dead.
     ended(moving.start()).await.ok();
     moving.assert_all_moved_once().await;
     signal(&first, "CONT").await;
     let first = ended(first).await;
     assert_eq!(first.status, Some(1), "{}", first.out);
     // Whether it was stopped between two transactions, or within one, which the server has ended.
-    let says = ["taken for dead", "has taken over", "idle-in-transaction"];
+    let says = ["declared dead", "has taken over", "idle-in-transaction"];
     assert!(says.iter().any(|says| first.err.contains(says)), "{}", first.err);
     moving.assert_all_moved_once().await;
 }

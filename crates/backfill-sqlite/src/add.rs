@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::file::{File, Moments, micros, time};
-use crate::presence::wake;
+use crate::heartbeat::wake;
 use crate::row::{flags_text, jobs};
 use crate::{SqliteStorage, failed, left_out};
 

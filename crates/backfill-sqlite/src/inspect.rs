@@ -232,7 +232,7 @@ order by 1
             let mut pool = PoolInfo::new(row.id);
             pool.started_at = row.started_at.map(time);
             pool.seen_at = row.seen_at.map(time);
-            pool.silence = row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
+            pool.last_seen_ago = row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
             pool.tasks = row
                 .serves
                 .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names).ok())

@@ -34,7 +34,7 @@
 //! | `add` | storing jobs |
 //! | `claim` | taking jobs |
 //! | `settle` | writing how jobs ended |
-//! | `presence` | signs of life, rescue, locks that are released |
+//! | `heartbeat` | heartbeats, rescue, locks that are released |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `manage` | the administrative verbs |
 //! | `transfer` | moving jobs from and to other storages |
@@ -48,11 +48,11 @@ mod checkup;
 mod claim;
 mod cron;
 mod file;
+mod heartbeat;
 mod inspect;
 mod manage;
 mod migrate;
 mod place;
-mod presence;
 mod row;
 mod settle;
 mod transfer;
@@ -189,12 +189,12 @@ impl Storage for SqliteStorage {
         self.serve_tasks(pool, tasks).await
     }
 
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        self.show_sign(pool).await
+    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
+        self.write_heartbeat(pool).await
     }
 
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.withdraw(pool).await
+    async fn deregister(&self, pool: &PoolId) -> Result<()> {
+        self.remove_registration(pool).await
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {

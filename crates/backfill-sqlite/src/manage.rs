@@ -7,7 +7,7 @@ use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
 
 use crate::file::micros;
-use crate::presence::{STALE, wake};
+use crate::heartbeat::{STALE, wake};
 use crate::row::jobs;
 use crate::{SqliteStorage, failed};
 

@@ -15,7 +15,7 @@ use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::file::{File, micros, time};
-use crate::presence::wake;
+use crate::heartbeat::wake;
 
 /// What belongs to one moment of claiming.
 #[derive(Default)]

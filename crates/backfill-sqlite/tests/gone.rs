@@ -46,7 +46,7 @@ impl Scene {
     async fn is_gone(&self, why: &str) {
         let calls = [
             add(&self.jobs).await,
-            self.jobs.show_presence(&PoolId::random()).await.map(drop),
+            self.jobs.heartbeat(&PoolId::random()).await.map(drop),
             self.jobs.counts().await.map(drop),
             self.jobs.migrate().await.map(drop),
         ];

@@ -168,7 +168,7 @@ order by task.identifier
     }
 
     pub(super) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
-        // Pools of Node's show no sign of life; they are known by what they hold.
+        // Pools of Node's send no heartbeats; they are known by what they hold.
         let rows = sqlx::query!(
             r#"
 with held as (
@@ -189,7 +189,7 @@ select
   coalesce(pool.id, holder.id) as "id!",
   pool.started_at as "started_at?: Timestamp",
   pool.seen_at as "seen_at?: Timestamp",
-  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds?",
+  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds?",
   -- By way of JSON, which a schema understands that an earlier version has made.
   to_jsonb(pool) ->> 'serves' as "serves?",
   coalesce(holder.jobs, 0) as "jobs!",
@@ -213,7 +213,7 @@ order by 1
             let mut pool = PoolInfo::new(row.id);
             pool.started_at = row.started_at.map(|time| time.0);
             pool.seen_at = row.seen_at.map(|time| time.0);
-            pool.silence = row.silent_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            pool.last_seen_ago = row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             pool.tasks = row.serves.as_deref().and_then(sorted);
             pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
             pool.queues = u64::try_from(row.queues).unwrap_or_default();
@@ -231,7 +231,7 @@ select
   pool.id,
   pool.started_at as "started_at: Timestamp",
   pool.seen_at as "seen_at: Timestamp",
-  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds!",
+  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds!",
   to_jsonb(pool) ->> 'serves' as "serves?"
 from graphile_worker.backfill_pools pool
 order by pool.id
@@ -247,7 +247,7 @@ order by pool.id
             let mut pool = PoolInfo::new(row.id);
             pool.started_at = Some(row.started_at.0);
             pool.seen_at = Some(row.seen_at.0);
-            pool.silence = Duration::try_from_secs_f64(row.silent_seconds).ok();
+            pool.last_seen_ago = Duration::try_from_secs_f64(row.last_seen_ago_seconds).ok();
             pool.tasks = row.serves.as_deref().and_then(sorted);
             pool
         });

@@ -27,9 +27,9 @@ use crate::error::Result;
 /// than the lease: others wait for them. (Both go in one exchange.)
 const READ_COMMITTED: &str =
     "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'";
-/// The same, for a sign of life: what hangs (a lock on the table, a commit that waits for a standby) is ended by the server too,
-/// so that signs which nobody waits for any more do not use up its connections.
-const SIGN: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+/// The same, for a heartbeat: what hangs (a lock on the table, a commit that waits for a standby) is ended by the server too,
+/// so that heartbeats which nobody waits for any more do not use up its connections.
+const HEARTBEAT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                     set local statement_timeout = '5s'";
 
 /// The same, for claims and results after one took too long (see `caution`): the server ends what waits for a lock, before the
@@ -42,8 +42,8 @@ const IN_TIME: &str = "begin isolation level read committed; set local idle_in_t
 const PATIENT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                        set local statement_timeout = '2min'";
 
-/// The same, for a migration: whatever asks for a table after it waits behind it, signs of life among them, so it waits for the
-/// locks of others for less time than a sign has, and is tried again.
+/// The same, for a migration: whatever asks for a table after it waits behind it, heartbeats among them, so it waits for the
+/// locks of others for less time than a heartbeat has, and is tried again.
 const MIGRATION: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                          set local lock_timeout = '1s'";
 
@@ -188,9 +188,9 @@ impl PostgresStorage {
         self.connections.begin_with(PATIENT).await.map_err(|e| self.error("begin a transaction", e))
     }
 
-    /// A transaction for a sign of life, which the server ends if it takes long.
+    /// A transaction for a heartbeat, which the server ends if it takes long.
     pub(super) async fn brief_transaction(&self) -> Result<Tx> {
-        self.connections.begin_with(SIGN).await.map_err(|e| self.error("begin a transaction", e))
+        self.connections.begin_with(HEARTBEAT).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// Ends what [`work`](Self::work) began.

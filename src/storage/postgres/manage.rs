@@ -13,7 +13,7 @@ use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_erro
 
 impl PostgresStorage {
     pub(super) async fn release_stale_locks(&self) -> Result<u64> {
-        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But pools that show signs of life are
+        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But pools that send heartbeats are
         // judged by those. The job's turn is now at the earliest. Rows are locked in id order, so that two sweeps at once do
         // not deadlock; held ones are skipped,
         // the next sweep finds them.

@@ -24,7 +24,7 @@
 //! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees of queues, tasks and pools |
-//! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
+//! | `heartbeat` | heartbeats, rescue from dead pools, claims whose answer was lost |
 //! | `reach` | waiting for a server that is away, and the first look at the schema |
 //! | `row` | reading rows that anybody may have written |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
@@ -47,6 +47,7 @@ mod errors;
 mod forget;
 mod gather;
 mod handover;
+mod heartbeat;
 mod inspect;
 mod isolation;
 mod listen;
@@ -54,7 +55,6 @@ mod manage;
 mod migrate;
 mod own;
 mod pooled;
-mod presence;
 mod reach;
 mod rights;
 mod row;
@@ -113,7 +113,7 @@ pub struct PostgresStorage {
     /// Whose rows were locked when their results were to be written.
     busy: Busy,
     /// When those were tried last whom somebody's lock keeps from being rescued wholly.
-    burials: presence::Burials,
+    burials: heartbeat::Burials,
     /// Where claims begin.
     cursors: Arc<Cursors>,
     /// Which kind of claim to try.
@@ -124,8 +124,8 @@ pub struct PostgresStorage {
     giver: Arc<Giver>,
     /// Which characters the database's encoding has.
     characters: Arc<Characters>,
-    /// Whether the last sign of life has not been answered.
-    sign_unanswered: Arc<AtomicBool>,
+    /// Whether the last heartbeat has not been answered.
+    heartbeat_unanswered: Arc<AtomicBool>,
 }
 
 impl PostgresStorage {
@@ -159,11 +159,11 @@ impl PostgresStorage {
             isolation: Isolation::default(),
             caution: Caution::default(),
             busy: Busy::default(),
-            burials: presence::Burials::default(),
+            burials: heartbeat::Burials::default(),
             gathering: Arc::default(),
             giver: Arc::default(),
             characters: Arc::default(),
-            sign_unanswered: Arc::default(),
+            heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
         })
@@ -285,12 +285,12 @@ impl Storage for PostgresStorage {
             connections,
             gathering: Arc::default(),
             giver: Arc::default(),
-            sign_unanswered: Arc::default(),
+            heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
             caution: Caution::default(),
             busy: Busy::default(),
-            burials: presence::Burials::default(),
+            burials: heartbeat::Burials::default(),
             ..self.clone()
         })
     }
@@ -355,12 +355,12 @@ impl Storage for PostgresStorage {
         self.serve_tasks(pool, tasks).await
     }
 
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        self.retrying(|| self.show_sign(pool)).await
+    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
+        self.retrying(|| self.write_heartbeat(pool)).await
     }
 
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.retrying(|| self.withdraw(pool)).await
+    async fn deregister(&self, pool: &PoolId) -> Result<()> {
+        self.retrying(|| self.remove_registration(pool)).await
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {

@@ -120,7 +120,7 @@ order by job.id
         let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
         let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();
         let mut tx = self.transaction().await?;
-        // As for a claim: the lock keeps whoever takes this run for dead waiting until we commit.
+        // As for a claim: the lock keeps whoever declares this run dead waiting until we commit.
         let registered = sqlx::query!(
             "select id from graphile_worker.backfill_pools where id = $1 and seen_at > 'epoch' for key share",
             run.as_str()

@@ -30,7 +30,7 @@ const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for looking for jobs of a lost claim first, which reads the whole table.
 pub(super) const DOUBTING_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a worker whose signs of life are not answered waits before it looks again whether it may claim.
+/// How long a worker whose heartbeats are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// The most bytes of payloads that are claimed at once, and beyond which nothing more is claimed ahead.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -116,7 +116,7 @@ impl Engine {
             return;
         }
         if self.mode == Mode::UntilShutdown && self.lease.is_over() {
-            // Nothing that is claimed now could be started: the signs of life are not answered, whatever else is.
+            // Nothing that is claimed now could be started: the heartbeats are not answered, whatever else is.
             self.claim_not_before = Some(now + LEASE_PAUSE);
             return;
         }

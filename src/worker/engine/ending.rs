@@ -78,7 +78,7 @@ impl Engine {
             self.drop_jobs.cancel();
         }
         if now >= ending.abandon && self.claims.abandon() {
-            // What it may have taken is given back when the pool is unregistered.
+            // What it may have taken is given back when the pool is deregistered.
             tracing::warn!("a claim was not answered before the worker had to end");
         }
     }
@@ -125,12 +125,12 @@ impl Engine {
             () = timer => Ok((Summary::default(), 0)),
         }
         .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
-        // Only a pool that holds nothing knowingly takes its sign of life away; for what it holds, others must notice its
-        // silence.
+        // Only a pool that holds nothing knowingly deregisters; for what it holds, others must notice
+        // the missed heartbeats.
         if unwritten == 0 && !failure.as_ref().is_some_and(Error::is_gone) {
-            let withdrawn = tokio::time::timeout(WRITE_GRACE, line.storage().withdraw_presence(&pool)).await;
-            if !matches!(withdrawn, Ok(Ok(()))) {
-                tracing::warn!("the sign of life could not be taken away; others will notice the silence");
+            let deregistered = tokio::time::timeout(WRITE_GRACE, line.storage().deregister(&pool)).await;
+            if !matches!(deregistered, Ok(Ok(()))) {
+                tracing::warn!("could not deregister; others will notice the missed heartbeats");
             }
         }
         match (failure, unwritten) {

@@ -1,4 +1,4 @@
-//! Who the worker is: how it is registered, and what becomes of it when others took it for dead.
+//! Who the worker is: how it is registered, and what becomes of it when others declared it dead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::storage::{Line, PoolId, Registration};
 /// Registering that has not been answered for this long never will be.
 pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a run whose signs of life are not answered waits before it looks again whether it may claim.
+/// How long a run whose heartbeats are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A new identity on its way to be registered, and when that was asked for.
 pub(super) type Registering = BoxFuture<'static, (Arc<PoolId>, Sent, Result<bool>)>;
 
 impl Engine {
-    /// Others took this pool for dead and released what it held. Its results no longer count (the fence sees to that),
+    /// Others declared this pool dead and released what it held. Its results no longer count (the fence sees to that),
     /// so its jobs are asked to end, and the worker goes on as somebody else.
     pub(super) fn evicted(&mut self, pool: &Arc<PoolId>) {
         if *pool != self.pool || self.registering.is_some() {
@@ -33,7 +33,7 @@ impl Engine {
         if self.ending.is_some() {
             // No new identity is needed any more.
             if !self.cancel.is_cancelled() {
-                tracing::error!(%pool, "this worker was taken for dead while it ends; its jobs are asked to end now");
+                tracing::error!(%pool, "lease expired while the worker ends: other workers took over its jobs; cancelling them here");
                 self.cancel.cancel();
             }
             return;
@@ -41,7 +41,7 @@ impl Engine {
         let new = Arc::new(self.mode.identity());
         tracing::error!(
             was = %pool, now = %new, running = self.running.len(),
-            "this worker was taken for dead; its jobs were released to others and are asked to end here"
+            "lease expired: other workers took over this worker's jobs; cancelling them here"
         );
         self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
         self.cancel.cancel();
@@ -61,7 +61,7 @@ impl Engine {
         match registered {
             Ok(true) => {
                 self.cancel = Arc::default();
-                // Whatever the old identity held was released by those who took it for dead.
+                // Whatever the old identity held was released by those who declared it dead.
                 self.held.clear();
                 self.handover.begin_anew();
                 self.pool = Arc::clone(&new);
@@ -83,7 +83,7 @@ impl Engine {
 impl Engine {
     /// A run that ends when idle claims only while its lease lasts, too: what it claimed without could not be started, would be given
     /// back, and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
-    /// what its signs go to.
+    /// what its heartbeats go to.
     pub(super) fn await_lease(&mut self) {
         if self.mode != Mode::UntilIdle || !self.more || self.ending.is_some() || self.registering.is_some() {
             return;
@@ -91,7 +91,7 @@ impl Engine {
         let Some(over) = self.lease.over_for() else { return };
         if over > self.options.dead_after {
             let quiet = over + self.options.dead_after;
-            self.fail(Error::Storage(format!("no sign of life of this worker was answered for {quiet:?}").into()));
+            self.fail(Error::Storage(format!("no heartbeat of this worker was answered for {quiet:?}").into()));
             return;
         }
         let again = Instant::now() + LEASE_PAUSE;
@@ -118,7 +118,7 @@ pub(super) async fn begin(
             let sent = sent_now();
             Ok(registrar.register(&pool, tasks).await?.then_some(sent))
         };
-        // To register opens the connection of the signs of life. The first claim needs another one: a question that asks nothing opens it
+        // To register opens the connection of the heartbeats. The first claim needs another one: a question that asks nothing opens it
         // meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one only, it is not asked again.
         let open_another = async {
             if first_try {

@@ -8,7 +8,7 @@
 //! | `jobs` | starting jobs, and what becomes of them |
 //! | `claiming` | when to ask for more, and for how many |
 //! | `handover` | when to offer to be handed jobs, and what becomes of them |
-//! | `identity` | who the worker is: registering, and what becomes of it when it was taken for dead |
+//! | `identity` | who the worker is: registering, and what becomes of it when it was declared dead |
 //! | `tasks` | which tasks it runs, when that changes |
 //! | `ending` | shutdown, and the last writes |
 
@@ -101,7 +101,7 @@ pub(super) struct Engine {
     pool: Arc<PoolId>,
     identities: watch::Sender<Identity>,
     registering: Option<Registering>,
-    /// Cancelled when the first claim is answered, and it is known whether the ear hears: then the signs of life begin.
+    /// Cancelled when the first claim is answered, and it is known whether the ear hears: then the heartbeats begin.
     under_way: CancellationToken,
     /// How long others take this identity for alive.
     lease: Lease,
@@ -285,7 +285,7 @@ impl Engine {
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();
-        // Upkeep and signals go on until the last result is written: meanwhile others must not take us for dead, and a
+        // Upkeep and signals go on until the last result is written: meanwhile others must not declare us dead, and a
         // second signal must be heard.
         tokio::select! {
             ended = async { self.turn(news).await.end().await } => ended,

@@ -104,7 +104,7 @@ pub async fn jobs_are_deleted_while_they_run(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
-/// Survives by: retries, results that are held (`worker/settler.rs`), and signs of life in another table.
+/// Survives by: retries, results that are held (`worker/settler.rs`), and heartbeats in another table.
 pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(400, 300).await;
@@ -335,7 +335,7 @@ pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/presence.rs`).
+/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/heartbeat.rs`).
 pub async fn a_dead_workers_row_stays_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(10, 5_000).await;

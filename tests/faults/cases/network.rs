@@ -27,15 +27,15 @@ pub async fn every_connection_is_reset(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: the sign of life on a new connection, which proves the old ones dead (`storage/line.rs`).
+/// Survives by: the heartbeat on a new connection, which proves the old ones dead (`storage/line.rs`).
 pub async fn connections_die_without_a_word(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(500, 500).await;
     three_workers(&mut scene).await;
-    // In the moment between the first claim and the first sign of life nothing could tell; then claims give up after 30 s.
-    let signs = "select case when count(*) = 3 then 1::bigint else 0 end from pg_stat_activity
+    // In the moment between the first claim and the first heartbeat nothing could tell; then claims give up after 30 s.
+    let heartbeats = "select case when count(*) = 3 then 1::bigint else 0 end from pg_stat_activity
                  where datname = current_database() and query ~ '^update .* set seen_at = clock_timestamp'";
-    scene.until_answered("a sign of life by each", signs).await;
+    scene.until_answered("a heartbeat by each", heartbeats).await;
     scene.proxy.kill_silently();
     scene.outage_is_over();
     // What was running finishes; nothing new can start until the dead connections are given up.
@@ -52,7 +52,7 @@ pub async fn connections_die_without_a_word(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: the same, and by not taking anybody for dead right after an outage for all.
+/// Survives by: the same, and by not declaring anybody dead right after an outage for all.
 pub async fn nothing_passes_for_longer_than_the_lease(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(600, 500).await;
@@ -163,7 +163,7 @@ pub async fn answers_are_lost(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: claims ahead by the pace just measured (`worker/pace.rs`), results in batches, and a sign of life with time for an answer.
+/// Survives by: claims ahead by the pace just measured (`worker/pace.rs`), results in batches, and a heartbeat with time for an answer.
 pub async fn everything_is_slow(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.proxy.set(Way::Slow(Duration::from_millis(200)));
@@ -193,9 +193,8 @@ pub async fn a_claims_answer_is_not_taken(ground: &Ground) -> Outcome {
     let large = || JobSpec::new("work", Work { ms: 10, how: How::Sleep, pad: "x".repeat(2 * 1024 * 1024) });
     let added = scene.client.add_many_with(&mut *tx, (0..20).map(|_| large())).await.expect("add");
     scene.accept(added.into_iter().map(|job| job.id));
-    let claims = |waits: &str| {
-        format!("select count(*) from pg_stat_activity where {waits} and query like '%backfill_claim%'")
-    };
+    let claims =
+        |waits: &str| format!("select count(*) from pg_stat_activity where {waits} and query like '%backfill_claim%'");
     scene.until_answered("a claim", &claims("wait_event_type = 'Lock'")).await;
     scene.proxy.set(Way::Clogged);
     scene.hits("a");

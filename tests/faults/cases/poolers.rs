@@ -164,7 +164,7 @@ pub async fn a_pooler_has_few_connections_for_many_workers(ground: &Ground) -> O
     scene.add(40, ground.scaled(20_000, 40_000)).await;
     let mut outcome = scene.end().await;
     drop(pooler);
-    assert_eq!(outcome.starts, outcome.jobs, "nobody is taken for dead");
+    assert_eq!(outcome.starts, outcome.jobs, "nobody is declared dead");
     outcome.remark = "four workers share 20 connections".to_owned();
     outcome
 }

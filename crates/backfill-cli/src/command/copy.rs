@@ -26,7 +26,7 @@ const BATCH: u32 = 500;
 /// How large those are together, in bytes (a single larger job goes alone). Each is held a few times on its way.
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How often a run shows that it is under way.
-const SIGN: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<(), Failure> {
     let (here, there) =
@@ -118,9 +118,9 @@ impl Move {
 
     /// What did not arrive goes back to where it was. Nothing that arrived is left.
     async fn give_back(&self, alone: &Alone) -> Result<(), Failure> {
-        // Another run of this move that took this one for dead holds its jobs under the same name: those are not to be given back.
+        // Another run of this move that declared this one dead holds its jobs under the same name: those are not to be given back.
         // (No storage can look and the other one give back at the same moment. Whoever is stopped in between, and for so long that he
-        // is taken for dead, disturbs that other run.)
+        // is declared dead, disturbs that other run.)
         alone.ask().await?;
         self.from.unlock(std::slice::from_ref(&self.mover)).await?;
         self.to.forget_imports(&self.mover).await?;
@@ -186,7 +186,7 @@ impl Move {
     }
 }
 
-/// Shows a sign of life where the jobs go, so that no second run of the same move is under way: they would disturb each other.
+/// Sends heartbeats where the jobs go, so that no second run of the same move is under way: they would disturb each other.
 /// Hears of Ctrl-C too.
 struct Alone {
     storage: Arc<dyn Storage>,
@@ -202,24 +202,25 @@ impl Alone {
         let id = PoolId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
         let begun = Instant::now();
         loop {
-            storage.register_with(&Registration::new(&id, &[]).dead_after(SIGN * 3)).await?;
+            storage.register_with(&Registration::new(&id, &[]).dead_after(HEARTBEAT_INTERVAL * 3)).await?;
             let pools = storage.pools().await?;
             let others: Vec<_> =
                 pools.iter().filter(|pool| pool.id.starts_with(&prefix) && pool.id != id.as_str()).collect();
-            let is_dead = |pool: &&backfill::PoolInfo| pool.silence.is_some_and(|silence| silence > SIGN * 3);
-            // Where nobody could be heard, nobody is dead for it: others get the time to show a sign that this run would hear.
-            let watched = others.is_empty() || begun.elapsed() > SIGN * 3;
+            let is_dead =
+                |pool: &&backfill::PoolInfo| pool.last_seen_ago.is_some_and(|ago| ago > HEARTBEAT_INTERVAL * 3);
+            // Where nobody could be heard, nobody is dead for it: others get the time to send a heartbeat that this run would see.
+            let watched = others.is_empty() || begun.elapsed() > HEARTBEAT_INTERVAL * 3;
             if watched && others.iter().all(is_dead) {
                 // They hold nothing but their names. One that only seemed dead finds that it may store nothing more.
                 storage.unlock(&others.iter().map(|other| other.id.clone()).collect::<Vec<_>>()).await?;
                 break;
             }
             // Two that begin at once see each other, and both step back for a while.
-            storage.withdraw_presence(&id).await?;
-            if begun.elapsed() > SIGN * 5 {
+            storage.deregister(&id).await?;
+            if begun.elapsed() > HEARTBEAT_INTERVAL * 5 {
                 return Err(failed("another run of this move is under way".to_owned()));
             }
-            tokio::time::sleep(SIGN.mul_f64(0.1 + fastrand::f64() / 2.0)).await;
+            tokio::time::sleep(HEARTBEAT_INTERVAL.mul_f64(0.1 + fastrand::f64() / 2.0)).await;
         }
         let (lost, interrupted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let mut background = JoinSet::new();
@@ -227,8 +228,8 @@ impl Alone {
             let (storage, id, lost) = (Arc::clone(storage), id.clone(), Arc::clone(&lost));
             async move {
                 loop {
-                    tokio::time::sleep(SIGN).await;
-                    if matches!(storage.show_presence(&id).await, Ok(false)) {
+                    tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+                    if matches!(storage.heartbeat(&id).await, Ok(false)) {
                         lost.store(true, Ordering::Relaxed);
                     }
                 }
@@ -249,7 +250,7 @@ impl Alone {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Fails when another run is known to have taken this one for dead.
+    /// Fails when another run is known to have declared this one dead.
     fn check(&self) -> Result<(), Failure> {
         if self.lost.load(Ordering::Relaxed) {
             return Err(failed("another run of this move has taken over".to_owned()));
@@ -257,9 +258,9 @@ impl Alone {
         Ok(())
     }
 
-    /// Asks whether another run took this one for dead, and fails if so. (A run that was stopped hears of it only when it asks.)
+    /// Asks whether another run declared this one dead, and fails if so. (A run that was stopped hears of it only when it asks.)
     async fn ask(&self) -> Result<(), Failure> {
-        if !self.storage.show_presence(&self.id).await? {
+        if !self.storage.heartbeat(&self.id).await? {
             self.lost.store(true, Ordering::Relaxed);
         }
         self.check()
@@ -267,8 +268,8 @@ impl Alone {
 
     async fn end(mut self) {
         self.background.shutdown().await;
-        // If it cannot be said, it is taken for dead in a moment.
-        let _ = self.storage.withdraw_presence(&self.id).await;
+        // If it cannot be said, it is declared dead in a moment.
+        let _ = self.storage.deregister(&self.id).await;
     }
 }
 
@@ -326,9 +327,9 @@ mod tests {
             kept: BTreeSet::new(),
         };
         // The successor: it has taken over, and holds the only job.
-        to.unlock(&[alone.id.as_str().to_owned()]).await.expect("taken for dead");
+        to.unlock(&[alone.id.as_str().to_owned()]).await.expect("declared dead");
         let held = from.take_out(&mover, None, BATCH, BATCH_BYTES).await.expect("take out");
-        let failure = copy.give_back(&alone).await.expect_err("it has been taken for dead");
+        let failure = copy.give_back(&alone).await.expect_err("it has been declared dead");
         assert!(matches!(failure, Failure::Failed(message) if message.contains("has taken over")));
         assert_eq!(from.counts().await.expect("counts").running, 1);
         // So the successor may still delete it where it was.

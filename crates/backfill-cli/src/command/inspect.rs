@@ -112,7 +112,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
                 "started_at": pool.started_at.map(rfc3339),
                 "seen_at": pool.seen_at.map(rfc3339),
                 "tasks": pool.tasks,
-                "silent_seconds": pool.silence.map(|silence| silence.as_secs_f64()),
+                "last_seen_ago_seconds": pool.last_seen_ago.map(|ago| ago.as_secs_f64()),
                 "jobs": pool.jobs,
                 "queues": pool.queues,
                 "oldest_lock": pool.oldest_lock.map(rfc3339),
@@ -127,12 +127,12 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     let serving = Serving::of_pools(&pools);
     let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK", "TASKS"], &[3, 4]);
     for pool in pools {
-        let seen = match pool.silence {
+        let seen = match pool.last_seen_ago {
             Some(_) if pool.seen_at.is_some_and(|seen| seen == DateTime::UNIX_EPOCH) => {
                 "dead; somebody's lock keeps its jobs".to_owned()
             }
-            Some(silence) => format!("{} ago", length(std::time::Duration::from_secs(silence.as_secs()))),
-            None => "shows no signs of life (Node)".to_owned(),
+            Some(ago) => format!("{} ago", length(std::time::Duration::from_secs(ago.as_secs()))),
+            None => "sends no heartbeats (Node)".to_owned(),
         };
         table.add_row([
             visible(&pool.id),

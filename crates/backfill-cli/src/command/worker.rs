@@ -167,7 +167,8 @@ fn settings(
         .take_handed(!args.no_handover)
         .forbidden_flags(args.forbidden_flags.iter().filter(|flag| !flag.is_empty()))
         .sweep_interval(args.min_reset_locked_interval, args.max_reset_locked_interval)
-        .presence(args.sign_of_life, args.dead_after)
+        .heartbeat_every(args.heartbeat_interval)
+        .dead_after(args.dead_after)
         .second_signal_after(args.second_signal_after)
         .cancel_after(args.cancel_after)
         .grace(args.grace);

@@ -26,7 +26,7 @@ impl PoolId {
         Self::with_prefix("otpool")
     }
 
-    /// An id of one's own choice, for what is no worker but shows signs of life like one.
+    /// An id of one's own choice, for what is no worker but sends heartbeats like one.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self(name.into())

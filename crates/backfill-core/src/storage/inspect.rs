@@ -48,7 +48,7 @@ impl TaskInfo {
     }
 }
 
-/// A worker pool that shows a sign of life or holds something.
+/// A worker pool that sends heartbeats or holds something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolInfo {
@@ -56,10 +56,10 @@ pub struct PoolInfo {
     pub id: String,
     /// When it registered; `None` for pools that do not, which are Node's.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it last showed a sign of life, by the storage's clock.
+    /// When it last sent a heartbeat, by the storage's clock.
     pub seen_at: Option<DateTime<Utc>>,
     /// How long ago that was, by the storage's clock.
-    pub silence: Option<Duration>,
+    pub last_seen_ago: Option<Duration>,
     /// The tasks that it runs, sorted; `None` if it does not tell, as Node's.
     pub tasks: Option<Vec<String>>,
     /// How many jobs it holds.
@@ -74,6 +74,15 @@ impl PoolInfo {
     /// A pool that holds nothing.
     #[must_use]
     pub fn new(id: String) -> Self {
-        Self { id, started_at: None, seen_at: None, silence: None, tasks: None, jobs: 0, queues: 0, oldest_lock: None }
+        Self {
+            id,
+            started_at: None,
+            seen_at: None,
+            last_seen_ago: None,
+            tasks: None,
+            jobs: 0,
+            queues: 0,
+            oldest_lock: None,
+        }
     }
 }

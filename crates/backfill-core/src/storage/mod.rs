@@ -19,10 +19,10 @@ pub mod contract;
 mod cron;
 mod frontier;
 mod handover;
+mod heartbeat;
 mod inspect;
 mod manage;
 pub mod memory;
-mod presence;
 mod settle;
 mod wakeup;
 
@@ -41,9 +41,9 @@ pub use claim::{ClaimRequest, Claimed, PoolId};
 pub use cron::{DueJob, KnownCrontab};
 pub use frontier::{Beginning, Frontier, Place, Reached};
 pub use handover::{Handed, Offer};
+pub use heartbeat::{Registration, Rescued, Watch};
 pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
-pub use presence::{Registration, Rescued, Watch};
 pub use settle::{ClaimRef, INTERRUPTED, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
 
@@ -62,7 +62,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.
     fn name(&self) -> String;
 
-    /// The same storage for a worker, which must be able to claim, settle and show its sign of life while the user's code
+    /// The same storage for a worker, which must be able to claim, settle and send its heartbeats while the user's code
     /// uses up whatever this one shares with it (such as a pool of connections).
     fn for_worker(&self) -> Arc<dyn Storage>;
 
@@ -108,10 +108,10 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
 
     /// Releases locks older than four hours (Graphile's rule), but for those of pools that are registered, who are judged by their
-    /// signs of life; answers how many jobs.
+    /// heartbeats; answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
-    /// Registers a pool, which is its first sign of life, and makes the names of its tasks known, so that jobs of these names can be
+    /// Registers a pool, which is its first heartbeat, and makes the names of its tasks known, so that jobs of these names can be
     /// claimed. Answers `false` if this identity is registered already: then it is somebody else's, and only the names are known.
     /// A call that fails registers nothing, unless its answer was lost.
     async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
@@ -126,21 +126,21 @@ pub trait Storage: Any + Debug + Send + Sync {
         self.register(pool, tasks).await.map(|_| true)
     }
 
-    /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody took it for dead and
+    /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody declared it dead and
     /// released what it held.
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool>;
+    async fn heartbeat(&self, pool: &PoolId) -> Result<bool>;
 
-    /// Unregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
+    /// Deregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
     /// by [`release_unknown`](Self::release_unknown).
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()>;
+    async fn deregister(&self, pool: &PoolId) -> Result<()>;
 
-    /// Releases what registered pools hold that have been silent for longer than this, and unregisters them. Their
+    /// Releases what registered pools hold that were last seen longer ago than this, and deregisters them. Their
     /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
-    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        self.rescue_with(&Watch::new(silence)).await
+    async fn rescue(&self, dead_after: Duration) -> Result<Vec<Rescued>> {
+        self.rescue_with(&Watch::new(dead_after)).await
     }
 
-    /// The same by one that has not always been in contact. A pool that has registered a longer silence than what is asked for is
+    /// The same by one that has not always been in contact. A pool that has registered a longer time than what is asked for is
     /// judged by its own.
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>>;
 
@@ -184,8 +184,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Changes jobs that nobody holds; answers the changed ones. Fails by [`Reschedule::check`], and then changes nothing.
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
 
-    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and unregisters them: one that is alive
-    /// all the same finds that it was taken for dead. Answers how many jobs.
+    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and deregisters them: one that is alive
+    /// all the same finds that it was declared dead. Answers how many jobs.
     async fn unlock(&self, pools: &[String]) -> Result<u64>;
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
@@ -207,7 +207,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// whose key another job here has.
     ///
     /// The `run` of the move must be registered here (see [`register`](Self::register)), or nothing is stored and the
-    /// call fails: one that was taken for dead must not store what another run has moved since.
+    /// call fails: one that was declared dead must not store what another run has moved since.
     async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
 
     /// Forgets what a mover has brought, once it is gone from where it came.
@@ -234,7 +234,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
     async fn diagnose(&self) -> Vec<Checked>;
 
-    /// The worker pools that show signs of life or hold something, by id.
+    /// The worker pools that send heartbeats or hold something, by id.
     async fn pools(&self) -> Result<Vec<PoolInfo>>;
 
     /// The registered worker pools and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.

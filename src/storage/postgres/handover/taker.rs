@@ -122,7 +122,7 @@ impl Offering {
 impl PostgresStorage {
     /// Offers on this session; `false` if a giver asks at this very moment, `None` if the pool is not there.
     async fn offer(&self, conn: &mut PgConnection, offer: &Offer, channel: &str) -> Result<Option<bool>> {
-        // Locking: the pool's row only where the channel is new, against signs of life. The advisory lock may be had before the
+        // Locking: the pool's row only where the channel is new, against heartbeats. The advisory lock may be had before the
         // row tells of it; nobody asks for it then.
         sqlx::query_scalar!(
             r#"

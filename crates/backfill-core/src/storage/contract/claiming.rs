@@ -381,7 +381,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
             }
             _ => {
                 claim_one(&storage, &pool).await;
-                super::presence::let_time_pass().await;
+                super::heartbeat::let_time_pass().await;
                 let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
                 assert!(rescued.iter().any(|rescued| rescued.jobs == 1));
             }
@@ -446,7 +446,7 @@ pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
 
 /// A job whose claim was not answered gets its attempt back, also the last one, and whatever was changed about it before.
 pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
-    for way in ["release_unknown", "withdraw"] {
+    for way in ["release_unknown", "deregister"] {
         for changed in [false, true] {
             let pool = register(&storage).await;
             let job = add_one(&storage, spec().max_attempts(1)).await;
@@ -455,8 +455,8 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
             }
             let claimed = claim_one(&storage, &pool).await;
             assert_eq!(claimed.attempts, 1);
-            if way == "withdraw" {
-                storage.withdraw_presence(&pool).await.expect("withdraw");
+            if way == "deregister" {
+                storage.deregister(&pool).await.expect("deregister");
             } else {
                 assert_eq!(storage.release_unknown(&pool, &[]).await.expect("release"), 1);
             }
@@ -476,7 +476,7 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
         } else {
             add_one(&storage, spec().key("k").run_in(Duration::from_hours(1))).await;
         }
-        storage.withdraw_presence(&pool).await.expect("withdraw");
+        storage.deregister(&pool).await.expect("deregister");
         let left = super::must_read(&storage, job.id).await;
         assert_eq!((left.attempts, left.locked_by), (1, None), "{way}: it never runs again");
     }

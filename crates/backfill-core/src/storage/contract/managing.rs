@@ -99,7 +99,7 @@ pub async fn a_pool_that_is_unlocked_while_it_claims_holds_nothing(storage: Subj
         while let Some(ended) = claimers.join_next().await {
             ended.expect("no panic");
         }
-        assert!(!storage.show_presence(&pool).await.expect("a sign"));
+        assert!(!storage.heartbeat(&pool).await.expect("heartbeat"));
         let pools = storage.pools().await.expect("pools");
         assert!(!pools.iter().any(|held| held.id == pool.as_str()), "{pools:?}");
         assert_eq!(storage.counts().await.expect("counts").running, 0);
@@ -217,7 +217,7 @@ pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
     assert_eq!((busy.jobs, busy.queues, busy.oldest_lock), (1, 1, held.locked_at));
     assert_eq!((idle.jobs, idle.queues, idle.oldest_lock), (0, 0, None));
     assert!(busy.seen_at.is_some() && busy.started_at.is_some());
-    assert!(busy.silence.is_some_and(|silence| silence < Duration::from_secs(60)));
+    assert!(busy.last_seen_ago.is_some_and(|ago| ago < Duration::from_secs(60)));
     assert_eq!(pools.len(), 2);
 }
 

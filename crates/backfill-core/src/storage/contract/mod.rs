@@ -17,7 +17,7 @@
 //! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing over, lost answers |
 //! | [`queues`] | the order of serial queues, and runs of their jobs |
 //! | [`settling`] | each outcome, the fence, settling twice |
-//! | [`presence`] | signs of life, rescue, identities |
+//! | [`heartbeat`] | heartbeats, rescue, identities |
 //! | [`cron`] | the gate of crontabs |
 //! | [`managing`] | the administrative verbs, counts that add up |
 //! | [`moving`] | moving jobs to another storage, each once |
@@ -28,9 +28,9 @@
 pub mod adding;
 pub mod claiming;
 pub mod cron;
+pub mod heartbeat;
 pub mod managing;
 pub mod moving;
-pub mod presence;
 pub mod processes;
 pub mod queues;
 pub mod settling;
@@ -135,13 +135,13 @@ macro_rules! storage_contract_tests {
             a_taken_key_keeps_its_job_where_it_is
             a_run_that_was_taken_for_dead_stores_nothing
         ]);
-        $crate::storage_contract_tests!(@module presence $fresh [
-            silent_pools_are_rescued
+        $crate::storage_contract_tests!(@module heartbeat $fresh [
+            pools_without_heartbeats_are_rescued
             jobs_that_died_twice_come_back_apart
-            pools_that_show_signs_of_life_or_withdrew_are_left_alone
+            pools_with_heartbeats_or_deregistered_are_left_alone
             a_rescued_pool_learns_it
             an_identity_is_given_once
-            the_longer_of_two_silences_counts
+            the_longer_of_two_deadlines_counts
             pools_tell_which_tasks_they_run
         ]);
     };

@@ -120,14 +120,14 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
 }
 
-/// A run that was taken for dead stores nothing more: another may have moved the same jobs, and forgotten them.
+/// A run that was declared dead stores nothing more: another may have moved the same jobs, and forgotten them.
 pub async fn a_run_that_was_taken_for_dead_stores_nothing(storage: Subject) {
     let run = register(&storage).await;
     add(&storage, vec![spec()]).await;
     let taken = storage.take_out(MOVER, None, 10, u64::MAX).await.expect("take out");
-    storage.unlock(&[run.to_string()]).await.expect("taken for dead");
+    storage.unlock(&[run.to_string()]).await.expect("declared dead");
     let error = storage.import(&run, MOVER, &taken).await.expect_err("it is not registered").to_string();
-    assert!(error.contains(run.as_str()) && error.contains("taken for dead"), "{error}");
+    assert!(error.contains(run.as_str()) && error.contains("declared dead"), "{error}");
     assert_eq!(storage.counts().await.expect("counts").total(), 1);
 }
 

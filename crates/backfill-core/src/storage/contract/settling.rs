@@ -153,7 +153,7 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
     add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
     let paused = claim_one(&storage, &one).await;
     storage.unlock(&[one.to_string()]).await.expect("unlock");
-    assert!(!storage.show_presence(&one).await.expect("a sign"), "it counts as dead, and is told so");
+    assert!(!storage.heartbeat(&one).await.expect("heartbeat"), "it counts as dead, and is told so");
     assert!(storage.register(&one, &[]).await.expect("register again"));
     let held = claim_one(&storage, &other).await;
     assert_eq!(held.id, paused.id);
@@ -179,7 +179,7 @@ pub async fn a_second_claim_by_the_same_pool_is_another_claim(storage: Subject) 
     add_one(&storage, spec().serial_queue("q")).await;
     let first = claim_one(&storage, &pool).await;
     storage.unlock(&[pool.to_string()]).await.expect("unlock");
-    assert!(!storage.show_presence(&pool).await.expect("a sign"), "it counts as dead, and is told so");
+    assert!(!storage.heartbeat(&pool).await.expect("heartbeat"), "it counts as dead, and is told so");
     assert!(storage.register(&pool, &[]).await.expect("register again"));
     let second = claim_one(&storage, &pool).await;
     assert_eq!(first.id, second.id);

@@ -121,12 +121,12 @@ impl Storage for MemoryStorage {
         Ok(self.state().serve(pool, tasks))
     }
 
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        Ok(self.state().show_presence(pool))
+    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
+        Ok(self.state().heartbeat(pool))
     }
 
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        let released = self.state().withdraw_presence(pool);
+    async fn deregister(&self, pool: &PoolId) -> Result<()> {
+        let released = self.state().deregister(pool);
         self.notify(released);
         Ok(())
     }

@@ -31,8 +31,8 @@ pub(super) struct State {
     /// Serial queues, and the claim that holds each.
     queues: BTreeMap<String, Option<Lock>>,
     tasks: BTreeSet<String>,
-    /// Worker pools that show a sign of life.
-    pools: BTreeMap<String, SignOfLife>,
+    /// Worker pools that send a heartbeat.
+    pools: BTreeMap<String, Registered>,
     crontabs: BTreeMap<String, KnownCrontab>,
     /// Jobs that came from another storage: by whom, and their numbers there.
     imports: BTreeMap<String, HashSet<JobId>>,
@@ -40,7 +40,7 @@ pub(super) struct State {
 }
 
 #[derive(Clone, Debug)]
-struct SignOfLife {
+struct Registered {
     tasks: Vec<String>,
     started_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
@@ -245,7 +245,7 @@ impl State {
             let queue = job.queue.as_deref().filter(|queue| queues.contains(*queue));
             queue.is_some_and(|queue| self.queues.get(queue).is_none_or(Option::is_none) && seen.insert(queue))
         });
-        let served = self.pools.get(pool.as_str()).map(|sign| &sign.tasks);
+        let served = self.pools.get(pool.as_str()).map(|registered| &registered.tasks);
         first.by_ref().take(queues.len()).any(|job| served.is_none_or(|tasks| !tasks.contains(&job.task)))
     }
 
@@ -344,33 +344,33 @@ impl State {
         }
         let dead_after = registration.dead_after.unwrap_or_default();
         let tasks = sorted(registration.tasks);
-        self.pools.insert(pool.to_string(), SignOfLife { tasks, started_at: now, seen_at: now, dead_after });
+        self.pools.insert(pool.to_string(), Registered { tasks, started_at: now, seen_at: now, dead_after });
         true
     }
 
     pub(super) fn serve(&mut self, pool: &PoolId, tasks: &[String]) -> bool {
         self.tasks.extend(tasks.iter().cloned());
-        self.pools.get_mut(pool.as_str()).map(|sign| sign.tasks = sorted(tasks)).is_some()
+        self.pools.get_mut(pool.as_str()).map(|registered| registered.tasks = sorted(tasks)).is_some()
     }
 
-    pub(super) fn show_presence(&mut self, pool: &PoolId) -> bool {
+    pub(super) fn heartbeat(&mut self, pool: &PoolId) -> bool {
         let now = self.now();
-        self.pools.get_mut(pool.as_str()).map(|sign| sign.seen_at = now).is_some()
+        self.pools.get_mut(pool.as_str()).map(|registered| registered.seen_at = now).is_some()
     }
 
-    pub(super) fn withdraw_presence(&mut self, pool: &PoolId) -> usize {
+    pub(super) fn deregister(&mut self, pool: &PoolId) -> usize {
         self.pools.remove(pool.as_str());
         self.release_unknown(pool, &[])
     }
 
     pub(super) fn rescue(&mut self, watch: &Watch) -> Vec<Rescued> {
         let now = self.now();
-        let is_dead = |sign: &SignOfLife| {
-            let silence = watch.silence.max(sign.dead_after);
-            silence <= watch.contact && (now - sign.seen_at).to_std().is_ok_and(|silent| silent > silence)
+        let is_dead = |registered: &Registered| {
+            let dead_after = watch.dead_after.max(registered.dead_after);
+            dead_after <= watch.contact && (now - registered.seen_at).to_std().is_ok_and(|ago| ago > dead_after)
         };
         let dead: Vec<String> =
-            self.pools.iter().filter(|(_, sign)| is_dead(sign)).map(|(pool, _)| pool.clone()).collect();
+            self.pools.iter().filter(|(_, registered)| is_dead(registered)).map(|(pool, _)| pool.clone()).collect();
         dead.into_iter()
             .map(|pool| {
                 self.pools.remove(&pool);
@@ -445,12 +445,12 @@ impl State {
     pub(super) fn pools(&mut self) -> Vec<PoolInfo> {
         let now = self.now();
         let mut pools: BTreeMap<String, PoolInfo> = BTreeMap::new();
-        for (id, sign) in &self.pools {
+        for (id, registered) in &self.pools {
             let mut pool = PoolInfo::new(id.clone());
-            pool.started_at = Some(sign.started_at);
-            pool.seen_at = Some(sign.seen_at);
-            pool.tasks = Some(sign.tasks.clone());
-            pool.silence = (now - sign.seen_at).to_std().ok();
+            pool.started_at = Some(registered.started_at);
+            pool.seen_at = Some(registered.seen_at);
+            pool.tasks = Some(registered.tasks.clone());
+            pool.last_seen_ago = (now - registered.seen_at).to_std().ok();
             pools.insert(id.clone(), pool);
         }
         let jobs = self.jobs.values().filter_map(lock_of).map(|lock| (lock, 1, 0));

@@ -78,7 +78,7 @@ pub(super) async fn live(storage: &Subject) {
     tell("settling", number_of(&job));
     storage.complete(&[job.id]).await.expect("complete");
     tell("done", number_of(&job));
-    storage.withdraw_presence(&pool).await.expect("withdraw");
+    storage.deregister(&pool).await.expect("deregister");
 }
 
 /// Moves all jobs to where they are, under new numbers, as if it were elsewhere, and those that an interrupted move held first.
@@ -90,7 +90,7 @@ async fn move_within(storage: &Subject) {
     // Keyed jobs stay: their keys are taken there.
     storage.unlock(&[MOVER.to_owned()]).await.expect("give back");
     storage.forget_imports(MOVER).await.expect("forget");
-    storage.withdraw_presence(&run).await.expect("withdraw");
+    storage.deregister(&run).await.expect("deregister");
 }
 
 /// What children were told.

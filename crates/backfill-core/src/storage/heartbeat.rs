@@ -1,4 +1,4 @@
-//! Signs of life.
+//! Heartbeats.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Registration<'a> {
     pub pool: &'a PoolId,
     /// The tasks that it runs.
     pub tasks: &'a [String],
-    /// After how long a silence it wants to be taken for dead, at the earliest. `None`: whoever looks decides.
+    /// After how long without a heartbeat it may be declared dead, at the earliest. `None`: whoever looks decides.
     pub dead_after: Option<Duration>,
 }
 
@@ -23,30 +23,30 @@ impl<'a> Registration<'a> {
         Self { pool, tasks, dead_after: None }
     }
 
-    /// The same, but nobody may take it for dead before it was silent for so long.
+    /// The same, but no worker may declare it dead before it has sent no heartbeat for so long.
     #[must_use]
-    pub fn dead_after(mut self, silence: Duration) -> Self {
-        self.dead_after = Some(silence);
+    pub fn dead_after(mut self, dead_after: Duration) -> Self {
+        self.dead_after = Some(dead_after);
         self
     }
 }
 
-/// Who looks for silent pools, and what counts as silence.
+/// How to look for dead pools.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Watch {
-    /// The silence that counts as death. If a pool has registered a longer one, that holds.
-    pub silence: Duration,
-    /// For how long whoever asks has been in contact with the storage. No longer silence than this is held against anybody: one that
-    /// was itself away cannot tell whose silence it was.
+    /// After how long without a heartbeat a pool counts as dead. If a pool has registered a longer time, that holds.
+    pub dead_after: Duration,
+    /// For how long the caller has been in contact with the storage. No pool is declared dead for heartbeats that it missed over a
+    /// longer time: a caller that was away itself cannot tell who missed them.
     pub contact: Duration,
 }
 
 impl Watch {
     /// By one that has always been in contact.
     #[must_use]
-    pub fn new(silence: Duration) -> Self {
-        Self { silence, contact: Duration::MAX }
+    pub fn new(dead_after: Duration) -> Self {
+        Self { dead_after, contact: Duration::MAX }
     }
 
     /// By one that has been in contact for so long.
@@ -57,7 +57,7 @@ impl Watch {
     }
 }
 
-/// A pool that fell silent, and what was released.
+/// A pool that missed its heartbeats, and what was released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rescued {
     /// The pool's id.
@@ -70,7 +70,7 @@ impl Rescued {
     /// What the released jobs get as `last_error`.
     #[must_use]
     pub fn last_error(pool: &str) -> String {
-        format!("the worker pool {pool} stopped showing signs of life while it held this job")
+        format!("worker {pool} stopped sending heartbeats while running this job")
     }
 
     /// When a released job that has used so many attempts is due, in seconds from now, at the latest: at a time by chance until then.

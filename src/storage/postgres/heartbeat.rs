@@ -1,11 +1,11 @@
-//! Signs of life of worker pools, in a table of our own.
+//! Heartbeats of worker pools, in a table of our own.
 //!
 //! All times are the database's, so the workers' clocks do not matter. Pools without a row (Node's) are never touched
 //! here; for them the four-hour rule of the sweep stays.
 //!
 //! **Dead, and not yet buried.** Somebody else may have locked the rows of some jobs that a dead pool holds, for as long as he
 //! likes. Nobody waits for him: the other jobs are freed, and the pool's row stays, with the *epoch* as the time when it was last
-//! seen. Such a pool may neither show itself again nor claim, and its silence has lasted for long enough at each look, so the
+//! seen. Such a pool may neither send a heartbeat nor claim, and was last seen long enough ago at each look, so the
 //! rest is freed as soon as it can be.
 
 use std::sync::atomic::Ordering;
@@ -22,9 +22,9 @@ use crate::job::JobId;
 use crate::storage::{PoolId, Registration, Rescued, Watch};
 
 impl PostgresStorage {
-    /// The first sign of a pool, with the tasks that it runs.
+    /// The first heartbeat of a pool, with the tasks that it runs.
     pub(super) async fn register_pool(&self, registration: &Registration<'_>) -> Result<bool> {
-        let mut work = self.begin_sign().await?;
+        let mut work = self.begin_heartbeat().await?;
         // Of the tasks' names only the missing ones are inserted: a conflicting insert would burn an id of a 32-bit sequence.
         let shown = sqlx::query!(
             r#"
@@ -46,14 +46,14 @@ on conflict do nothing
         .execute(self.schema.on(&mut *work))
         .await
         .map_err(|e| self.error("register a worker", e))?;
-        self.end_sign(work).await?;
+        self.end_heartbeat(work).await?;
         Ok(shown.rows_affected() > 0)
     }
 
     /// Which tasks it runs from now on.
     pub(super) async fn serve_tasks(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
         let mut work = self.work().await?;
-        // Locking: the pool's row, as by a sign of life. The names are inserted as by registering.
+        // Locking: the pool's row, as by a heartbeat. The names are inserted as by registering.
         let shown = sqlx::query!(
             r#"
 with new_task as (
@@ -76,34 +76,34 @@ update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at 
     }
 
     /// Any later one.
-    pub(super) async fn show_sign(&self, pool: &PoolId) -> Result<bool> {
-        let mut work = self.begin_sign().await?;
+    pub(super) async fn write_heartbeat(&self, pool: &PoolId) -> Result<bool> {
+        let mut work = self.begin_heartbeat().await?;
         let shown = sqlx::query!(
             "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1 and seen_at > 'epoch'",
             pool.as_str()
         )
         .execute(self.schema.on(&mut *work))
         .await
-        .map_err(|e| self.error("show a sign of life", e))?;
-        self.end_sign(work).await?;
+        .map_err(|e| self.error("send a heartbeat", e))?;
+        self.end_heartbeat(work).await?;
         Ok(shown.rows_affected() > 0)
     }
 
-    /// A sign is one statement, and so one exchange. If the last one was not answered, it may still wait at the server for a lock:
-    /// then in a transaction that the server ends if it takes long, or such signs would use up its connections.
-    async fn begin_sign(&self) -> Result<Work> {
-        let guarded = self.sign_unanswered.swap(true, Ordering::Relaxed);
+    /// A heartbeat is one statement, and so one exchange. If the last one was not answered, it may still wait at the server for a lock:
+    /// then in a transaction that the server ends if it takes long, or such heartbeats would use up its connections.
+    async fn begin_heartbeat(&self) -> Result<Work> {
+        let guarded = self.heartbeat_unanswered.swap(true, Ordering::Relaxed);
         if guarded { self.brief_transaction().await.map(Work::from) } else { self.work().await }
     }
 
-    async fn end_sign(&self, work: Work) -> Result<()> {
+    async fn end_heartbeat(&self, work: Work) -> Result<()> {
         self.done(work).await?;
-        self.sign_unanswered.store(false, Ordering::Relaxed);
+        self.heartbeat_unanswered.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    pub(super) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
-        let fail = |e| self.error("withdraw the sign of life", e);
+    pub(super) async fn remove_registration(&self, pool: &PoolId) -> Result<()> {
+        let fail = |e| self.error("deregister a worker", e);
         let mut tx = self.patient_transaction().await?;
         // This waits for a claim that is still running somewhere; what that took is seen by the next statement.
         sqlx::query!(
@@ -127,7 +127,7 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
     pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
         // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
         // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
-        // this process is kept from going on would keep its sign of life from being shown. The same holds for who hands over a job,
+        // this process is kept from going on would keep its heartbeat from being sent. The same holds for who hands over a job,
         // and nobody does that any more when this is done.
         let until = sqlx::query_scalar!(
             r#"
@@ -146,7 +146,7 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         .fetch_optional(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("wait for a lost claim", e))?;
-        // Nobody else may claim for a pool that is not there, and who took it for dead has released what it held.
+        // Nobody else may claim for a pool that is not there, and who declared it dead has released what it held.
         let Some(until) = until else { return Ok(0) };
         let mut tx = self.patient_transaction().await?;
         let given_back = self.give_back(&mut tx, pool, holds, until).await?;
@@ -226,17 +226,17 @@ left join notified on true
 
     #[expect(clippy::too_many_lines, reason = "mostly the text of three statements, best read together")]
     pub(super) async fn rescue_pools(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        let (silence, contact) = (micros(watch.silence), micros(watch.contact));
-        let fail = |e| self.error("rescue the jobs of silent pools", e);
+        let (dead_after, contact) = (micros(watch.dead_after), micros(watch.contact));
+        let fail = |e| self.error("rescue the jobs of dead pools", e);
         // Whoever asks was in contact when it asked. If it takes long to get through, that is no longer known, and the way may be
         // open again for us a moment before it is for the others.
         let begun = Instant::now();
-        let too_late = || begun.elapsed() > (watch.silence / 5).max(Duration::from_secs(1));
+        let too_late = || begun.elapsed() > (watch.dead_after / 5).max(Duration::from_secs(1));
         // For the dead that are not buried yet the whole table is read again; not at every look.
         let again = self.burials.is_time();
-        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. While the server was
-        // down nobody could show a sign, so a silence counts from its start.
-        let silent = sqlx::query_scalar!(
+        // The cheap look first: nearly always no pool is dead, and then nothing is written or locked. While the server was
+        // down nobody could send one, so missed heartbeats count from its start.
+        let any_dead = sqlx::query_scalar!(
             r#"
 select exists (
   select from graphile_worker.backfill_pools pool
@@ -251,22 +251,22 @@ select exists (
     end
 ) as "silent!"
 "#,
-            silence,
+            dead_after,
             again,
             contact,
         )
         .fetch_one(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        if !silent || too_late() {
+        if !any_dead || too_late() {
             return Ok(Vec::new());
         }
         let mut tx = self.patient_transaction().await?;
         if too_late() {
             return Ok(Vec::new());
         }
-        // Locking: the pools' rows go first. A pool that shows its sign at this moment either comes before (its row is no
-        // longer silent when the update looks again under the lock) or after (it finds its row marked, and knows). One that is
+        // Locking: the pools' rows go first. A pool that sends its heartbeat at this moment either comes before (its row is no
+        // longer overdue when the update looks again under the lock) or after (it finds its row marked, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.
         let dead = sqlx::query_scalar!(
             r#"
@@ -286,7 +286,7 @@ where pool.id = any (array(
 ))
 returning pool.id
 "#,
-            silence,
+            dead_after,
             again,
             contact,
         )
@@ -339,7 +339,7 @@ released_job as (
       when job.attempts > 1 then random() * least(2 * exp(least(job.attempts, 10)), 600) * interval '1 second'
       else interval '0'
     end,
-    last_error = 'the worker pool ' || job.locked_by || ' stopped showing signs of life while it held this job'
+    last_error = 'worker ' || job.locked_by || ' stopped sending heartbeats while running this job'
   where job.id = any (array(select held.id from held))
   returning job.id
 ),

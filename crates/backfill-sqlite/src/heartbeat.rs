@@ -1,7 +1,7 @@
-//! Signs of life, rescue, and locks that are released.
+//! Heartbeats, rescue, and locks that are released.
 //!
-//! All processes are on one machine and go by its clock. When that jumps, or the machine was asleep, everybody looks silent for a
-//! while; so who looks silent is looked at again after longer than a sign takes, and must not have shown one. And while somebody holds
+//! All processes are on one machine and go by its clock. When that jumps, or the machine was asleep, everybody looks dead for a
+//! while; so a pool that looks dead is looked at again after longer than a heartbeat takes, and must not have sent one. And while somebody holds
 //! the file's lock, nobody can: who had to wait for it gives the others time.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::add::name_tasks;
 
 /// Graphile's rule: a lock this old is no lock.
 pub(crate) const STALE: i64 = 4 * 3600 * 1_000_000;
-/// Of the silence that counts as death, the time between the two looks: longer than a third, in which a sign is due.
+/// Of `dead_after`, the time between the two looks: longer than a third, in which a heartbeat is due.
 const SECOND_LOOK: f64 = 0.4;
 /// But no longer than this.
 const SECOND_LOOK_WITHIN: Duration = Duration::from_secs(6);
@@ -72,11 +72,11 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
             .await
     }
 
-    pub(crate) async fn show_sign(&self, pool: &PoolId) -> Result<bool> {
+    pub(crate) async fn write_heartbeat(&self, pool: &PoolId) -> Result<bool> {
         let (file, pool) = (self.file.clone(), pool.to_string());
         self.file
             .writer
-            .write("show a sign of life", move |connection| {
+            .write("send a heartbeat", move |connection| {
                 Box::pin(async move {
                     let now = file.now();
                     let shown = sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", pool, now)
@@ -88,12 +88,12 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
             .await
     }
 
-    pub(crate) async fn withdraw(&self, pool: &PoolId) -> Result<()> {
+    pub(crate) async fn remove_registration(&self, pool: &PoolId) -> Result<()> {
         let pool = pool.to_string();
         let released = self
             .file
             .writer
-            .write("withdraw the sign of life", move |connection| {
+            .write("deregister a worker", move |connection| {
                 Box::pin(async move {
                     sqlx::query!("delete from backfill_pools where id = ?1", pool).execute(&mut *connection).await?;
                     give_back(connection, &pool, &[]).await
@@ -141,7 +141,7 @@ where locked_at < ?1 and not exists (select 1 from backfill_pools pool where poo
 update backfill_jobs indexed by backfill_jobs_held set locked_at = null, locked_by = null, run_at = max(run_at, ?2)
 where locked_by is not null
   and locked_at < ?1
-  -- Whoever shows signs of life still works on it; whoever does not is the rescuer's business.
+  -- A worker that sends heartbeats still works on it; one that does not is the rescuer's business.
   and not exists (select 1 from backfill_pools pool where pool.id = backfill_jobs.locked_by)
 "#,
                         limit,
@@ -160,36 +160,36 @@ where locked_by is not null
     }
 
     pub(crate) async fn rescue_pools(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        let (file, silence) = (self.file.clone(), watch.silence);
-        let (silence_micros, contact) = (in_micros(silence), in_micros(watch.contact));
-        // The cheap look first: nearly always nobody is silent, and then nothing is written or locked. It comes early, so that the
+        let (file, dead_after) = (self.file.clone(), watch.dead_after);
+        let (dead_after_micros, contact) = (in_micros(dead_after), in_micros(watch.contact));
+        // The cheap look first: nearly always no pool is dead, and then nothing is written or locked. It comes early, so that the
         // second is in time.
-        let pause = silence.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN);
+        let pause = dead_after.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN);
         let soon = self.file.now().saturating_add(in_micros(pause));
-        let silent = sqlx::query_scalar!(
+        let dead = sqlx::query_scalar!(
             r#"
 select count(*) as "count!: i64"
 from backfill_pools
 where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_after, 0)) <= ?3
 "#,
             soon,
-            silence_micros,
+            dead_after_micros,
             contact
         )
-        .fetch_one(&mut *self.file.read("look for silent pools").await?)
+        .fetch_one(&mut *self.file.read("look for dead pools").await?)
         .await
-        .map_err(crate::failed("look for silent pools"))?;
-        if silent == 0 {
+        .map_err(crate::failed("look for dead pools"))?;
+        if dead == 0 {
             return Ok(Vec::new());
         }
         tokio::time::sleep(pause).await;
         let rescued = self
             .file
             .writer
-            .write("rescue the jobs of silent pools", move |connection| {
+            .write("rescue the jobs of dead pools", move |connection| {
                 Box::pin(async move {
-                    if file.writer.waited() > (silence / 4).max(BUSY_MACHINE) {
-                        // Somebody held the file's lock: the others could not show a sign either, and do so now.
+                    if file.writer.waited() > (dead_after / 4).max(BUSY_MACHINE) {
+                        // Somebody held the file's lock: the others could not send a heartbeat either, and do so now.
                         return Ok(Vec::new());
                     }
                     let now = file.now();
@@ -200,7 +200,7 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
 returning id as "id!: String"
 "#,
                         now,
-                        silence_micros,
+                        dead_after_micros,
                         contact
                     )
                     .fetch_all(&mut *connection)

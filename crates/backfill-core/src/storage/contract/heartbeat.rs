@@ -1,4 +1,4 @@
-//! Cases about signs of life.
+//! Cases about heartbeats.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use chrono::TimeDelta;
 use super::{Subject, TASK, add, add_one, claim, must_read, register, spec};
 use crate::storage::{PoolId, PoolInfo, Registration, Reschedule, Rescued, Watch};
 
-/// Nobody is silent for as little as no time at all, unless time has passed since the sign.
+/// No heartbeat is older than no time at all, unless time has passed since it was sent.
 pub(super) async fn let_time_pass() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
-/// What a silent pool held is free, with its attempt used and the reason told; its queue too.
-pub async fn silent_pools_are_rescued(storage: Subject) {
+/// What a dead pool held is free, with its attempt used and the reason told; its queue too.
+pub async fn pools_without_heartbeats_are_rescued(storage: Subject) {
     let dead = register(&storage).await;
     add(&storage, vec![spec().serial_queue("q"), spec(), spec().serial_queue("q")]).await;
     let held = claim(&storage, &dead, 2).await;
@@ -58,29 +58,29 @@ pub async fn jobs_that_died_twice_come_back_apart(storage: Subject) {
     }
 }
 
-/// Pools that show signs of life are none of the rescuer's business; those that withdraw leave nothing behind.
-pub async fn pools_that_show_signs_of_life_or_withdrew_are_left_alone(storage: Subject) {
+/// Pools that send heartbeats are none of the rescuer's business; those that deregister leave nothing behind.
+pub async fn pools_with_heartbeats_or_deregistered_are_left_alone(storage: Subject) {
     let (alive, stopped) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec(), spec()]).await;
     for pool in [&alive, &stopped] {
         assert_eq!(claim(&storage, pool, 1).await.len(), 1);
     }
-    storage.withdraw_presence(&stopped).await.expect("withdraw");
+    storage.deregister(&stopped).await.expect("deregister");
     let counts = storage.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 1), "what it still held is given back");
     let_time_pass().await;
     assert!(storage.rescue(Duration::from_secs(60)).await.expect("rescue").is_empty());
-    assert!(storage.show_presence(&alive).await.expect("presence"));
+    assert!(storage.heartbeat(&alive).await.expect("heartbeat"));
     assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 
-/// A pool that was taken for dead finds out at its next sign, and claims nothing until it has a new identity.
+/// A pool that was declared dead finds out at its next heartbeat, and claims nothing until it has a new identity.
 pub async fn a_rescued_pool_learns_it(storage: Subject) {
     let pool = register(&storage).await;
-    assert!(storage.show_presence(&pool).await.expect("presence"));
+    assert!(storage.heartbeat(&pool).await.expect("heartbeat"));
     let_time_pass().await;
     storage.rescue(Duration::from_millis(1)).await.expect("rescue");
-    assert!(!storage.show_presence(&pool).await.expect("presence"));
+    assert!(!storage.heartbeat(&pool).await.expect("heartbeat"));
     add_one(&storage, spec()).await;
     assert!(claim(&storage, &pool, 1).await.is_empty());
     assert!(claim(&storage, &PoolId::random(), 1).await.is_empty(), "nor does one that never registered");
@@ -92,9 +92,9 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     let pool = register(&storage).await;
     add_one(&storage, spec()).await;
     let held = claim(&storage, &pool, 1).await;
-    assert!(!storage.register(&pool, &[]).await.expect("presence"));
+    assert!(!storage.register(&pool, &[]).await.expect("heartbeat"));
     assert_eq!(must_read(&storage, held[0].id).await, held[0]);
-    assert!(storage.show_presence(&pool).await.expect("presence"), "the first is still there");
+    assert!(storage.heartbeat(&pool).await.expect("heartbeat"), "the first is still there");
 
     let (other, tasks) = (PoolId::random(), ["registered".to_owned(), "registered too".to_owned()]);
     assert!(storage.register(&other, &tasks).await.expect("register"));
@@ -103,12 +103,12 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     let more = ["named nevertheless".to_owned()];
     assert!(!storage.register(&other, &more).await.expect("register"), "it is taken");
     assert!(storage.task_names().await.expect("task names").contains(&more[0]));
-    assert!(storage.show_presence(&other).await.expect("presence"));
+    assert!(storage.heartbeat(&other).await.expect("heartbeat"));
 }
 
-/// Of the silence that a pool has registered and the one that is asked for, the longer counts; and none counts that whoever asks
+/// Of the deadline that a pool has registered and the one that is asked for, the longer counts; and none counts that whoever asks
 /// could not have heard.
-pub async fn the_longer_of_two_silences_counts(storage: Subject) {
+pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
     let register_with = async |dead_after: Duration| {
         let pool = PoolId::random();
         let registration = Registration::new(&pool, &[]).dead_after(dead_after);
@@ -129,8 +129,8 @@ pub async fn the_longer_of_two_silences_counts(storage: Subject) {
     let rescued = storage.rescue_with(&watch.contact(short)).await.expect("rescue");
     assert_eq!(rescued.len(), 1, "{rescued:?}");
     assert_eq!(rescued[0].pool, hasty.as_str());
-    assert!(storage.show_presence(&patient).await.expect("presence"), "it asks for more itself");
-    assert!(!storage.show_presence(&hasty).await.expect("presence"));
+    assert!(storage.heartbeat(&patient).await.expect("heartbeat"), "it asks for more itself");
+    assert!(!storage.heartbeat(&hasty).await.expect("heartbeat"));
     assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 
@@ -157,6 +157,6 @@ pub async fn pools_tell_which_tasks_they_run(storage: Subject) {
     assert_eq!(claim(&storage, &pool, 1).await.first().map(|job| job.id), Some(job.id));
     let stranger = PoolId::random();
     assert!(!storage.serve(&stranger, &names(&["a"])).await.expect("serve"));
-    storage.withdraw_presence(&other).await.expect("withdraw");
+    storage.deregister(&other).await.expect("deregister");
     assert_eq!(storage.serving().await.expect("serving").len(), 1, "strangers are not registered by it");
 }
