@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backfill::storage::contract::{adding, claiming, cron, managing, settling};
-use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, PoolId, Settlement, Storage};
+use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, Settlement, Storage, WorkerId};
 use backfill::{BackfillClient, Error, Job, JobContext, JobSpec, Worker, task_fn};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -118,14 +118,14 @@ fn all_sql_is_ascii() {
     assert!(texts > 100, "{texts}");
 }
 
-/// A job that is claimed, of a pool that holds it.
-async fn claimed(client: &BackfillClient) -> (Arc<PoolId>, Job) {
+/// A job that is claimed, of a worker that holds it.
+async fn claimed(client: &BackfillClient) -> (Arc<WorkerId>, Job) {
     client.add(JobSpec::new("t", ())).await.expect("add");
-    let pool = Arc::new(PoolId::random());
-    assert!(client.storage().register(&pool, &[]).await.expect("register"));
+    let worker = Arc::new(WorkerId::random());
+    assert!(client.storage().register(&worker, &[]).await.expect("register"));
     let request = ["t".to_owned()];
-    let mut jobs = client.storage().claim(&ClaimRequest::new(&pool, &request, 1)).await.expect("claim").jobs;
-    (pool, jobs.remove(0))
+    let mut jobs = client.storage().claim(&ClaimRequest::new(&worker, &request, 1)).await.expect("claim").jobs;
+    (worker, jobs.remove(0))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,11 +143,11 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
             Outcome::Failed { error: text.to_owned(), retry: Duration::from_secs(60).into(), payload: None },
             Outcome::Dead { error: text.to_owned() },
         ] {
-            let (pool, job) = claimed(&client).await;
+            let (worker, job) = claimed(&client).await;
             let settlement = Settlement { claim: ClaimRef::of(&job), outcome };
             // Beside one that is done, which must not suffer for it.
-            let (_, done) = (&pool, client.add(JobSpec::new("t", ())).await.expect("add"));
-            let written = storage.settle(&pool, &[settlement]).await.expect("settle");
+            let (_, done) = (&worker, client.add(JobSpec::new("t", ())).await.expect("add"));
+            let written = storage.settle(&worker, &[settlement]).await.expect("settle");
             assert_eq!(written.applied, [job.id], "{encoding}");
             let read = storage.job(job.id).await.expect("read").expect("it is there");
             assert_eq!(read.last_error.as_deref(), Some(stored), "{encoding}");
@@ -156,7 +156,7 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
         let waiting = client.add(JobSpec::new("t", ())).await.expect("add");
         let failed = client.fail(&[waiting.id], text).await.expect("fail");
         assert_eq!(failed[0].last_error.as_deref(), Some(stored), "{encoding}");
-        let run = PoolId::random();
+        let run = WorkerId::random();
         assert!(storage.register(&run, &[]).await.expect("register"));
         let mut moved = waiting.clone();
         moved.last_error = Some(text.replace('\0', "\u{fffd}"));

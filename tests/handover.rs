@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::{ClaimRef, Handed, Offer, Outcome, PoolId, Settlement, Wakeup};
+use backfill::storage::{ClaimRef, Handed, Offer, Outcome, Settlement, Wakeup, WorkerId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, Job, JobContext, JobSpec, Worker, task_fn};
 use futures::{Stream, StreamExt};
@@ -33,10 +33,10 @@ async fn add_until_handed(client: &BackfillClient) -> Job {
     .await
 }
 
-/// A taker without a worker: a registered pool whose offers the test makes.
+/// A taker without a worker: a registered worker whose offers the test makes.
 struct Taker {
     client: BackfillClient,
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     offers: watch::Sender<Option<Offer>>,
     wakeups: mpsc::UnboundedReceiver<Wakeup>,
     listening: JoinHandle<()>,
@@ -44,10 +44,10 @@ struct Taker {
 
 impl Taker {
     async fn of(client: &BackfillClient) -> Self {
-        let pool = Arc::new(PoolId::random());
+        let worker = Arc::new(WorkerId::random());
         let storage = client.storage();
-        assert!(storage.register(&pool, &["t".to_owned()]).await.expect("register"));
-        let offer = Offer::new(Arc::clone(&pool), ["t".to_owned()].into(), 1);
+        assert!(storage.register(&worker, &["t".to_owned()]).await.expect("register"));
+        let offer = Offer::new(Arc::clone(&worker), ["t".to_owned()].into(), 1);
         let offers = watch::Sender::new(Some(offer));
         let mut heard = storage.wakeups_and_jobs(offers.subscribe());
         let (tell, mut wakeups) = mpsc::unbounded_channel();
@@ -57,7 +57,7 @@ impl Taker {
             }
         });
         assert_eq!(soon("listening", wakeups.recv()).await, Some(Wakeup::Listening));
-        Self { client: client.clone(), pool, offers, wakeups, listening }
+        Self { client: client.clone(), worker, offers, wakeups, listening }
     }
 
     async fn add(&self) -> Job {
@@ -78,7 +78,7 @@ impl Taker {
                     if let Some(Wakeup::Handed(handed)) = self.wakeups.recv().await
                         && handed.job.id == added.id
                     {
-                        assert_eq!(handed.pool, self.pool);
+                        assert_eq!(handed.worker, self.worker);
                         return *handed;
                     }
                 }
@@ -94,7 +94,7 @@ impl Taker {
 
     async fn done(&self, job: &Job) {
         let settlement = Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed };
-        let written = self.client.storage().settle(&self.pool, &[settlement]).await.expect("settle");
+        let written = self.client.storage().settle(&self.worker, &[settlement]).await.expect("settle");
         assert_eq!(written.applied, [job.id]);
     }
 
@@ -413,17 +413,17 @@ async fn nobody_waits_for_who_looks_after_the_takers_row() {
 }
 
 #[tokio::test]
-async fn an_offer_ends_when_it_is_taken_back_and_when_its_pool_is_taken_for_dead() {
+async fn an_offer_ends_when_it_is_taken_back_and_when_its_worker_is_declared_dead() {
     let (client, pool, schema) = client().await;
     let mut taker = Taker::of(&client).await;
     taker.take_one().await;
     let offer = taker.offers.send_replace(None).expect("it offered");
     taker.until_its_offer_ends().await;
     taker.is_handed_nothing("after the end of the offer").await;
-    taker.offers.send_replace(Some(Offer::new(offer.pool, offer.tasks, 2)));
+    taker.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
     taker.take_one().await;
     sql(&pool, &schema, "update S.backfill_pools set seen_at = 'epoch'").await;
-    taker.is_handed_nothing("of a pool that was declared dead").await;
+    taker.is_handed_nothing("of a worker that was declared dead").await;
     sql(&pool, &schema, "update S.backfill_pools set seen_at = now()").await;
     taker.take_one().await;
 }
@@ -434,10 +434,10 @@ async fn to_give_back_what_is_unknown_ends_an_offer_and_another_one_begins_anew(
     let mut taker = Taker::of(&client).await;
     taker.take_one().await;
     sql(&pool, &schema, UNHEARD).await;
-    assert_eq!(client.storage().release_unknown(&taker.pool, &[]).await.expect("release"), 1);
+    assert_eq!(client.storage().release_unknown(&taker.worker, &[]).await.expect("release"), 1);
     taker.is_handed_nothing("after giving back what is unknown").await;
     let offer = taker.offers.send_replace(None).expect("it offered");
-    taker.offers.send_replace(Some(Offer::new(offer.pool, offer.tasks, 2)));
+    taker.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
     taker.take_one().await;
 }
 

@@ -451,8 +451,8 @@ async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_mor
         assert_eq!(worker.tasks(), ["new", "other"]);
         until("the new task's job is done", || async { *ran.lock().expect("no panic") == [("new", 1)] }).await;
         let told = || async {
-            let pools = client.storage().serving().await.expect("serving");
-            pools.into_iter().find_map(|pool| pool.tasks).is_some_and(|tasks| tasks == ["new", "other"])
+            let workers = client.storage().serving().await.expect("serving");
+            workers.into_iter().find_map(|worker| worker.tasks).is_some_and(|tasks| tasks == ["new", "other"])
         };
         until("it is told", told).await;
         open.add_permits(1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::{ClaimRequest, PoolId};
+use backfill::storage::{ClaimRequest, WorkerId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use futures::StreamExt;
@@ -162,7 +162,7 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 #[tokio::test]
 async fn the_jobs_of_a_dead_worker_are_run_by_another() {
     let (client, ..) = client().await;
-    let dead = PoolId::random();
+    let dead = WorkerId::random();
     client.storage().register(&dead, &["t".to_owned()]).await.expect("register");
     client
         .add_many([JobSpec::new("t", ()).serial_queue("q"), JobSpec::new("t", ()).serial_queue("q")])
@@ -185,7 +185,7 @@ async fn the_jobs_of_a_dead_worker_are_run_by_another() {
 async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_job_from_being_revived() {
     let (client, pool, _) = client().await;
     let storage = client.storage();
-    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
     storage.register(&id, &tasks).await.expect("register");
     let job = client.add(JobSpec::new("t", 1).key("k")).await.expect("add");
     let mut theirs = pool.begin().await.expect("begin");
@@ -199,9 +199,9 @@ async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_j
     assert_eq!((left.attempts, left.locked_by), (left.max_attempts, None), "it never runs again");
 }
 
-/// A job that a pool holds which was last seen two hours ago.
-async fn held_by_a_dead_pool(client: &BackfillClient, pool: &PgPool, schema: &str) -> PoolId {
-    let (dead, tasks) = (PoolId::random(), ["t".to_owned()]);
+/// A job that a worker holds which was last seen two hours ago.
+async fn held_by_a_dead_worker(client: &BackfillClient, pool: &PgPool, schema: &str) -> WorkerId {
+    let (dead, tasks) = (WorkerId::random(), ["t".to_owned()]);
     client.storage().register(&dead, &tasks).await.expect("register");
     client.add(JobSpec::new("t", ())).await.expect("add");
     assert_eq!(client.storage().claim(&ClaimRequest::new(&dead, &tasks, 1)).await.expect("claim").jobs.len(), 1);
@@ -232,7 +232,7 @@ async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Durat
 #[tokio::test]
 async fn a_run_that_ends_takes_nobody_for_dead_before_it_would_have_heard_them() {
     let (client, pool, schema) = client().await;
-    let dead = held_by_a_dead_pool(&client, &pool, &schema).await;
+    let dead = held_by_a_dead_worker(&client, &pool, &schema).await;
     // It has looked after others at each of its heartbeats.
     let seen = format!(
         "select coalesce(bool_or(seen_at - started_at > interval '250 ms' and dead_after = interval '15 seconds'), false)
@@ -247,14 +247,14 @@ async fn a_run_that_ends_takes_nobody_for_dead_before_it_would_have_heard_them()
 #[tokio::test]
 async fn a_run_that_outlasts_its_dead_after_frees_the_jobs_of_the_dead() {
     let (client, pool, schema) = client().await;
-    let dead = held_by_a_dead_pool(&client, &pool, &schema).await;
+    let dead = held_by_a_dead_worker(&client, &pool, &schema).await;
     let gone = format!("select not exists (select from S.backfill_pools where id = '{dead}')");
     let summary = run_once_until(&client, &schema, Duration::from_millis(300), gone).await;
     assert_eq!(summary.completed, 2);
 }
 
 #[tokio::test]
-async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
+async fn locks_of_unregistered_workers_are_released_after_four_hours_only() {
     let (client, pool, schema) = client().await;
     client.add_many([JobSpec::new("t", 1).serial_queue("q"), JobSpec::new("t", 2)]).await.expect("add");
     let lock = |hours: &str| {
@@ -274,10 +274,10 @@ async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
 }
 
 #[tokio::test]
-async fn locks_of_registered_pools_are_left_to_their_heartbeats() {
+async fn locks_of_registered_workers_are_left_to_their_heartbeats() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1).serial_queue("q")).await.expect("add");
-    let (storage, id) = (client.storage(), PoolId::random());
+    let (storage, id) = (client.storage(), WorkerId::random());
     storage.register(&id, &[]).await.expect("register");
     let lock = format!("locked_by = '{id}', locked_at = now() - interval '5 hours'");
     sql(&pool, &schema, &format!("update S._private_jobs set {lock}; update S._private_job_queues set {lock}")).await;
@@ -295,7 +295,7 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
     let hasty = PgPool::connect_with(hasty).await.expect("connect");
     let storage = backfill::storage::postgres::PostgresStorage::new(hasty, &schema).expect("a schema");
     let storage: &dyn backfill::storage::Storage = &storage;
-    let id = PoolId::random();
+    let id = WorkerId::random();
     let lock = format!("update S._private_jobs set locked_by = '{id}', locked_at = now(), attempts = 1");
     // As slow as a large table.
     let slow = "create function S.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return new; end $$;
@@ -478,7 +478,7 @@ struct LateClaim {
 }
 
 impl LateClaim {
-    async fn begin(pool: &PgPool, schema: &str, id: &PoolId) -> Self {
+    async fn begin(pool: &PgPool, schema: &str, id: &WorkerId) -> Self {
         let mut tx = pool.begin().await.expect("begin");
         let claim = format!(
             "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
@@ -505,11 +505,11 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     let (client, pool, schema) = client().await;
     let storage = client.storage().clone();
     client.add(JobSpec::new("t", ())).await.expect("add");
-    let id = PoolId::random();
+    let id = WorkerId::random();
     storage.register(&id, &[]).await.expect("register");
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
-    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a pool that claims is alive");
+    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a worker that claims is alive");
     let (released, ()) = tokio::join!(storage.release_unknown(&id, &[]), late.commit_when_waited_for(&pool, &schema));
     assert_eq!(released.expect("release"), 1);
     assert_eq!(client.counts().await.expect("counts").ready, 1);
@@ -530,12 +530,12 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
 }
 
 #[tokio::test]
-async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_buried_later() {
+async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_buried_later() {
     let (client, pool, schema) = client().await;
     let storage = client.storage();
     client.add(JobSpec::new("t", 1)).await.expect("add");
     client.add(JobSpec::new("t", 2).serial_queue("q")).await.expect("add");
-    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
     storage.register(&id, &[]).await.expect("register");
     let claimed = storage.claim(&ClaimRequest::new(&id, &tasks, 2)).await.expect("claim").jobs;
     assert_eq!(claimed.len(), 2);
@@ -594,8 +594,8 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
         });
         let identity = async move {
             loop {
-                if let Event::Started { pool, .. } = events.next().await.expect("it starts") {
-                    return pool.to_string();
+                if let Event::Started { worker, .. } = events.next().await.expect("it starts") {
+                    return worker.to_string();
                 }
             }
         };
@@ -604,7 +604,7 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
     let (first, first_shutdown, first_running) = start();
     let first = soon("the first starts", first).await;
     fastrand::seed(20);
-    assert_eq!(PoolId::random().as_str(), first, "this is how it was chosen");
+    assert_eq!(WorkerId::random().as_str(), first, "this is how it was chosen");
     let (second, second_shutdown, second_running) = start();
     let second = soon("the second starts", second).await;
     assert_ne!(first, second);
@@ -625,7 +625,7 @@ async fn registering_is_whole_or_not_at_all() {
              create trigger refuse before insert on S.{table} for each row execute function S.refuse()"
         );
         sql(&pool, &schema, &refuse).await;
-        let error = storage.register(&PoolId::random(), &["t".to_owned()]).await.expect_err("it is refused");
+        let error = storage.register(&WorkerId::random(), &["t".to_owned()]).await.expect_err("it is refused");
         assert!(format!("{error:?}").contains("no more"), "{error:?}");
         sql(&pool, &schema, &format!("drop trigger refuse on S.{table}")).await;
         let rows = "select (select count(*) from S._private_tasks) + (select count(*) from S.backfill_pools)";

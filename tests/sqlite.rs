@@ -114,10 +114,10 @@ fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look
         until("both threads are blocked", || async { blocked.load(Ordering::SeqCst) == 2 }).await;
         let client = BackfillClient::new(&url).await.expect("open");
         client.add(JobSpec::new("other", ())).await.expect("the file is not locked");
-        let started = client.pools().await.expect("pools")[0].clone();
+        let started = client.workers().await.expect("workers")[0].clone();
         until("it has been seen for longer than its deadline", || async {
             assert!(client.storage().rescue(Duration::from_secs(2)).await.expect("rescue").is_empty());
-            let seen = client.pools().await.expect("pools")[0].seen_at.expect("seen");
+            let seen = client.workers().await.expect("workers")[0].seen_at.expect("seen");
             seen - started.started_at.expect("started") > chrono::TimeDelta::seconds(3)
         })
         .await;
@@ -160,8 +160,8 @@ async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
         Worker::builder(client.clone()).task(task()).heartbeat_every(Duration::from_millis(100)).dead_after(deadline)
     };
     let (one, other) = (Running::start(builder()), Running::start(builder()));
-    until("both are there", || async { client.pools().await.expect("pools").len() == 2 }).await;
-    let before: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
+    until("both are there", || async { client.workers().await.expect("workers").len() == 2 }).await;
+    let before: Vec<String> = client.workers().await.expect("workers").into_iter().map(|worker| worker.id).collect();
     let db = SqlitePool::connect(&url).await.expect("connect");
     let tx = db.begin_with("begin immediate").await.expect("begin");
     // Nobody can write; so an add that waits for the lock begins now, and ends when it is free.
@@ -170,17 +170,27 @@ async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
         async move { client.add(JobSpec::new("t", ())).await }
     });
     until("they were last seen twice the deadline ago", || async {
-        client.pools().await.expect("pools").iter().all(|pool| pool.last_seen_ago.is_some_and(|ago| ago > deadline * 2))
+        client
+            .workers()
+            .await
+            .expect("workers")
+            .iter()
+            .all(|worker| worker.last_seen_ago.is_some_and(|ago| ago > deadline * 2))
     })
     .await;
     tx.rollback().await.expect("end");
     soon("the add ends", add).await.expect("no panic").expect("add");
     empty(&client).await;
     until("they are seen again", || async {
-        client.pools().await.expect("pools").iter().all(|pool| pool.last_seen_ago.is_some_and(|ago| ago < deadline))
+        client
+            .workers()
+            .await
+            .expect("workers")
+            .iter()
+            .all(|worker| worker.last_seen_ago.is_some_and(|ago| ago < deadline))
     })
     .await;
-    let after: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
+    let after: Vec<String> = client.workers().await.expect("workers").into_iter().map(|worker| worker.id).collect();
     assert_eq!(before, after, "with the identities they had");
     one.end().await;
     other.end().await;

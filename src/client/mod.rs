@@ -18,7 +18,7 @@ use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
 use crate::storage::{
-    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, PoolInfo, QueueInfo, Reschedule, Storage, TaskInfo,
+    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo, WorkerInfo,
 };
 
 /// The door for everybody who adds jobs or manages them. Cheap to clone.
@@ -243,14 +243,14 @@ impl BackfillClient {
         self.storage.reschedule(ids, change).await
     }
 
-    /// Releases everything that these worker pools hold, at once; answers how many jobs. Only for pools that are
+    /// Releases everything that these workers hold, at once; answers how many jobs. Only for workers that are
     /// known to be dead: a live one would find its claims gone and its jobs started by others.
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn unlock<S: Into<String>>(&self, pools: impl IntoIterator<Item = S>) -> Result<u64> {
-        let pools: Vec<String> = pools.into_iter().map(Into::into).collect();
-        self.storage.unlock(&pools).await
+    pub async fn unlock<S: Into<String>>(&self, workers: impl IntoIterator<Item = S>) -> Result<u64> {
+        let workers: Vec<String> = workers.into_iter().map(Into::into).collect();
+        self.storage.unlock(&workers).await
     }
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
@@ -301,12 +301,12 @@ impl BackfillClient {
         self.storage.tasks().await
     }
 
-    /// The worker pools that send heartbeats or hold something. Node's hold, but show none.
+    /// The workers that send heartbeats or hold something. Node's hold, but send none.
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.storage.pools().await
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.storage.workers().await
     }
 
     /// The crontab entries that some worker has run, and when each was last due.

@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Summary;
 use crate::cron::CronEvent;
 use crate::job::{Job, JobId, RunAt};
-use crate::storage::{Outcome, PoolId};
+use crate::storage::{Outcome, WorkerId};
 
 /// Something that happened in a worker.
 ///
@@ -25,10 +25,10 @@ use crate::storage::{Outcome, PoolId};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The worker's pool is registered; it begins to claim.
+    /// The worker is registered; it begins to claim.
     Started {
-        /// The pool's id.
-        pool: Arc<PoolId>,
+        /// The worker's id.
+        worker: Arc<WorkerId>,
         /// The storage's name.
         storage: String,
         /// The tasks it runs, sorted.
@@ -161,10 +161,10 @@ pub enum Event {
         /// Why.
         error: String,
     },
-    /// Another pool missed its heartbeats, and its jobs were released.
+    /// Another worker missed its heartbeats, and its jobs were released.
     Rescued {
-        /// The pool's id.
-        pool: String,
+        /// The worker's id.
+        worker: String,
         /// How many jobs it held.
         jobs: u64,
     },
@@ -176,9 +176,9 @@ pub enum Event {
     /// Others declared this worker dead; it goes on under another identity.
     Evicted {
         /// The identity it had.
-        was: Arc<PoolId>,
+        was: Arc<WorkerId>,
         /// The identity it asks for.
-        now: Arc<PoolId>,
+        now: Arc<WorkerId>,
     },
     /// The schema was migrated beyond what this version knows; the worker ends.
     BreakingMigration {

@@ -3,7 +3,7 @@
 //! A process may be stopped at any moment (by a debugger, a hypervisor, a machine that sleeps) and go on as if nothing had
 //! happened. Meanwhile others may have declared it dead and have run what it had claimed. So a job is started only while the
 //! *lease* of the identity that claimed it lasts: as long since its last answered heartbeat as others wait before they declare a
-//! pool dead, and no longer than until it is known that they did.
+//! worker dead, and no longer than until it is known that they did.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};

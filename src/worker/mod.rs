@@ -1,6 +1,6 @@
 //! Running jobs.
 //!
-//! A [`Worker`] is one *pool*: it claims jobs under one pool id and runs up to `concurrency` of them at a time. Its
+//! A [`Worker`] claims jobs under one id and runs up to `concurrency` of them at a time. Its
 //! parts, each a file:
 //!
 //! - the **engine** is the one loop that decides: it starts claimed jobs in free slots and asks for more. There is one
@@ -14,7 +14,7 @@
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
-//! - **upkeep** sends the pool's heartbeats, frees the jobs of dead pools, and sweeps stale locks;
+//! - **upkeep** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;

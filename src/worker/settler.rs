@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
+use crate::storage::{Line, Outcome, Settled, Settlement, WorkerId, clean_error, is_unanswered};
 pub(super) use batch::Backlog;
 use batch::{Batch, Item, Mark, can_be_simpler, without_details};
 
@@ -56,7 +56,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Finished {
     /// Who claimed the job.
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub settlement: Settlement,
 }
 
@@ -186,17 +186,17 @@ impl Settler {
     }
 
     async fn write_batch(&mut self, batch: &mut Vec<Finished>) {
-        // Nearly always one pool; two after the worker was declared dead and got a new identity.
+        // Nearly always one identity; two after the worker was declared dead and got a new identity.
         while let Some(first) = batch.first() {
-            let pool = Arc::clone(&first.pool);
+            let worker = Arc::clone(&first.worker);
             let moment = first.settlement.claim.locked_at;
-            let is_of_pool = |item: &Finished| item.pool == pool;
-            let is_of_claim = |item: &Finished| item.settlement.claim.locked_at == moment && is_of_pool(item);
+            let is_of_worker = |item: &Finished| item.worker == worker;
+            let is_of_claim = |item: &Finished| item.settlement.claim.locked_at == moment && is_of_worker(item);
             // A storage can be quicker with many results of one claim, whose fence is the same.
             let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
-            let joins = |item: &mut Finished| if by_claim { is_of_claim(item) } else { is_of_pool(item) };
+            let joins = |item: &mut Finished| if by_claim { is_of_claim(item) } else { is_of_worker(item) };
             let items = batch.extract_if(.., joins).map(|item| item.settlement).collect();
-            self.write_all(&pool, Batch::new(items)).await;
+            self.write_all(&worker, Batch::new(items)).await;
         }
     }
 
@@ -207,25 +207,25 @@ impl Settler {
         let is_due = |aside: &Aside| aside.again <= now;
         let Some(first) = self.aside.iter().position(is_due) else { return };
         let first = self.aside.swap_remove(first);
-        let pool = Arc::clone(&first.pool);
+        let worker = Arc::clone(&first.worker);
         let mut items = vec![first.item];
         if items[0].mark.refused_since.is_none() {
             let joins =
-                |aside: &mut Aside| is_due(aside) && aside.pool == pool && aside.item.mark.refused_since.is_none();
+                |aside: &mut Aside| is_due(aside) && aside.worker == worker && aside.item.mark.refused_since.is_none();
             items.extend(self.aside.extract_if(.., joins).map(|aside| aside.item));
         }
-        self.write_all(&pool, items.into_iter().collect()).await;
+        self.write_all(&worker, items.into_iter().collect()).await;
     }
 
     /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is put aside, so
     /// that one bad result cannot hold up the others.
-    async fn write_all(&mut self, pool: &Arc<PoolId>, batch: Batch) {
+    async fn write_all(&mut self, worker: &Arc<WorkerId>, batch: Batch) {
         let mut stack = vec![batch];
         while let Some(mut batch) = stack.pop() {
             let tried = if batch.len() > 1 && batch.weight() > MAX_BATCH_BYTES {
                 Tried::NotAsItIs
             } else {
-                self.write(pool, &mut batch).await
+                self.write(worker, &mut batch).await
             };
             match tried {
                 Tried::Done { busy } if busy.is_empty() => {}
@@ -236,7 +236,7 @@ impl Settler {
                     );
                     for mut item in batch.into_items().filter(|item| busy.contains(&item.settlement.claim.id)) {
                         item.mark.refused_since = None;
-                        self.put_aside(pool, item);
+                        self.put_aside(worker, item);
                     }
                 }
                 Tried::NotAsItIs if batch.len() > 1 => {
@@ -255,12 +255,12 @@ impl Settler {
                     }
                 }
                 Tried::Refused { error } => {
-                    let again = batch.into_items().filter_map(|item| self.refused(pool, item, &error));
+                    let again = batch.into_items().filter_map(|item| self.refused(worker, item, &error));
                     stack.extend(again.map(|item| Batch::from_iter([item])));
                 }
                 Tried::TooLong => {
                     for item in batch.into_items() {
-                        self.put_aside(pool, item);
+                        self.put_aside(worker, item);
                     }
                 }
             }
@@ -270,7 +270,7 @@ impl Settler {
     /// A result that the database refuses although nothing but the end of the job is in it: a reference to its row, or a trigger
     /// of somebody's. That may pass; a done job whose row still cannot be deleted then must not be held for ever, nor run again.
     /// Answers what to write instead.
-    fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) -> Option<Item> {
+    fn refused(&mut self, worker: &Arc<WorkerId>, mut item: Item, error: &Error) -> Option<Item> {
         let since = *item.mark.refused_since.get_or_insert_with(Instant::now);
         let job = item.settlement.claim.id;
         // What is known to pass is held against a result only when others were accepted since it was refused, with or without them.
@@ -294,22 +294,22 @@ impl Settler {
             }
         }
         tracing::error!(job, %error, "a result was refused; trying again later");
-        self.put_aside(pool, item);
+        self.put_aside(worker, item);
         None
     }
 
-    fn put_aside(&mut self, pool: &Arc<PoolId>, mut item: Item) {
+    fn put_aside(&mut self, worker: &Arc<WorkerId>, mut item: Item) {
         let again = Instant::now() + item.mark.delay;
         item.mark.delay = (item.mark.delay * 2).min(MAX_DELAY);
-        self.aside.push(Aside { pool: Arc::clone(pool), item, again });
+        self.aside.push(Aside { worker: Arc::clone(worker), item, again });
     }
 
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
-    async fn write(&mut self, pool: &PoolId, batch: &mut Batch) -> Tried {
+    async fn write(&mut self, worker: &WorkerId, batch: &mut Batch) -> Tried {
         let mut delay = FIRST_DELAY;
         loop {
             let settled = tokio::select! {
-                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, &batch.settlements)) => settled,
+                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(worker, &batch.settlements)) => settled,
                 () = self.give_up.cancelled() => {
                     self.give_up_on(&batch.settlements);
                     return Tried::Done { busy: HashSet::new() };
@@ -481,7 +481,7 @@ impl Settler {
 
 /// A result that waits by itself, so that the others need not.
 struct Aside {
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     item: Item,
     again: Instant,
 }

@@ -7,7 +7,7 @@
 //! **Whose missed heartbeats count.** Others are declared dead only by a worker that would have seen them: one that has been in
 //! *contact* with the storage itself for as long as they were missing. When the storage was away for everybody, nobody could
 //! send a heartbeat, and all get the time to send one again. A worker that has just started has heard nobody yet, and waits as
-//! long, whatever ends it. (The storage adds to this what it knows, such as that it was started only just now, or that a pool asks for
+//! long, whatever ends it. (The storage adds to this what it knows, such as that it was started only just now, or that a worker asks for
 //! a longer time.)
 //!
 //! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
@@ -23,7 +23,7 @@ use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
 use crate::error::{Error, Result};
-use crate::storage::{Line, PoolId, Registration, Storage, Watch};
+use crate::storage::{Line, Registration, Storage, Watch, WorkerId};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -33,35 +33,35 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
 /// Who the worker is at present.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub lease: Lease,
 }
 
 /// What the heartbeats bring to light.
 #[derive(Debug)]
 pub(super) enum News {
-    /// Others have declared this pool dead.
-    Evicted(Arc<PoolId>),
+    /// Others have declared this worker dead.
+    Evicted(Arc<WorkerId>),
     /// The storage itself was taken away.
     Gone(Error),
 }
 
-/// A pool to be registered, as the first heartbeat.
+/// A worker to be registered, as the first heartbeat.
 struct Register {
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     tasks: Arc<[String]>,
     answer: oneshot::Sender<Result<bool>>,
 }
 
-/// Asks for the first heartbeat of a pool, which opens the connection of all later ones.
+/// Asks for the first heartbeat of a worker, which opens the connection of all later ones.
 #[derive(Clone, Debug)]
 pub(super) struct Registrar(mpsc::UnboundedSender<Register>);
 
 impl Registrar {
     /// See [`Storage::register_with`].
-    pub(super) async fn register(&self, pool: &Arc<PoolId>, tasks: &Arc<[String]>) -> Result<bool> {
+    pub(super) async fn register(&self, worker: &Arc<WorkerId>, tasks: &Arc<[String]>) -> Result<bool> {
         let (answer, answered) = oneshot::channel();
-        let wanted = Register { pool: Arc::clone(pool), tasks: Arc::clone(tasks), answer };
+        let wanted = Register { worker: Arc::clone(worker), tasks: Arc::clone(tasks), answer };
         let none = || Error::Internal("heartbeats cannot be sent".to_owned());
         self.0.send(wanted).map_err(|_| none())?;
         answered.await.map_err(|_| none())?
@@ -82,7 +82,7 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Starts to send heartbeats, once the engine has [registered](Self::registrar) the pool, and a little later or when the worker
+    /// Starts to send heartbeats, once the engine has [registered](Self::registrar) the worker, and a little later or when the worker
     /// is [under way](Self::under_way).
     pub(super) fn start(
         line: Line,
@@ -147,7 +147,7 @@ impl Upkeep {
         }
     }
 
-    /// To register the pool, before anything is claimed.
+    /// To register the worker, before anything is claimed.
     pub(super) fn registrar(&self) -> Registrar {
         self.registrar.clone()
     }
@@ -219,10 +219,10 @@ struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// Answers whether the pool is registered now.
+    /// Answers whether the worker is registered now.
     async fn register(&self, storage: &dyn Storage, wanted: Register) -> bool {
-        let Register { pool, tasks, mut answer } = wanted;
-        let registration = Registration::new(&pool, &tasks).dead_after(self.dead_after);
+        let Register { worker, tasks, mut answer } = wanted;
+        let registration = Registration::new(&worker, &tasks).dead_after(self.dead_after);
         let registered = tokio::select! {
             registered = storage.register_with(&registration) => registered,
             // It took too long, perhaps on a connection that is dead.
@@ -243,12 +243,12 @@ impl Heartbeats {
         // The connection of the heartbeats is the first of all, so whoever is registered has it. It is given up for a new one only.
         let registered = loop {
             let Some(wanted) = self.registrations.recv().await else { return };
-            let pool = Arc::clone(&wanted.pool);
+            let worker = Arc::clone(&wanted.worker);
             if self.register(storage, wanted).await {
-                break pool;
+                break worker;
             }
         };
-        let _ = self.identity.wait_for(|identity| identity.pool == registered).await;
+        let _ = self.identity.wait_for(|identity| identity.worker == registered).await;
         // Registering was a heartbeat too, so the next one need not be in the way of the first jobs.
         let _ = timeout(self.every / 10, self.under_way.cancelled()).await;
         let mut tick = interval(self.every);
@@ -257,11 +257,11 @@ impl Heartbeats {
         let mut suspicious = false;
         loop {
             tick.tick().await;
-            let Identity { pool, lease } = self.identity.borrow_and_update().clone();
+            let Identity { worker, lease } = self.identity.borrow_and_update().clone();
             // The second try, on a new connection, tells a dead connection from a storage that is away.
             for _ in 0..2 {
                 let sent = sent_now();
-                match timeout(self.every / 2, storage.heartbeat(&pool)).await {
+                match timeout(self.every / 2, storage.heartbeat(&worker)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Contact::heard);
                         if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {
@@ -272,7 +272,7 @@ impl Heartbeats {
                         } else {
                             lease.end();
                             // Nobody hears it any more when the worker is at its end, and then it does not matter.
-                            let _ = self.news.send(News::Evicted(Arc::clone(&pool)));
+                            let _ = self.news.send(News::Evicted(Arc::clone(&worker)));
                         }
                         break;
                     }
@@ -301,7 +301,7 @@ impl Heartbeats {
     }
 }
 
-/// Frees the jobs of dead pools, and locks that are stale.
+/// Frees the jobs of dead workers, and locks that are stale.
 async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Contact>) {
     let mut tick = interval(options.heartbeat_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -314,13 +314,13 @@ async fn look_after_others(line: &Line, options: &Options, events: &Events, cont
             let watch = Watch::new(options.dead_after).contact(lasts);
             match line.call(LOOK_TIMEOUT, line.storage().rescue_with(&watch)).await {
                 Ok(rescued) => {
-                    for pool in rescued {
+                    for dead in rescued {
                         tracing::warn!(
-                            pool = pool.pool,
-                            jobs = pool.jobs,
+                            worker = dead.worker,
+                            jobs = dead.jobs,
                             "worker missed its heartbeats; released its jobs"
                         );
-                        events.tell(|| Event::Rescued { pool: pool.pool, jobs: pool.jobs });
+                        events.tell(|| Event::Rescued { worker: dead.worker, jobs: dead.jobs });
                     }
                 }
                 Err(error) => tracing::warn!(%error, "could not look for dead workers"),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
-    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
-    Watch,
+    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
+    WorkerInfo,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
@@ -81,8 +81,8 @@ impl Storage for Faulty {
         Ok(claimed)
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        let applied = self.inner.settle(pool, settled).await?;
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        let applied = self.inner.settle(worker, settled).await?;
         tokio::time::sleep(self.faults.late_settles).await;
         lost(self.faults.lose_settles, &self.faults.calls.1)?;
         Ok(applied)
@@ -107,8 +107,8 @@ impl Storage for Faulty {
         }
         Ok(added)
     }
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.inner.release_unknown(pool, holds).await
+    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.inner.release_unknown(worker, holds).await
     }
     async fn release_stale(&self) -> Result<u64> {
         if self.faults.no_sweeps.load(Ordering::SeqCst) {
@@ -119,15 +119,15 @@ impl Storage for Faulty {
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
         self.inner.register_with(registration).await
     }
-    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
-        let shown = self.inner.heartbeat(pool).await?;
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        let shown = self.inner.heartbeat(worker).await?;
         if self.faults.signs_unheard.load(Ordering::SeqCst) {
             return Err(Error::Storage("the answer was lost".into()));
         }
         Ok(shown)
     }
-    async fn deregister(&self, pool: &PoolId) -> Result<()> {
-        self.inner.deregister(pool).await
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.inner.deregister(worker).await
     }
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
         self.inner.rescue_with(watch).await
@@ -150,8 +150,8 @@ impl Storage for Faulty {
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         self.inner.reschedule(ids, change).await
     }
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.inner.unlock(pools).await
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.inner.unlock(workers).await
     }
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.inner.cleanup(what).await
@@ -162,7 +162,7 @@ impl Storage for Faulty {
     async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
         self.inner.delete_taken(mover, ids).await
     }
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
         self.inner.import(run, mover, jobs).await
     }
     async fn forget_imports(&self, mover: &str) -> Result<()> {
@@ -201,7 +201,7 @@ impl Storage for Faulty {
     async fn tasks(&self) -> Result<Vec<TaskInfo>> {
         self.inner.tasks().await
     }
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.inner.pools().await
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.inner.workers().await
     }
 }

@@ -93,13 +93,13 @@ pub enum Command {
     RunNow(IdsArgs),
     /// Remove the job that has this key
     Remove(RemoveArgs),
-    /// Release what dead worker pools hold
+    /// Release what dead workers hold
     Unlock(UnlockArgs),
     /// List serial queues
     Queues,
     /// List task names
     Tasks,
-    /// List worker pools
+    /// List workers
     Workers,
     /// List the crontab entries that workers have run
     Crontabs,
@@ -288,7 +288,7 @@ pub enum State {
     Ready,
     /// Its time has not come
     Scheduled,
-    /// A worker pool holds it
+    /// A worker holds it
     Running,
     /// An attempt failed, and another follows
     Failed,
@@ -370,13 +370,13 @@ pub struct RemoveArgs {
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Only for pools that are known to be dead: a live one finds its claims gone and its jobs started by others. \
-`backfill workers` lists pools."
+    after_help = "Only for workers that are known to be dead: a live one finds its claims gone and its jobs started by others. \
+`backfill workers` lists workers."
 )]
 pub struct UnlockArgs {
-    /// The pools' ids (of Node up to 0.16: the workers' ids)
-    #[arg(required = true, value_name = "POOL")]
-    pub pools: Vec<String>,
+    /// The workers' ids (of Node from 0.17 on: its pools' ids)
+    #[arg(required = true, value_name = "WORKER")]
+    pub workers: Vec<String>,
 }
 
 #[derive(clap::Args, Debug)]

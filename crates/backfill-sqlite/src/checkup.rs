@@ -42,7 +42,7 @@ impl SqliteStorage {
 
     /// Begins to write, and writes nothing.
     async fn writable(&self) -> Checked {
-        // SQLite refuses the statement, and not the transaction; there is no pool without a name.
+        // SQLite refuses the statement, and not the transaction; there is no worker without a name.
         let nothing = self.file.writer.write("write", |connection| {
             Box::pin(async move {
                 sqlx::query!("delete from backfill_pools where id is null").execute(connection).await.map(drop)
@@ -102,12 +102,12 @@ order by 1
         if old.is_empty() {
             return Ok(fine("locks", "no job is held by a worker that is not registered".to_owned()));
         }
-        let pools: Vec<&str> = old.iter().map(|row| row.pool.as_str()).collect();
+        let workers: Vec<&str> = old.iter().map(|row| row.pool.as_str()).collect();
         let jobs: i64 = old.iter().map(|row| row.jobs).sum();
         Ok(found(
             "locks",
             format!("{jobs} jobs have been held for more than a minute by workers that are not registered"),
-            &format!("if they are gone: `backfill unlock {}`", pools.join(" ")),
+            &format!("if they are gone: `backfill unlock {}`", workers.join(" ")),
         ))
     }
 }

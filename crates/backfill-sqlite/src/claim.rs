@@ -48,7 +48,7 @@ struct Part {
 /// A request, in a shape that can be sent to the thread that writes.
 #[derive(Clone)]
 struct Request {
-    pool: String,
+    worker: String,
     tasks: String,
     limit: usize,
     run_length: usize,
@@ -76,7 +76,7 @@ impl SqliteStorage {
         let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
         let beginning = self.frontier.begin(request, Instant::now());
         let mut wanted = Request {
-            pool: request.pool.to_string(),
+            worker: request.worker.to_string(),
             tasks: crate::json(tasks),
             limit: request.limit,
             run_length: request.run_length,
@@ -322,7 +322,7 @@ where job.task in (select value from json_each(?3))
   )
 limit ?5
 "#,
-        request.pool,
+        request.worker,
         ready_by,
         request.tasks,
         request.forbidden,
@@ -398,7 +398,7 @@ update backfill_queues set locked_at = ?2, locked_by = ?3 where name in (select 
 "#,
             queues,
             now,
-            request.pool,
+            request.worker,
         )
         .execute(&mut *connection)
         .await?;
@@ -413,7 +413,7 @@ returning
         "",
         chosen,
         now,
-        request.pool,
+        request.worker,
     );
     let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));

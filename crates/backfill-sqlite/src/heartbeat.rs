@@ -1,14 +1,14 @@
 //! Heartbeats, rescue, and locks that are released.
 //!
 //! All processes are on one machine and go by its clock. When that jumps, or the machine was asleep, everybody looks dead for a
-//! while; so a pool that looks dead is looked at again after longer than a heartbeat takes, and must not have sent one. And while somebody holds
+//! while; so a worker that looks dead is looked at again after longer than a heartbeat takes, and must not have sent one. And while somebody holds
 //! the file's lock, nobody can: who had to wait for it gives the others time.
 
 use std::time::Duration;
 
 use backfill_core::Result;
 use backfill_core::job::JobId;
-use backfill_core::storage::{PoolId, Registration, Rescued, Watch};
+use backfill_core::storage::{Registration, Rescued, Watch, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -29,8 +29,8 @@ fn in_micros(duration: Duration) -> i64 {
 }
 
 impl SqliteStorage {
-    pub(crate) async fn register_pool(&self, registration: &Registration<'_>) -> Result<bool> {
-        let (file, pool) = (self.file.clone(), registration.pool.to_string());
+    pub(crate) async fn register_worker(&self, registration: &Registration<'_>) -> Result<bool> {
+        let (file, worker) = (self.file.clone(), registration.worker.to_string());
         let tasks = crate::json(registration.tasks.to_vec());
         let dead_after = registration.dead_after.map(in_micros);
         self.file
@@ -43,7 +43,7 @@ impl SqliteStorage {
                         r#"
 insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values (?1, ?2, ?2, ?3, ?4) on conflict do nothing
 "#,
-                        pool,
+                        worker,
                         now,
                         dead_after,
                         tasks
@@ -56,14 +56,14 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
             .await
     }
 
-    pub(crate) async fn serve_tasks(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        let (pool, tasks) = (pool.to_string(), crate::json(tasks.to_vec()));
+    pub(crate) async fn serve_tasks(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        let (worker, tasks) = (worker.to_string(), crate::json(tasks.to_vec()));
         self.file
             .writer
             .write("tell the tasks of a worker", move |connection| {
                 Box::pin(async move {
                     name_tasks(connection, &tasks).await?;
-                    let shown = sqlx::query!("update backfill_pools set serves = ?2 where id = ?1", pool, tasks)
+                    let shown = sqlx::query!("update backfill_pools set serves = ?2 where id = ?1", worker, tasks)
                         .execute(connection)
                         .await?;
                     Ok(shown.rows_affected() > 0)
@@ -72,14 +72,14 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
             .await
     }
 
-    pub(crate) async fn write_heartbeat(&self, pool: &PoolId) -> Result<bool> {
-        let (file, pool) = (self.file.clone(), pool.to_string());
+    pub(crate) async fn write_heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        let (file, worker) = (self.file.clone(), worker.to_string());
         self.file
             .writer
             .write("send a heartbeat", move |connection| {
                 Box::pin(async move {
                     let now = file.now();
-                    let shown = sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", pool, now)
+                    let shown = sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", worker, now)
                         .execute(connection)
                         .await?;
                     Ok(shown.rows_affected() > 0)
@@ -88,15 +88,15 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
             .await
     }
 
-    pub(crate) async fn remove_registration(&self, pool: &PoolId) -> Result<()> {
-        let pool = pool.to_string();
+    pub(crate) async fn remove_registration(&self, worker: &WorkerId) -> Result<()> {
+        let worker = worker.to_string();
         let released = self
             .file
             .writer
             .write("deregister a worker", move |connection| {
                 Box::pin(async move {
-                    sqlx::query!("delete from backfill_pools where id = ?1", pool).execute(&mut *connection).await?;
-                    give_back(connection, &pool, &[]).await
+                    sqlx::query!("delete from backfill_pools where id = ?1", worker).execute(&mut *connection).await?;
+                    give_back(connection, &worker, &[]).await
                 })
             })
             .await?;
@@ -104,14 +104,14 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
         Ok(())
     }
 
-    pub(crate) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
+    pub(crate) async fn release_unknown_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
         // A lost claim was handed to the thread that writes before this, which does one thing after the other.
-        let (pool, holds) = (pool.to_string(), holds.to_vec());
+        let (worker, holds) = (worker.to_string(), holds.to_vec());
         let released = self
             .file
             .writer
             .write("give back jobs", move |connection| {
-                Box::pin(async move { give_back(connection, &pool, &holds).await })
+                Box::pin(async move { give_back(connection, &worker, &holds).await })
             })
             .await?;
         self.tell_if(released);
@@ -159,10 +159,10 @@ where locked_by is not null
         Ok(released)
     }
 
-    pub(crate) async fn rescue_pools(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+    pub(crate) async fn rescue_workers(&self, watch: &Watch) -> Result<Vec<Rescued>> {
         let (file, dead_after) = (self.file.clone(), watch.dead_after);
         let (dead_after_micros, contact) = (in_micros(dead_after), in_micros(watch.contact));
-        // The cheap look first: nearly always no pool is dead, and then nothing is written or locked. It comes early, so that the
+        // The cheap look first: nearly always no worker is dead, and then nothing is written or locked. It comes early, so that the
         // second is in time.
         let pause = dead_after.mul_f64(SECOND_LOOK).min(SECOND_LOOK_WITHIN);
         let soon = self.file.now().saturating_add(in_micros(pause));
@@ -176,9 +176,9 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
             dead_after_micros,
             contact
         )
-        .fetch_one(&mut *self.file.read("look for dead pools").await?)
+        .fetch_one(&mut *self.file.read("look for dead workers").await?)
         .await
-        .map_err(crate::failed("look for dead pools"))?;
+        .map_err(crate::failed("look for dead workers"))?;
         if dead == 0 {
             return Ok(Vec::new());
         }
@@ -186,7 +186,7 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
         let rescued = self
             .file
             .writer
-            .write("rescue the jobs of dead pools", move |connection| {
+            .write("rescue the jobs of dead workers", move |connection| {
                 Box::pin(async move {
                     if file.writer.waited() > (dead_after / 4).max(BUSY_MACHINE) {
                         // Somebody held the file's lock: the others could not send a heartbeat either, and do so now.
@@ -206,33 +206,33 @@ returning id as "id!: String"
                     .fetch_all(&mut *connection)
                     .await?;
                     let mut rescued = Vec::new();
-                    for pool in dead {
-                        let error = Rescued::last_error(&pool);
-                        let jobs = release(connection, &pool, now, Some(&error)).await?;
-                        rescued.push(Rescued { pool, jobs });
+                    for worker in dead {
+                        let error = Rescued::last_error(&worker);
+                        let jobs = release(connection, &worker, now, Some(&error)).await?;
+                        rescued.push(Rescued { worker, jobs });
                     }
                     Ok(rescued)
                 })
             })
             .await?;
-        self.tell_if(rescued.iter().map(|pool| pool.jobs).sum());
+        self.tell_if(rescued.iter().map(|worker| worker.jobs).sum());
         Ok(rescued)
     }
 
-    pub(crate) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
-        let pools = pools.to_vec();
+    pub(crate) async fn unlock_workers(&self, workers: &[String]) -> Result<u64> {
+        let workers = workers.to_vec();
         let released = self
             .file
             .writer
-            .write("unlock pools", move |connection| {
+            .write("unlock workers", move |connection| {
                 Box::pin(async move {
                     let mut released = 0;
-                    for pool in pools {
+                    for worker in workers {
                         // Whoever is unlocked counts as dead: one that is alive all the same notices, as after a rescue.
-                        sqlx::query!("delete from backfill_pools where id = ?1", pool)
+                        sqlx::query!("delete from backfill_pools where id = ?1", worker)
                             .execute(&mut *connection)
                             .await?;
-                        released += release(connection, &pool, i64::MIN, None).await?;
+                        released += release(connection, &worker, i64::MIN, None).await?;
                     }
                     Ok(released)
                 })
@@ -250,9 +250,9 @@ returning id as "id!: String"
     }
 }
 
-/// Gives back the jobs that a pool holds, but for some. The attempt is given back too, unless the job's key was taken over since the
+/// Gives back the jobs that a worker holds, but for some. The attempt is given back too, unless the job's key was taken over since the
 /// claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a moment of change after the claim's.
-async fn give_back(connection: &mut SqliteConnection, pool: &str, but: &[JobId]) -> sqlx::Result<u64> {
+async fn give_back(connection: &mut SqliteConnection, worker: &str, but: &[JobId]) -> sqlx::Result<u64> {
     let but = crate::json(but.to_vec());
     sqlx::query!(
         r#"
@@ -267,7 +267,7 @@ where locked_by = ?1
       and job.id not in (select value from json_each(?2))
   )
 "#,
-        pool,
+        worker,
         but
     )
     .execute(&mut *connection)
@@ -283,7 +283,7 @@ update backfill_jobs set
   locked_by = null
 where locked_by = ?1 and id not in (select value from json_each(?2))
 "#,
-        pool,
+        worker,
         but
     )
     .execute(&mut *connection)
@@ -293,14 +293,14 @@ where locked_by = ?1 and id not in (select value from json_each(?2))
     Ok(released)
 }
 
-/// Releases everything that a pool holds; its jobs run at `earliest` or later.
+/// Releases everything that a worker holds; its jobs run at `earliest` or later.
 async fn release(
     connection: &mut SqliteConnection,
-    pool: &str,
+    worker: &str,
     earliest: i64,
     error: Option<&str>,
 ) -> sqlx::Result<u64> {
-    sqlx::query!("update backfill_queues set locked_at = null, locked_by = null where locked_by = ?1", pool)
+    sqlx::query!("update backfill_queues set locked_at = null, locked_by = null where locked_by = ?1", worker)
         .execute(&mut *connection)
         .await?;
     let released = sqlx::query!(
@@ -317,7 +317,7 @@ update backfill_jobs set
   last_error = coalesce(?3, last_error)
 where locked_by = ?1
 "#,
-        pool,
+        worker,
         earliest,
         error
     )

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 
 use backfill_core::job::{Job, JobId, JobState};
-use backfill_core::storage::{Counts, JobFilter, PoolInfo, QueueInfo, TaskInfo};
+use backfill_core::storage::{Counts, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
 use backfill_core::{Error, Result};
 
 use crate::file::time;
@@ -194,7 +194,7 @@ order by task.name
             .map_err(failed("read task names"))
     }
 
-    pub(crate) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
+    pub(crate) async fn list_workers(&self) -> Result<Vec<WorkerInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(
             r#"
@@ -225,23 +225,24 @@ full join holder on holder.id = pool.id
 order by 1
 "#
         )
-        .fetch_all(&mut *self.file.read("list worker pools").await?)
+        .fetch_all(&mut *self.file.read("list workers").await?)
         .await
-        .map_err(failed("list worker pools"))?;
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.started_at = row.started_at.map(time);
-            pool.seen_at = row.seen_at.map(time);
-            pool.last_seen_ago = row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
-            pool.tasks = row
+        .map_err(failed("list workers"))?;
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.started_at = row.started_at.map(time);
+            worker.seen_at = row.seen_at.map(time);
+            worker.last_seen_ago =
+                row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
+            worker.tasks = row
                 .serves
                 .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names).ok())
                 .map(|names| names.into_iter().collect());
-            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            pool.queues = u64::try_from(row.queues).unwrap_or_default();
-            pool.oldest_lock = row.oldest_lock.map(time);
-            pool
+            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.oldest_lock = row.oldest_lock.map(time);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 }

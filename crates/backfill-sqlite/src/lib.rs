@@ -66,8 +66,8 @@ use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
     Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
-    Watch,
+    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
+    WorkerInfo,
 };
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
@@ -169,12 +169,12 @@ impl Storage for SqliteStorage {
         self.claim_jobs(request).await
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        self.settle_jobs(pool, settled.to_vec()).await.map(Settled::applied)
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        self.settle_jobs(worker, settled.to_vec()).await.map(Settled::applied)
     }
 
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.release_unknown_jobs(pool, holds).await
+    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.release_unknown_jobs(worker, holds).await
     }
 
     async fn release_stale(&self) -> Result<u64> {
@@ -182,23 +182,23 @@ impl Storage for SqliteStorage {
     }
 
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
-        self.register_pool(registration).await
+        self.register_worker(registration).await
     }
 
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.serve_tasks(pool, tasks).await
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.serve_tasks(worker, tasks).await
     }
 
-    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
-        self.write_heartbeat(pool).await
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        self.write_heartbeat(worker).await
     }
 
-    async fn deregister(&self, pool: &PoolId) -> Result<()> {
-        self.remove_registration(pool).await
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.remove_registration(worker).await
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        self.rescue_pools(watch).await
+        self.rescue_workers(watch).await
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
@@ -234,8 +234,8 @@ impl Storage for SqliteStorage {
         self.reschedule_jobs(ids, change.clone()).await
     }
 
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.unlock_pools(pools).await
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.unlock_workers(workers).await
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
@@ -250,7 +250,7 @@ impl Storage for SqliteStorage {
         self.delete_taken_jobs(mover.to_owned(), ids).await
     }
 
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
         self.import_jobs(run, mover.to_owned(), jobs.to_vec()).await
     }
 
@@ -290,8 +290,8 @@ impl Storage for SqliteStorage {
         self.look_at_everything().await
     }
 
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.list_pools().await
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.list_workers().await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{PoolId, check_whole, taken_out};
+use backfill_core::storage::{WorkerId, check_whole, taken_out};
 use backfill_core::{Error, Result};
 use futures::TryStreamExt;
 use serde_json::json;
@@ -87,7 +87,7 @@ returning
         deleted.await
     }
 
-    pub(crate) async fn import_jobs(&self, run: &PoolId, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
+    pub(crate) async fn import_jobs(&self, run: &WorkerId, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
         let registered = run.to_string();
         let here = self.file.writer.write("store jobs that are moved", move |connection| {
             Box::pin(async move {

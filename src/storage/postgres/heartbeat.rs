@@ -1,11 +1,11 @@
-//! Heartbeats of worker pools, in a table of our own.
+//! Heartbeats of workers, in a table of our own.
 //!
-//! All times are the database's, so the workers' clocks do not matter. Pools without a row (Node's) are never touched
+//! All times are the database's, so the workers' clocks do not matter. Workers without a row (Node's) are never touched
 //! here; for them the four-hour rule of the sweep stays.
 //!
-//! **Dead, and not yet buried.** Somebody else may have locked the rows of some jobs that a dead pool holds, for as long as he
-//! likes. Nobody waits for him: the other jobs are freed, and the pool's row stays, with the *epoch* as the time when it was last
-//! seen. Such a pool may neither send a heartbeat nor claim, and was last seen long enough ago at each look, so the
+//! **Dead, and not yet buried.** Somebody else may have locked the rows of some jobs that a dead worker holds, for as long as he
+//! likes. Nobody waits for him: the other jobs are freed, and the worker's row stays, with the *epoch* as the time when it was last
+//! seen. Such a worker may neither send a heartbeat nor claim, and was last seen long enough ago at each look, so the
 //! rest is freed as soon as it can be.
 
 use std::sync::atomic::Ordering;
@@ -19,11 +19,11 @@ use super::isolation::Work;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::storage::{PoolId, Registration, Rescued, Watch};
+use crate::storage::{Registration, Rescued, Watch, WorkerId};
 
 impl PostgresStorage {
-    /// The first heartbeat of a pool, with the tasks that it runs.
-    pub(super) async fn register_pool(&self, registration: &Registration<'_>) -> Result<bool> {
+    /// The first heartbeat of a worker, with the tasks that it runs.
+    pub(super) async fn register_worker(&self, registration: &Registration<'_>) -> Result<bool> {
         let mut work = self.begin_heartbeat().await?;
         // Of the tasks' names only the missing ones are inserted: a conflicting insert would burn an id of a 32-bit sequence.
         let shown = sqlx::query!(
@@ -39,7 +39,7 @@ insert into graphile_worker.backfill_pools (id, dead_after, serves)
 values ($1, $3::bigint * interval '1 microsecond', $2)
 on conflict do nothing
 "#,
-            registration.pool.as_str(),
+            registration.worker.as_str(),
             registration.tasks,
             registration.dead_after.map(micros),
         )
@@ -51,9 +51,9 @@ on conflict do nothing
     }
 
     /// Which tasks it runs from now on.
-    pub(super) async fn serve_tasks(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
+    pub(super) async fn serve_tasks(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
         let mut work = self.work().await?;
-        // Locking: the pool's row, as by a heartbeat. The names are inserted as by registering.
+        // Locking: the worker's row, as by a heartbeat. The names are inserted as by registering.
         let shown = sqlx::query!(
             r#"
 with new_task as (
@@ -65,7 +65,7 @@ with new_task as (
 )
 update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at > 'epoch'
 "#,
-            pool.as_str(),
+            worker.as_str(),
             tasks,
         )
         .execute(self.schema.on(&mut *work))
@@ -76,11 +76,11 @@ update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at 
     }
 
     /// Any later one.
-    pub(super) async fn write_heartbeat(&self, pool: &PoolId) -> Result<bool> {
+    pub(super) async fn write_heartbeat(&self, worker: &WorkerId) -> Result<bool> {
         let mut work = self.begin_heartbeat().await?;
         let shown = sqlx::query!(
             "update graphile_worker.backfill_pools set seen_at = clock_timestamp() where id = $1 and seen_at > 'epoch'",
-            pool.as_str()
+            worker.as_str()
         )
         .execute(self.schema.on(&mut *work))
         .await
@@ -102,7 +102,7 @@ update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at 
         Ok(())
     }
 
-    pub(super) async fn remove_registration(&self, pool: &PoolId) -> Result<()> {
+    pub(super) async fn remove_registration(&self, worker: &WorkerId) -> Result<()> {
         let fail = |e| self.error("deregister a worker", e);
         let mut tx = self.patient_transaction().await?;
         // This waits for a claim that is still running somewhere; what that took is seen by the next statement.
@@ -112,20 +112,20 @@ update graphile_worker.backfill_pools pool
 set seen_at = 'epoch'
 where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mine where mine.id = $1 for update))
 "#,
-            pool.as_str()
+            worker.as_str()
         )
         .execute(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        let given_back = self.give_back(&mut tx, pool, &[], far_future()).await?;
+        let given_back = self.give_back(&mut tx, worker, &[], far_future()).await?;
         if !given_back.left {
-            self.bury(&mut tx, &[pool.as_str().to_owned()]).await?;
+            self.bury(&mut tx, &[worker.as_str().to_owned()]).await?;
         }
         tx.commit().await.map_err(fail)
     }
 
-    pub(super) async fn release_unknown_jobs(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        // The lost claim may still be running on a connection that only we have given up. It holds its pool's row, so this
+    pub(super) async fn release_unknown_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        // The lost claim may still be running on a connection that only we have given up. It holds its worker's row, so this
         // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
         // this process is kept from going on would keep its heartbeat from being sent. The same holds for who hands over a job,
         // and nobody does that any more when this is done.
@@ -141,25 +141,25 @@ revoked as (
 )
 select clock_timestamp() as "until!: DateTime<Utc>" from waited
 "#,
-            pool.as_str()
+            worker.as_str()
         )
         .fetch_optional(self.schema.on(&self.db()))
         .await
         .map_err(|e| self.error("wait for a lost claim", e))?;
-        // Nobody else may claim for a pool that is not there, and who declared it dead has released what it held.
+        // Nobody else may claim for a worker that is not there, and who declared it dead has released what it held.
         let Some(until) = until else { return Ok(0) };
         let mut tx = self.patient_transaction().await?;
-        let given_back = self.give_back(&mut tx, pool, holds, until).await?;
+        let given_back = self.give_back(&mut tx, worker, holds, until).await?;
         tx.commit().await.map_err(|e| self.error("give back jobs", e))?;
         Ok(u64::try_from(given_back.released).unwrap_or_default())
     }
 
-    /// Gives back the jobs that a pool has claimed up to a moment, but for some. (What it claims later it knows of: this may
+    /// Gives back the jobs that a worker has claimed up to a moment, but for some. (What it claims later it knows of: this may
     /// itself be late.)
     async fn give_back(
         &self,
         conn: &mut PgConnection,
-        pool: &PoolId,
+        worker: &WorkerId,
         but: &[JobId],
         until: DateTime<Utc>,
     ) -> Result<GivenBack> {
@@ -168,7 +168,7 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         // What was changed before it was claimed is no takeover. (The SQL functions tell, as Node's do, when their transaction began:
         // one that began before the claim looks like a change before it. To run such a job again is the lesser evil: it may never
         // have run.)
-        // Of all tables, the one of jobs is read as a whole only once, to find the pool's.
+        // Of all tables, the one of jobs is read as a whole only once, to find the worker's.
         sqlx::query_as!(
             GivenBack,
             r#"
@@ -215,7 +215,7 @@ select
 from released_job
 left join notified on true
 "#,
-            pool.as_str(),
+            worker.as_str(),
             but,
             until,
         )
@@ -225,16 +225,16 @@ left join notified on true
     }
 
     #[expect(clippy::too_many_lines, reason = "mostly the text of three statements, best read together")]
-    pub(super) async fn rescue_pools(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+    pub(super) async fn rescue_workers(&self, watch: &Watch) -> Result<Vec<Rescued>> {
         let (dead_after, contact) = (micros(watch.dead_after), micros(watch.contact));
-        let fail = |e| self.error("rescue the jobs of dead pools", e);
+        let fail = |e| self.error("rescue the jobs of dead workers", e);
         // Whoever asks was in contact when it asked. If it takes long to get through, that is no longer known, and the way may be
         // open again for us a moment before it is for the others.
         let begun = Instant::now();
         let too_late = || begun.elapsed() > (watch.dead_after / 5).max(Duration::from_secs(1));
         // For the dead that are not buried yet the whole table is read again; not at every look.
         let again = self.burials.is_time();
-        // The cheap look first: nearly always no pool is dead, and then nothing is written or locked. While the server was
+        // The cheap look first: nearly always no worker is dead, and then nothing is written or locked. While the server was
         // down nobody could send one, so missed heartbeats count from its start.
         let any_dead = sqlx::query_scalar!(
             r#"
@@ -265,7 +265,7 @@ select exists (
         if too_late() {
             return Ok(Vec::new());
         }
-        // Locking: the pools' rows go first. A pool that sends its heartbeat at this moment either comes before (its row is no
+        // Locking: the workers' rows go first. A worker that sends its heartbeat at this moment either comes before (its row is no
         // longer overdue when the update looks again under the lock) or after (it finds its row marked, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.
         let dead = sqlx::query_scalar!(
@@ -349,7 +349,7 @@ notified as materialized (
   having count(*) > 0
 )
 select
-  dead.id as "pool!",
+  dead.id as "worker!",
   freed.jobs as "jobs!",
   -- Also if one was settled just before it could be locked: then there is nothing to be seen at the next look.
   freed.jobs < (select count(*) from theirs where theirs.pool = dead.id) as "left!"
@@ -363,18 +363,18 @@ left join notified on true
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        let free: Vec<String> = rows.iter().filter(|row| !row.left).map(|row| row.pool.clone()).collect();
+        let free: Vec<String> = rows.iter().filter(|row| !row.left).map(|row| row.worker.clone()).collect();
         let buried = self.bury(&mut tx, &free).await?;
         tx.commit().await.map_err(fail)?;
         if buried.len() < dead.len() {
             self.burials.failed();
         }
         // One that could not be buried was told before, if nothing more of it was freed.
-        let rows = rows.into_iter().filter(|row| row.jobs > 0 || buried.contains(&row.pool));
-        Ok(rows.map(|row| Rescued { pool: row.pool, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
+        let rows = rows.into_iter().filter(|row| row.jobs > 0 || buried.contains(&row.worker));
+        Ok(rows.map(|row| Rescued { worker: row.worker, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
     }
 
-    /// Takes away the rows of pools that hold no job any more, but for those that hold a queue; answers which.
+    /// Takes away the rows of workers that hold no job any more, but for those that hold a queue; answers which.
     async fn bury(&self, conn: &mut PgConnection, dead: &[String]) -> Result<Vec<String>> {
         sqlx::query_scalar!(
             r#"
@@ -389,7 +389,7 @@ returning pool.id
         )
         .fetch_all(self.schema.on(conn))
         .await
-        .map_err(|e| self.error("take the rows of dead pools away", e))
+        .map_err(|e| self.error("take the rows of dead workers away", e))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an administrator sees of queues, tasks and worker pools.
+//! What an administrator sees of queues, tasks and workers.
 //!
 //! Each is one pass over the jobs table: meant for people, not for a dashboard that asks every second.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::row::{Text, Timestamp};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
-use crate::storage::{Counts, PoolInfo, QueueInfo, TaskInfo};
+use crate::storage::{Counts, QueueInfo, TaskInfo, WorkerInfo};
 
 /// Counts as the statements here select them.
 #[derive(Clone, Copy)]
@@ -109,7 +109,7 @@ order by queue.queue_name
             };
             let mut queue = QueueInfo::new(row.queue_name.text, numbers.into());
             queue.locked_at = row.locked_at.map(|time| time.0);
-            queue.locked_by = row.locked_by.map(|pool| pool.text);
+            queue.locked_by = row.locked_by.map(|worker| worker.text);
             queue
         });
         Ok(queues.collect())
@@ -167,8 +167,8 @@ order by task.identifier
         Ok(tasks.collect())
     }
 
-    pub(super) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
-        // Pools of Node's send no heartbeats; they are known by what they hold.
+    pub(super) async fn list_workers(&self) -> Result<Vec<WorkerInfo>> {
+        // Workers of Node's send no heartbeats; they are known by what they hold.
         let rows = sqlx::query!(
             r#"
 with held as (
@@ -207,24 +207,25 @@ order by 1
             Err(error) if errors::code(&error).as_deref() == Some(errors::UNDEFINED_TABLE) => {
                 return self.list_holders().await;
             }
-            rows => rows.map_err(|e| self.error("list worker pools", e))?,
+            rows => rows.map_err(|e| self.error("list workers", e))?,
         };
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.started_at = row.started_at.map(|time| time.0);
-            pool.seen_at = row.seen_at.map(|time| time.0);
-            pool.last_seen_ago = row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            pool.tasks = row.serves.as_deref().and_then(sorted);
-            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            pool.queues = u64::try_from(row.queues).unwrap_or_default();
-            pool.oldest_lock = row.oldest_lock.map(|time| time.0);
-            pool
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.started_at = row.started_at.map(|time| time.0);
+            worker.seen_at = row.seen_at.map(|time| time.0);
+            worker.last_seen_ago =
+                row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            worker.tasks = row.serves.as_deref().and_then(sorted);
+            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.oldest_lock = row.oldest_lock.map(|time| time.0);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 
-    /// Registered pools and their tasks, without a look at the jobs.
-    pub(super) async fn list_serving(&self) -> Result<Vec<PoolInfo>> {
+    /// Registered workers and their tasks, without a look at the jobs.
+    pub(super) async fn list_serving(&self) -> Result<Vec<WorkerInfo>> {
         let rows = sqlx::query!(
             r#"
 select
@@ -241,21 +242,21 @@ order by pool.id
         .await;
         let rows = match rows {
             Err(error) if errors::code(&error).as_deref() == Some(errors::UNDEFINED_TABLE) => return Ok(Vec::new()),
-            rows => rows.map_err(|e| self.error("list worker pools", e))?,
+            rows => rows.map_err(|e| self.error("list workers", e))?,
         };
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.started_at = Some(row.started_at.0);
-            pool.seen_at = Some(row.seen_at.0);
-            pool.last_seen_ago = Duration::try_from_secs_f64(row.last_seen_ago_seconds).ok();
-            pool.tasks = row.serves.as_deref().and_then(sorted);
-            pool
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.started_at = Some(row.started_at.0);
+            worker.seen_at = Some(row.seen_at.0);
+            worker.last_seen_ago = Duration::try_from_secs_f64(row.last_seen_ago_seconds).ok();
+            worker.tasks = row.serves.as_deref().and_then(sorted);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 
-    /// Pools by what they hold alone.
-    async fn list_holders(&self) -> Result<Vec<PoolInfo>> {
+    /// Workers by what they hold alone.
+    async fn list_holders(&self) -> Result<Vec<WorkerInfo>> {
         let rows = sqlx::query!(
             r#"
 select held.id as "id!", sum(held.job) as "jobs!", sum(held.queue) as "queues!", min(held.locked_at) as "oldest_lock: Timestamp"
@@ -274,14 +275,14 @@ order by 1
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
-        .map_err(|e| self.error("list worker pools", e))?;
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            pool.queues = u64::try_from(row.queues).unwrap_or_default();
-            pool.oldest_lock = row.oldest_lock.map(|time| time.0);
-            pool
+        .map_err(|e| self.error("list workers", e))?;
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.oldest_lock = row.oldest_lock.map(|time| time.0);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 }

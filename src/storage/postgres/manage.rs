@@ -13,7 +13,7 @@ use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_erro
 
 impl PostgresStorage {
     pub(super) async fn release_stale_locks(&self) -> Result<u64> {
-        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But pools that send heartbeats are
+        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But workers that send heartbeats are
         // judged by those. The job's turn is now at the earliest. Rows are locked in id order, so that two sweeps at once do
         // not deadlock; held ones are skipped,
         // the next sweep finds them.
@@ -154,11 +154,11 @@ order by job.id
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
-    pub(super) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
-        let fail = |e| self.error("unlock pools", e);
+    pub(super) async fn unlock_workers(&self, workers: &[String]) -> Result<u64> {
+        let fail = |e| self.error("unlock workers", e);
         let mut tx = self.patient_transaction().await?;
         // (A schema that only Node has used has no such table.)
-        let has_pools = sqlx::query_scalar!(
+        let has_workers = sqlx::query_scalar!(
             r#"
 select exists (
   select from pg_catalog.pg_class rel
@@ -170,9 +170,9 @@ select exists (
         .fetch_one(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        if has_pools {
-            // Whoever is unlocked counts as dead: a pool that is alive all the same notices, as after a rescue.
-            // Locking: the pools' rows go first, in one order. This waits for their claims, and for who hands a job to them, that are
+        if has_workers {
+            // Whoever is unlocked counts as dead: a worker that is alive all the same notices, as after a rescue.
+            // Locking: the workers' rows go first, in one order. This waits for their claims, and for who hands a job to them, that are
             // under way; what those took is seen by the statements that follow, and later ones find no row.
             sqlx::query!(
                 r#"
@@ -184,7 +184,7 @@ where pool.id = any (array(
   for update
 ))
 "#,
-                pools
+                workers
             )
             .execute(self.schema.on(&mut *tx))
             .await
@@ -196,7 +196,7 @@ select count(*) as "held!"
 from graphile_worker._private_jobs job
 where job.locked_by = any ($1)
 "#,
-            pools,
+            workers,
         )
         .fetch_one(self.schema.on(&mut *tx))
         .await
@@ -208,7 +208,7 @@ select
   graphile_worker.force_unlock_workers($1),
   pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || $2::bigint::text || '}')
 "#,
-            pools,
+            workers,
             held,
         )
         .execute(self.schema.on(&mut *tx))

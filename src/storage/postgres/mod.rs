@@ -23,8 +23,8 @@
 //! | `manage` | the administrative verbs |
 //! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
-//! | `inspect` | what an administrator sees of queues, tasks and pools |
-//! | `heartbeat` | heartbeats, rescue from dead pools, claims whose answer was lost |
+//! | `inspect` | what an administrator sees of queues, tasks and workers |
+//! | `heartbeat` | heartbeats, rescue from dead workers, claims whose answer was lost |
 //! | `reach` | waiting for a server that is away, and the first look at the schema |
 //! | `row` | reading rows that anybody may have written |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
@@ -87,8 +87,9 @@ use rights::Need;
 use schema::Schema;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer, PoolId,
-    PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer,
+    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
+    WorkerInfo,
 };
 use crate::error::{Error, Result};
 use crate::job::limits::MAX_DELAY;
@@ -206,14 +207,14 @@ impl PostgresStorage {
         }
     }
 
-    async fn settle_batch(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+    async fn settle_batch(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
         let under_way = self.caution.begin();
-        let written = if let Some(applied) = under_way.answered(self.settle_all(pool, settled).await)? {
+        let written = if let Some(applied) = under_way.answered(self.settle_all(worker, settled).await)? {
             Settled::applied(applied)
         } else {
             // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
             let under_way = self.caution.begin();
-            let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
+            let written = under_way.answered(self.settle_the_free(worker, settled).await)?;
             self.busy.learn(settled, &written.busy);
             written
         };
@@ -325,18 +326,18 @@ impl Storage for PostgresStorage {
         self.claim_jobs(request).await
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        match self.settle_batch(pool, settled).await {
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        match self.settle_batch(worker, settled).await {
             Err(error) if encoding::is_for_a_character(&error) => match self.storable_results(settled).await? {
-                Some(storable) => self.settle_batch(pool, &storable).await,
+                Some(storable) => self.settle_batch(worker, &storable).await,
                 None => Err(error),
             },
             written => written,
         }
     }
 
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.freed(self.retrying(|| self.release_unknown_jobs(pool, holds)).await)
+    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.freed(self.retrying(|| self.release_unknown_jobs(worker, holds)).await)
     }
 
     async fn release_stale(&self) -> Result<u64> {
@@ -346,25 +347,25 @@ impl Storage for PostgresStorage {
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
         self.retrying(|| async {
             self.refuse_hidden(Need::Work).await?;
-            self.register_pool(registration).await
+            self.register_worker(registration).await
         })
         .await
     }
 
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.serve_tasks(pool, tasks).await
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.serve_tasks(worker, tasks).await
     }
 
-    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
-        self.retrying(|| self.write_heartbeat(pool)).await
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        self.retrying(|| self.write_heartbeat(worker)).await
     }
 
-    async fn deregister(&self, pool: &PoolId) -> Result<()> {
-        self.retrying(|| self.remove_registration(pool)).await
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.retrying(|| self.remove_registration(worker)).await
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        let rescued = self.retrying(|| self.rescue_pools(watch)).await?;
+        let rescued = self.retrying(|| self.rescue_workers(watch)).await?;
         if !rescued.is_empty() {
             self.cursors.forget();
         }
@@ -409,8 +410,8 @@ impl Storage for PostgresStorage {
         self.freed(self.retrying(|| self.reschedule_jobs(ids, change)).await)
     }
 
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.freed(self.retrying(|| self.unlock_pools(pools)).await)
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.freed(self.retrying(|| self.unlock_workers(workers)).await)
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
@@ -425,7 +426,7 @@ impl Storage for PostgresStorage {
         self.retrying(|| self.delete_taken_jobs(mover, ids)).await
     }
 
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
         match self.retrying(|| self.import_jobs(run, mover, jobs)).await {
             Err(error) if encoding::is_for_a_character(&error) => match self.storable_jobs(jobs).await? {
                 Some(storable) => self.retrying(|| self.import_jobs(run, mover, &storable)).await,
@@ -479,12 +480,12 @@ impl Storage for PostgresStorage {
         self.look_at_everything().await
     }
 
-    async fn serving(&self) -> Result<Vec<PoolInfo>> {
+    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
         self.list_serving().await
     }
 
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.explained(Need::Read, self.list_pools().await).await
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.explained(Need::Read, self.list_workers().await).await
     }
 }
 

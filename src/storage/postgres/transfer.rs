@@ -6,7 +6,7 @@ use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
-use crate::storage::{PoolId, check_whole, taken_out};
+use crate::storage::{WorkerId, check_whole, taken_out};
 
 impl PostgresStorage {
     pub(super) async fn take_jobs_out(
@@ -115,7 +115,7 @@ order by job.id
     }
 
     #[expect(clippy::too_many_lines, reason = "four statements of one transaction")]
-    pub(super) async fn import_jobs(&self, run: &PoolId, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
+    pub(super) async fn import_jobs(&self, run: &WorkerId, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
         let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();

@@ -13,7 +13,7 @@ use super::jobs::{GIVE_BACK_AFTER, Waiting};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{ClaimRequest, Claimed, PoolId, is_unanswered};
+use crate::storage::{ClaimRequest, Claimed, WorkerId, is_unanswered};
 
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
@@ -57,7 +57,7 @@ pub(super) struct Claims {
     deep: bool,
     /// The next one passes nothing by.
     thorough: bool,
-    /// The one that gives back what the pool does not know of, before it claims: no other may be on its way meanwhile, or
+    /// The one that gives back what the worker does not know of, before it claims: no other may be on its way meanwhile, or
     /// what that one takes would be given back too.
     doubting: Option<u64>,
     /// Jobs in their last attempt are at the head of the line. They are taken only when they can start, so nothing is claimed
@@ -75,7 +75,7 @@ impl Claims {
         self.in_flight.is_empty()
     }
 
-    /// Whether jobs that the pool does not know of are being given back.
+    /// Whether jobs that the worker does not know of are being given back.
     pub fn is_doubting(&self) -> bool {
         self.doubting.is_some()
     }
@@ -94,7 +94,7 @@ impl Claims {
 pub(super) struct Answer {
     number: u64,
     limit: usize,
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     claimed: Result<Claimed>,
 }
 
@@ -162,7 +162,7 @@ impl Engine {
         if self.doubt_since.is_some_and(|since| now >= since + DOUBT) {
             self.doubt_since = None;
         }
-        let (line, pool) = (self.line.clone(), Arc::clone(&self.pool));
+        let (line, worker) = (self.line.clone(), Arc::clone(&self.worker));
         let forbidden = self.options.forbidden_flags.clone();
         let now = self.client.clock().time();
         self.woken = false;
@@ -180,7 +180,7 @@ impl Engine {
             let storage = line.storage();
             let claimed = async {
                 if let Some(held) = in_doubt {
-                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_unknown(&pool, &held)).await?;
+                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_unknown(&worker, &held)).await?;
                     if jobs > 0 {
                         tracing::warn!(jobs, "gave back jobs of a claim whose answer was lost");
                     }
@@ -188,7 +188,7 @@ impl Engine {
                 let claim = async {
                     let flags = forbidden.now().await?;
                     let request =
-                        ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
+                        ClaimRequest::new(&worker, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
                     let request = request.run_length(run_length).thorough(thorough);
                     let request = request.max_bytes(MAX_BYTES).free_slots(free_slots);
                     storage.claim(&request).await
@@ -196,21 +196,21 @@ impl Engine {
                 line.call(CLAIM_TIMEOUT, claim).await
             };
             let claimed = claimed.await;
-            Answer { number, limit, pool, claimed }
+            Answer { number, limit, worker, claimed }
         }));
     }
 
-    pub(super) fn claimed(&mut self, Answer { number, limit, pool, claimed }: Answer) {
+    pub(super) fn claimed(&mut self, Answer { number, limit, worker, claimed }: Answer) {
         self.claims.asked -= limit;
         if self.claims.doubting == Some(number) {
             self.claims.doubting = None;
             self.handover.unknown_released();
         }
         match claimed {
-            Ok(claimed) if pool != self.pool => {
+            Ok(claimed) if worker != self.worker => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
                 let since = Instant::now();
-                self.give_back(in_runs(claimed.jobs, &pool, since));
+                self.give_back(in_runs(claimed.jobs, &worker, since));
             }
             Ok(claimed) => {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
@@ -316,7 +316,7 @@ impl Engine {
         (!tasks.is_empty()).then_some((tasks, limits))
     }
 
-    /// Takes in jobs that this pool holds now, to start as soon as they can.
+    /// Takes in jobs that this worker holds now, to start as soon as they can.
     pub(super) fn take_in(&mut self, jobs: Vec<Job>) {
         for job in &jobs {
             self.held.insert(job.id, job.locked_at.unwrap_or_default());
@@ -327,7 +327,7 @@ impl Engine {
             self.waiting_since = since;
         }
         self.waiting_bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
-        let runs = in_runs(jobs, &self.pool, since);
+        let runs = in_runs(jobs, &self.worker, since);
         if runs.iter().any(|run| !run.rest.is_empty()) {
             self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
         }
@@ -393,7 +393,7 @@ fn count_side_by_side(jobs: &[Job]) -> usize {
 }
 
 /// Jobs of one serial queue as the run that they are.
-fn in_runs(jobs: Vec<Job>, pool: &Arc<PoolId>, since: Instant) -> Vec<Waiting> {
+fn in_runs(jobs: Vec<Job>, worker: &Arc<WorkerId>, since: Instant) -> Vec<Waiting> {
     let mut runs: Vec<Waiting> = Vec::with_capacity(jobs.len());
     let mut of_queue: HashMap<String, usize, foldhash::fast::RandomState> = HashMap::default();
     for job in jobs {
@@ -404,7 +404,7 @@ fn in_runs(jobs: Vec<Job>, pool: &Arc<PoolId>, since: Instant) -> Vec<Waiting> {
             }
             of_queue.insert(queue.clone(), runs.len());
         }
-        runs.push(Waiting { job: Arc::new(job), pool: Arc::clone(pool), since, rest: VecDeque::new() });
+        runs.push(Waiting { job: Arc::new(job), worker: Arc::clone(worker), since, rest: VecDeque::new() });
     }
     runs
 }

@@ -78,7 +78,7 @@ impl Engine {
             self.drop_jobs.cancel();
         }
         if now >= ending.abandon && self.claims.abandon() {
-            // What it may have taken is given back when the pool is deregistered.
+            // What it may have taken is given back when the worker is deregistered.
             tracing::warn!("a claim was not answered before the worker had to end");
         }
     }
@@ -103,10 +103,10 @@ impl Engine {
             tracing::error!(job = started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
             let outcome = Outcome::interrupted("it blocked its thread").after(self.options.dead_after);
             self.events.tell(|| Event::of_outcome(Arc::clone(&started.job), &outcome, Duration::ZERO));
-            self.settle(&started.pool, &started.job, outcome);
+            self.settle(&started.worker, &started.job, outcome);
         }
         self.running.detach_all();
-        let Self { results, settler, give_up, line, pool, ending, failure, options, mut shutdown, .. } = self;
+        let Self { results, settler, give_up, line, worker, ending, failure, options, mut shutdown, .. } = self;
         drop(results);
         let limit = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
         let timer = async {
@@ -125,10 +125,10 @@ impl Engine {
             () = timer => Ok((Summary::default(), 0)),
         }
         .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
-        // Only a pool that holds nothing knowingly deregisters; for what it holds, others must notice
+        // Only a worker that holds nothing knowingly deregisters; for what it holds, others must notice
         // the missed heartbeats.
         if unwritten == 0 && !failure.as_ref().is_some_and(Error::is_gone) {
-            let deregistered = tokio::time::timeout(WRITE_GRACE, line.storage().deregister(&pool)).await;
+            let deregistered = tokio::time::timeout(WRITE_GRACE, line.storage().deregister(&worker)).await;
             if !matches!(deregistered, Ok(Ok(()))) {
                 tracing::warn!("could not deregister; others will notice the missed heartbeats");
             }

@@ -91,7 +91,7 @@ impl Handover {
         self.releasing = None;
     }
 
-    /// What this pool did not know of may have been given back.
+    /// What this worker did not know of may have been given back.
     pub(super) fn unknown_released(&mut self) {
         self.released = Some(std::time::Instant::now());
     }
@@ -151,18 +151,18 @@ impl Engine {
         let handover = &mut self.handover;
         handover.number += u64::from(may);
         handover.ever |= may;
-        let (pool, tasks, number) = (&self.pool, &self.offered, handover.number);
-        handover.wanted.send_replace(may.then(|| Offer::new(Arc::clone(pool), Arc::clone(tasks), number)));
+        let (worker, tasks, number) = (&self.worker, &self.offered, handover.number);
+        handover.wanted.send_replace(may.then(|| Offer::new(Arc::clone(worker), Arc::clone(tasks), number)));
     }
 
     /// Starts a job that was handed over, or gives it back.
-    pub(super) fn handed(&mut self, Handed { job, pool, seen, .. }: Handed) {
+    pub(super) fn handed(&mut self, Handed { job, worker, seen, .. }: Handed) {
         if job.locked_at.is_some() && self.held.get(&job.id) == job.locked_at.as_ref() {
             // Anybody may notify us of what we hold already.
             return;
         }
         self.events.tell(|| Event::Handed { job: Arc::new(job.clone()) });
-        let is_ours = pool == self.pool && self.registering.is_none();
+        let is_ours = worker == self.worker && self.registering.is_none();
         let may_be_released = self.handover.releasing.is_some()
             || self.claims.is_doubting()
             || self.handover.released.is_some_and(|released| seen <= released);
@@ -182,7 +182,7 @@ impl Engine {
             self.take_in(vec![job]);
         } else {
             // If it is held no longer, the fence sees to it that this changes nothing.
-            self.settle(&pool, &job, Outcome::Returned);
+            self.settle(&worker, &job, Outcome::Returned);
             self.events.tell(|| Event::GivenBack { jobs: 1 });
         }
     }
@@ -213,11 +213,11 @@ impl Engine {
             return;
         }
         let held: Vec<JobId> = self.held.keys().copied().collect();
-        let (line, pool) = (self.line.clone(), Arc::clone(&self.pool));
+        let (line, worker) = (self.line.clone(), Arc::clone(&self.worker));
         handover.unheard = false;
         handover.releasing =
             Some(Box::pin(
-                async move { line.call(DOUBTING_TIMEOUT, line.storage().release_unknown(&pool, &held)).await },
+                async move { line.call(DOUBTING_TIMEOUT, line.storage().release_unknown(&worker, &held)).await },
             ));
     }
 

@@ -12,7 +12,7 @@ use super::super::execute::{execute, failed};
 use super::super::settler::Finished;
 use super::Engine;
 use crate::job::Job;
-use crate::storage::{ClaimRef, Outcome, PoolId, Settlement, clean_error};
+use crate::storage::{ClaimRef, Outcome, Settlement, WorkerId, clean_error};
 use crate::task::{Handler, JobContext, TaskError};
 
 /// Claimed jobs that have not started within this time are given back: the pace was misjudged.
@@ -21,7 +21,7 @@ pub(super) const GIVE_BACK_AFTER: Duration = Duration::from_millis(500);
 /// A job that was claimed and waits for a slot.
 pub(super) struct Waiting {
     pub job: Arc<Job>,
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub since: Instant,
     /// The rest of its run: the next jobs of its serial queue, which was claimed with them and is held until the last one is settled.
     /// They start one after the other, so they take no slot and do not count as waiting.
@@ -31,7 +31,7 @@ pub(super) struct Waiting {
 /// A job that was started.
 pub(super) struct Started {
     pub job: Arc<Job>,
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub handler: Arc<Handler>,
     /// See [`Waiting::rest`].
     pub rest: VecDeque<Arc<Job>>,
@@ -43,11 +43,11 @@ impl Engine {
         let before = self.waiting.len();
         // What waits for long is given back; what is written makes the loop turn again.
         while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
-            let Some(Waiting { job, pool, since, rest }) = self.waiting.pop_front() else { break };
+            let Some(Waiting { job, worker, since, rest }) = self.waiting.pop_front() else { break };
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
                 self.waiting_bytes -= bytes(&job) + rest.iter().map(|job| bytes(job)).sum::<usize>();
-                self.give_back([Waiting { job, pool, since, rest }]);
+                self.give_back([Waiting { job, worker, since, rest }]);
                 continue;
             };
             self.waiting_bytes -= bytes(&job);
@@ -66,7 +66,7 @@ impl Engine {
             let chain = self.middleware.clone();
             let lease = self.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
-            let started = Started { job: Arc::clone(&job), pool, handler: Arc::clone(&handler), rest, since };
+            let started = Started { job: Arc::clone(&job), worker, handler: Arc::clone(&handler), rest, since };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
@@ -110,15 +110,15 @@ impl Engine {
             self.look();
         }
         let Some(next) = started.rest.pop_front() else {
-            self.settle(&started.pool, &started.job, outcome);
+            self.settle(&started.worker, &started.job, outcome);
             return;
         };
         // What could not even start goes back to its place, before the next one.
         let stays = outcome.gives_back();
-        self.settle_amid_run(&started.pool, &started.job, outcome);
-        let Started { pool, rest, since, .. } = started;
-        let next = Waiting { job: next, pool, since, rest };
-        if !stays && *next.pool == *self.pool && self.registering.is_none() && self.ending.is_none() {
+        self.settle_amid_run(&started.worker, &started.job, outcome);
+        let Started { worker, rest, since, .. } = started;
+        let next = Waiting { job: next, worker, since, rest };
+        if !stays && *next.worker == *self.worker && self.registering.is_none() && self.ending.is_none() {
             // It takes the slot of the one before, unless something more urgent waits.
             let urgent = self.waiting.iter().take_while(|other| other.job.priority < next.job.priority).count();
             self.waiting.insert(urgent, next);
@@ -128,20 +128,20 @@ impl Engine {
         }
     }
 
-    pub(super) fn settle(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
-        self.send(pool, ClaimRef::of(job), outcome);
+    pub(super) fn settle(&self, worker: &Arc<WorkerId>, job: &Job, outcome: Outcome) {
+        self.send(worker, ClaimRef::of(job), outcome);
     }
 
     /// The same for a job after which others of its run come.
-    fn settle_amid_run(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
-        self.send(pool, ClaimRef::of(job).keeping_queue(), outcome);
+    fn settle_amid_run(&self, worker: &Arc<WorkerId>, job: &Job, outcome: Outcome) {
+        self.send(worker, ClaimRef::of(job).keeping_queue(), outcome);
     }
 
-    fn send(&self, pool: &Arc<PoolId>, claim: ClaimRef, outcome: Outcome) {
+    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, outcome: Outcome) {
         let settlement = Settlement { claim, outcome: shortened(outcome) };
         self.backlog.gave(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
-        let _ = self.results.send(Finished { pool: Arc::clone(pool), settlement });
+        let _ = self.results.send(Finished { worker: Arc::clone(worker), settlement });
     }
 
     /// Gives back jobs that were claimed and have not started.
@@ -154,15 +154,15 @@ impl Engine {
 
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Waiting>) {
         let mut count = 0;
-        for Waiting { job, pool, rest, .. } in jobs {
+        for Waiting { job, worker, rest, .. } in jobs {
             count += 1 + rest.len();
             let mut run = std::iter::once(job).chain(rest).peekable();
             while let Some(job) = run.next() {
                 // The queue is released with the last one.
                 if run.peek().is_some() {
-                    self.settle_amid_run(&pool, &job, Outcome::Returned);
+                    self.settle_amid_run(&worker, &job, Outcome::Returned);
                 } else {
-                    self.settle(&pool, &job, Outcome::Returned);
+                    self.settle(&worker, &job, Outcome::Returned);
                 }
             }
         }
@@ -177,13 +177,13 @@ impl Engine {
         let mut rests = Vec::new();
         for started in self.started.values_mut() {
             if before.is_none_or(|before| started.since <= before) {
-                let pool = &started.pool;
-                rests.extend(started.rest.drain(..).map(|job| (Arc::clone(pool), job)));
+                let worker = &started.worker;
+                rests.extend(started.rest.drain(..).map(|job| (Arc::clone(worker), job)));
             }
         }
-        for (pool, job) in &rests {
+        for (worker, job) in &rests {
             self.waiting_bytes -= bytes(job);
-            self.settle_amid_run(pool, job, Outcome::Returned);
+            self.settle_amid_run(worker, job, Outcome::Returned);
         }
         if !rests.is_empty() {
             self.events.tell(|| Event::GivenBack { jobs: rests.len() });

@@ -45,7 +45,7 @@ use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
 use crate::error::{Error, Result};
 use crate::job::JobId;
-use crate::storage::{Line, Outcome, PoolId, Wakeup};
+use crate::storage::{Line, Outcome, Wakeup, WorkerId};
 use crate::task::{Chain, Handler};
 use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE};
 use ending::Ending;
@@ -69,10 +69,10 @@ pub(super) enum Mode {
 
 impl Mode {
     /// A new identity for a worker of this kind.
-    pub(super) fn identity(self) -> PoolId {
+    pub(super) fn identity(self) -> WorkerId {
         match self {
-            Self::UntilShutdown => PoolId::random(),
-            Self::UntilIdle => PoolId::random_one_time(),
+            Self::UntilShutdown => WorkerId::random(),
+            Self::UntilIdle => WorkerId::random_one_time(),
         }
     }
 }
@@ -98,7 +98,7 @@ pub(super) struct Engine {
     mode: Mode,
     events: Events,
 
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     identities: watch::Sender<Identity>,
     registering: Option<Registering>,
     /// Cancelled when the first claim is answered, and it is known whether the ear hears: then the heartbeats begin.
@@ -176,7 +176,7 @@ impl Engine {
         let settler = Settler::new(line.clone(), finished, written_tx, give_up.clone(), events, backlog.clone());
         let mut task_sets = worker.tasks.subscribe();
         let tasks = Arc::clone(&task_sets.borrow_and_update());
-        let pool = Arc::new(mode.identity());
+        let id = Arc::new(mode.identity());
         let now = Instant::now();
         let lease = Lease::new(worker.options.dead_after, sent_now());
         Self {
@@ -194,8 +194,8 @@ impl Engine {
             options: worker.options.clone(),
             mode,
             events: worker.events.clone(),
-            identities: watch::Sender::new(Identity { pool: Arc::clone(&pool), lease: lease.clone() }),
-            pool,
+            identities: watch::Sender::new(Identity { worker: Arc::clone(&id), lease: lease.clone() }),
+            worker: id,
             registering: None,
             under_way: CancellationToken::new(),
             lease,
@@ -259,23 +259,23 @@ impl Engine {
         );
         self.under_way = upkeep.under_way();
         let registrar = upkeep.registrar();
-        let first = Arc::clone(&self.pool);
+        let first = Arc::clone(&self.worker);
         let begun = tokio::select! {
             begun = begin(&self.line, &registrar, &self.tasks, first, self.mode) => begun.map(Some),
             () = &mut signals => Ok(None),
             _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
         };
         let begun = begun.map(|registered| {
-            if let Some((pool, sent)) = registered {
+            if let Some((worker, sent)) = registered {
                 // To register may have taken long.
                 self.lease.extend(sent);
-                self.pool = Arc::clone(&pool);
-                self.identities.send_replace(Identity { pool, lease: self.lease.clone() });
+                self.worker = Arc::clone(&worker);
+                self.identities.send_replace(Identity { worker, lease: self.lease.clone() });
             }
         });
         match begun {
             Ok(()) => self.events.tell(|| Event::Started {
-                pool: Arc::clone(&self.pool),
+                worker: Arc::clone(&self.worker),
                 storage: self.line.storage().name(),
                 tasks: self.tasks.to_vec(),
                 concurrency: self.options.concurrency,
@@ -374,10 +374,10 @@ impl Engine {
                 wakeup = next_wakeup(&mut wakeups), if listens => self.wake(wakeup),
                 Some(written) = self.written.recv() => self.written(written),
                 Some(news) = news.recv() => match news {
-                    News::Evicted(pool) => self.evicted(&pool),
+                    News::Evicted(worker) => self.evicted(&worker),
                     News::Gone(error) => self.gone(error),
                 },
-                (pool, sent, registered) = in_flight(&mut self.registering) => self.registered(pool, sent, registered),
+                (worker, sent, registered) = in_flight(&mut self.registering) => self.registered(worker, sent, registered),
                 released = in_flight(&mut self.handover.releasing) => self.released(released),
                 Ok(()) = self.task_sets.changed() => self.tasks_changed(),
                 () = in_flight(&mut self.telling) => self.telling = None,

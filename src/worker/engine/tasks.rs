@@ -31,11 +31,11 @@ impl Engine {
         if Arc::ptr_eq(&self.tasks, &self.registered_with) {
             return;
         }
-        let (line, pool, tasks) = (self.line.clone(), Arc::clone(&self.pool), Arc::clone(&self.tasks));
+        let (line, worker, tasks) = (self.line.clone(), Arc::clone(&self.worker), Arc::clone(&self.tasks));
         self.telling = Some(Box::pin(async move {
             let mut delay = FIRST_CLAIM_DELAY;
             // One that is registered no more has nothing to tell: who comes after it tells anew.
-            while let Err(error) = line.call(REGISTER_TIMEOUT, line.storage().serve(&pool, &tasks)).await {
+            while let Err(error) = line.call(REGISTER_TIMEOUT, line.storage().serve(&worker, &tasks)).await {
                 tracing::warn!(%error, ?delay, "cannot tell which tasks this worker runs; trying again");
                 tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 delay = (delay * 2).min(MAX_CLAIM_DELAY);

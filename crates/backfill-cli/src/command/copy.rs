@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use backfill::JobId;
-use backfill::storage::{PoolId, Registration, Storage};
+use backfill::storage::{Registration, Storage, WorkerId};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -92,12 +92,12 @@ struct Move {
 impl Move {
     async fn run(&mut self, before: &backfill::Counts, alone: &Alone) -> Result<Ended, Failure> {
         // What an interrupted run has taken out counts as running.
-        let pools = self.from.pools().await?;
-        if pools.iter().any(|pool| pool.id == alone.id.as_str()) {
+        let workers = self.from.workers().await?;
+        if workers.iter().any(|worker| worker.id == alone.id.as_str()) {
             return Err(Failure::Usage(SAME.to_owned()));
         }
-        tell_others(&pools, &self.mover);
-        let held = pools.iter().find(|pool| pool.id == self.mover).map_or(0, |pool| pool.jobs);
+        tell_others(&workers, &self.mover);
+        let held = workers.iter().find(|worker| worker.id == self.mover).map_or(0, |worker| worker.jobs);
         if held == 0 {
             // Nothing is in between, so what an earlier run remembered is of no use, and other jobs may have these numbers by now.
             self.to.forget_imports(&self.mover).await?;
@@ -190,7 +190,7 @@ impl Move {
 /// Hears of Ctrl-C too.
 struct Alone {
     storage: Arc<dyn Storage>,
-    id: PoolId,
+    id: WorkerId,
     lost: Arc<AtomicBool>,
     interrupted: Arc<AtomicBool>,
     background: JoinSet<()>,
@@ -199,15 +199,15 @@ struct Alone {
 impl Alone {
     async fn begin(storage: &Arc<dyn Storage>, mover: &str) -> Result<Self, Failure> {
         let prefix = format!("{mover}-run-");
-        let id = PoolId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
+        let id = WorkerId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
         let begun = Instant::now();
         loop {
             storage.register_with(&Registration::new(&id, &[]).dead_after(HEARTBEAT_INTERVAL * 3)).await?;
-            let pools = storage.pools().await?;
+            let workers = storage.workers().await?;
             let others: Vec<_> =
-                pools.iter().filter(|pool| pool.id.starts_with(&prefix) && pool.id != id.as_str()).collect();
+                workers.iter().filter(|worker| worker.id.starts_with(&prefix) && worker.id != id.as_str()).collect();
             let is_dead =
-                |pool: &&backfill::PoolInfo| pool.last_seen_ago.is_some_and(|ago| ago > HEARTBEAT_INTERVAL * 3);
+                |worker: &&backfill::WorkerInfo| worker.last_seen_ago.is_some_and(|ago| ago > HEARTBEAT_INTERVAL * 3);
             // Where nobody could be heard, nobody is dead for it: others get the time to send a heartbeat that this run would see.
             let watched = others.is_empty() || begun.elapsed() > HEARTBEAT_INTERVAL * 3;
             if watched && others.iter().all(is_dead) {
@@ -287,8 +287,8 @@ pub fn is_move(holder: &str) -> bool {
 }
 
 /// Says what an interrupted move to another place holds.
-fn tell_others(pools: &[backfill::PoolInfo], mover: &str) {
-    for other in pools.iter().filter(|pool| is_move(&pool.id) && pool.id != mover) {
+fn tell_others(workers: &[backfill::WorkerInfo], mover: &str) {
+    for other in workers.iter().filter(|worker| is_move(&worker.id) && worker.id != mover) {
         let jobs = count_of(other.jobs, "job");
         // If it cannot be said, they stay where they are all the same.
         let _ = writeln!(

@@ -59,12 +59,12 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
     /// Ready for so long without a worker is not the moment between two.
     const OVERDUE: TimeDelta = TimeDelta::minutes(10);
     let looked =
-        async { Ok::<_, backfill::Error>((storage.pools().await?, storage.tasks().await?, storage.time().await?)) };
-    let (pools, tasks, now) = match looked.await {
+        async { Ok::<_, backfill::Error>((storage.workers().await?, storage.tasks().await?, storage.time().await?)) };
+    let (workers, tasks, now) = match looked.await {
         Ok(looked) => looked,
         Err(error) => return Verdict::Skipped { why: error.to_string() },
     };
-    let serving = Serving::of_pools(&pools);
+    let serving = Serving::of_workers(&workers);
     let problems = serving.problems(&tasks);
     if !problems.is_empty() {
         return Verdict::Found {
@@ -77,7 +77,7 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
     let jobs: u64 = tasks.iter().map(|task| waiting(&task.jobs)).sum();
     let overdue = tasks.iter().filter_map(|task| task.oldest_ready).any(|ready| now - ready > OVERDUE);
     // Those of Node's are seen only while they hold something.
-    let others = pools.iter().any(|pool| pool.seen_at.is_none() && !copy::is_move(&pool.id));
+    let others = workers.iter().any(|worker| worker.seen_at.is_none() && !copy::is_move(&worker.id));
     if serving.workers == 0 && overdue && !others {
         return Verdict::Found {
             problem: format!(
@@ -99,13 +99,13 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
 
 /// Jobs that `backfill copy` has taken out of everybody's reach.
 async fn moves(storage: &dyn Storage) -> Checked {
-    let verdict = match storage.pools().await {
+    let verdict = match storage.workers().await {
         Err(error) => Verdict::Skipped { why: error.to_string() },
-        Ok(pools) => {
-            let held: Vec<String> = pools
+        Ok(workers) => {
+            let held: Vec<String> = workers
                 .iter()
-                .filter(|pool| copy::is_move(&pool.id))
-                .map(|pool| format!("{} are held by the move {}", count_of(pool.jobs, "job"), pool.id))
+                .filter(|worker| copy::is_move(&worker.id))
+                .map(|worker| format!("{} are held by the move {}", count_of(worker.jobs, "job"), worker.id))
                 .collect();
             if held.is_empty() {
                 Verdict::Fine { detail: "no job is on its way to another place".to_owned() }

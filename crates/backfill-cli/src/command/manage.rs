@@ -139,12 +139,12 @@ pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Resu
 
 pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let known = client.pools().await?;
-    for pool in &args.pools {
-        if !known.iter().any(|known| known.id == *pool) {
-            return Err(failed(unknown("worker pool", pool, known.iter().map(|known| known.id.as_str()))));
+    let known = client.workers().await?;
+    for worker in &args.workers {
+        if !known.iter().any(|known| known.id == *worker) {
+            return Err(failed(unknown("worker", worker, known.iter().map(|known| known.id.as_str()))));
         }
     }
-    let jobs = client.unlock(args.pools).await?;
+    let jobs = client.unlock(args.workers).await?;
     output.either(&json!({ "jobs": jobs }), format!("released {}", count_of(jobs, "job")))
 }

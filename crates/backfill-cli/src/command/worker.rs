@@ -135,12 +135,12 @@ async fn watch_others(client: &BackfillClient, worker: &Worker, scheduled: &[Str
 
 async fn tell_unserved(client: &BackfillClient, worker: &Worker, scheduled: &[String], told: &mut BTreeSet<String>) {
     let looked = async { Ok::<_, backfill::Error>((client.storage().serving().await?, client.tasks().await?)) };
-    let (pools, tasks) = match looked.await {
+    let (workers, tasks) = match looked.await {
         Ok(looked) => looked,
         // It is told by whatever needs the database.
         Err(error) => return tracing::debug!(%error, "cannot look for tasks that nobody runs"),
     };
-    let mut serving = Serving::of_pools(&pools);
+    let mut serving = Serving::of_workers(&workers);
     // It has gone, if it was to run once.
     serving.add(worker.tasks().iter().map(String::as_str));
     let by_crontab = serving.problems_of(scheduled.iter().map(String::as_str));

@@ -7,7 +7,7 @@
 //! - An **attempt** is one start of a job. It is counted when the job is claimed, so a worker that dies has
 //!   used it.
 //! - A **key** ([`JobKeyMode`]) makes sure that at most one waiting job exists for one purpose.
-//! - A **claim** is a job held by one worker pool: nobody else starts it until it is settled or released.
+//! - A **claim** is a job held by one worker: nobody else starts it until it is settled or released.
 
 mod key;
 pub mod limits;
@@ -63,9 +63,9 @@ pub struct Job {
     pub revision: i32,
     /// Its flags, sorted.
     pub flags: Vec<String>,
-    /// Since when a worker pool holds it.
+    /// Since when a worker holds it.
     pub locked_at: Option<DateTime<Utc>>,
-    /// The worker pool that holds it.
+    /// The worker that holds it.
     pub locked_by: Option<String>,
 }
 

@@ -13,7 +13,7 @@ pub enum JobState {
     Ready,
     /// Its time has not come.
     Scheduled,
-    /// A worker pool holds it.
+    /// A worker holds it.
     Running,
     /// An attempt failed; waits for the next, or is due for it.
     Failed,

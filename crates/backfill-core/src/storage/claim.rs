@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 
 use crate::job::Job;
 
-/// The name under which one worker pool holds jobs: `locked_by` in the schema.
+/// The name under which one worker holds jobs: `locked_by` in the schema. (Graphile calls it a pool.)
 ///
 /// The shape is Graphile's: `pool-` (or `otpool-` for a run that ends by itself) and 18 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PoolId(String);
+pub struct WorkerId(String);
 
-impl PoolId {
+impl WorkerId {
     /// A new random id for a worker that runs until it is shut down.
     #[must_use]
     pub fn random() -> Self {
@@ -46,7 +46,7 @@ impl PoolId {
     }
 }
 
-impl fmt::Display for PoolId {
+impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -57,7 +57,7 @@ impl fmt::Display for PoolId {
 #[non_exhaustive]
 pub struct ClaimRequest<'a> {
     /// Who will hold the jobs.
-    pub pool: &'a PoolId,
+    pub worker: &'a WorkerId,
     /// The task names it can run.
     pub tasks: &'a [String],
     /// How many, at the most.
@@ -85,9 +85,9 @@ pub struct ClaimRequest<'a> {
 impl<'a> ClaimRequest<'a> {
     /// A request for up to `limit` jobs of these tasks.
     #[must_use]
-    pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
+    pub fn new(worker: &'a WorkerId, tasks: &'a [String], limit: usize) -> Self {
         Self {
-            pool,
+            worker,
             tasks,
             limit,
             run_length: 1,
@@ -169,12 +169,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pool_ids_have_graphiles_shape() {
-        for (id, prefix) in [(PoolId::random(), "pool-"), (PoolId::random_one_time(), "otpool-")] {
+    fn worker_ids_have_graphiles_shape() {
+        for (id, prefix) in [(WorkerId::random(), "pool-"), (WorkerId::random_one_time(), "otpool-")] {
             let digits = id.as_str().strip_prefix(prefix).unwrap();
             assert_eq!(digits.len(), 18);
             assert!(digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
         }
-        assert_ne!(PoolId::random(), PoolId::random());
+        assert_ne!(WorkerId::random(), WorkerId::random());
     }
 }

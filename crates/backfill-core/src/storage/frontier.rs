@@ -176,7 +176,7 @@ impl Frontier {
 mod tests {
     use super::*;
     use crate::job::{Job, Payload, Priority};
-    use crate::storage::PoolId;
+    use crate::storage::WorkerId;
 
     fn found(priority: i16) -> Claimed {
         let mut job = Job::new(1, "t", Payload::empty(), DateTime::UNIX_EPOCH);
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn after_a_long_look_the_next_begin_where_it_found_something_until_there_is_time_for_another() {
-        let (pool, tasks) = (PoolId::random(), ["t".to_owned()]);
-        let request = ClaimRequest::new(&pool, &tasks, 10);
+        let (worker, tasks) = (WorkerId::random(), ["t".to_owned()]);
+        let request = ClaimRequest::new(&worker, &tasks, 10);
         let frontier = Frontier::default();
         let begun = Instant::now();
         let look = |at_ms, walk, mut claimed: Claimed, request: &ClaimRequest<'_>| {
@@ -209,7 +209,11 @@ mod tests {
         assert_eq!(look(501, 0, found(9), &request), (Some(9), Some(99)), "it may be one of that queue");
         assert_eq!(look(600, 100, found(9), &request), (None, None));
         let others = ["u".to_owned()];
-        assert_eq!(look(2_600, 100, found(9), &ClaimRequest::new(&pool, &others, 10)), (None, None), "of other tasks");
+        assert_eq!(
+            look(2_600, 100, found(9), &ClaimRequest::new(&worker, &others, 10)),
+            (None, None),
+            "of other tasks"
+        );
         assert_eq!(look(2_601, 100, found(5), &request), (None, None), "and back");
         assert_eq!(look(2_602, 100, found(5), &request.thorough(true)), (None, None), "nothing is passed by");
         let limits = [("t".to_owned(), 3)];
@@ -229,8 +233,8 @@ mod tests {
 
     #[test]
     fn what_was_seen_in_vain_is_passed_by_and_a_walk_that_was_broken_off_goes_on() {
-        let (pool, tasks) = (PoolId::random(), ["t".to_owned()]);
-        let request = ClaimRequest::new(&pool, &tasks, 10);
+        let (worker, tasks) = (WorkerId::random(), ["t".to_owned()]);
+        let request = ClaimRequest::new(&worker, &tasks, 10);
         let frontier = Frontier::default();
         let begun = Instant::now();
         let look = |at_ms, walk, reached, request: &ClaimRequest<'_>| {

@@ -4,21 +4,21 @@
 //! also **offer** to take the next one. Then a storage may store a job as claimed by that worker, in the one transaction that
 //! adds it, and tell that worker alone: the job is **handed over**, and can start at once.
 //!
-//! A job that was handed over is claimed as by any claim: it names its pool and the moment, the attempt is counted, and it is
+//! A job that was handed over is claimed as by any claim: it names its worker and the moment, the attempt is counted, and it is
 //! settled, given back or rescued as all others are.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::PoolId;
+use super::WorkerId;
 use crate::job::Job;
 
-/// That a worker pool would start a job at once.
+/// That a worker would start a job at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
     /// Who offers. It must be registered (see [`register`](super::Storage::register)).
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     /// The task names it can run.
     pub tasks: Arc<[String]>,
     /// Which offer of this worker it is: one that was ended, and is made again, has another number.
@@ -28,8 +28,8 @@ pub struct Offer {
 impl Offer {
     /// An offer.
     #[must_use]
-    pub fn new(pool: Arc<PoolId>, tasks: Arc<[String]>, number: u64) -> Self {
-        Self { pool, tasks, number }
+    pub fn new(worker: Arc<WorkerId>, tasks: Arc<[String]>, number: u64) -> Self {
+        Self { worker, tasks, number }
     }
 }
 
@@ -40,15 +40,15 @@ pub struct Handed {
     /// The job, claimed.
     pub job: Job,
     /// By whom.
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     /// It was so at some moment after this one.
     pub seen: Instant,
 }
 
 impl Handed {
-    /// A job that this pool was seen to hold after this moment.
+    /// A job that this worker was seen to hold after this moment.
     #[must_use]
-    pub fn new(job: Job, pool: Arc<PoolId>, seen: Instant) -> Self {
-        Self { job, pool, seen }
+    pub fn new(job: Job, worker: Arc<WorkerId>, seen: Instant) -> Self {
+        Self { job, worker, seen }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::PoolId;
+use super::WorkerId;
 
-/// What a pool says when it registers.
+/// What a worker says when it registers.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Registration<'a> {
     /// Its identity.
-    pub pool: &'a PoolId,
+    pub worker: &'a WorkerId,
     /// The tasks that it runs.
     pub tasks: &'a [String],
     /// After how long without a heartbeat it may be declared dead, at the earliest. `None`: whoever looks decides.
@@ -17,10 +17,10 @@ pub struct Registration<'a> {
 }
 
 impl<'a> Registration<'a> {
-    /// A pool that runs these tasks.
+    /// A worker that runs these tasks.
     #[must_use]
-    pub fn new(pool: &'a PoolId, tasks: &'a [String]) -> Self {
-        Self { pool, tasks, dead_after: None }
+    pub fn new(worker: &'a WorkerId, tasks: &'a [String]) -> Self {
+        Self { worker, tasks, dead_after: None }
     }
 
     /// The same, but no worker may declare it dead before it has sent no heartbeat for so long.
@@ -31,13 +31,13 @@ impl<'a> Registration<'a> {
     }
 }
 
-/// How to look for dead pools.
+/// How to look for dead workers.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Watch {
-    /// After how long without a heartbeat a pool counts as dead. If a pool has registered a longer time, that holds.
+    /// After how long without a heartbeat a worker counts as dead. If a worker has registered a longer time, that holds.
     pub dead_after: Duration,
-    /// For how long the caller has been in contact with the storage. No pool is declared dead for heartbeats that it missed over a
+    /// For how long the caller has been in contact with the storage. No worker is declared dead for heartbeats that it missed over a
     /// longer time: a caller that was away itself cannot tell who missed them.
     pub contact: Duration,
 }
@@ -57,11 +57,11 @@ impl Watch {
     }
 }
 
-/// A pool that missed its heartbeats, and what was released.
+/// A worker that missed its heartbeats, and what was released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rescued {
-    /// The pool's id.
-    pub pool: String,
+    /// The worker's id.
+    pub worker: String,
     /// How many jobs it held.
     pub jobs: u64,
 }
@@ -69,13 +69,13 @@ pub struct Rescued {
 impl Rescued {
     /// What the released jobs get as `last_error`.
     #[must_use]
-    pub fn last_error(pool: &str) -> String {
-        format!("worker {pool} stopped sending heartbeats while running this job")
+    pub fn last_error(worker: &str) -> String {
+        format!("worker {worker} stopped sending heartbeats while running this job")
     }
 
     /// When a released job that has used so many attempts is due, in seconds from now, at the latest: at a time by chance until then.
     ///
-    /// After the first death all of a pool's jobs come back at once. One that has died with a worker again may be what kills it, or
+    /// After the first death all of a worker's jobs come back at once. One that has died with a worker again may be what kills it, or
     /// stand beside what does: such jobs come back apart from each other, so that the next death takes fewer with it. The bound is
     /// twice e to the power of the attempts, and 10 minutes at most.
     #[must_use]

@@ -1,4 +1,4 @@
-//! What an administrator sees of queues, tasks and worker pools.
+//! What an administrator sees of queues, tasks and workers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub struct QueueInfo {
     pub name: String,
     /// Since when one of its jobs runs.
     pub locked_at: Option<DateTime<Utc>>,
-    /// The worker pool that runs it.
+    /// The worker that runs it.
     pub locked_by: Option<String>,
     /// Its jobs by state.
     pub jobs: Counts,
@@ -48,13 +48,13 @@ impl TaskInfo {
     }
 }
 
-/// A worker pool that sends heartbeats or holds something.
+/// A worker that sends heartbeats or holds something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PoolInfo {
+pub struct WorkerInfo {
     /// Its id.
     pub id: String,
-    /// When it registered; `None` for pools that do not, which are Node's.
+    /// When it registered; `None` for workers that do not, which are Node's.
     pub started_at: Option<DateTime<Utc>>,
     /// When it last sent a heartbeat, by the storage's clock.
     pub seen_at: Option<DateTime<Utc>>,
@@ -70,8 +70,8 @@ pub struct PoolInfo {
     pub oldest_lock: Option<DateTime<Utc>>,
 }
 
-impl PoolInfo {
-    /// A pool that holds nothing.
+impl WorkerInfo {
+    /// A worker that holds nothing.
     #[must_use]
     pub fn new(id: String) -> Self {
         Self {

@@ -5,7 +5,7 @@
 //!
 //! The verbs take and give lists: a single job is a list of one, and no second path exists.
 //!
-//! - To **claim** is to take ready jobs for one worker pool: each is locked by the pool's id and its attempt is
+//! - To **claim** is to take ready jobs for one worker: each is locked by the worker's id and its attempt is
 //!   counted.
 //! - To **settle** is to say how claimed jobs ended. A settlement names its claim ([`ClaimRef`]); one whose
 //!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
@@ -37,12 +37,12 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 pub use checkup::{Checked, Verdict};
-pub use claim::{ClaimRequest, Claimed, PoolId};
+pub use claim::{ClaimRequest, Claimed, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
 pub use frontier::{Beginning, Frontier, Place, Reached};
 pub use handover::{Handed, Offer};
 pub use heartbeat::{Registration, Rescued, Watch};
-pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
+pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
 pub use settle::{ClaimRef, INTERRUPTED, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
@@ -90,7 +90,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Takes up to `limit` ready jobs, smallest priority and then oldest `run_at` first; of one serial queue at
     /// the most one, and only while no other of it is held by anybody.
     ///
-    /// A pool that is not registered (see [`register`](Self::register)) gets nothing.
+    /// A worker that is not registered (see [`register`](Self::register)) gets nothing.
     ///
     /// It may pass ready jobs by to save itself a long search, unless the request is `thorough`; then the answer says when to
     /// look again.
@@ -101,46 +101,46 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
     /// as settling once. What somebody else holds for long must not keep the rest from being written: it is answered as busy.
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled>;
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled>;
 
-    /// Gives back what this pool holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
+    /// Gives back what this worker holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
     /// They get their attempt back. Answers how many.
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
+    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64>;
 
-    /// Releases locks older than four hours (Graphile's rule), but for those of pools that are registered, who are judged by their
+    /// Releases locks older than four hours (Graphile's rule), but for those of workers that are registered, who are judged by their
     /// heartbeats; answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
-    /// Registers a pool, which is its first heartbeat, and makes the names of its tasks known, so that jobs of these names can be
+    /// Registers a worker, which is its first heartbeat, and makes the names of its tasks known, so that jobs of these names can be
     /// claimed. Answers `false` if this identity is registered already: then it is somebody else's, and only the names are known.
     /// A call that fails registers nothing, unless its answer was lost.
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.register_with(&Registration::new(pool, tasks)).await
+    async fn register(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.register_with(&Registration::new(worker, tasks)).await
     }
 
-    /// The same, with everything that a pool may say of itself.
+    /// The same, with everything that a worker may say of itself.
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool>;
 
-    /// Tells which tasks a registered pool runs from now on, and makes their names known. Answers `false` if it is not registered.
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.register(pool, tasks).await.map(|_| true)
+    /// Tells which tasks a registered worker runs from now on, and makes their names known. Answers `false` if it is not registered.
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.register(worker, tasks).await.map(|_| true)
     }
 
-    /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody declared it dead and
+    /// Shows that a worker is alive, and answers whether it is still registered: `false` means that somebody declared it dead and
     /// released what it held.
-    async fn heartbeat(&self, pool: &PoolId) -> Result<bool>;
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool>;
 
-    /// Deregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
+    /// Deregisters a worker that has stopped in an orderly way. What it still holds, without knowing it, is given back as
     /// by [`release_unknown`](Self::release_unknown).
-    async fn deregister(&self, pool: &PoolId) -> Result<()>;
+    async fn deregister(&self, worker: &WorkerId) -> Result<()>;
 
-    /// Releases what registered pools hold that were last seen longer ago than this, and deregisters them. Their
-    /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
+    /// Releases what registered workers hold that were last seen longer ago than this, and deregisters them. Their
+    /// jobs keep the attempt they used and are ready at once. Workers that never registered are left alone.
     async fn rescue(&self, dead_after: Duration) -> Result<Vec<Rescued>> {
         self.rescue_with(&Watch::new(dead_after)).await
     }
 
-    /// The same by one that has not always been in contact. A pool that has registered a longer time than what is asked for is
+    /// The same by one that has not always been in contact. A worker that has registered a longer time than what is asked for is
     /// judged by its own.
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>>;
 
@@ -184,9 +184,9 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Changes jobs that nobody holds; answers the changed ones. Fails by [`Reschedule::check`], and then changes nothing.
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
 
-    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and deregisters them: one that is alive
+    /// Releases everything that these workers (of Node, from 0.17 on: pools) hold, and deregisters them: one that is alive
     /// all the same finds that it was declared dead. Answers how many jobs.
-    async fn unlock(&self, pools: &[String]) -> Result<u64>;
+    async fn unlock(&self, workers: &[String]) -> Result<u64>;
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
@@ -208,7 +208,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     ///
     /// The `run` of the move must be registered here (see [`register`](Self::register)), or nothing is stored and the
     /// call fails: one that was declared dead must not store what another run has moved since.
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
+    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
 
     /// Forgets what a mover has brought, once it is gone from where it came.
     async fn forget_imports(&self, mover: &str) -> Result<()>;
@@ -234,11 +234,11 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
     async fn diagnose(&self) -> Vec<Checked>;
 
-    /// The worker pools that send heartbeats or hold something, by id.
-    async fn pools(&self) -> Result<Vec<PoolInfo>>;
+    /// The workers that send heartbeats or hold something, by id.
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
 
-    /// The registered worker pools and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.
-    async fn serving(&self) -> Result<Vec<PoolInfo>> {
-        Ok(self.pools().await?.into_iter().filter(|pool| pool.seen_at.is_some()).collect())
+    /// The registered workers and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.
+    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
+        Ok(self.workers().await?.into_iter().filter(|worker| worker.seen_at.is_some()).collect())
     }
 }

@@ -110,7 +110,7 @@ from graphile_worker.backfill_claim(
   freed => $23
 )
 "#,
-            request.pool.as_str(),
+            request.worker.as_str(),
             request.tasks,
             want,
             run_length,

@@ -1,6 +1,6 @@
 //! Knowing takers, choosing one, and handing over.
 //!
-//! Which pools there are is looked up now and then, beside adding and never in its way. Whether one offers at this moment is
+//! Which workers there are is looked up now and then, beside adding and never in its way. Whether one offers at this moment is
 //! asked by the statement that adds; one that did not is left alone for a while.
 
 use std::collections::HashSet;
@@ -25,10 +25,10 @@ const LOOK_IN_VAIN_EVERY: Duration = Duration::from_secs(5);
 /// How long one that did not take a job is left alone, at first and at the most.
 const REST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// A worker pool to which a job may be handed.
+/// A worker to which a job may be handed.
 #[derive(Clone, Debug)]
 pub(in crate::storage::postgres) struct Taker {
-    pub pool: String,
+    pub worker: String,
     pub channel: String,
     /// The last job that was handed to it from here.
     pub last: Option<JobId>,
@@ -118,7 +118,7 @@ impl Giver {
             .map(|row| match before.iter().position(|known| known.taker.channel == row.channel) {
                 Some(place) => before.swap_remove(place),
                 None => Known {
-                    taker: Taker { pool: row.pool, channel: row.channel, last: None },
+                    taker: Taker { worker: row.worker, channel: row.channel, last: None },
                     tasks: row.tasks.into_iter().collect(),
                     rests_until: None,
                     rest: REST.0,
@@ -137,7 +137,7 @@ impl Giver {
 }
 
 struct Row {
-    pool: String,
+    worker: String,
     channel: String,
     tasks: Vec<String>,
 }
@@ -227,7 +227,7 @@ from job
             job.payload.as_str(),
             job.max_attempts,
             job.priority.0,
-            taker.pool,
+            taker.worker,
             taker.channel,
             taker.last,
         )
@@ -264,7 +264,7 @@ from job
         sqlx::query_as!(
             Row,
             r#"
-select pool.id as "pool!", pool.handover as "channel!", pool.tasks as "tasks!"
+select pool.id as "worker!", pool.handover as "channel!", pool.tasks as "tasks!"
 from graphile_worker.backfill_pools pool
 where pool.handover is not null
   and pool.tasks is not null

@@ -14,11 +14,11 @@ use super::super::PostgresStorage;
 use super::super::row::jobs;
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Handed, Offer, PoolId};
+use crate::storage::{Handed, Offer, WorkerId};
 
 /// When to try again where a giver was asking for the offer at this very moment: at first, and after many times.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
-/// The same where the pool is not there: its worker will hear of that, and offer under another name.
+/// The same where the worker is not there: its worker will hear of that, and offer under another name.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(1);
 /// The same after a refusal.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
@@ -34,12 +34,12 @@ pub(in crate::storage::postgres) struct Offering {
     /// How long to wait then.
     delay: Duration,
     /// Who offered last.
-    pool: Option<Arc<PoolId>>,
+    worker: Option<Arc<WorkerId>>,
 }
 
 impl Offering {
     pub fn new(wanted: watch::Receiver<Option<Offer>>) -> Self {
-        Self { wanted, standing: None, may_hold: false, again: None, delay: AGAIN.0, pool: None }
+        Self { wanted, standing: None, may_hold: false, again: None, delay: AGAIN.0, worker: None }
     }
 
     /// Nothing is ever offered.
@@ -91,7 +91,7 @@ impl Offering {
         self.may_hold = true;
         match storage.offer(conn, &offer, channel).await? {
             Some(true) => {
-                self.pool = Some(Arc::clone(&offer.pool));
+                self.worker = Some(Arc::clone(&offer.worker));
                 self.standing = Some(offer);
                 self.delay = AGAIN.0;
             }
@@ -112,17 +112,17 @@ impl Offering {
 
     /// Reads a job that was handed over; `None` if it is held no longer.
     pub async fn read(&self, storage: &PostgresStorage, conn: &mut PgConnection, id: JobId) -> Result<Option<Handed>> {
-        let Some(pool) = &self.pool else { return Ok(None) };
+        let Some(worker) = &self.worker else { return Ok(None) };
         let seen = std::time::Instant::now();
-        let job = storage.read_held(conn, id, pool).await?;
-        Ok(job.map(|job| Handed::new(job, Arc::clone(pool), seen)))
+        let job = storage.read_held(conn, id, worker).await?;
+        Ok(job.map(|job| Handed::new(job, Arc::clone(worker), seen)))
     }
 }
 
 impl PostgresStorage {
-    /// Offers on this session; `false` if a giver asks at this very moment, `None` if the pool is not there.
+    /// Offers on this session; `false` if a giver asks at this very moment, `None` if the worker is not there.
     async fn offer(&self, conn: &mut PgConnection, offer: &Offer, channel: &str) -> Result<Option<bool>> {
-        // Locking: the pool's row only where the channel is new, against heartbeats. The advisory lock may be had before the
+        // Locking: the worker's row only where the channel is new, against heartbeats. The advisory lock may be had before the
         // row tells of it; nobody asks for it then.
         sqlx::query_scalar!(
             r#"
@@ -137,7 +137,7 @@ select pg_try_advisory_lock(hashtextextended($3, 0)) as "offers!"
 from graphile_worker.backfill_pools pool
 where pool.id = $1 and pool.seen_at > 'epoch'
 "#,
-            offer.pool.as_str(),
+            offer.worker.as_str(),
             &*offer.tasks,
             channel,
         )
@@ -155,8 +155,8 @@ where pool.id = $1 and pool.seen_at > 'epoch'
             .map_err(|e| self.error("end an offer to take jobs", e))
     }
 
-    /// Reads a job that was stored as held by this pool. (What the pool has claimed is claimed later than it was stored.)
-    async fn read_held(&self, conn: &mut PgConnection, id: JobId, pool: &PoolId) -> Result<Option<Job>> {
+    /// Reads a job that was stored as held by this worker. (What the worker has claimed is claimed later than it was stored.)
+    async fn read_held(&self, conn: &mut PgConnection, id: JobId, worker: &WorkerId) -> Result<Option<Job>> {
         let row = jobs!(
             "-- A job that was handed over.",
             r#"
@@ -166,7 +166,7 @@ left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_
 where job.id = $1 and job.locked_by = $2 and job.locked_at = job.created_at
 "#,
             id,
-            pool.as_str(),
+            worker.as_str(),
         )
         .fetch_optional(self.schema.on(conn))
         .await
@@ -189,7 +189,7 @@ mod tests {
         assert!(!offering.is_behind());
         let woken = tokio::time::timeout(Duration::from_secs(3_600), offering.changed()).await;
         assert!(woken.is_err(), "nothing else wakes it");
-        wanted.send_replace(Some(Offer::new(Arc::new(PoolId::random()), ["t".to_owned()].into(), 1)));
+        wanted.send_replace(Some(Offer::new(Arc::new(WorkerId::random()), ["t".to_owned()].into(), 1)));
         offering.changed().await;
         assert!(offering.is_behind());
     }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::{Subject, TASK, add, add_one, claim, must_read, register, spec};
-use crate::storage::{PoolId, PoolInfo, Registration, Reschedule, Rescued, Watch};
+use crate::storage::{Registration, Reschedule, Rescued, Watch, WorkerId, WorkerInfo};
 
 /// No heartbeat is older than no time at all, unless time has passed since it was sent.
 pub(super) async fn let_time_pass() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
-/// What a dead pool held is free, with its attempt used and the reason told; its queue too.
-pub async fn pools_without_heartbeats_are_rescued(storage: Subject) {
+/// What a dead worker held is free, with its attempt used and the reason told; its queue too.
+pub async fn workers_without_heartbeats_are_rescued(storage: Subject) {
     let dead = register(&storage).await;
     add(&storage, vec![spec().serial_queue("q"), spec(), spec().serial_queue("q")]).await;
     let held = claim(&storage, &dead, 2).await;
@@ -22,7 +22,7 @@ pub async fn pools_without_heartbeats_are_rescued(storage: Subject) {
     let_time_pass().await;
     let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
     assert_eq!(rescued.len(), 1);
-    assert_eq!((rescued[0].pool.as_str(), rescued[0].jobs), (dead.as_str(), 2));
+    assert_eq!((rescued[0].worker.as_str(), rescued[0].jobs), (dead.as_str(), 2));
     for job in &held {
         let job = must_read(&storage, job.id).await;
         assert_eq!((job.attempts, job.locked_by), (1, None));
@@ -58,12 +58,12 @@ pub async fn jobs_that_died_twice_come_back_apart(storage: Subject) {
     }
 }
 
-/// Pools that send heartbeats are none of the rescuer's business; those that deregister leave nothing behind.
-pub async fn pools_with_heartbeats_or_deregistered_are_left_alone(storage: Subject) {
+/// Workers that send heartbeats are none of the rescuer's business; those that deregister leave nothing behind.
+pub async fn workers_with_heartbeats_or_deregistered_are_left_alone(storage: Subject) {
     let (alive, stopped) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec(), spec()]).await;
-    for pool in [&alive, &stopped] {
-        assert_eq!(claim(&storage, pool, 1).await.len(), 1);
+    for worker in [&alive, &stopped] {
+        assert_eq!(claim(&storage, worker, 1).await.len(), 1);
     }
     storage.deregister(&stopped).await.expect("deregister");
     let counts = storage.counts().await.expect("counts");
@@ -74,29 +74,29 @@ pub async fn pools_with_heartbeats_or_deregistered_are_left_alone(storage: Subje
     assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 
-/// A pool that was declared dead finds out at its next heartbeat, and claims nothing until it has a new identity.
-pub async fn a_rescued_pool_learns_it(storage: Subject) {
-    let pool = register(&storage).await;
-    assert!(storage.heartbeat(&pool).await.expect("heartbeat"));
+/// A worker that was declared dead finds out at its next heartbeat, and claims nothing until it has a new identity.
+pub async fn a_rescued_worker_learns_it(storage: Subject) {
+    let worker = register(&storage).await;
+    assert!(storage.heartbeat(&worker).await.expect("heartbeat"));
     let_time_pass().await;
     storage.rescue(Duration::from_millis(1)).await.expect("rescue");
-    assert!(!storage.heartbeat(&pool).await.expect("heartbeat"));
+    assert!(!storage.heartbeat(&worker).await.expect("heartbeat"));
     add_one(&storage, spec()).await;
-    assert!(claim(&storage, &pool, 1).await.is_empty());
-    assert!(claim(&storage, &PoolId::random(), 1).await.is_empty(), "nor does one that never registered");
+    assert!(claim(&storage, &worker, 1).await.is_empty());
+    assert!(claim(&storage, &WorkerId::random(), 1).await.is_empty(), "nor does one that never registered");
     assert_eq!(claim(&storage, &register(&storage).await, 1).await.len(), 1);
 }
 
-/// An identity is given to one pool: who asks for it next is refused, and what the first holds stays its own.
+/// An identity is given to one worker: who asks for it next is refused, and what the first holds stays its own.
 pub async fn an_identity_is_given_once(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add_one(&storage, spec()).await;
-    let held = claim(&storage, &pool, 1).await;
-    assert!(!storage.register(&pool, &[]).await.expect("heartbeat"));
+    let held = claim(&storage, &worker, 1).await;
+    assert!(!storage.register(&worker, &[]).await.expect("heartbeat"));
     assert_eq!(must_read(&storage, held[0].id).await, held[0]);
-    assert!(storage.heartbeat(&pool).await.expect("heartbeat"), "the first is still there");
+    assert!(storage.heartbeat(&worker).await.expect("heartbeat"), "the first is still there");
 
-    let (other, tasks) = (PoolId::random(), ["registered".to_owned(), "registered too".to_owned()]);
+    let (other, tasks) = (WorkerId::random(), ["registered".to_owned(), "registered too".to_owned()]);
     assert!(storage.register(&other, &tasks).await.expect("register"));
     let names = storage.task_names().await.expect("task names");
     assert!(tasks.iter().all(|task| names.contains(task)), "{names:?}");
@@ -106,20 +106,20 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     assert!(storage.heartbeat(&other).await.expect("heartbeat"));
 }
 
-/// Of the deadline that a pool has registered and the one that is asked for, the longer counts; and none counts that whoever asks
+/// Of the deadline that a worker has registered and the one that is asked for, the longer counts; and none counts that whoever asks
 /// could not have heard.
 pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
     let register_with = async |dead_after: Duration| {
-        let pool = PoolId::random();
-        let registration = Registration::new(&pool, &[]).dead_after(dead_after);
+        let worker = WorkerId::random();
+        let registration = Registration::new(&worker, &[]).dead_after(dead_after);
         assert!(storage.register_with(&registration).await.expect("register"));
-        pool
+        worker
     };
     let (short, hour) = (Duration::from_millis(2), Duration::from_hours(1));
     let (patient, hasty) = (register_with(hour).await, register_with(short).await);
     add(&storage, vec![spec(), spec()]).await;
-    for pool in [&patient, &hasty] {
-        assert_eq!(claim(&storage, pool, 1).await.len(), 1);
+    for worker in [&patient, &hasty] {
+        assert_eq!(claim(&storage, worker, 1).await.len(), 1);
     }
     let_time_pass().await;
     assert!(storage.rescue(hour).await.expect("rescue").is_empty(), "whoever looks asks for more");
@@ -128,34 +128,34 @@ pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
     assert!(away.is_empty(), "whoever looks was away itself: {away:?}");
     let rescued = storage.rescue_with(&watch.contact(short)).await.expect("rescue");
     assert_eq!(rescued.len(), 1, "{rescued:?}");
-    assert_eq!(rescued[0].pool, hasty.as_str());
+    assert_eq!(rescued[0].worker, hasty.as_str());
     assert!(storage.heartbeat(&patient).await.expect("heartbeat"), "it asks for more itself");
     assert!(!storage.heartbeat(&hasty).await.expect("heartbeat"));
     assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 
-/// A pool tells its tasks when it registers and whenever they change, and the names can be claimed at once.
-pub async fn pools_tell_which_tasks_they_run(storage: Subject) {
+/// A worker tells its tasks when it registers and whenever they change, and the names can be claimed at once.
+pub async fn workers_tell_which_tasks_they_run(storage: Subject) {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let pool = PoolId::random();
-    assert!(storage.register(&pool, &names(&["b", "a"])).await.expect("register"));
+    let worker = WorkerId::random();
+    assert!(storage.register(&worker, &names(&["b", "a"])).await.expect("register"));
     let other = register(&storage).await;
-    let told = |pools: Vec<PoolInfo>, id: &PoolId| {
-        let pool = pools.into_iter().find(|pool| pool.id == id.as_str()).expect("it is registered");
-        assert!(pool.seen_at.is_some());
-        pool.tasks
+    let told = |workers: Vec<WorkerInfo>, id: &WorkerId| {
+        let worker = workers.into_iter().find(|worker| worker.id == id.as_str()).expect("it is registered");
+        assert!(worker.seen_at.is_some());
+        worker.tasks
     };
-    for pools in [storage.serving().await.expect("serving"), storage.pools().await.expect("pools")] {
-        assert_eq!(told(pools.clone(), &pool), Some(names(&["a", "b"])));
-        assert_eq!(told(pools, &other), Some(Vec::new()));
+    for workers in [storage.serving().await.expect("serving"), storage.workers().await.expect("workers")] {
+        assert_eq!(told(workers.clone(), &worker), Some(names(&["a", "b"])));
+        assert_eq!(told(workers, &other), Some(Vec::new()));
     }
-    assert!(storage.serve(&pool, &names(&[TASK, "a"])).await.expect("serve"));
-    assert_eq!(told(storage.serving().await.expect("serving"), &pool), Some(names(&["a", TASK])));
+    assert!(storage.serve(&worker, &names(&[TASK, "a"])).await.expect("serve"));
+    assert_eq!(told(storage.serving().await.expect("serving"), &worker), Some(names(&["a", TASK])));
     assert_eq!(told(storage.serving().await.expect("serving"), &other), Some(Vec::new()));
     assert!(storage.task_names().await.expect("names").contains(&TASK.to_owned()));
     let job = add_one(&storage, spec()).await;
-    assert_eq!(claim(&storage, &pool, 1).await.first().map(|job| job.id), Some(job.id));
-    let stranger = PoolId::random();
+    assert_eq!(claim(&storage, &worker, 1).await.first().map(|job| job.id), Some(job.id));
+    let stranger = WorkerId::random();
     assert!(!storage.serve(&stranger, &names(&["a"])).await.expect("serve"));
     storage.deregister(&other).await.expect("deregister");
     assert_eq!(storage.serving().await.expect("serving").len(), 1, "strangers are not registered by it");

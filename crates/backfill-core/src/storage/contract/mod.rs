@@ -37,7 +37,7 @@ pub mod settling;
 
 use std::sync::Arc;
 
-use super::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Storage};
+use super::{ClaimRef, ClaimRequest, Outcome, Settlement, Storage, WorkerId};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, RunAt};
 
@@ -108,7 +108,7 @@ macro_rules! storage_contract_tests {
             jobs_that_are_cut_off_again_and_again_run_out_of_attempts
             a_replaced_job_is_never_revived
             a_broken_claim_settles_nothing
-            a_second_claim_by_the_same_pool_is_another_claim
+            a_second_claim_by_the_same_worker_is_another_claim
             settling_twice_is_settling_once
             error_texts_never_break_the_write
             items_that_are_left_become_the_payload
@@ -118,10 +118,10 @@ macro_rules! storage_contract_tests {
             complete_and_fail_leave_running_jobs_alone
             reschedule_sets_zero_and_revives
             unlock_releases_jobs_and_queues
-            a_pool_that_is_unlocked_while_it_claims_holds_nothing
+            a_worker_that_is_unlocked_while_it_claims_holds_nothing
             cleanup_deletes_only_what_is_unused
             jobs_are_listed_and_counted_by_state
-            queues_tasks_and_pools_are_told
+            queues_tasks_and_workers_are_told
             counts_add_up_while_jobs_change
             reschedule_refuses_what_no_job_may_have
             lists_are_read_without_payloads_or_so_many_bytes_of_them
@@ -136,13 +136,13 @@ macro_rules! storage_contract_tests {
             a_run_that_was_taken_for_dead_stores_nothing
         ]);
         $crate::storage_contract_tests!(@module heartbeat $fresh [
-            pools_without_heartbeats_are_rescued
+            workers_without_heartbeats_are_rescued
             jobs_that_died_twice_come_back_apart
-            pools_with_heartbeats_or_deregistered_are_left_alone
-            a_rescued_pool_learns_it
+            workers_with_heartbeats_or_deregistered_are_left_alone
+            a_rescued_worker_learns_it
             an_identity_is_given_once
             the_longer_of_two_deadlines_counts
-            pools_tell_which_tasks_they_run
+            workers_tell_which_tasks_they_run
         ]);
     };
     (@module $module:ident $fresh:ident [$($case:ident)*]) => {
@@ -176,26 +176,26 @@ async fn add_one(storage: &Subject, spec: JobSpec) -> Job {
     add(storage, vec![spec]).await.remove(0)
 }
 
-/// A registered pool.
-async fn register(storage: &Subject) -> PoolId {
-    let pool = PoolId::random();
-    assert!(storage.register(&pool, &[]).await.expect("register"));
-    pool
+/// A registered worker.
+async fn register(storage: &Subject) -> WorkerId {
+    let worker = WorkerId::random();
+    assert!(storage.register(&worker, &[]).await.expect("register"));
+    worker
 }
 
-async fn claim(storage: &Subject, pool: &PoolId, limit: usize) -> Vec<Job> {
-    storage.claim(&ClaimRequest::new(pool, &[TASK.to_owned()], limit)).await.expect("claim").jobs
+async fn claim(storage: &Subject, worker: &WorkerId, limit: usize) -> Vec<Job> {
+    storage.claim(&ClaimRequest::new(worker, &[TASK.to_owned()], limit)).await.expect("claim").jobs
 }
 
 /// Claims exactly one job.
-async fn claim_one(storage: &Subject, pool: &PoolId) -> Job {
-    let mut jobs = claim(storage, pool, 1).await;
+async fn claim_one(storage: &Subject, worker: &WorkerId) -> Job {
+    let mut jobs = claim(storage, worker, 1).await;
     assert_eq!(jobs.len(), 1, "one job is ready");
     jobs.remove(0)
 }
 
-async fn settle(storage: &Subject, pool: &PoolId, job: &Job, outcome: Outcome) -> Vec<JobId> {
-    storage.settle(pool, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle").applied
+async fn settle(storage: &Subject, worker: &WorkerId, job: &Job, outcome: Outcome) -> Vec<JobId> {
+    storage.settle(worker, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle").applied
 }
 
 fn failed(error: &str, retry: impl Into<RunAt>) -> Outcome {

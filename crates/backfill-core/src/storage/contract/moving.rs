@@ -14,12 +14,12 @@ fn ids(jobs: &[Job]) -> Vec<JobId> {
 
 /// Neither workers nor sweeps nor administrators touch what is being moved; given back, it is as it was.
 pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let running = add_one(&storage, spec().priority(-1)).await;
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
     let dead = add_one(&storage, spec().max_attempts(1).priority(-1)).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, failed("no", Duration::ZERO)).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, failed("no", Duration::ZERO)).await;
     let mut waiting =
         add(&storage, vec![spec().serial_queue("q"), spec().run_in(Duration::from_secs(900)), spec().key("k")]).await;
     waiting.sort_by_key(|job| job.id);
@@ -27,10 +27,10 @@ pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: S
     let taken = storage.take_out(MOVER, None, 100, u64::MAX).await.expect("take out");
     assert_eq!(ids(&taken), ids(&waiting), "what waits, by id; neither what runs nor what is dead");
     assert!(taken.iter().all(|job| job.attempts == 0 && job.locked_by.as_deref() == Some(MOVER)));
-    assert!(claim(&storage, &pool, 10).await.is_empty());
+    assert!(claim(&storage, &worker, 10).await.is_empty());
     assert_eq!(storage.release_stale().await.expect("sweep"), 0);
     assert!(storage.rescue(Duration::from_secs(900)).await.expect("rescue").is_empty());
-    assert_eq!(storage.release_unknown(&pool, &[running.id]).await.expect("release"), 0);
+    assert_eq!(storage.release_unknown(&worker, &[running.id]).await.expect("release"), 0);
     let all = ids(&waiting);
     assert!(storage.complete(&all).await.expect("complete").is_empty());
     assert!(storage.reschedule(&all, &Reschedule::new().priority(1)).await.expect("reschedule").is_empty());
@@ -41,7 +41,7 @@ pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: S
         assert_eq!(must_read(&storage, job.id).await, *job);
     }
     assert!(read(&storage, dead.id).await.is_some());
-    assert_eq!(claim(&storage, &pool, 10).await.len(), 2);
+    assert_eq!(claim(&storage, &worker, 10).await.len(), 2);
 }
 
 /// A mover finds what it took before beside what is new, page by page.
@@ -80,11 +80,11 @@ pub async fn what_is_taken_out_is_bounded_by_bytes(storage: Subject) {
 
 /// A job that comes again, because nobody knows whether it came, is not stored again.
 pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     // Made here, to have jobs that have lived.
     let lived = add_one(&storage, spec().serial_queue("q").key("k").flag("f").priority(3).max_attempts(7)).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, failed("why", Duration::from_secs(900))).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, failed("why", Duration::from_secs(900))).await;
     let odd = r#"{ "b" : 1, "a":9007199254740993, "b":"\u0000" }"#;
     let payload = crate::job::Payload::from_json(odd).expect("json");
     let odd = add_one(&storage, JobSpec::with_payload("odd", payload)).await;
@@ -94,7 +94,7 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     storage.cleanup(&Cleanup::new().queues().tasks(Vec::<String>::new())).await.expect("cleanup");
 
     for _ in 0..2 {
-        assert_eq!(storage.import(&pool, MOVER, &taken).await.expect("import"), ids(&taken));
+        assert_eq!(storage.import(&worker, MOVER, &taken).await.expect("import"), ids(&taken));
     }
     let stored = storage.jobs(&crate::storage::JobFilter::new()).await.expect("list");
     assert_eq!(stored.len(), 2);
@@ -109,14 +109,14 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     assert_eq!((stored[0].attempts, stored[0].last_error.as_deref()), (1, Some("why")));
     // Another mover's jobs have the same numbers and are others.
     let other = Job::new(lived.id, "other", odd.payload.clone(), odd.created_at);
-    assert_eq!(storage.import(&pool, "copy-2", &[other]).await.expect("import"), [lived.id]);
+    assert_eq!(storage.import(&worker, "copy-2", &[other]).await.expect("import"), [lived.id]);
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
     // What was done meanwhile does not come back.
     storage.complete(&ids(&stored)).await.expect("complete");
-    assert_eq!(storage.import(&pool, MOVER, &taken).await.expect("import"), ids(&taken));
+    assert_eq!(storage.import(&worker, MOVER, &taken).await.expect("import"), ids(&taken));
     assert_eq!(storage.counts().await.expect("counts").total(), 1);
     storage.forget_imports(MOVER).await.expect("forget");
-    storage.import(&pool, MOVER, &taken).await.expect("import");
+    storage.import(&worker, MOVER, &taken).await.expect("import");
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
 }
 
@@ -133,7 +133,7 @@ pub async fn a_run_that_was_taken_for_dead_stores_nothing(storage: Subject) {
 
 /// The job that has the key here stays, and so does the other where it is.
 pub async fn a_taken_key_keeps_its_job_where_it_is(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add_one(&storage, JobSpec::new("here", 1).key("k")).await;
     let now = add_one(&storage, spec()).await;
     let job = |id, key: Option<&str>| {
@@ -142,8 +142,8 @@ pub async fn a_taken_key_keeps_its_job_where_it_is(storage: Subject) {
         job
     };
     let jobs = [job(1, Some("k")), job(2, None), job(3, Some("other"))];
-    assert_eq!(storage.import(&pool, MOVER, &jobs).await.expect("import"), [2, 3]);
+    assert_eq!(storage.import(&worker, MOVER, &jobs).await.expect("import"), [2, 3]);
     storage.remove("k").await.expect("remove");
-    assert_eq!(storage.import(&pool, MOVER, &jobs).await.expect("import"), [1, 2, 3], "now it can come");
+    assert_eq!(storage.import(&worker, MOVER, &jobs).await.expect("import"), [1, 2, 3], "now it can come");
     assert_eq!(storage.counts().await.expect("counts").total(), 4);
 }

@@ -13,8 +13,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
-    PoolInfo, QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup, Watch,
+    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, QueueInfo,
+    Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup, Watch, WorkerId, WorkerInfo,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -86,12 +86,12 @@ impl Storage for MemoryStorage {
         Ok(ids.iter().copied().filter(|id| state.job(*id).is_some()).collect())
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
         let freed: Vec<&str> = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).collect();
         let (applied, for_others) = {
             let mut state = self.state();
-            let applied = state.settle(pool, settled);
-            (applied, state.are_next_for_others(pool, &freed))
+            let applied = state.settle(worker, settled);
+            (applied, state.are_next_for_others(worker, &freed))
         };
         let is_back =
             |settlement: &&Settlement| settlement.outcome.gives_back() && applied.contains(&settlement.claim.id);
@@ -101,8 +101,8 @@ impl Storage for MemoryStorage {
         Ok(Settled::applied(applied))
     }
 
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        let released = self.state().release_unknown(pool, holds);
+    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        let released = self.state().release_unknown(worker, holds);
         self.notify(released);
         Ok(released as u64)
     }
@@ -117,23 +117,23 @@ impl Storage for MemoryStorage {
         Ok(self.state().register(registration))
     }
 
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        Ok(self.state().serve(pool, tasks))
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        Ok(self.state().serve(worker, tasks))
     }
 
-    async fn heartbeat(&self, pool: &PoolId) -> Result<bool> {
-        Ok(self.state().heartbeat(pool))
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        Ok(self.state().heartbeat(worker))
     }
 
-    async fn deregister(&self, pool: &PoolId) -> Result<()> {
-        let released = self.state().deregister(pool);
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        let released = self.state().deregister(worker);
         self.notify(released);
         Ok(())
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<super::Rescued>> {
         let rescued = self.state().rescue(watch);
-        self.notify(rescued.iter().map(|pool| usize::try_from(pool.jobs).unwrap_or_default()).sum());
+        self.notify(rescued.iter().map(|worker| usize::try_from(worker.jobs).unwrap_or_default()).sum());
         Ok(rescued)
     }
 
@@ -184,8 +184,8 @@ impl Storage for MemoryStorage {
         Ok(changed)
     }
 
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        let released = self.state().unlock(pools);
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        let released = self.state().unlock(workers);
         self.notify(released);
         Ok(released as u64)
     }
@@ -202,7 +202,7 @@ impl Storage for MemoryStorage {
         Ok(self.state().delete_taken(mover, ids))
     }
 
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
         let here =
             self.state().import(run, mover, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
         self.notify(here.len());
@@ -243,7 +243,7 @@ impl Storage for MemoryStorage {
         vec![Checked::new("memory", verdict)]
     }
 
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        Ok(self.state().pools())
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        Ok(self.state().workers())
     }
 }

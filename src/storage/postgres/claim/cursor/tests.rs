@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::job::{Job, Payload};
-use crate::storage::PoolId;
+use crate::storage::WorkerId;
 
 /// A worker's cursors, and a clock that only the test moves.
 struct Rig {
     cursors: Cursors,
     now: Instant,
-    pool: PoolId,
+    pool: WorkerId,
     tasks: Vec<String>,
 }
 
@@ -32,7 +32,12 @@ fn course(plain: Duration, queued: Duration) -> Course {
 
 impl Rig {
     fn new() -> Self {
-        Self { cursors: Cursors::default(), now: Instant::now(), pool: PoolId::named("p"), tasks: vec!["t".to_owned()] }
+        Self {
+            cursors: Cursors::default(),
+            now: Instant::now(),
+            pool: WorkerId::named("p"),
+            tasks: vec!["t".to_owned()],
+        }
     }
 
     fn request(&self) -> ClaimRequest<'_> {

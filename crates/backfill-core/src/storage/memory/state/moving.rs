@@ -2,7 +2,7 @@
 
 use super::{State, is_available};
 use crate::job::{Job, JobId};
-use crate::storage::{PoolId, taken_out};
+use crate::storage::{WorkerId, taken_out};
 
 impl State {
     pub(in crate::storage::memory) fn take_out(
@@ -32,8 +32,13 @@ impl State {
         taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
     }
 
-    pub(in crate::storage::memory) fn import(&mut self, run: &PoolId, mover: &str, jobs: &[Job]) -> Option<Vec<JobId>> {
-        if !self.pools.contains_key(run.as_str()) {
+    pub(in crate::storage::memory) fn import(
+        &mut self,
+        run: &WorkerId,
+        mover: &str,
+        jobs: &[Job],
+    ) -> Option<Vec<JobId>> {
+        if !self.workers.contains_key(run.as_str()) {
             return None;
         }
         let mut here = Vec::new();
