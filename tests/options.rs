@@ -457,7 +457,7 @@ async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_mor
         until("it is told", told).await;
         open.add_permits(1);
         until("what ran has ended", || async { client.job(first.id).await.expect("read").is_none() }).await;
-        // Jobs one by one may be handed over to the worker.
+        // Jobs one by one may be handed off to the worker.
         let left = client.add(JobSpec::new("old", 2)).await.expect("add");
         for n in 3..10 {
             client.add(JobSpec::new("other", n)).await.expect("add");

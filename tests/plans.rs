@@ -105,11 +105,11 @@ async fn two_million_jobs_of_the_future_cost_nothing() {
 #[tokio::test]
 async fn a_job_is_handed_over_at_no_cost_that_grows_with_the_table() {
     let server = Server::start().await;
-    let database = database(&server, "handed").await;
+    let database = database(&server, "handed_off").await;
     make_tasks(&database, 1).await;
     fill(&database, MANY, "task_id, run_at", &format!("1, {PAST}")).await;
     let client = BackfillClient::new(&database.url()).await.expect("a client");
-    let nothing = task_fn("handed", async |_: serde_json::Value, _: JobContext| {});
+    let nothing = task_fn("handed_off", async |_: serde_json::Value, _: JobContext| {});
     let worker = Worker::builder(client).task(nothing).handle_signals(false).build().expect("a worker");
     let handle = worker.shutdown_handle();
     let worker = tokio::spawn(async move { worker.run().await });
@@ -117,14 +117,14 @@ async fn a_job_is_handed_over_at_no_cost_that_grows_with_the_table() {
         let url = database.role(role, settings).await;
         let adder = Actor::new(&database, role, &url).await;
         // Each add is looked at, and it takes some until the worker is known and offers.
-        let mut handed = 0;
+        let mut handed_off = 0;
         let all = async {
-            while handed < 8 {
-                let added = adder.add("that is handed over", vec![JobSpec::new("handed", ())]).await;
-                handed += usize::from(added[0].locked_by.is_some());
+            while handed_off < 8 {
+                let added = adder.add("that is handed off", vec![JobSpec::new("handed_off", ())]).await;
+                handed_off += usize::from(added[0].locked_by.is_some());
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), all).await.expect("jobs are handed over");
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("jobs are handed off");
     }
     handle.shutdown();
     worker.await.expect("no panic").expect("run");

@@ -47,7 +47,7 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     producer.add(JobSpec::new("t", 3)).await.expect("add");
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: i32, _: JobContext| async {}));
     let running = Running::start(worker);
-    soon("a job is handed over by the producer", async {
+    soon("a job is handed off by the producer", async {
         while producer.add(JobSpec::new("t", 4)).await.expect("add").locked_by.is_none() {}
     })
     .await;

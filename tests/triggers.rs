@@ -180,7 +180,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
         let mut events = Box::pin(worker.events());
         let running = Running::of(worker);
         soon("it listens", async { while !matches!(events.next().await, Some(Event::Listening)) {} }).await;
-        soon("a job is handed over", async {
+        soon("a job is handed off", async {
             while client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_none() {}
         })
         .await;
@@ -191,7 +191,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
             let added = client.add(JobSpec::new("t", ())).await.expect("add");
             assert_eq!((added.locked_by, added.attempts), (None, 0), "{body}");
         }
-        // What was there first is handed over and run; then the others had their chance.
+        // What was there first is handed off and run; then the others had their chance.
         sql(&pool, &schema, "drop trigger t on S._private_jobs").await;
         client.add(JobSpec::new("t", ())).await.expect("add");
         until("the last one has run", || async { client.counts().await.expect("counts").total() == 20 }).await;

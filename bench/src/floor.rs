@@ -183,7 +183,7 @@ with job as (
 )
 select pg_notify('jobs:insert', random()::text) is null";
 
-pub const HAND_OVER: &str = "
+pub const HAND_OFF: &str = "
 with job as (
   insert into graphile_worker._private_jobs (task_id, payload, attempts, locked_at, locked_by)
   select id, $1::text::json, 1, now(), 'floor' from graphile_worker._private_tasks where identifier = 'noop'

@@ -150,7 +150,7 @@ impl BackfillClient {
     }
 
     /// Adds one job and answers it as stored: possibly as held by a worker already, which was waiting for one
-    /// (see [`WorkerBuilder::take_handed`](crate::worker::WorkerBuilder::take_handed)).
+    /// (see [`WorkerBuilder::accept_handoffs`](crate::worker::WorkerBuilder::accept_handoffs)).
     ///
     /// # Errors
     /// For a job outside the limits, before anything is sent; or when the storage fails.

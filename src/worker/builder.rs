@@ -42,7 +42,7 @@ pub(super) struct Options {
     pub sweep: (Duration, Duration),
     pub forbidden_flags: ForbiddenFlags,
     pub prefetch: Option<Prefetch>,
-    pub take_handed: bool,
+    pub accept_handoffs: bool,
 }
 
 /// Builds a [`Worker`].
@@ -77,7 +77,7 @@ impl WorkerBuilder {
                 sweep: (Duration::from_secs(480), Duration::from_secs(600)),
                 forbidden_flags: ForbiddenFlags::List(Vec::new()),
                 prefetch: None,
-                take_handed: true,
+                accept_handoffs: true,
             },
         }
     }
@@ -164,12 +164,11 @@ impl WorkerBuilder {
         self
     }
 
-    /// Whether a worker with free slots lets itself be handed new jobs: clients store a single job that nothing stands in the way
-    /// of as claimed by such a worker, in one transaction instead of two, and it starts at once. Needs [`listen`](Self::listen), and
-    /// jobs that have no key, queue, flags or time of their own, and more than one attempt, of tasks without a limit of their own.
-    /// Default: yes.
-    pub fn take_handed(mut self, take: bool) -> Self {
-        self.options.take_handed = take;
+    /// Direct handoff: whether a client may store a single new job already claimed by this worker while it has free slots, which saves
+    /// one transaction and a wakeup. Needs [`listen`](Self::listen). Applies to jobs without key, queue, flags or `run_at`, with more
+    /// than one attempt, of tasks without a limit of their own. Default: on.
+    pub fn accept_handoffs(mut self, accept: bool) -> Self {
+        self.options.accept_handoffs = accept;
         self
     }
 

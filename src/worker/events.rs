@@ -58,8 +58,8 @@ pub enum Event {
         /// How many jobs came; possibly none.
         jobs: usize,
     },
-    /// A job was handed over, without a claim. It starts, or is given back.
-    Handed {
+    /// A job was handed off, without a claim. It starts, or is given back.
+    HandedOff {
         /// The job.
         job: Arc<Job>,
     },

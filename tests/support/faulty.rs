@@ -135,8 +135,8 @@ impl Storage for Faulty {
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
         self.inner.wakeups()
     }
-    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
-        self.inner.wakeups_and_jobs(offers)
+    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+        self.inner.wakeups_and_handoffs(offers)
     }
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
         self.inner.remove(key).await

@@ -21,7 +21,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What of `pg_stat_activity` are the sessions of this database that listen for workers: what they were last asked.
 pub const LISTENS: &str = "datname = current_database() and pid <> pg_backend_pid()
-    and query ~* '^\\s*listen|pg_advisory_unlock_all|pg_try_advisory_lock\\(|handed over'";
+    and query ~* '^\\s*listen|pg_advisory_unlock_all|pg_try_advisory_lock\\(|handed off'";
 
 /// The server that `./scripts/test` started.
 pub fn server_url() -> String {

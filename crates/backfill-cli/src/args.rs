@@ -154,9 +154,9 @@ pub struct WorkerArgs {
     /// Do not listen for notifications, only poll: for poolers in transaction mode
     #[arg(long)]
     pub no_listen: bool,
-    /// Claim every job; otherwise single new jobs are stored as claimed by a worker that has free slots
+    /// Refuse direct handoff: claim every job. Otherwise a single new job may be stored as claimed by an idle worker
     #[arg(long)]
-    pub no_handover: bool,
+    pub no_handoff: bool,
     /// Hold up to this many jobs ready beyond those that run
     #[arg(long, value_name = "N")]
     pub prefetch: Option<usize>,

@@ -331,7 +331,7 @@ async fn a_worker_lets_itself_be_handed_jobs_unless_it_is_told_to_claim_all() {
     worker.signal("TERM").await;
     assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
 
-    let mut worker = Running::start(scene.command(&["worker", "-v", "--no-handover"]));
+    let mut worker = Running::start(scene.command(&["worker", "-v", "--no-handoff"]));
     worker.logs("listening for wakeups").await;
     scene.run(&["add", "t"]).await.ok();
     until("it claims", || async { scene.ask("select count(*) from S._private_jobs").await == "0" }).await;

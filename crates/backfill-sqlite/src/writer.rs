@@ -90,7 +90,7 @@ where
     }
 }
 
-/// What callers hand over.
+/// What callers pass.
 enum Message {
     Work(Box<dyn Work>),
     /// A job to be stored, without a key.

@@ -121,7 +121,7 @@ impl Turn {
             };
             if taken.is_empty() {
                 // Nobody can have come in between: `drop` looks again.
-                self.storage.look_for_takers();
+                self.storage.look_for_receivers();
                 return;
             }
             self.storage.store_gathered(taken).await;
@@ -230,8 +230,8 @@ impl PostgresStorage {
 
     async fn store_together(&self, jobs: &[NewJob]) -> Result<Vec<Option<Job>>> {
         if let [job] = jobs
-            && let Some(taker) = self.giver.choose(job)
-            && let Some(stored) = self.hand_over(job, &taker).await?
+            && let Some(receiver) = self.sender.choose(job)
+            && let Some(stored) = self.hand_off(job, &receiver).await?
         {
             return Ok(vec![stored]);
         }

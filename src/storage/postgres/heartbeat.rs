@@ -127,8 +127,8 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
     pub(super) async fn release_unknown_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
         // The lost claim may still be running on a connection that only we have given up. It holds its worker's row, so this
         // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
-        // this process is kept from going on would keep its heartbeat from being sent. The same holds for who hands over a job,
-        // and nobody does that any more when this is done.
+        // this process is kept from going on would keep its heartbeat from being sent. The same holds for a client that hands off a job,
+        // and none does that any more when this is done.
         let until = sqlx::query_scalar!(
             r#"
 with waited as materialized (

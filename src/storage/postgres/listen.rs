@@ -10,7 +10,7 @@
 //! every [`CALL_EVERY`]: a notification on a channel of its own, sent through another connection, must come back. And it does
 //! not begin where connections are lent by the transaction (see `pooled`).
 //!
-//! An ear that hears can also be told of jobs that were handed over, on the same channel (see `handover`).
+//! An ear that hears can also be told of jobs that were handed off, on the same channel (see `handoff`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::connections::apart;
-use super::handover::Offering;
+use super::handoff::Offering;
 use super::own::{close_idle, has_none, or_why};
 use super::{PostgresStorage, REVISION};
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ struct Ear {
     /// Tells when the worker's connections were given up for dead.
     renewals: Option<watch::Receiver<()>>,
     listener: Option<PgListener>,
-    /// The channel on which the ear calls to itself, and hears of jobs that were handed over: of this connection.
+    /// The channel on which the ear calls to itself, and hears of jobs that were handed off: of this connection.
     channel: String,
     offering: Offering,
     call: Call,
@@ -195,17 +195,17 @@ impl Ear {
         }
     }
 
-    /// A job was handed over.
+    /// A job was handed off.
     async fn read(&mut self, id: JobId) {
         let Self { listener: Some(listener), offering, storage, .. } = self else { return };
         let read = timeout(TIMEOUT, async {
-            let conn = listener.acquire().await.map_err(|e| storage.error("read a job that was handed over", e))?;
+            let conn = listener.acquire().await.map_err(|e| storage.error("read a job that was handed off", e))?;
             offering.read(storage, conn, id).await
         });
         match read.await {
-            Ok(Ok(Some(handed))) => self.pending.push_back(Wakeup::Handed(Box::new(handed))),
+            Ok(Ok(Some(handoff))) => self.pending.push_back(Wakeup::HandedOff(Box::new(handoff))),
             // It was taken back before it was heard of.
-            Ok(Ok(None)) => tracing::debug!(job = id, "a job that was handed over is held no longer"),
+            Ok(Ok(None)) => tracing::debug!(job = id, "a job that was handed off is held no longer"),
             // Whoever hears that it is deaf gives back what it does not know of.
             Ok(Err(error)) => self.deafen(&error.to_string()),
             Err(_) => self.deafen(&format!("no answer within {TIMEOUT:?}")),

@@ -172,7 +172,7 @@ select exists (
         .map_err(fail)?;
         if has_workers {
             // Whoever is unlocked counts as dead: a worker that is alive all the same notices, as after a rescue.
-            // Locking: the workers' rows go first, in one order. This waits for their claims, and for who hands a job to them, that are
+            // Locking: the workers' rows go first, in one order. This waits for their claims, and for handoffs to them, that are
             // under way; what those took is seen by the statements that follow, and later ones find no row.
             sqlx::query!(
                 r#"

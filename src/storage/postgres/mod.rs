@@ -13,7 +13,7 @@
 //! | `add_one` | storing one job with neither key nor queue |
 //! | `add_guarded` | storing jobs where a trigger may change rows or leave them out |
 //! | `gather` | storing single jobs together that are added at the same time |
-//! | `handover` | handing a new job to a worker that waits for one |
+//! | `handoff` | direct handoff: a new job goes to a worker that waits for one |
 //! | `claim` | taking jobs |
 //! | `caution` | claims and results after one of them took too long |
 //! | `settle` | writing how jobs ended |
@@ -46,7 +46,7 @@ mod encoding;
 mod errors;
 mod forget;
 mod gather;
-mod handover;
+mod handoff;
 mod heartbeat;
 mod inspect;
 mod isolation;
@@ -81,7 +81,7 @@ use connections::Connections;
 pub(crate) use connections::Trust;
 use encoding::Characters;
 use gather::Gathering;
-use handover::{Giver, Offering};
+use handoff::{HandoffSender, Offering};
 use isolation::Isolation;
 use rights::Need;
 use schema::Schema;
@@ -121,8 +121,8 @@ pub struct PostgresStorage {
     plainness: Arc<Plainness>,
     /// Single adds under way.
     gathering: Arc<Gathering>,
-    /// To whom they may be handed.
-    giver: Arc<Giver>,
+    /// The workers to which they may be handed off.
+    sender: Arc<HandoffSender>,
     /// Which characters the database's encoding has.
     characters: Arc<Characters>,
     /// Whether the last heartbeat has not been answered.
@@ -162,7 +162,7 @@ impl PostgresStorage {
             busy: Busy::default(),
             burials: heartbeat::Burials::default(),
             gathering: Arc::default(),
-            giver: Arc::default(),
+            sender: Arc::default(),
             characters: Arc::default(),
             heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
@@ -285,7 +285,7 @@ impl Storage for PostgresStorage {
         Arc::new(Self {
             connections,
             gathering: Arc::default(),
-            giver: Arc::default(),
+            sender: Arc::default(),
             heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
@@ -376,7 +376,7 @@ impl Storage for PostgresStorage {
         listen::wakeups(self.clone(), Offering::none())
     }
 
-    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
         listen::wakeups(self.clone(), Offering::new(offers))
     }
 

@@ -104,7 +104,7 @@ type Limits = Vec<(String, usize)>;
 impl Engine {
     pub(super) fn claim_if_useful(&mut self) {
         if self.registering.is_some()
-            || self.handover.is_pending()
+            || self.handoff.is_pending()
             || !self.more
             || self.ending.is_some()
             || self.failure.is_some()
@@ -204,7 +204,7 @@ impl Engine {
         self.claims.asked -= limit;
         if self.claims.doubting == Some(number) {
             self.claims.doubting = None;
-            self.handover.unknown_released();
+            self.handoff.unknown_released();
         }
         match claimed {
             Ok(claimed) if worker != self.worker => {
@@ -255,8 +255,8 @@ impl Engine {
                     self.learn_of_queues(side_by_side, limit, claimed.more);
                 }
                 self.take_in(claimed.jobs);
-                if self.handover.beside_claim {
-                    self.handover.beside_claim = !self.claims.is_empty();
+                if self.handoff.beside_claim {
+                    self.handoff.beside_claim = !self.claims.is_empty();
                     self.give_back_last_attempts();
                 }
                 if self.ending.is_some() || self.registering.is_some() {

@@ -63,7 +63,7 @@ impl Engine {
                 self.cancel = Arc::default();
                 // Whatever the old identity held was released by those who declared it dead.
                 self.held.clear();
-                self.handover.begin_anew();
+                self.handoff.begin_anew();
                 self.worker = Arc::clone(&new);
                 self.lease = Lease::new(self.options.dead_after, sent);
                 self.identities.send_replace(Identity { worker: new, lease: self.lease.clone() });

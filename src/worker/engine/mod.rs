@@ -7,14 +7,14 @@
 //! | --- | --- |
 //! | `jobs` | starting jobs, and what becomes of them |
 //! | `claiming` | when to ask for more, and for how many |
-//! | `handover` | when to offer to be handed jobs, and what becomes of them |
+//! | `handoff` | when to offer to receive jobs, and what becomes of them |
 //! | `identity` | who the worker is: registering, and what becomes of it when it was declared dead |
 //! | `tasks` | which tasks it runs, when that changes |
 //! | `ending` | shutdown, and the last writes |
 
 mod claiming;
 mod ending;
-mod handover;
+mod handoff;
 mod identity;
 mod jobs;
 mod tasks;
@@ -49,7 +49,7 @@ use crate::storage::{Line, Outcome, Wakeup, WorkerId};
 use crate::task::{Chain, Handler};
 use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE};
 use ending::Ending;
-use handover::Handover;
+use handoff::Handoffs;
 use identity::{Registering, begin};
 use jobs::{GIVE_BACK_AFTER, Started, Waiting};
 use tasks::Telling;
@@ -86,7 +86,7 @@ pub(super) struct Engine {
     tasks: Arc<[String]>,
     /// The tasks that have a limit of their own.
     limited: Vec<(String, usize)>,
-    /// The others: jobs of these may be handed over at any moment.
+    /// The others: jobs of these may be handed off at any moment.
     offered: Arc<[String]>,
     /// What these are to be.
     task_sets: watch::Receiver<Arc<Tasks>>,
@@ -132,7 +132,7 @@ pub(super) struct Engine {
     abort_refetch_delay_at: Option<u64>,
 
     claims: Claims,
-    handover: Handover,
+    handoff: Handoffs,
     /// Whether a claim may find something.
     more: bool,
     /// A wakeup came while a claim was in flight, which may not have seen what it announces.
@@ -213,7 +213,7 @@ impl Engine {
             announced: 0,
             abort_refetch_delay_at: None,
             claims: Claims::default(),
-            handover: Handover::new(),
+            handoff: Handoffs::new(),
             more: true,
             woken: false,
             doubt_since: None,
@@ -339,7 +339,7 @@ impl Engine {
     async fn turn(mut self, mut news: mpsc::UnboundedReceiver<News>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
         let mut wakeups = if listen {
-            self.line.storage().wakeups_and_jobs(self.handover.offers())
+            self.line.storage().wakeups_and_handoffs(self.handoff.offers())
         } else {
             futures::stream::pending().boxed()
         };
@@ -378,7 +378,7 @@ impl Engine {
                     News::Gone(error) => self.gone(error),
                 },
                 (worker, sent, registered) = in_flight(&mut self.registering) => self.registered(worker, sent, registered),
-                released = in_flight(&mut self.handover.releasing) => self.released(released),
+                released = in_flight(&mut self.handoff.releasing) => self.released(released),
                 Ok(()) = self.task_sets.changed() => self.tasks_changed(),
                 () = in_flight(&mut self.telling) => self.telling = None,
                 changed = self.shutdown.changed() => {
@@ -404,9 +404,9 @@ impl Engine {
                 self.events.tell(|| Event::Listening);
                 self.look();
             }
-            Wakeup::Handed(handed) => self.handed(*handed),
+            Wakeup::HandedOff(handoff) => self.handed_off(*handoff),
             Wakeup::Deaf { reason } => {
-                self.handover.deaf();
+                self.handoff.deaf();
                 self.events.tell(|| Event::Deaf { reason: reason.clone() });
                 tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
             }
@@ -462,8 +462,8 @@ impl Engine {
         let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
         let again = self.look_again_at.filter(|_| self.ending.is_none());
-        let handover = self.handover.alarm().filter(|_| self.ending.is_none());
-        [ending, give_back, self.rests_back_at, poll, claim, due, again, handover]
+        let handoff = self.handoff.alarm().filter(|_| self.ending.is_none());
+        [ending, give_back, self.rests_back_at, poll, claim, due, again, handoff]
             .into_iter()
             .flatten()
             .min()

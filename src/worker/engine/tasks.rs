@@ -21,7 +21,7 @@ impl Engine {
         self.limited.clone_from(&tasks.limited);
         self.offered = Arc::clone(&tasks.offered);
         // An offer names the tasks. The next one names these.
-        self.handover.end_offer();
+        self.handoff.end_offer();
         self.tell_tasks();
         self.look();
     }

@@ -164,7 +164,7 @@ fn settings(
         .concurrency(args.concurrency)
         .poll_interval(args.poll_interval)
         .listen(!args.no_listen)
-        .take_handed(!args.no_handover)
+        .accept_handoffs(!args.no_handoff)
         .forbidden_flags(args.forbidden_flags.iter().filter(|flag| !flag.is_empty()))
         .sweep_interval(args.min_reset_locked_interval, args.max_reset_locked_interval)
         .heartbeat_every(args.heartbeat_interval)

@@ -10,7 +10,7 @@
 //! - To **settle** is to say how claimed jobs ended. A settlement names its claim ([`ClaimRef`]); one whose
 //!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
 //! - A **wakeup** tells a worker that a claim may find something.
-//! - A new job may be **handed over** to a worker that [offers](Offer) to take it: then it is stored as claimed.
+//! - A new job may be **handed off** to a worker that [offers](Offer) to take it: then it is stored as claimed.
 
 mod checkup;
 mod claim;
@@ -18,7 +18,7 @@ mod claim;
 pub mod contract;
 mod cron;
 mod frontier;
-mod handover;
+mod handoff;
 mod heartbeat;
 mod inspect;
 mod manage;
@@ -40,7 +40,7 @@ pub use checkup::{Checked, Verdict};
 pub use claim::{ClaimRequest, Claimed, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
 pub use frontier::{Beginning, Frontier, Place, Reached};
-pub use handover::{Handed, Offer};
+pub use handoff::{Handoff, Offer};
 pub use heartbeat::{Registration, Rescued, Watch};
 pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
@@ -150,12 +150,12 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// unlocking, rescuing, importing. (Jobs whose time comes are not told: workers look now and then.)
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
-    /// The same, and jobs that are handed over (see [`Offer`]) while there is an offer. After [`Wakeup::Deaf`] jobs may have been
-    /// handed over that were not told: they are given back by [`release_unknown`](Self::release_unknown), which also ends the
-    /// offer. What is handed over at the end of an offer may be told after it.
+    /// The same, and jobs that are handed off (see [`Offer`]) while there is an offer. After [`Wakeup::Deaf`] jobs may have been
+    /// handed off that were not told: they are given back by [`release_unknown`](Self::release_unknown), which also ends the
+    /// offer. What is handed off at the end of an offer may be told after it.
     ///
-    /// A storage need not hand over anything.
-    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+    /// A storage need not hand off anything.
+    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
         drop(offers);
         self.wakeups()
     }

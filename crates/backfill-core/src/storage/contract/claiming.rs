@@ -200,12 +200,12 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
         .expect("in time");
 }
 
-/// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand over anything.)
+/// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand off anything.)
 pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
     let worker = Arc::new(register(&storage).await);
     let offer = Offer::new(Arc::clone(&worker), [TASK.to_owned()].into(), 1);
     let offers = watch::Sender::new(Some(offer));
-    let mut wakeups = storage.wakeups_and_jobs(offers.subscribe());
+    let mut wakeups = storage.wakeups_and_handoffs(offers.subscribe());
     let (tell, mut heard) = mpsc::unbounded_channel();
     let listening = tokio::spawn(async move {
         while let Some(wakeup) = wakeups.next().await {
@@ -225,15 +225,15 @@ pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
         } else {
             assert_eq!((added.attempts, added.locked_by.as_deref()), (1, Some(worker.as_str())));
             assert!(claimed.is_empty(), "nobody else gets it");
-            let handed = tokio::time::timeout(within, async {
+            let handed_off = tokio::time::timeout(within, async {
                 loop {
                     match heard.recv().await {
-                        Some(Wakeup::Handed(handed)) => return *handed,
+                        Some(Wakeup::HandedOff(handoff)) => return *handoff,
                         other => assert!(other.is_some(), "it listens"),
                     }
                 }
             });
-            handed.await.expect("it is told").job
+            handed_off.await.expect("it is told").job
         };
         assert_eq!((job.id, job.attempts), (added.id, 1));
         settle(&storage, &worker, &job, Outcome::Completed).await;

@@ -14,7 +14,7 @@
 //! | module | what is promised |
 //! | --- | --- |
 //! | [`adding`] | answers, defaults, each key mode, hostile strings |
-//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing over, lost answers |
+//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing off, lost answers |
 //! | [`queues`] | the order of serial queues, and runs of their jobs |
 //! | [`settling`] | each outcome, the fence, settling twice |
 //! | [`heartbeat`] | heartbeats, rescue, identities |

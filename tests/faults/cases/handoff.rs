@@ -1,4 +1,4 @@
-//! Faults that meet jobs which are being handed over: stored as claimed by a worker that hears of it only then.
+//! Faults that meet jobs which are being handed off: stored as claimed by a worker that hears of it only then.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ async fn idle(scene: &mut Scene, names: &[&str]) {
     }
 }
 
-/// Adds single short jobs for this long, while something else is done; tells how many were handed over. What cannot be added was
+/// Adds single short jobs for this long, while something else is done; tells how many were handed off. What cannot be added was
 /// not accepted.
 async fn while_adding(scene: &mut Scene, time: Duration, other: impl AsyncFnOnce(&mut Scene)) -> usize {
     let client = scene.client.clone();
@@ -44,9 +44,9 @@ async fn while_adding(scene: &mut Scene, time: Duration, other: impl AsyncFnOnce
     other(scene).await;
     let added = adding.await.expect("no panic");
     scene.accept(added.iter().map(|job| job.id));
-    let handed = added.iter().filter(|job| job.locked_by.is_some()).count();
-    scene.remark = format!("{handed} of {} jobs were handed over", added.len());
-    handed
+    let handed_off = added.iter().filter(|job| job.locked_by.is_some()).count();
+    scene.remark = format!("{handed_off} of {} jobs were handed off", added.len());
+    handed_off
 }
 
 /// Waits until all is done, in time.
@@ -56,12 +56,12 @@ async fn until_free(scene: &Scene, what: &str) {
     assert!(begun.elapsed() < FREE_WITHIN, "{what}: {:?}", begun.elapsed());
 }
 
-/// Survives by: the end of the offer with its session (`postgres/handover`), and rescue of what was handed over a moment before.
-pub async fn workers_are_killed_while_jobs_are_handed_over(ground: &Ground) -> Outcome {
+/// Survives by: the end of the offer with its session (`postgres/handoff`), and rescue of what was handed off a moment before.
+pub async fn workers_are_killed_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a", "b"]).await;
     let rounds = ground.scaled(3, 12);
-    let handed = while_adding(&mut scene, Duration::from_secs(2 * rounds + 1), async |scene| {
+    let handed_off = while_adding(&mut scene, Duration::from_secs(2 * rounds + 1), async |scene| {
         for round in 0..rounds {
             sleep(Duration::from_secs(2)).await;
             let victim = scene.names().into_iter().min().expect("a worker");
@@ -70,21 +70,21 @@ pub async fn workers_are_killed_while_jobs_are_handed_over(ground: &Ground) -> O
         }
     })
     .await;
-    assert!(handed > 20, "{handed}");
+    assert!(handed_off > 20, "{handed_off}");
     until_free(&scene, "what the last one held is rescued").await;
     scene.end().await
 }
 
-/// Survives by: rescue, and by handing only one job at a time to each worker (`postgres/handover`).
-pub async fn a_worker_is_stopped_while_jobs_are_handed_over(ground: &Ground) -> Outcome {
+/// Survives by: rescue, and by handing only one job at a time off to each worker (`postgres/handoff`).
+pub async fn a_worker_is_stopped_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a", "b"]).await;
-    let handed = while_adding(&mut scene, Duration::from_secs(25), async |scene| {
+    let handed_off = while_adding(&mut scene, Duration::from_secs(25), async |scene| {
         sleep(Duration::from_secs(2)).await;
         scene.signal("a", "STOP").await;
         scene.hits("a");
         sleep(Duration::from_secs(22)).await;
-        // All but the one that it may have been handed, and what it ran, are long done.
+        // All but the one that may have been handed off to it, and what it ran, are long done.
         let held = scene
             .ask(
                 "select count(*) from graphile_worker._private_jobs
@@ -95,20 +95,20 @@ pub async fn a_worker_is_stopped_while_jobs_are_handed_over(ground: &Ground) -> 
         scene.signal("a", "CONT").await;
     })
     .await;
-    assert!(handed > 20, "{handed}");
+    assert!(handed_off > 20, "{handed_off}");
     until_free(&scene, "the rest").await;
     let outcome = scene.end().await;
     // What it ran at that moment, of one client, is one job.
-    assert!(outcome.starts <= outcome.jobs + 1, "what it was handed while it was stopped starts elsewhere only");
+    assert!(outcome.starts <= outcome.jobs + 1, "what was handed off to it while it was stopped starts elsewhere only");
     outcome
 }
 
-/// Survives by: giving back what is held unknown when the ear was deaf (`worker/engine/handover.rs`).
-pub async fn the_listener_is_terminated_while_jobs_are_handed_over(ground: &Ground) -> Outcome {
+/// Survives by: giving back what is held unknown when the ear was deaf (`worker/engine/handoff.rs`).
+pub async fn the_listener_is_terminated_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a"]).await;
     let rounds = ground.scaled(15, 60);
-    let handed = while_adding(&mut scene, Duration::from_millis(200 * rounds), async |scene| {
+    let handed_off = while_adding(&mut scene, Duration::from_millis(200 * rounds), async |scene| {
         for _ in 0..rounds {
             sleep(Duration::from_millis(200)).await;
             scene.sql(&format!("select pg_terminate_backend(pid) from pg_stat_activity where {LISTENS}")).await;
@@ -116,36 +116,36 @@ pub async fn the_listener_is_terminated_while_jobs_are_handed_over(ground: &Grou
         scene.hits("a");
     })
     .await;
-    assert!(handed > 5, "{handed}");
+    assert!(handed_off > 5, "{handed_off}");
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
 }
 
 /// Survives by: the ear's calls to itself, and then the same.
-pub async fn the_listener_dies_without_a_word_while_jobs_are_handed_over(ground: &Ground) -> Outcome {
+pub async fn the_listener_dies_without_a_word_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a"]).await;
-    let handed = while_adding(&mut scene, Duration::from_secs(6), async |scene| {
+    let handed_off = while_adding(&mut scene, Duration::from_secs(6), async |scene| {
         sleep(Duration::from_secs(2)).await;
         let port = scene.ask(&format!("select client_port::bigint from pg_stat_activity where {LISTENS}")).await;
         scene.proxy.kill_one_silently(port.try_into().expect("a port"));
         scene.hits("a");
     })
     .await;
-    assert!(handed > 20, "{handed}");
-    until_free(&scene, "what was handed over unheard is given back").await;
+    assert!(handed_off > 20, "{handed_off}");
+    until_free(&scene, "what was handed off unheard is given back").await;
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
 }
 
-/// Survives by: the same; and what was handed over is as durable as what was added.
-pub async fn the_server_crashes_while_jobs_are_handed_over(ground: &Ground) -> Outcome {
+/// Survives by: the same; and what was handed off is as durable as what was added.
+pub async fn the_server_crashes_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a", "b"]).await;
     let rounds = ground.scaled(2, 6);
-    let handed = while_adding(&mut scene, Duration::from_secs(4 * rounds), async |scene| {
+    let handed_off = while_adding(&mut scene, Duration::from_secs(4 * rounds), async |scene| {
         for _ in 0..rounds {
             sleep(Duration::from_secs(2)).await;
             scene.subject.stop(Stop::Immediate).await;
@@ -154,7 +154,7 @@ pub async fn the_server_crashes_while_jobs_are_handed_over(ground: &Ground) -> O
         }
     })
     .await;
-    assert!(handed > 20, "{handed}");
+    assert!(handed_off > 20, "{handed_off}");
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome

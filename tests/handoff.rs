@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::{ClaimRef, Handed, Offer, Outcome, Settlement, Wakeup, WorkerId};
+use backfill::storage::{ClaimRef, Handoff, Offer, Outcome, Settlement, Wakeup, WorkerId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, Job, JobContext, JobSpec, Worker, task_fn};
 use futures::{Stream, StreamExt};
@@ -20,9 +20,9 @@ use tokio::task::JoinHandle;
 /// What a worker tells.
 type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
-/// Adds jobs until one is handed over: a client has to know the task, and to have looked for workers.
+/// Adds jobs until one is handed off: a client has to know the task, and to have looked for workers.
 async fn add_until_handed(client: &BackfillClient) -> Job {
-    soon("a job is handed over", async {
+    soon("a job is handed off", async {
         loop {
             let job = client.add(JobSpec::new("t", ())).await.expect("add");
             if job.locked_by.is_some() {
@@ -33,8 +33,8 @@ async fn add_until_handed(client: &BackfillClient) -> Job {
     .await
 }
 
-/// A taker without a worker: a registered worker whose offers the test makes.
-struct Taker {
+/// A receiver without a worker: a registered worker whose offers the test makes.
+struct HandoffReceiver {
     client: BackfillClient,
     worker: Arc<WorkerId>,
     offers: watch::Sender<Option<Offer>>,
@@ -42,14 +42,14 @@ struct Taker {
     listening: JoinHandle<()>,
 }
 
-impl Taker {
+impl HandoffReceiver {
     async fn of(client: &BackfillClient) -> Self {
         let worker = Arc::new(WorkerId::random());
         let storage = client.storage();
         assert!(storage.register(&worker, &["t".to_owned()]).await.expect("register"));
         let offer = Offer::new(Arc::clone(&worker), ["t".to_owned()].into(), 1);
         let offers = watch::Sender::new(Some(offer));
-        let mut heard = storage.wakeups_and_jobs(offers.subscribe());
+        let mut heard = storage.wakeups_and_handoffs(offers.subscribe());
         let (tell, mut wakeups) = mpsc::unbounded_channel();
         let listening = tokio::spawn(async move {
             while let Some(wakeup) = heard.next().await {
@@ -64,9 +64,9 @@ impl Taker {
         self.client.add(JobSpec::new("t", ())).await.expect("add")
     }
 
-    /// Adds until a job is handed over, and hears of it; the others are done away with.
-    async fn handed(&mut self) -> Handed {
-        soon("a job is handed over", async {
+    /// Adds until a job is handed off, and hears of it; the others are done away with.
+    async fn handed_off(&mut self) -> Handoff {
+        soon("a job is handed off", async {
             loop {
                 let added = self.add().await;
                 if added.locked_by.is_none() {
@@ -75,11 +75,11 @@ impl Taker {
                 }
                 loop {
                     // There may be earlier ones, of which nobody wanted to hear.
-                    if let Some(Wakeup::Handed(handed)) = self.wakeups.recv().await
-                        && handed.job.id == added.id
+                    if let Some(Wakeup::HandedOff(handoff)) = self.wakeups.recv().await
+                        && handoff.job.id == added.id
                     {
-                        assert_eq!(handed.worker, self.worker);
-                        return *handed;
+                        assert_eq!(handoff.worker, self.worker);
+                        return *handoff;
                     }
                 }
             }
@@ -88,8 +88,8 @@ impl Taker {
     }
 
     async fn take_one(&mut self) {
-        let handed = self.handed().await;
-        self.done(&handed.job).await;
+        let handed_off = self.handed_off().await;
+        self.done(&handed_off.job).await;
     }
 
     async fn done(&self, job: &Job) {
@@ -98,7 +98,7 @@ impl Taker {
         assert_eq!(written.applied, [job.id]);
     }
 
-    /// Adds until nothing is handed over any more. (A job that it kept would keep the next one from it, too.)
+    /// Adds until nothing is handed off any more. (A job that it kept would keep the next one from it, too.)
     async fn until_its_offer_ends(&self) {
         soon("its offer ends", async {
             loop {
@@ -112,7 +112,7 @@ impl Taker {
         .await;
     }
 
-    async fn is_handed_nothing(&self, when: &str) {
+    async fn receives_nothing(&self, when: &str) {
         for rest in [15, 30, 60] {
             assert_eq!(self.add().await.locked_by, None, "{when}");
             // Longer than one that did not take a job is left alone, so that it is asked again.
@@ -172,17 +172,17 @@ async fn a_single_job_is_stored_as_claimed_by_an_idle_worker_and_runs_once() {
         let mut told = Vec::new();
         loop {
             match events.next().await.expect("it runs") {
-                Event::Handed { job } if job.id == added.id => told.push("handed"),
+                Event::HandedOff { job } if job.id == added.id => told.push("handed off"),
                 Event::JobStarted { job } if job.id == added.id => {
                     assert_eq!((job.attempts, job.locked_at), (1, added.locked_at));
                     told.push("started");
                 }
                 Event::JobSucceeded { job, .. } if job.id == added.id => break,
-                Event::Claimed { .. } if told == ["handed"] => panic!("a claim came between"),
+                Event::Claimed { .. } if told == ["handed off"] => panic!("a claim came between"),
                 _ => {}
             }
         }
-        assert_eq!(told, ["handed", "started"]);
+        assert_eq!(told, ["handed off", "started"]);
     })
     .await;
     empty(&client).await;
@@ -192,7 +192,7 @@ async fn a_single_job_is_stored_as_claimed_by_an_idle_worker_and_runs_once() {
 }
 
 #[tokio::test]
-async fn only_plain_single_jobs_of_the_clients_own_transaction_are_handed_over() {
+async fn only_plain_single_jobs_of_the_clients_own_transaction_are_handed_off() {
     let (client, pool, _) = client().await;
     let (worker, _) = counting(&client);
     let (running, _events) = listening(worker).await;
@@ -204,7 +204,7 @@ async fn only_plain_single_jobs_of_the_clients_own_transaction_are_handed_over()
         ("a queue", plain().serial_queue("q")),
         ("a flag", plain().flag("f")),
         ("a time", plain().run_in(Duration::from_millis(1))),
-        // If its taker died before it starts, it would be dead without having run.
+        // If its receiver died before it starts, it would be dead without having run.
         ("its last attempt before it", plain().max_attempts(1)),
         ("another task", JobSpec::new("unknown here", ())),
     ];
@@ -254,7 +254,7 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     empty(&client).await;
     go.forget_permits(1_000_000);
     runs.forget_permits(1_000_000);
-    // It is claimed, so that the last one which was handed over from here is done, and does not keep others from being.
+    // It is claimed, so that the last one which was handed off from here is done, and does not keep others from being.
     client.add_many([JobSpec::new("t", ())]).await.expect("add");
     soon("it runs", runs.acquire()).await.expect("open").forget();
     until("its offer ends", || async { client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_none() })
@@ -270,7 +270,7 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     assert_eq!((summary.failed, summary.lost), (0, 0));
 
     let handler = task_fn("t", |(): (), _: JobContext| async {});
-    let worker = Worker::builder(client.clone()).task(handler).take_handed(false).handle_signals(false).build();
+    let worker = Worker::builder(client.clone()).task(handler).accept_handoffs(false).handle_signals(false).build();
     let worker = worker.expect("a worker");
     let (running, _events) = listening(worker).await;
     for _ in 0..50 {
@@ -288,7 +288,7 @@ async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere(
     client.add(JobSpec::new("t", ())).await.expect("add");
     soon("it runs", runs.acquire()).await.expect("open").forget();
     // As a client does whose transaction began while there was an offer.
-    let hand_over = "
+    let hand_off = "
         with job as (
           insert into S._private_jobs (task_id, attempts, locked_at, locked_by)
           select task.id, 1, now(), pool.id from S._private_tasks task, S.backfill_pools pool where pool.handover is not null
@@ -299,13 +299,13 @@ async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere(
         ask(&pool, &schema, "select handover is not null from S.backfill_pools").await == "true"
     })
     .await;
-    // Another one, that has looked already, is not handed it, and would look again in an hour.
+    // Another one, that has looked already, does not receive it, and would look again in an hour.
     let handler = task_fn("t", |(): (), _: JobContext| async {});
     let builder = Worker::builder(client.clone()).task(handler).poll_interval(Duration::from_hours(1));
-    let other = builder.take_handed(false).handle_signals(false).build().expect("a worker");
+    let other = builder.accept_handoffs(false).handle_signals(false).build().expect("a worker");
     let (other, mut others) = listening(other).await;
     soon("it looks", async { while !matches!(others.next().await, Some(Event::Claimed { .. })) {} }).await;
-    sql(&pool, &schema, hand_over).await;
+    sql(&pool, &schema, hand_off).await;
     soon("it is given back", async {
         while !matches!(events.next().await.expect("it runs"), Event::GivenBack { jobs: 1 }) {}
     })
@@ -350,7 +350,7 @@ async fn a_notification_of_a_job_that_runs_already_starts_nothing() {
     assert_eq!(running.end().await.completed, 2);
 }
 
-/// Plays what is handed over without being heard.
+/// Plays what is handed off without being heard.
 const UNHEARD: &str = "insert into S._private_jobs (task_id, attempts, locked_at, locked_by)
     select task.id, 1, now(), pool.id from S._private_tasks task, S.backfill_pools pool";
 
@@ -392,63 +392,63 @@ async fn what_is_handed_over_at_the_end_is_given_back() {
 #[tokio::test]
 async fn a_client_hands_one_job_at_a_time_to_each_worker_for_it_may_be_dead() {
     let (client, _, _) = client().await;
-    let mut taker = Taker::of(&client).await;
-    let handed = taker.handed().await;
-    taker.is_handed_nothing("while it holds the last one").await;
-    taker.done(&handed.job).await;
-    taker.take_one().await;
+    let mut receiver = HandoffReceiver::of(&client).await;
+    let handed_off = receiver.handed_off().await;
+    receiver.receives_nothing("while it holds the last one").await;
+    receiver.done(&handed_off.job).await;
+    receiver.take_one().await;
 }
 
 #[tokio::test]
 async fn nobody_waits_for_who_looks_after_the_takers_row() {
     let (client, pool, schema) = client().await;
-    let mut taker = Taker::of(&client).await;
-    taker.take_one().await;
+    let mut receiver = HandoffReceiver::of(&client).await;
+    receiver.take_one().await;
     let mut rescuer = pool.begin().await.expect("begin");
     let lock = format!("select from \"{schema}\".backfill_pools for update");
     sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *rescuer).await.expect("lock");
-    soon("adding", taker.is_handed_nothing("while its row is locked")).await;
+    soon("adding", receiver.receives_nothing("while its row is locked")).await;
     rescuer.rollback().await.expect("rollback");
-    taker.take_one().await;
+    receiver.take_one().await;
 }
 
 #[tokio::test]
 async fn an_offer_ends_when_it_is_taken_back_and_when_its_worker_is_declared_dead() {
     let (client, pool, schema) = client().await;
-    let mut taker = Taker::of(&client).await;
-    taker.take_one().await;
-    let offer = taker.offers.send_replace(None).expect("it offered");
-    taker.until_its_offer_ends().await;
-    taker.is_handed_nothing("after the end of the offer").await;
-    taker.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
-    taker.take_one().await;
+    let mut receiver = HandoffReceiver::of(&client).await;
+    receiver.take_one().await;
+    let offer = receiver.offers.send_replace(None).expect("it offered");
+    receiver.until_its_offer_ends().await;
+    receiver.receives_nothing("after the end of the offer").await;
+    receiver.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
+    receiver.take_one().await;
     sql(&pool, &schema, "update S.backfill_pools set seen_at = 'epoch'").await;
-    taker.is_handed_nothing("of a worker that was declared dead").await;
+    receiver.receives_nothing("of a worker that was declared dead").await;
     sql(&pool, &schema, "update S.backfill_pools set seen_at = now()").await;
-    taker.take_one().await;
+    receiver.take_one().await;
 }
 
 #[tokio::test]
 async fn to_give_back_what_is_unknown_ends_an_offer_and_another_one_begins_anew() {
     let (client, pool, schema) = client().await;
-    let mut taker = Taker::of(&client).await;
-    taker.take_one().await;
+    let mut receiver = HandoffReceiver::of(&client).await;
+    receiver.take_one().await;
     sql(&pool, &schema, UNHEARD).await;
-    assert_eq!(client.storage().release_unknown(&taker.worker, &[]).await.expect("release"), 1);
-    taker.is_handed_nothing("after giving back what is unknown").await;
-    let offer = taker.offers.send_replace(None).expect("it offered");
-    taker.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
-    taker.take_one().await;
+    assert_eq!(client.storage().release_unknown(&receiver.worker, &[]).await.expect("release"), 1);
+    receiver.receives_nothing("after giving back what is unknown").await;
+    let offer = receiver.offers.send_replace(None).expect("it offered");
+    receiver.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
+    receiver.take_one().await;
 }
 
 #[tokio::test]
 async fn an_offer_ends_with_its_session() {
     let (client, _, _) = client().await;
-    let mut taker = Taker::of(&client).await;
-    taker.take_one().await;
-    taker.listening.abort();
-    taker.until_its_offer_ends().await;
-    taker.is_handed_nothing("after the end of its session").await;
+    let mut receiver = HandoffReceiver::of(&client).await;
+    receiver.take_one().await;
+    receiver.listening.abort();
+    receiver.until_its_offer_ends().await;
+    receiver.receives_nothing("after the end of its session").await;
 }
 
 #[tokio::test]
@@ -526,11 +526,11 @@ async fn jobs_that_come_from_many_clients_while_workers_come_and_go_all_run_once
     empty(&ground).await;
     sql(&pool, "graphile_worker", "truncate public.starts").await;
     let adding = futures::future::join_all(clients.iter().map(|client| async move {
-        let mut handed = 0;
+        let mut handed_off = 0;
         for _ in 0..EACH {
-            handed += usize::from(client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_some());
+            handed_off += usize::from(client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_some());
         }
-        handed
+        handed_off
     }));
     let coming_and_going = async {
         // The one that the clients know stays for half of the time; of the others they may or may not hear.
@@ -547,11 +547,11 @@ async fn jobs_that_come_from_many_clients_while_workers_come_and_go_all_run_once
             two.end().await;
         }
     };
-    let (handed, ()) = tokio::join!(adding, coming_and_going);
+    let (handed_off, ()) = tokio::join!(adding, coming_and_going);
     let last = worker();
     empty(&ground).await;
     last.end().await;
     let counts = ask(&pool, "x", "select count(*) || ' ' || count(distinct id) from public.starts").await;
     assert_eq!(counts, format!("{0} {0}", 4 * EACH));
-    assert!(handed.iter().sum::<usize>() > 0, "some were handed over");
+    assert!(handed_off.iter().sum::<usize>() > 0, "some were handed off");
 }

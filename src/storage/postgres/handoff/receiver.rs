@@ -1,6 +1,6 @@
-//! Offering, and reading what was handed over: on the connection that listens.
+//! Offering, and reading what was handed off: on the connection that listens.
 //!
-//! It is the one whose session holds the offer's lock. And its server process is awake when a job is handed over, because it has
+//! It is the one whose session holds the offer's lock. And its server process is awake when a job is handed off, because it has
 //! just passed the notification on.
 
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::super::PostgresStorage;
 use super::super::row::jobs;
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Handed, Offer, WorkerId};
+use crate::storage::{Handoff, Offer, WorkerId};
 
-/// When to try again where a giver was asking for the offer at this very moment: at first, and after many times.
+/// When to try again where a sender was asking for the offer at this very moment: at first, and after many times.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 /// The same where the worker is not there: its worker will hear of that, and offer under another name.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(1);
@@ -110,17 +110,17 @@ impl Offering {
         self.again = Some(Instant::now() + REFUSED_AGAIN);
     }
 
-    /// Reads a job that was handed over; `None` if it is held no longer.
-    pub async fn read(&self, storage: &PostgresStorage, conn: &mut PgConnection, id: JobId) -> Result<Option<Handed>> {
+    /// Reads a job that was handed off; `None` if it is held no longer.
+    pub async fn read(&self, storage: &PostgresStorage, conn: &mut PgConnection, id: JobId) -> Result<Option<Handoff>> {
         let Some(worker) = &self.worker else { return Ok(None) };
         let seen = std::time::Instant::now();
         let job = storage.read_held(conn, id, worker).await?;
-        Ok(job.map(|job| Handed::new(job, Arc::clone(worker), seen)))
+        Ok(job.map(|job| Handoff::new(job, Arc::clone(worker), seen)))
     }
 }
 
 impl PostgresStorage {
-    /// Offers on this session; `false` if a giver asks at this very moment, `None` if the worker is not there.
+    /// Offers on this session; `false` if a sender asks at this very moment, `None` if the worker is not there.
     async fn offer(&self, conn: &mut PgConnection, offer: &Offer, channel: &str) -> Result<Option<bool>> {
         // Locking: the worker's row only where the channel is new, against heartbeats. The advisory lock may be had before the
         // row tells of it; nobody asks for it then.
@@ -158,7 +158,7 @@ where pool.id = $1 and pool.seen_at > 'epoch'
     /// Reads a job that was stored as held by this worker. (What the worker has claimed is claimed later than it was stored.)
     async fn read_held(&self, conn: &mut PgConnection, id: JobId, worker: &WorkerId) -> Result<Option<Job>> {
         let row = jobs!(
-            "-- A job that was handed over.",
+            "-- A job that was handed off.",
             r#"
 from graphile_worker._private_jobs job
 join graphile_worker._private_tasks task on task.id = job.task_id
@@ -170,7 +170,7 @@ where job.id = $1 and job.locked_by = $2 and job.locked_at = job.created_at
         )
         .fetch_optional(self.schema.on(conn))
         .await
-        .map_err(|e| self.error("read a job that was handed over", e))?;
+        .map_err(|e| self.error("read a job that was handed off", e))?;
         Ok(row.map(Job::from))
     }
 }

@@ -1,10 +1,10 @@
 //! Offering to take new jobs at once, and taking them.
 //!
-//! A worker that has found nothing to claim and has most of its slots free offers to be handed the next job (see
-//! [`Offer`]). What is handed over starts like what was claimed. It may come when it cannot start any more, because offers end
+//! A worker that has found nothing to claim and has most of its slots free offers to receive the next job (see
+//! [`Offer`]). What is handed off starts like what was claimed. It may come when it cannot start any more, because offers end
 //! a little later than slots fill up: then it is given back.
 //!
-//! When the storage's ear is deaf, jobs may have been handed over that nobody heard of. They are given back at once, before anything
+//! When the storage's ear is deaf, jobs may have been handed off that nobody heard of. They are given back at once, before anything
 //! is claimed or offered again; and whatever was seen of jobs before that counts no longer.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::claiming::{DOUBTING_TIMEOUT, FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Handed, Offer, Outcome};
+use crate::storage::{Handoff, Offer, Outcome};
 
 /// So often in a row is tried to give back what was not heard of, before anything else is done.
 const MOST_FAILURES: u32 = 6;
@@ -31,13 +31,13 @@ const SHORT: Duration = Duration::from_millis(10);
 const REST: Duration = Duration::from_millis(100);
 
 /// What is offered, and what may have become of it.
-pub(super) struct Handover {
+pub(super) struct Handoffs {
     wanted: watch::Sender<Option<Offer>>,
     /// How many offers were made.
     number: u64,
     /// Something was offered since jobs were last given back that nobody heard of.
     ever: bool,
-    /// Jobs may have been handed over that nobody heard of.
+    /// Jobs may have been handed off that nobody heard of.
     unheard: bool,
     /// Gives them back.
     pub releasing: Option<BoxFuture<'static, Result<u64>>>,
@@ -54,7 +54,7 @@ pub(super) struct Handover {
     pub beside_claim: bool,
 }
 
-impl Handover {
+impl Handoffs {
     pub(super) fn new() -> Self {
         Self {
             wanted: watch::Sender::new(None),
@@ -122,63 +122,63 @@ impl Engine {
     /// Offers what is free, or ends the offer.
     pub(super) fn offer_if_idle(&mut self) {
         let now = Instant::now();
-        if self.handover.rests_until.is_some_and(|time| now >= time) {
-            self.handover.rests_until = None;
+        if self.handoff.rests_until.is_some_and(|time| now >= time) {
+            self.handoff.rests_until = None;
         }
-        let offers = self.handover.wanted.borrow().is_some();
+        let offers = self.handoff.wanted.borrow().is_some();
         // An offer begins with half of the slots, and ends with three quarters, so that it does not end and begin with each job.
         let limit = self.options.concurrency * if offers { 3 } else { 2 };
         let may = (self.running.len() + self.waiting.len()) * 4 < limit
             // What is claimed just now may be more urgent. (To look now and then ends no offer.)
             && (offers || (!self.more && self.claims.is_empty()))
-            && self.options.take_handed
+            && self.options.accept_handoffs
             && !self.offered.is_empty()
             && self.mode == Mode::UntilShutdown
             && self.ending.is_none()
             && self.failure.is_none()
             && self.registering.is_none()
             // To give back what is unknown ends an offer.
-            && !self.handover.is_pending()
+            && !self.handoff.is_pending()
             && !self.claims.is_doubting()
-            && self.handover.rests_until.is_none()
-            // Jobs are handed over that are ready by the storage's clock, and nobody is asked for forbidden flags first.
+            && self.handoff.rests_until.is_none()
+            // Jobs are handed off that are ready by the storage's clock, and nobody is asked for forbidden flags first.
             && self.client.clock().time().is_none()
             && !self.options.forbidden_flags.is_asked()
             && !self.lease.is_over();
         if may == offers {
             return;
         }
-        let handover = &mut self.handover;
-        handover.number += u64::from(may);
-        handover.ever |= may;
-        let (worker, tasks, number) = (&self.worker, &self.offered, handover.number);
-        handover.wanted.send_replace(may.then(|| Offer::new(Arc::clone(worker), Arc::clone(tasks), number)));
+        let handoff = &mut self.handoff;
+        handoff.number += u64::from(may);
+        handoff.ever |= may;
+        let (worker, tasks, number) = (&self.worker, &self.offered, handoff.number);
+        handoff.wanted.send_replace(may.then(|| Offer::new(Arc::clone(worker), Arc::clone(tasks), number)));
     }
 
-    /// Starts a job that was handed over, or gives it back.
-    pub(super) fn handed(&mut self, Handed { job, worker, seen, .. }: Handed) {
+    /// Starts a job that was handed off, or gives it back.
+    pub(super) fn handed_off(&mut self, Handoff { job, worker, seen, .. }: Handoff) {
         if job.locked_at.is_some() && self.held.get(&job.id) == job.locked_at.as_ref() {
             // Anybody may notify us of what we hold already.
             return;
         }
-        self.events.tell(|| Event::Handed { job: Arc::new(job.clone()) });
+        self.events.tell(|| Event::HandedOff { job: Arc::new(job.clone()) });
         let is_ours = worker == self.worker && self.registering.is_none();
-        let may_be_released = self.handover.releasing.is_some()
+        let may_be_released = self.handoff.releasing.is_some()
             || self.claims.is_doubting()
-            || self.handover.released.is_some_and(|released| seen <= released);
+            || self.handoff.released.is_some_and(|released| seen <= released);
         let concurrency = self.options.concurrency;
         if is_ours
-            && self.may_be_handed(&job)
+            && self.may_be_handed_off(&job)
             && !may_be_released
             && self.running.len() + self.waiting.len() < concurrency + self.pace.ahead(concurrency)
             && self.ending.is_none()
             && self.failure.is_none()
             && !self.has_much_unwritten()
         {
-            if self.handover.is_too_much() {
-                self.handover.rests_until = Some(Instant::now() + REST);
+            if self.handoff.is_too_much() {
+                self.handoff.rests_until = Some(Instant::now() + REST);
             }
-            self.handover.beside_claim |= !self.claims.is_empty();
+            self.handoff.beside_claim |= !self.claims.is_empty();
             self.take_in(vec![job]);
         } else {
             // If it is held no longer, the fence sees to it that this changes nothing.
@@ -190,7 +190,7 @@ impl Engine {
     /// Whether a job that is there may start without being claimed. It is asked of the row that was stored, because a trigger may have
     /// made something else of what was given: then it is claimed like all others, when and where its queue, its time and its flags
     /// allow it.
-    fn may_be_handed(&self, job: &Job) -> bool {
+    fn may_be_handed_off(&self, job: &Job) -> bool {
         job.queue.is_none()
             && job.flags.is_empty()
             && job.attempts < job.max_attempts
@@ -198,14 +198,14 @@ impl Engine {
             && self.offered.contains(&job.task)
     }
 
-    /// Gives back jobs that may have been handed over and were not heard of.
+    /// Gives back jobs that may have been handed off and were not heard of.
     pub(super) fn release_unheard(&mut self) {
-        let handover = &mut self.handover;
+        let handoff = &mut self.handoff;
         let now = Instant::now();
         // A claim in flight takes what we do not know of yet.
-        if !handover.unheard
-            || handover.releasing.is_some()
-            || handover.again.is_some_and(|time| now < time)
+        if !handoff.unheard
+            || handoff.releasing.is_some()
+            || handoff.again.is_some_and(|time| now < time)
             || !self.claims.is_empty()
             || self.registering.is_some()
             || self.ending.is_some()
@@ -214,34 +214,34 @@ impl Engine {
         }
         let held: Vec<JobId> = self.held.keys().copied().collect();
         let (line, worker) = (self.line.clone(), Arc::clone(&self.worker));
-        handover.unheard = false;
-        handover.releasing =
+        handoff.unheard = false;
+        handoff.releasing =
             Some(Box::pin(
                 async move { line.call(DOUBTING_TIMEOUT, line.storage().release_unknown(&worker, &held)).await },
             ));
     }
 
     pub(super) fn released(&mut self, released: Result<u64>) {
-        let handover = &mut self.handover;
-        handover.releasing = None;
-        handover.unknown_released();
+        let handoff = &mut self.handoff;
+        handoff.releasing = None;
+        handoff.unknown_released();
         match released {
             Ok(jobs) => {
-                (handover.again, handover.failures) = (None, 0);
+                (handoff.again, handoff.failures) = (None, 0);
                 if jobs > 0 {
-                    tracing::warn!(jobs, "gave back jobs that were handed over and not heard of");
+                    tracing::warn!(jobs, "gave back jobs that were handed off and not heard of");
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "jobs that were handed over may be held unheard");
-                let delay = (FIRST_CLAIM_DELAY * 2_u32.pow(handover.failures)).min(MAX_CLAIM_DELAY);
-                handover.failures += 1;
-                if handover.failures < MOST_FAILURES {
-                    handover.unheard = true;
-                    handover.again = Some(Instant::now() + delay.mul_f64(0.5 + fastrand::f64() / 2.0));
+                tracing::warn!(%error, "could not release handed-off jobs; they stay locked until the next attempt");
+                let delay = (FIRST_CLAIM_DELAY * 2_u32.pow(handoff.failures)).min(MAX_CLAIM_DELAY);
+                handoff.failures += 1;
+                if handoff.failures < MOST_FAILURES {
+                    handoff.unheard = true;
+                    handoff.again = Some(Instant::now() + delay.mul_f64(0.5 + fastrand::f64() / 2.0));
                 } else {
                     // Claims have to go on. They look for such jobs too, before each for a while.
-                    (handover.again, handover.failures) = (None, 0);
+                    (handoff.again, handoff.failures) = (None, 0);
                     self.doubt_since = Some(Instant::now());
                 }
             }
@@ -256,40 +256,40 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn jobs_that_come_too_fast_for_one_by_one_are_noticed() {
-        let mut handover = Handover::new();
+        let mut handoff = Handoffs::new();
         for _ in 0..10 {
             for _ in 0..MANY {
-                assert!(!handover.is_too_much());
+                assert!(!handoff.is_too_much());
             }
             tokio::time::advance(SHORT).await;
         }
         for _ in 0..MANY {
-            assert!(!handover.is_too_much());
+            assert!(!handoff.is_too_much());
         }
-        assert!(handover.is_too_much());
+        assert!(handoff.is_too_much());
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_what_lies_ahead_rings() {
-        let mut handover = Handover::new();
-        assert_eq!(handover.alarm(), None);
+        let mut handoff = Handoffs::new();
+        assert_eq!(handoff.alarm(), None);
         let soon = Instant::now() + REST;
-        handover.rests_until = Some(soon);
-        assert_eq!(handover.alarm(), Some(soon));
+        handoff.rests_until = Some(soon);
+        assert_eq!(handoff.alarm(), Some(soon));
         tokio::time::advance(REST).await;
-        assert_eq!(handover.alarm(), None);
+        assert_eq!(handoff.alarm(), None);
     }
 
     #[test]
     fn who_never_offered_has_missed_nothing() {
-        let mut handover = Handover::new();
-        handover.deaf();
-        assert!(!handover.is_pending());
-        handover.ever = true;
-        handover.deaf();
-        assert!(handover.is_pending());
-        handover.begin_anew();
-        handover.deaf();
-        assert!(!handover.is_pending(), "an offer is missed once");
+        let mut handoff = Handoffs::new();
+        handoff.deaf();
+        assert!(!handoff.is_pending());
+        handoff.ever = true;
+        handoff.deaf();
+        assert!(handoff.is_pending());
+        handoff.begin_anew();
+        handoff.deaf();
+        assert!(!handoff.is_pending(), "an offer is missed once");
     }
 }

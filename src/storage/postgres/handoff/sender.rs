@@ -1,4 +1,4 @@
-//! Knowing takers, choosing one, and handing over.
+//! Knowing receivers, choosing one, and handing off.
 //!
 //! Which workers there are is looked up now and then, beside adding and never in its way. Whether one offers at this moment is
 //! asked by the statement that adds; one that did not is left alone for a while.
@@ -16,7 +16,7 @@ use super::super::row::Timestamp;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
 
-/// How often takers are looked up while single jobs are added and taken.
+/// How often receivers are looked up while single jobs are added and taken.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The same where the known ones do not take jobs.
 const LOOK_SOON: Duration = Duration::from_secs(1);
@@ -25,18 +25,18 @@ const LOOK_IN_VAIN_EVERY: Duration = Duration::from_secs(5);
 /// How long one that did not take a job is left alone, at first and at the most.
 const REST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// A worker to which a job may be handed.
+/// A worker to which a job may be handed off.
 #[derive(Clone, Debug)]
-pub(in crate::storage::postgres) struct Taker {
+pub(in crate::storage::postgres) struct HandoffReceiver {
     pub worker: String,
     pub channel: String,
-    /// The last job that was handed to it from here.
+    /// The last job that was handed off to it from here.
     pub last: Option<JobId>,
 }
 
-/// The takers that one client knows.
+/// The receivers that one client knows.
 #[derive(Debug, Default)]
-pub(in crate::storage::postgres) struct Giver(Mutex<State>);
+pub(in crate::storage::postgres) struct HandoffSender(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -48,19 +48,19 @@ struct State {
 
 #[derive(Debug)]
 struct Known {
-    taker: Taker,
+    receiver: HandoffReceiver,
     tasks: HashSet<String>,
     rests_until: Option<Instant>,
     rest: Duration,
 }
 
-impl Giver {
+impl HandoffSender {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who may take this job: one that can start at once, wherever it is run, and has another attempt if its taker has died.
-    pub fn choose(&self, job: &NewJob) -> Option<Taker> {
+    /// Who may take this job: one that can start at once, wherever it is run, and has another attempt if its receiver has died.
+    pub fn choose(&self, job: &NewJob) -> Option<HandoffReceiver> {
         let plain = job.key.is_none() && job.queue.is_none() && job.run_at.is_none() && job.flags.is_empty();
         let mut state = self.state();
         if !plain || job.max_attempts < 2 || state.known.is_empty() {
@@ -73,15 +73,17 @@ impl Giver {
             known.rests_until.is_none_or(|until| now >= until) && known.tasks.contains(&job.task)
         })?;
         state.next = place + 1;
-        Some(state.known[place].taker.clone())
+        Some(state.known[place].receiver.clone())
     }
 
-    /// What became of the try: the job that was handed over, or nothing.
-    pub fn learn(&self, taker: &Taker, handed: Option<JobId>) {
+    /// What became of the try: the job that was handed off, or nothing.
+    pub fn learn(&self, receiver: &HandoffReceiver, handed_off: Option<JobId>) {
         let mut state = self.state();
-        let Some(known) = state.known.iter_mut().find(|known| known.taker.channel == taker.channel) else { return };
-        if handed.is_some() {
-            known.taker.last = handed;
+        let Some(known) = state.known.iter_mut().find(|known| known.receiver.channel == receiver.channel) else {
+            return;
+        };
+        if handed_off.is_some() {
+            known.receiver.last = handed_off;
             known.rests_until = None;
             known.rest = REST.0;
         } else {
@@ -93,7 +95,7 @@ impl Giver {
         }
     }
 
-    /// Nobody takes anything, until takers are looked up again.
+    /// Nobody takes anything, until receivers are looked up again.
     pub fn forget(&self) {
         self.state().known.clear();
     }
@@ -115,10 +117,10 @@ impl Giver {
         let first = before.is_empty();
         state.known = found
             .into_iter()
-            .map(|row| match before.iter().position(|known| known.taker.channel == row.channel) {
+            .map(|row| match before.iter().position(|known| known.receiver.channel == row.channel) {
                 Some(place) => before.swap_remove(place),
                 None => Known {
-                    taker: Taker { worker: row.worker, channel: row.channel, last: None },
+                    receiver: HandoffReceiver { worker: row.worker, channel: row.channel, last: None },
                     tasks: row.tasks.into_iter().collect(),
                     rests_until: None,
                     rest: REST.0,
@@ -145,49 +147,54 @@ struct Row {
 struct Stored {
     id: i64,
     now: Timestamp,
-    taker: Option<String>,
+    receiver: Option<String>,
     #[expect(dead_code, reason = "it is read by the database, which notifies nobody otherwise")]
     notified: bool,
 }
 
 impl PostgresStorage {
-    /// Stores a job, handed over if this taker takes it; `None` if that must not even be tried, and then it is not stored.
-    pub(in crate::storage::postgres) async fn hand_over(
+    /// Stores a job, handed off if this receiver takes it; `None` if that must not even be tried, and then it is not stored.
+    pub(in crate::storage::postgres) async fn hand_off(
         &self,
         job: &NewJob,
-        taker: &Taker,
+        receiver: &HandoffReceiver,
     ) -> Result<Option<Option<Job>>> {
         let stored = self.retrying_for(Need::Add, || async {
             let mut work = self.work().await?;
-            let stored = self.insert_handed(&mut work, job, taker).await?;
+            let stored = self.insert_handoff(&mut work, job, receiver).await?;
             self.done(work).await?;
             Ok(stored)
         });
         match stored.await {
             Ok(stored) => {
-                let handed = stored.as_ref().filter(|job| job.locked_by.is_some()).map(|job| job.id);
-                self.giver.learn(taker, handed);
+                let handed_off = stored.as_ref().filter(|job| job.locked_by.is_some()).map(|job| job.id);
+                self.sender.learn(receiver, handed_off);
                 Ok(Some(stored))
             }
             // It was taken away since they were looked up.
             Err(Error::MissingPrivilege { .. }) => {
-                self.giver.forget();
+                self.sender.forget();
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Stores a plain job, handed over if this taker offers at this moment.
-    async fn insert_handed(&self, conn: &mut PgConnection, job: &NewJob, taker: &Taker) -> Result<Option<Job>> {
-        // Locking: as by any statement that stores one job, and the taker's row as a claim locks it: against a rescuer, for whom
+    /// Stores a plain job, handed off if this receiver offers at this moment.
+    async fn insert_handoff(
+        &self,
+        conn: &mut PgConnection,
+        job: &NewJob,
+        receiver: &HandoffReceiver,
+    ) -> Result<Option<Job>> {
+        // Locking: as by any statement that stores one job, and the receiver's row as a claim locks it: against a rescuer, for whom
         // nobody waits.
         let stored = store_one!(
             Stored,
             r#"
--- The taker, if its channel is still the same, it is rid of the last job from here, and its offer stands: then its lock cannot be
+-- The receiver, if its channel is still the same, it is rid of the last job from here, and its offer stands: then its lock cannot be
 -- had.
-taker as materialized (
+receiver as materialized (
   select pool.id
   from graphile_worker.backfill_pools pool
   where pool.id = $5
@@ -205,18 +212,18 @@ job as (
     $2::text::json,
     $3::smallint,
     $4::smallint,
-    case when taker.id is null then 0 else 1 end,
-    case when taker.id is not null then now() end,
-    taker.id
+    case when receiver.id is null then 0 else 1 end,
+    case when receiver.id is not null then now() end,
+    receiver.id
   from task
-  left join taker on true
+  left join receiver on true
   where not (select guard.stands from guard)
   returning job.id, job.locked_by
 )
 select
   job.id,
   now() as "now!: Timestamp",
-  job.locked_by as "taker?",
+  job.locked_by as "receiver?",
   case
     when job.locked_by is null then pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":1}')
     else pg_notify($6, job.id::text)
@@ -227,9 +234,9 @@ from job
             job.payload.as_str(),
             job.max_attempts,
             job.priority.0,
-            taker.worker,
-            taker.channel,
-            taker.last,
+            receiver.worker,
+            receiver.channel,
+            receiver.last,
         )
         .fetch_optional(self.schema.on(conn))
         .await
@@ -237,22 +244,22 @@ from job
         Ok(stored.map(|stored| {
             let now = stored.now.0;
             let mut job = job.stored(stored.id, now, now);
-            if stored.taker.is_some() {
+            if stored.receiver.is_some() {
                 job.attempts = 1;
                 job.locked_at = Some(now);
-                job.locked_by = stored.taker;
+                job.locked_by = stored.receiver;
             }
             job
         }))
     }
 
-    /// Looks up takers if it is time, in a task of its own: nobody waits for that.
-    pub(in crate::storage::postgres) fn look_for_takers(&self) {
-        if self.giver.is_time() {
+    /// Looks up receivers if it is time, in a task of its own: nobody waits for that.
+    pub(in crate::storage::postgres) fn look_for_receivers(&self) {
+        if self.sender.is_time() {
             let storage = self.clone();
             drop(tokio::spawn(async move {
-                match storage.read_takers().await {
-                    Ok(found) => storage.giver.found(found),
+                match storage.read_receivers().await {
+                    Ok(found) => storage.sender.found(found),
                     // Then jobs are claimed, as ever.
                     Err(error) => tracing::debug!(%error, "could not look for workers that take jobs"),
                 }
@@ -260,7 +267,7 @@ from job
         }
     }
 
-    async fn read_takers(&self) -> Result<Vec<Row>> {
+    async fn read_receivers(&self) -> Result<Vec<Row>> {
         sqlx::query_as!(
             Row,
             r#"

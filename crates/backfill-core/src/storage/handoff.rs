@@ -1,10 +1,10 @@
-//! Handing a new job to a worker that waits for one.
+//! Direct handoff: a new job goes to a worker that waits for one.
 //!
 //! As a rule a job is stored first, and claimed by a second transaction of whoever hears of it first. A worker with free slots can
 //! also **offer** to take the next one. Then a storage may store a job as claimed by that worker, in the one transaction that
-//! adds it, and tell that worker alone: the job is **handed over**, and can start at once.
+//! adds it, and tell that worker alone: the job is **handed off**, and can start at once.
 //!
-//! A job that was handed over is claimed as by any claim: it names its worker and the moment, the attempt is counted, and it is
+//! A job that was handed off is claimed as by any claim: it names its worker and the moment, the attempt is counted, and it is
 //! settled, given back or rescued as all others are.
 
 use std::sync::Arc;
@@ -33,10 +33,10 @@ impl Offer {
     }
 }
 
-/// A job that was handed over.
+/// A job that was handed off.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Handed {
+pub struct Handoff {
     /// The job, claimed.
     pub job: Job,
     /// By whom.
@@ -45,7 +45,7 @@ pub struct Handed {
     pub seen: Instant,
 }
 
-impl Handed {
+impl Handoff {
     /// A job that this worker was seen to hold after this moment.
     #[must_use]
     pub fn new(job: Job, worker: Arc<WorkerId>, seen: Instant) -> Self {
