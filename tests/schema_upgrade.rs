@@ -77,8 +77,8 @@ async fn upgrade_from(revision: i32) {
     } else {
         (String::new(), "1")
     };
-    let mut ears = PgListener::connect_with(&pool).await.expect("listen");
-    ears.listen("worker:migrate").await.expect("listen");
+    let mut notices = PgListener::connect_with(&pool).await.expect("listen");
+    notices.listen("worker:migrate").await.expect("listen");
 
     let client = BackfillClient::new(&url).await.expect("migrate");
 
@@ -86,7 +86,7 @@ async fn upgrade_from(revision: i32) {
         sql(&pool, schema, "select pg_notify('worker:migrate', 'end')").await;
         let mut heard = Vec::new();
         loop {
-            let text = ears.recv().await.expect("notice").payload().to_owned();
+            let text = notices.recv().await.expect("notice").payload().to_owned();
             if text == "end" {
                 break heard;
             }

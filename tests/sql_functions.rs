@@ -25,7 +25,7 @@ enum Rows {
 
 struct Side {
     pool: PgPool,
-    ears: PgListener,
+    notices: PgListener,
 }
 
 const S: &str = "graphile_worker";
@@ -63,9 +63,9 @@ impl Side {
         // One connection: `now()` of the call and of the look at the tables must be one transaction's.
         let pool = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connect");
         let hearing = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connect");
-        let mut ears = PgListener::connect_with(&hearing).await.expect("listen");
-        ears.listen_all(["jobs:insert", "end"]).await.expect("listen");
-        Self { pool, ears }
+        let mut notices = PgListener::connect_with(&hearing).await.expect("listen");
+        notices.listen_all(["jobs:insert", "end"]).await.expect("listen");
+        Self { pool, notices }
     }
 
     async fn observe(&mut self, statement: &str, rows: Rows) -> String {
@@ -73,7 +73,7 @@ impl Side {
         // A tail of our own tells that every notification before it has arrived.
         sqlx::query("select pg_notify('end', '')").execute(&self.pool).await.expect("notify");
         loop {
-            let notice = tokio::time::timeout(Duration::from_secs(20), self.ears.recv())
+            let notice = tokio::time::timeout(Duration::from_secs(20), self.notices.recv())
                 .await
                 .expect("in time")
                 .expect("notice");

@@ -39,7 +39,7 @@ pub enum Event {
     /// Wakeups are delivered from now on.
     Listening,
     /// Wakeups are not delivered at present; polling has to do.
-    Deaf {
+    ListenerLost {
         /// Why.
         reason: String,
     },

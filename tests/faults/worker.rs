@@ -134,7 +134,7 @@ async fn work(told: Told) {
                     };
                     tell_many(&witness, &told.name, "acknowledged", &ids).await;
                 }
-                Event::Deaf { .. } => tell(&witness, &told.name, "deaf", 0).await,
+                Event::ListenerLost { .. } => tell(&witness, &told.name, "listener lost", 0).await,
                 Event::Listening => tell(&witness, &told.name, "listening", 0).await,
                 Event::Evicted { .. } => tell(&witness, &told.name, "evicted", 0).await,
                 Event::Lagged { missed } => panic!("{missed} events are lost"),

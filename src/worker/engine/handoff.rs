@@ -4,7 +4,7 @@
 //! [`Offer`]). What is handed off starts like what was claimed. It may come when it cannot start any more, because offers end
 //! a little later than slots fill up: then it is given back.
 //!
-//! When the storage's ear is deaf, jobs may have been handed off that nobody heard of. They are given back at once, before anything
+//! When the storage's listener was lost, jobs may have been handed off that went unnoticed. They are given back at once, before anything
 //! is claimed or offered again; and whatever was seen of jobs before that counts no longer.
 
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Handoffs {
     }
 
     /// Nothing was heard for a while.
-    pub(super) fn deaf(&mut self) {
+    pub(super) fn listener_lost(&mut self) {
         self.unheard |= std::mem::take(&mut self.ever);
     }
 
@@ -283,13 +283,13 @@ mod tests {
     #[test]
     fn who_never_offered_has_missed_nothing() {
         let mut handoff = Handoffs::new();
-        handoff.deaf();
+        handoff.listener_lost();
         assert!(!handoff.is_pending());
         handoff.ever = true;
-        handoff.deaf();
+        handoff.listener_lost();
         assert!(handoff.is_pending());
         handoff.begin_anew();
-        handoff.deaf();
+        handoff.listener_lost();
         assert!(!handoff.is_pending(), "an offer is missed once");
     }
 }

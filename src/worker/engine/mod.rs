@@ -101,7 +101,7 @@ pub(super) struct Engine {
     worker: Arc<WorkerId>,
     identities: watch::Sender<Identity>,
     registering: Option<Registering>,
-    /// Cancelled when the first claim is answered, and it is known whether the ear hears: then the heartbeats begin.
+    /// Cancelled when the first claim is answered, and it is known whether the listener hears: then the heartbeats begin.
     under_way: CancellationToken,
     /// How long others take this identity for alive.
     lease: Lease,
@@ -405,9 +405,9 @@ impl Engine {
                 self.look();
             }
             Wakeup::HandedOff(handoff) => self.handed_off(*handoff),
-            Wakeup::Deaf { reason } => {
-                self.handoff.deaf();
-                self.events.tell(|| Event::Deaf { reason: reason.clone() });
+            Wakeup::ListenerLost { reason } => {
+                self.handoff.listener_lost();
+                self.events.tell(|| Event::ListenerLost { reason: reason.clone() });
                 tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
             }
             Wakeup::BreakingMigration { revision, supported } => {

@@ -13,7 +13,7 @@ use crate::worker::{How, Work};
 
 /// How often a single job is added.
 const EVERY: Duration = Duration::from_millis(15);
-/// Within this time jobs of a worker that died or was deaf are free.
+/// Within this time jobs of a worker that died or lost its listener are free.
 const FREE_WITHIN: Duration = Duration::from_secs(25);
 
 /// Starts workers that offer to take jobs.
@@ -103,7 +103,7 @@ pub async fn a_worker_is_stopped_while_jobs_are_handed_off(ground: &Ground) -> O
     outcome
 }
 
-/// Survives by: giving back what is held unknown when the ear was deaf (`worker/engine/handoff.rs`).
+/// Survives by: giving back what is held unknown when the listener was lost (`worker/engine/handoff.rs`).
 pub async fn the_listener_is_terminated_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a"]).await;
@@ -122,7 +122,7 @@ pub async fn the_listener_is_terminated_while_jobs_are_handed_off(ground: &Groun
     outcome
 }
 
-/// Survives by: the ear's calls to itself, and then the same.
+/// Survives by: the listener's loopback checks, and then the same.
 pub async fn the_listener_dies_without_a_word_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a"]).await;

@@ -66,7 +66,7 @@ pub async fn nothing_passes_for_longer_than_the_lease(ground: &Ground) -> Outcom
     outcome
 }
 
-/// Survives by: the ear's calls to itself (`postgres/listen.rs`), and polling meanwhile.
+/// Survives by: the listener's loopback checks (`postgres/listen.rs`), and polling meanwhile.
 pub async fn the_listeners_connection_dies_without_a_word(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.start("a");
@@ -79,7 +79,7 @@ pub async fn the_listeners_connection_dies_without_a_word(ground: &Ground) -> Ou
     scene.add(20, 10).await;
     scene.until_finished(20).await;
     let polled = begun.elapsed();
-    scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
+    scene.until("the lost listener is noticed", "exists (select from told where what = 'listener lost')").await;
     scene.until("hearing again", "(select count(*) from told where what = 'listening') > 1").await;
     let recovered = begun.elapsed();
     assert!(recovered < Duration::from_secs(20), "a call each 10 s, and 5 s for the answer: {recovered:?}");

@@ -110,17 +110,17 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
         )
         .await;
     let told = client.storage().diagnose().await;
-    let deaf = told.iter().any(|checked| {
+    let not_listening = told.iter().any(|checked| {
         checked.what == "notifications"
             && matches!(&checked.verdict, Verdict::Found { remedy, .. } if remedy.contains("pooler"))
     });
-    assert_eq!(deaf, mode == "transaction", "the doctor knows: {told:?}");
+    assert_eq!(not_listening, mode == "transaction", "the doctor knows: {told:?}");
     if mode == "transaction" {
-        scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
-        scene.remark = "deafness is noticed; polling".to_owned();
+        scene.until("the lost listener is noticed", "exists (select from told where what = 'listener lost')").await;
+        scene.remark = "loss is noticed; polling".to_owned();
     } else {
         scene.until("listening", "exists (select from told where what = 'listening')").await;
-        assert_eq!(scene.count("select count(*) from told where what = 'deaf'").await, 0);
+        assert_eq!(scene.count("select count(*) from told where what = 'listener lost'").await, 0);
         scene.remark = "listening".to_owned();
     }
     scene.add(100, 1000).await;

@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Stop};
 use crate::scene::{Outcome, Scene, connect};
 use crate::support::LISTENS;
 
-/// Survives by: the ear's reconnecting (`postgres/listen.rs`), and polling meanwhile.
+/// Survives by: the listener's reconnecting (`postgres/listen.rs`), and polling meanwhile.
 pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.start("a");

@@ -150,7 +150,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// unlocking, rescuing, importing. (Jobs whose time comes are not told: workers look now and then.)
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
-    /// The same, and jobs that are handed off (see [`Offer`]) while there is an offer. After [`Wakeup::Deaf`] jobs may have been
+    /// The same, and jobs that are handed off (see [`Offer`]) while there is an offer. After [`Wakeup::ListenerLost`] jobs may have been
     /// handed off that were not told: they are given back by [`release_unknown`](Self::release_unknown), which also ends the
     /// offer. What is handed off at the end of an offer may be told after it.
     ///

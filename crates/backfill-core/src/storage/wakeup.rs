@@ -12,7 +12,7 @@ pub enum Wakeup {
     /// Wakeups are being delivered from now on; some may have been missed before, so look once.
     Listening,
     /// Wakeups are not delivered at present; polling has to do. The stream tries to reconnect.
-    Deaf {
+    ListenerLost {
         /// Why.
         reason: String,
     },

@@ -147,7 +147,7 @@ where pool.id = $1 and pool.seen_at > 'epoch'
     }
 
     async fn end_offer(&self, conn: &mut PgConnection) -> Result<()> {
-        // The session has no other locks of this kind: it is the ear's own.
+        // The session has no other locks of this kind: it is the listener's own.
         sqlx::query_scalar!("select pg_advisory_unlock_all()")
             .fetch_one(self.schema.on(conn))
             .await
