@@ -50,8 +50,8 @@ async fn works_in(encoding: &str) {
         claiming [order_is_priority_then_time only_ready_jobs_of_known_tasks_up_to_the_limit
             last_attempts_are_taken_for_free_slots_only a_claim_takes_about_as_many_bytes_as_it_may
             each_job_is_claimed_by_exactly_one_of_many_claimers a_serial_queue_gives_one_job_at_a_time
-            a_job_is_handed_over_or_claimed_and_never_both adding_wakes_a_listener forbidden_flags_are_left_alone
-            limits_of_tasks_hold_and_leave_room_for_others a_claim_whose_answer_was_lost_is_given_back]
+            a_job_is_handed_off_or_claimed_and_never_both adding_wakes_a_listener forbidden_flags_are_left_alone
+            limits_of_tasks_hold_and_leave_room_for_others a_claim_whose_answer_was_lost_is_released]
         cron [an_identifier_gets_one_job_per_moment_and_never_goes_back]
         settling [completed_jobs_are_gone failed_jobs_wait_as_told dead_jobs_stay_dead
             snoozed_and_returned_jobs_get_their_attempt_back a_replaced_job_is_never_revived

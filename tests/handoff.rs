@@ -188,7 +188,7 @@ async fn a_single_job_is_stored_as_claimed_by_an_idle_worker_and_runs_once() {
     empty(&client).await;
     let summary = running.end().await;
     assert_eq!(summary.completed, u64::try_from(starts.load(Ordering::SeqCst)).expect("few"));
-    assert_eq!((summary.returned, summary.lost), (0, 0));
+    assert_eq!((summary.released, summary.stale), (0, 0));
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
     go.add_permits(1_000);
     empty(&client).await;
     let summary = running.end().await;
-    assert_eq!((summary.failed, summary.lost), (0, 0));
+    assert_eq!((summary.failed, summary.stale), (0, 0));
 
     let handler = task_fn("t", |(): (), _: JobContext| async {});
     let worker = Worker::builder(client.clone()).task(handler).accept_handoffs(false).handle_signals(false).build();
@@ -281,7 +281,7 @@ async fn a_worker_that_is_full_or_was_told_not_to_is_handed_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere() {
+async fn a_job_that_comes_when_it_cannot_start_is_released_and_runs_elsewhere() {
     let (client, pool, schema) = client().await;
     let (worker, runs, go) = held(&client, 1);
     let (running, mut events) = listening(worker).await;
@@ -306,8 +306,8 @@ async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere(
     let (other, mut others) = listening(other).await;
     soon("it looks", async { while !matches!(others.next().await, Some(Event::Claimed { .. })) {} }).await;
     sql(&pool, &schema, hand_off).await;
-    soon("it is given back", async {
-        while !matches!(events.next().await.expect("it runs"), Event::GivenBack { jobs: 1 }) {}
+    soon("it is released", async {
+        while !matches!(events.next().await.expect("it runs"), Event::Released { jobs: 1 }) {}
     })
     .await;
     soon("it runs elsewhere", async {
@@ -323,7 +323,7 @@ async fn a_job_that_comes_when_it_cannot_start_is_given_back_and_runs_elsewhere(
     empty(&client).await;
     other.end().await;
     let summary = running.end().await;
-    assert_eq!((summary.completed, summary.returned), (1, 1));
+    assert_eq!((summary.completed, summary.released), (1, 1));
 }
 
 #[tokio::test]
@@ -355,7 +355,7 @@ const UNHEARD: &str = "insert into S._private_jobs (task_id, attempts, locked_at
     select task.id, 1, now(), pool.id from S._private_tasks task, S.backfill_pools pool";
 
 #[tokio::test]
-async fn what_was_handed_over_and_not_heard_is_given_back_when_the_ear_was_deaf() {
+async fn what_was_handed_off_and_not_heard_is_released_when_the_listener_was_lost() {
     let (pool, url) = database().await;
     let client = BackfillClient::new(&url).await.expect("migrate");
     let (worker, starts) = counting(&client);
@@ -371,11 +371,11 @@ async fn what_was_handed_over_and_not_heard_is_given_back_when_the_ear_was_deaf(
     add_until_handed(&client).await;
     empty(&client).await;
     let summary = running.end().await;
-    assert_eq!((summary.failed, summary.lost), (0, 0), "and what ran was not given back");
+    assert_eq!((summary.failed, summary.stale), (0, 0), "and what ran was not released");
 }
 
 #[tokio::test]
-async fn what_is_handed_over_at_the_end_is_given_back() {
+async fn what_is_handed_off_at_the_end_is_released() {
     let (client, pool, schema) = client().await;
     let (worker, starts) = counting(&client);
     let (running, _events) = listening(worker).await;
@@ -429,13 +429,13 @@ async fn an_offer_ends_when_it_is_taken_back_and_when_its_worker_is_declared_dea
 }
 
 #[tokio::test]
-async fn to_give_back_what_is_unknown_ends_an_offer_and_another_one_begins_anew() {
+async fn to_release_what_is_unknown_ends_an_offer_and_another_one_begins_anew() {
     let (client, pool, schema) = client().await;
     let mut receiver = HandoffReceiver::of(&client).await;
     receiver.take_one().await;
     sql(&pool, &schema, UNHEARD).await;
     assert_eq!(client.storage().release_unknown(&receiver.worker, &[]).await.expect("release"), 1);
-    receiver.receives_nothing("after giving back what is unknown").await;
+    receiver.receives_nothing("after releasing what is unknown").await;
     let offer = receiver.offers.send_replace(None).expect("it offered");
     receiver.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
     receiver.take_one().await;

@@ -207,7 +207,7 @@ async fn forbidden_flags_are_asked_for_before_each_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prefetched_jobs_start_in_priority_order_and_are_given_back_at_the_end() {
+async fn prefetched_jobs_start_in_priority_order_and_are_released_at_the_end() {
     let (client, _, _) = client().await;
     let order: Arc<Mutex<Vec<i64>>> = Arc::default();
     let gate = Arc::new(Semaphore::new(0));
@@ -233,16 +233,16 @@ async fn prefetched_jobs_start_in_priority_order_and_are_given_back_at_the_end()
     until("some ran", || async { order.lock().expect("lock").len() == 4 }).await;
     assert_eq!(*order.lock().expect("lock"), [1, 101, 100, 2]);
     worker.handle.shutdown();
-    until("the others are given back", || async { client.counts().await.expect("counts").ready == 18 }).await;
+    until("the others are released", || async { client.counts().await.expect("counts").ready == 18 }).await;
     gate.add_permits(1);
     let summary = worker.end().await;
-    assert_eq!((summary.completed, summary.returned), (4, 18));
+    assert_eq!((summary.completed, summary.released), (4, 18));
     let jobs = client.jobs(&backfill::JobFilter::new()).await.expect("jobs");
     assert!(jobs.iter().all(|job| job.attempts == 0 && job.locked_by.is_none()), "with their attempt");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prefetched_jobs_that_wait_for_too_long_are_given_back_for_others() {
+async fn prefetched_jobs_that_wait_for_too_long_are_released_for_others() {
     let (client, _, _) = client().await;
     let gate = Arc::new(Semaphore::new(0));
     let wait = Arc::clone(&gate);
@@ -256,7 +256,7 @@ async fn prefetched_jobs_that_wait_for_too_long_are_given_back_for_others() {
     let worker = worker.poll_interval(Duration::from_millis(10)).build().expect("worker");
     let mut events = worker.events();
     let running = Running::of(worker);
-    event(&mut events, "they are given back", |event| matches!(event, Event::GivenBack { jobs: 9 })).await;
+    event(&mut events, "they are released", |event| matches!(event, Event::Released { jobs: 9 })).await;
     // The first takes them again and again, for a moment each time.
     let others = AtomicUsize::new(0);
     until("another has run them", || async {
@@ -341,7 +341,7 @@ async fn a_worker_tells_what_happens_to_a_job_in_order() {
                 Event::JobFailed { job, error, .. } if job.id == id && error == "no" => "failed",
                 Event::JobDead { job, error, .. } if job.id == id && error == "no" => "dead",
                 Event::JobSnoozed { job, .. } if job.id == id => "snoozed",
-                Event::Written { jobs, lost } if jobs == [id] && lost.is_empty() => "written",
+                Event::Written { jobs, stale } if jobs == [id] && stale.is_empty() => "written",
                 Event::Claiming { .. } | Event::Claimed { .. } => continue,
                 other => panic!("{other:?}"),
             };

@@ -103,7 +103,7 @@ async fn two_million_jobs_of_the_future_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_is_handed_over_at_no_cost_that_grows_with_the_table() {
+async fn a_job_is_handed_off_at_no_cost_that_grows_with_the_table() {
     let server = Server::start().await;
     let database = database(&server, "handed_off").await;
     make_tasks(&database, 1).await;

@@ -17,7 +17,7 @@ use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
 
 /// What another worker does when one has sent no heartbeat for too long.
-async fn take_for_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
+async fn declare_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
     until("it is declared dead", || async {
         // Its next heartbeat may come between these two.
         let long_ago = "update S.backfill_pools set seen_at = seen_at - interval '2 hours', dead_after = null";
@@ -59,7 +59,7 @@ async fn locks_have_graphiles_shape() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebody_else() {
+async fn a_worker_that_was_declared_dead_settles_nothing_and_goes_on_as_somebody_else() {
     let (client, pool, schema) = client().await;
     let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
     let (started_tx, mut started) = mpsc::unbounded_channel();
@@ -79,18 +79,18 @@ async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebod
         .poll_interval(Duration::from_millis(20));
     let running = Running::start(builder);
     let first = soon("the first start", started.recv()).await.expect("a start");
-    take_for_dead(&client, &pool, &schema).await;
+    declare_dead(&client, &pool, &schema).await;
     let second = soon("the second start", started.recv()).await.expect("a start");
     assert_eq!((second.id, second.attempts), (job.id, 2));
     assert_ne!(first.locked_by, second.locked_by);
     assert!(second.last_error.is_some_and(|text| text.contains("heartbeats")));
     empty(&client).await;
     let summary = running.end().await;
-    assert_eq!((summary.completed, summary.lost), (1, 1), "the first start's result came too late");
+    assert_eq!((summary.completed, summary.stale), (1, 1), "the first start's result came too late");
 }
 
 #[tokio::test]
-async fn a_worker_that_is_taken_for_dead_while_it_ends_asks_its_jobs_to_end_at_once() {
+async fn a_worker_that_is_declared_dead_while_it_ends_asks_its_jobs_to_end_at_once() {
     let (client, pool, schema) = client().await;
     let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
     let (started_tx, mut started) = mpsc::unbounded_channel();
@@ -112,9 +112,9 @@ async fn a_worker_that_is_taken_for_dead_while_it_ends_asks_its_jobs_to_end_at_o
     let running = Running::start(builder);
     soon("the start", started.recv()).await.expect("a start");
     running.handle.shutdown();
-    take_for_dead(&client, &pool, &schema).await;
+    declare_dead(&client, &pool, &schema).await;
     let summary = soon("its end", running.ended()).await.expect("run");
-    assert_eq!((summary.completed, summary.lost), (0, 1), "it settles nothing that it no longer owns");
+    assert_eq!((summary.completed, summary.stale), (0, 1), "it settles nothing that it no longer owns");
     let free = client.job(job.id).await.expect("read").expect("it is kept");
     assert_eq!((free.attempts, free.locked_by), (1, None), "others may run it");
     assert_eq!(
@@ -150,7 +150,7 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 
     gates[0].add_permits(1);
     let summary = one.ended().await.expect("run");
-    assert_eq!((summary.completed, summary.lost), (0, 1));
+    assert_eq!((summary.completed, summary.stale), (0, 1));
     assert_eq!(client.job(second.id).await.expect("read").expect("still there"), second, "untouched");
     let queue = "select locked_by from S._private_job_queues";
     assert_eq!(Some(ask(&pool, &schema, queue).await), second.locked_by);
@@ -354,7 +354,7 @@ async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_ar
     faults.signs_unheard.store(false, Ordering::SeqCst);
     empty(&inner).await;
     let summary = running.end().await;
-    assert_eq!((summary.completed, summary.returned), (51, 0), "nothing was claimed to be given back");
+    assert_eq!((summary.completed, summary.released), (51, 0), "nothing was claimed to be released");
 }
 
 /// A run that ends when idle, whose first job ends only when its heartbeats have not been answered for longer than its lease, with
@@ -407,7 +407,7 @@ async fn a_run_that_ends_fails_when_its_heartbeats_are_not_answered_and_claims_n
     let (ended, claims, client) = run_once_without_signs(false).await;
     let error = ended.expect_err("it fails").to_string();
     assert!(error.contains("no heartbeat"), "{error}");
-    assert_eq!(claims, 0, "nothing was claimed to be given back");
+    assert_eq!(claims, 0, "nothing was claimed to be released");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (counts.total(), 0), "nothing stays locked");
 }

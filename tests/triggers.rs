@@ -202,7 +202,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
 
 /// Whoever stored it: another version of this crate, or a trigger that came at that moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_is_handed_over_with_a_queue_flags_or_a_time_is_given_back_and_claimed() {
+async fn a_job_that_is_handed_off_with_a_queue_flags_or_a_time_is_released_and_claimed() {
     let (client, pool, schema) = client().await;
     let (worker, started) = recording(&client);
     let mut events = Box::pin(worker.events());
@@ -233,7 +233,7 @@ async fn a_job_that_is_handed_over_with_a_queue_flags_or_a_time_is_given_back_an
              select pg_notify((select handover from S.backfill_pools), job.id::text) from job"
         );
         sql(&pool, &schema, &hand).await;
-        until("it is given back", || async {
+        until("it is released", || async {
             ask(&pool, &schema, "select count(*) from S._private_jobs where locked_at is not null").await == "0"
         })
         .await;

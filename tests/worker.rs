@@ -359,7 +359,7 @@ async fn results_survive_the_loss_of_every_connection() {
     until("all are done", || async { client.counts().await.is_ok_and(|counts| counts.total() == 0) }).await;
     let summary = running.end().await;
     // Each is done exactly once by what was written. A start may be repeated only where the claim's connection was lost.
-    assert_eq!((summary.completed, summary.failed, summary.lost), (1_000, 0, 0), "{summary:?}");
+    assert_eq!((summary.completed, summary.failed, summary.stale), (1_000, 0, 0), "{summary:?}");
     assert_eq!(starts.load(Ordering::SeqCst), 1_000);
 }
 

@@ -58,7 +58,7 @@ pub enum Event {
         /// How many jobs came; possibly none.
         jobs: usize,
     },
-    /// A job was handed off, without a claim. It starts, or is given back.
+    /// A job was handed off, without a claim. It starts, or is released.
     HandedOff {
         /// The job.
         job: Arc<Job>,
@@ -68,8 +68,8 @@ pub enum Event {
         /// Why.
         error: String,
     },
-    /// Jobs that were claimed ahead and could not start in time, or at all, are given back.
-    GivenBack {
+    /// Jobs that were claimed ahead and could not start in time, or at all, are released.
+    Released {
         /// How many.
         jobs: usize,
     },
@@ -140,7 +140,7 @@ pub enum Event {
         /// The jobs.
         jobs: Vec<JobId>,
         /// Those of other jobs whose claim had been broken: their results came too late, and count for nothing.
-        lost: Vec<JobId>,
+        stale: Vec<JobId>,
     },
     /// Results could not be written; they are kept and tried again.
     WriteFailed {
@@ -223,7 +223,7 @@ impl Event {
             }
             Outcome::Snoozed { until } => Self::JobSnoozed { job, until: *until, took },
             Outcome::Interrupted { error, .. } => Self::JobInterrupted { job, error: error.clone(), took },
-            Outcome::Returned => Self::GivenBack { jobs: 1 },
+            Outcome::Released => Self::Released { jobs: 1 },
         }
     }
 }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_lasts_from_sign_to_sign_and_never_comes_back() {
+    async fn a_lease_lasts_from_heartbeat_to_heartbeat_and_never_comes_back() {
         let lease = Lease::new(Duration::from_secs(15), sent_now());
         tokio::time::advance(Duration::from_secs(14)).await;
         lease.extend(sent_now());

@@ -133,7 +133,7 @@ impl Worker {
 
     /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.
     ///
-    /// **Shutdown.** No more jobs are claimed, and jobs that have not started are given back with their attempt. Running
+    /// **Shutdown.** No more jobs are claimed, and jobs that have not started are released with their attempt. Running
     /// jobs go on; after `cancel_after` (5 s) their [`JobContext`](crate::JobContext) is cancelled, and after `grace`
     /// (25 s) they are dropped. A job that is dropped, or ends with an error once it is cancelled, was cut off, which is no failure: it
     /// gets its attempt back and is ready for another worker at once. If the next worker cuts it off too, that attempt counts.

@@ -85,11 +85,11 @@ pub struct Summary {
     pub snoozed: u64,
     /// Jobs cut off by the worker's end: ready again at once, and no failures.
     pub interrupted: u64,
-    /// Jobs given back unstarted.
-    pub returned: u64,
+    /// Jobs released unstarted.
+    pub released: u64,
     /// Results that came too late: the claim had been broken, by an administrator or because the worker was taken for
     /// dead. Whoever holds the job now decides about it.
-    pub lost: u64,
+    pub stale: u64,
 }
 
 impl Summary {
@@ -100,7 +100,7 @@ impl Summary {
             Outcome::Dead { .. } => self.dead += 1,
             Outcome::Snoozed { .. } => self.snoozed += 1,
             Outcome::Interrupted { .. } => self.interrupted += 1,
-            Outcome::Returned => self.returned += 1,
+            Outcome::Released => self.released += 1,
         }
     }
 }
@@ -453,13 +453,13 @@ impl Settler {
         is_applied: impl Fn(JobId) -> bool,
     ) {
         let mut freed_queue = false;
-        let mut lost = Vec::new();
+        let mut stale = Vec::new();
         for settlement in batch.clone() {
             self.backlog.took(settlement);
             freed_queue |= settlement.claim.queue.is_some();
             if !is_applied(settlement.claim.id) {
-                self.summary.lost += 1;
-                lost.push(settlement.claim.id);
+                self.summary.stale += 1;
+                stale.push(settlement.claim.id);
                 tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
                 continue;
             }
@@ -472,8 +472,8 @@ impl Settler {
         let claims: Vec<(JobId, DateTime<Utc>)> =
             batch.into_iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
         self.events.tell(|| Event::Written {
-            jobs: claims.iter().map(|(job, _)| *job).filter(|job| !lost.contains(job)).collect(),
-            lost,
+            jobs: claims.iter().map(|(job, _)| *job).filter(|job| !stale.contains(job)).collect(),
+            stale,
         });
         let _ = self.written.send(Written::Batch { claims, freed_queue });
     }

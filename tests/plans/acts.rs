@@ -122,7 +122,7 @@ impl<'a> Actor<'a> {
                 (2, 0) => Outcome::Failed { error: error(), retry: later, payload: None },
                 (2, 1) => Outcome::Snoozed { until: later },
                 (2, _) => Outcome::Dead { error: error() },
-                (_, _) => Outcome::Returned,
+                (_, _) => Outcome::Released,
             })
             .await;
             let (first, _) = self.claim(tasks, limit).await;

@@ -160,7 +160,7 @@ pub struct WorkerArgs {
     /// Hold up to this many jobs ready beyond those that run
     #[arg(long, value_name = "N")]
     pub prefetch: Option<usize>,
-    /// How long a prefetched job may wait before it is given back
+    /// How long a prefetched job may wait before it is released
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5m", requires = "prefetch")]
     pub prefetch_ttl: Duration,
     /// After a prefetch that found little, wait about this long before the next

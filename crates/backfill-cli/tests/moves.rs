@@ -161,7 +161,7 @@ async fn a_move_that_is_stopped_while_another_run_ends_it_moves_nothing_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interrupted_move_gives_back_what_has_not_arrived_and_says_how_to_go_on() {
+async fn an_interrupted_move_releases_what_has_not_arrived_and_says_how_to_go_on() {
     let moving = Moving::new().await;
     let copy = moving.start();
     moving.has_arrived(2000).await;

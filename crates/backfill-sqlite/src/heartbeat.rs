@@ -96,7 +96,7 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
             .write("deregister a worker", move |connection| {
                 Box::pin(async move {
                     sqlx::query!("delete from backfill_pools where id = ?1", worker).execute(&mut *connection).await?;
-                    give_back(connection, &worker, &[]).await
+                    release_claims(connection, &worker, &[]).await
                 })
             })
             .await?;
@@ -110,8 +110,8 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
         let released = self
             .file
             .writer
-            .write("give back jobs", move |connection| {
-                Box::pin(async move { give_back(connection, &worker, &holds).await })
+            .write("release jobs", move |connection| {
+                Box::pin(async move { release_claims(connection, &worker, &holds).await })
             })
             .await?;
         self.tell_if(released);
@@ -250,9 +250,9 @@ returning id as "id!: String"
     }
 }
 
-/// Gives back the jobs that a worker holds, but for some. The attempt is given back too, unless the job's key was taken over since the
+/// Releases the jobs that a worker holds, but for some. The attempt is given back too, unless the job's key was taken over since the
 /// claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a moment of change after the claim's.
-async fn give_back(connection: &mut SqliteConnection, worker: &str, but: &[JobId]) -> sqlx::Result<u64> {
+async fn release_claims(connection: &mut SqliteConnection, worker: &str, but: &[JobId]) -> sqlx::Result<u64> {
     let but = crate::json(but.to_vec());
     sqlx::query!(
         r#"

@@ -58,7 +58,7 @@ async fn settle(
     worker: &str,
     claims: BTreeMap<i64, OfClaim>,
 ) -> sqlx::Result<Vec<JobId>> {
-    let (mut applied, mut given_back, mut for_others) = (Vec::new(), 0, false);
+    let (mut applied, mut released, mut for_others) = (Vec::new(), 0, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
             for_others |= release_queues(connection, worker, (moment, file.now()), of_claim.queues).await?;
@@ -68,15 +68,15 @@ async fn settle(
         }
         for settlement in of_claim.rest {
             let id = settlement.claim.id;
-            let is_given_back = settlement.outcome.gives_back();
+            let is_released = settlement.outcome.releases();
             if write(file, connection, worker, moment, settlement).await? {
                 applied.push(id);
-                given_back += u64::from(is_given_back);
+                released += u64::from(is_released);
             }
         }
     }
     // Whoever frees a queue looks for its next job itself; others have heard of nothing.
-    wake(connection, given_back.max(u64::from(for_others))).await?;
+    wake(connection, released.max(u64::from(for_others))).await?;
     Ok(applied)
 }
 
@@ -192,7 +192,7 @@ async fn write(
             ("interrupted", Some(clean_error(&error)), (!wait.is_zero()).then_some(RunAt::In(wait)), payload)
         }
         Outcome::Snoozed { until } => ("snoozed", None, Some(until), None),
-        Outcome::Returned => ("returned", None, None, None),
+        Outcome::Released => ("returned", None, None, None),
     };
     let payload = payload.map(|payload| payload.as_str().to_owned());
     // A failed job's delay counts from now, or from its own time if that is later.
@@ -204,7 +204,7 @@ async fn write(
     };
     let now = micros(now);
     let claim = settlement.claim;
-    // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key was taken
+    // attempts: a dead job uses up its attempts; a released or snoozed one gets its attempt back, unless its key was taken
     // while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut off, unless
     // it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
     let written = sqlx::query!(

@@ -117,8 +117,8 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
         .execute(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        let given_back = self.give_back(&mut tx, worker, &[], far_future()).await?;
-        if !given_back.left {
+        let released = self.release_claims(&mut tx, worker, &[], far_future()).await?;
+        if !released.left {
             self.bury(&mut tx, &[worker.as_str().to_owned()]).await?;
         }
         tx.commit().await.map_err(fail)
@@ -149,20 +149,20 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         // Nobody else may claim for a worker that is not there, and who declared it dead has released what it held.
         let Some(until) = until else { return Ok(0) };
         let mut tx = self.patient_transaction().await?;
-        let given_back = self.give_back(&mut tx, worker, holds, until).await?;
-        tx.commit().await.map_err(|e| self.error("give back jobs", e))?;
-        Ok(u64::try_from(given_back.released).unwrap_or_default())
+        let released = self.release_claims(&mut tx, worker, holds, until).await?;
+        tx.commit().await.map_err(|e| self.error("release jobs", e))?;
+        Ok(u64::try_from(released.released).unwrap_or_default())
     }
 
-    /// Gives back the jobs that a worker has claimed up to a moment, but for some. (What it claims later it knows of: this may
+    /// Releases the jobs that a worker has claimed up to a moment, but for some. (What it claims later it knows of: this may
     /// itself be late.)
-    async fn give_back(
+    async fn release_claims(
         &self,
         conn: &mut PgConnection,
         worker: &WorkerId,
         but: &[JobId],
         until: DateTime<Utc>,
-    ) -> Result<GivenBack> {
+    ) -> Result<ReleasedClaims> {
         // The attempt is given back, unless the job's key was taken over since the claim; that one must stay unavailable. A takeover
         // leaves no key, all attempts used, and a moment of change after the claim's, even in a transaction that began before it.
         // What was changed before it was claimed is no takeover. (The SQL functions tell, as Node's do, when their transaction began:
@@ -170,7 +170,7 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         // have run.)
         // Of all tables, the one of jobs is read as a whole only once, to find the worker's.
         sqlx::query_as!(
-            GivenBack,
+            ReleasedClaims,
             r#"
 with mine as materialized (
   select job.id
@@ -221,7 +221,7 @@ left join notified on true
         )
         .fetch_one(self.schema.on(conn))
         .await
-        .map_err(|e| self.error("give back jobs", e))
+        .map_err(|e| self.error("release jobs", e))
     }
 
     #[expect(clippy::too_many_lines, reason = "mostly the text of three statements, best read together")]
@@ -393,8 +393,8 @@ returning pool.id
     }
 }
 
-/// What became of jobs that were to be given back.
-struct GivenBack {
+/// What became of jobs that were to be released.
+struct ReleasedClaims {
     released: i64,
     /// Somebody else has locked some of them.
     left: bool,

@@ -303,7 +303,7 @@ pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnecti
     apply_in(storage, conn, &Found::default()).await
 }
 
-/// One transaction for everything that is missing. The connection that was used to look is given back first: there may be only
+/// One transaction for everything that is missing. The connection that was used to look is released first: there may be only
 /// one.
 async fn apply(storage: &PostgresStorage, looked: Work, found: &Found) -> Result<(), sqlx::Error> {
     drop(looked);

@@ -222,7 +222,7 @@ impl PostgresStorage {
         if freed.peek().is_some() {
             self.cursors.queues_were_freed(freed, Instant::now());
         }
-        if settled.iter().any(|settlement| settlement.outcome.gives_back()) {
+        if settled.iter().any(|settlement| settlement.outcome.releases()) {
             self.cursors.forget_soon();
         }
         Ok(written)

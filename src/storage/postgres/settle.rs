@@ -249,7 +249,7 @@ select deleted.id from deleted
     ) -> Result<Vec<JobId>> {
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
-        // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key
+        // attempts: a dead job uses up its attempts; a released or snoozed one gets its attempt back, unless its key
         // was taken while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut
         // off, unless it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
         // run_at: as Graphile counts, from the later of now and the job's own time; bounded, so that a row with an
@@ -303,7 +303,7 @@ written as (
     and job.locked_at = settled.locked_at
   returning job.id, settled.outcome
 ),
--- What is given back is ready, and others may have it.
+-- What is released is ready, and others may have it.
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from written
@@ -383,7 +383,7 @@ impl<'a> Changes<'a> {
                     ("interrupted", Some(error), wait, payload.as_ref())
                 }
                 Outcome::Snoozed { until } => ("snoozed", None, Some(*until), None),
-                Outcome::Returned => ("returned", None, None, None),
+                Outcome::Released => ("returned", None, None, None),
             };
             changes.outcome.push(outcome);
             changes.error.push(error.map(|text| clean_error(text)));

@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::super::events::Event;
-use super::jobs::{GIVE_BACK_AFTER, Waiting};
+use super::jobs::{RELEASE_AFTER, Waiting};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
@@ -57,8 +57,8 @@ pub(super) struct Claims {
     deep: bool,
     /// The next one passes nothing by.
     thorough: bool,
-    /// The one that gives back what the worker does not know of, before it claims: no other may be on its way meanwhile, or
-    /// what that one takes would be given back too.
+    /// The one that releases what the worker does not know of, before it claims: no other may be on its way meanwhile, or
+    /// what that one takes would be released too.
     doubting: Option<u64>,
     /// Jobs in their last attempt are at the head of the line. They are taken only when they can start, so nothing is claimed
     /// ahead.
@@ -75,7 +75,7 @@ impl Claims {
         self.in_flight.is_empty()
     }
 
-    /// Whether jobs that the worker does not know of are being given back.
+    /// Whether jobs that the worker does not know of are being released.
     pub fn is_doubting(&self) -> bool {
         self.doubting.is_some()
     }
@@ -182,7 +182,7 @@ impl Engine {
                 if let Some(held) = in_doubt {
                     let jobs = line.call(DOUBTING_TIMEOUT, storage.release_unknown(&worker, &held)).await?;
                     if jobs > 0 {
-                        tracing::warn!(jobs, "gave back jobs of a claim whose answer was lost");
+                        tracing::warn!(jobs, "released jobs of a claim whose answer was lost");
                     }
                 }
                 let claim = async {
@@ -210,7 +210,7 @@ impl Engine {
             Ok(claimed) if worker != self.worker => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
                 let since = Instant::now();
-                self.give_back(in_runs(claimed.jobs, &worker, since));
+                self.release_unstarted(in_runs(claimed.jobs, &worker, since));
             }
             Ok(claimed) => {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
@@ -257,10 +257,10 @@ impl Engine {
                 self.take_in(claimed.jobs);
                 if self.handoff.beside_claim {
                     self.handoff.beside_claim = !self.claims.is_empty();
-                    self.give_back_last_attempts();
+                    self.release_last_attempts();
                 }
                 if self.ending.is_some() || self.registering.is_some() {
-                    self.give_back_waiting();
+                    self.release_waiting();
                 }
             }
             Err(error) if error.is_gone() => self.gone(error),
@@ -329,7 +329,7 @@ impl Engine {
         self.waiting_bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
         let runs = in_runs(jobs, &self.worker, since);
         if runs.iter().any(|run| !run.rest.is_empty()) {
-            self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
+            self.rests_back_at.get_or_insert(since + RELEASE_AFTER);
         }
         self.waiting.extend(runs);
         if ahead_of_new {
@@ -339,8 +339,8 @@ impl Engine {
         }
     }
 
-    /// Gives back jobs in their last attempt that cannot start at once.
-    fn give_back_last_attempts(&mut self) {
+    /// Releases jobs in their last attempt that cannot start at once.
+    fn release_last_attempts(&mut self) {
         let free = self.options.concurrency.saturating_sub(self.running.len());
         let must_wait = |place: usize, job: &Job| place >= free && job.attempts >= job.max_attempts;
         if !self.waiting.iter().enumerate().any(|(place, waiting)| must_wait(place, &waiting.job)) {
@@ -351,7 +351,7 @@ impl Engine {
             all.into_iter().enumerate().partition(|(place, waiting)| must_wait(*place, &waiting.job));
         self.waiting = stay.into_iter().map(|(_, waiting)| waiting).collect();
         self.waiting_bytes -= back.iter().map(|(_, waiting)| waiting.bytes()).sum::<usize>();
-        self.give_back(back.into_iter().map(|(_, waiting)| waiting));
+        self.release_unstarted(back.into_iter().map(|(_, waiting)| waiting));
     }
 
     /// After a prefetch that found little, the next one waits.

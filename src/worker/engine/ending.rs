@@ -64,7 +64,7 @@ impl Engine {
         let (running, hurry) = (self.running.len(), urgency == Urgency::Hurry);
         self.events.tell(|| Event::ShuttingDown { running, hurry });
         tracing::info!(running, waiting = self.waiting.len(), "no more jobs are started");
-        self.give_back_waiting();
+        self.release_waiting();
         self.further_the_end(now);
     }
 
@@ -78,7 +78,7 @@ impl Engine {
             self.drop_jobs.cancel();
         }
         if now >= ending.abandon && self.claims.abandon() {
-            // What it may have taken is given back when the worker is deregistered.
+            // What it may have taken is released when the worker is deregistered.
             tracing::warn!("a claim was not answered before the worker had to end");
         }
     }

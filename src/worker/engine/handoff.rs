@@ -2,9 +2,9 @@
 //!
 //! A worker that has found nothing to claim and has most of its slots free offers to receive the next job (see
 //! [`Offer`]). What is handed off starts like what was claimed. It may come when it cannot start any more, because offers end
-//! a little later than slots fill up: then it is given back.
+//! a little later than slots fill up: then it is released.
 //!
-//! When the storage's listener was lost, jobs may have been handed off that went unnoticed. They are given back at once, before anything
+//! When the storage's listener was lost, jobs may have been handed off that went unnoticed. They are released at once, before anything
 //! is claimed or offered again; and whatever was seen of jobs before that counts no longer.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::job::{Job, JobId};
 use crate::storage::{Handoff, Offer, Outcome};
 
-/// So often in a row is tried to give back what was not heard of, before anything else is done.
+/// So often in a row is tried to release what was not heard of, before anything else is done.
 const MOST_FAILURES: u32 = 6;
 /// Jobs that come faster than this are better claimed, many at once: so many …
 const MANY: u32 = 40;
@@ -35,17 +35,17 @@ pub(super) struct Handoffs {
     wanted: watch::Sender<Option<Offer>>,
     /// How many offers were made.
     number: u64,
-    /// Something was offered since jobs were last given back that nobody heard of.
+    /// Something was offered since jobs were last released that nobody heard of.
     ever: bool,
     /// Jobs may have been handed off that nobody heard of.
     unheard: bool,
-    /// Gives them back.
+    /// Releases them.
     pub releasing: Option<BoxFuture<'static, Result<u64>>>,
     /// Not before this moment: it failed.
     again: Option<Instant>,
     /// How often in a row.
     failures: u32,
-    /// What was seen before this moment may have been given back since.
+    /// What was seen before this moment may have been released since.
     released: Option<std::time::Instant>,
     /// Since when so many have come.
     came: (Instant, u32),
@@ -91,12 +91,12 @@ impl Handoffs {
         self.releasing = None;
     }
 
-    /// What this worker did not know of may have been given back.
+    /// What this worker did not know of may have been released.
     pub(super) fn unknown_released(&mut self) {
         self.released = Some(std::time::Instant::now());
     }
 
-    /// Whether jobs have to be given back before anything is claimed.
+    /// Whether jobs have to be released before anything is claimed.
     pub(super) fn is_pending(&self) -> bool {
         self.unheard || self.releasing.is_some()
     }
@@ -137,7 +137,7 @@ impl Engine {
             && self.ending.is_none()
             && self.failure.is_none()
             && self.registering.is_none()
-            // To give back what is unknown ends an offer.
+            // To release what is unknown ends an offer.
             && !self.handoff.is_pending()
             && !self.claims.is_doubting()
             && self.handoff.rests_until.is_none()
@@ -155,7 +155,7 @@ impl Engine {
         handoff.wanted.send_replace(may.then(|| Offer::new(Arc::clone(worker), Arc::clone(tasks), number)));
     }
 
-    /// Starts a job that was handed off, or gives it back.
+    /// Starts a job that was handed off, or releases it.
     pub(super) fn handed_off(&mut self, Handoff { job, worker, seen, .. }: Handoff) {
         if job.locked_at.is_some() && self.held.get(&job.id) == job.locked_at.as_ref() {
             // Anybody may notify us of what we hold already.
@@ -182,8 +182,8 @@ impl Engine {
             self.take_in(vec![job]);
         } else {
             // If it is held no longer, the fence sees to it that this changes nothing.
-            self.settle(&worker, &job, Outcome::Returned);
-            self.events.tell(|| Event::GivenBack { jobs: 1 });
+            self.settle(&worker, &job, Outcome::Released);
+            self.events.tell(|| Event::Released { jobs: 1 });
         }
     }
 
@@ -198,7 +198,7 @@ impl Engine {
             && self.offered.contains(&job.task)
     }
 
-    /// Gives back jobs that may have been handed off and were not heard of.
+    /// Releases jobs that may have been handed off and were not heard of.
     pub(super) fn release_unheard(&mut self) {
         let handoff = &mut self.handoff;
         let now = Instant::now();
@@ -229,7 +229,7 @@ impl Engine {
             Ok(jobs) => {
                 (handoff.again, handoff.failures) = (None, 0);
                 if jobs > 0 {
-                    tracing::warn!(jobs, "gave back jobs that were handed off and not heard of");
+                    tracing::warn!(jobs, "released jobs that were handed off and not heard of");
                 }
             }
             Err(error) => {

@@ -45,7 +45,7 @@ impl Engine {
         );
         self.events.tell(|| Event::Evicted { was: Arc::clone(worker), now: Arc::clone(&new) });
         self.cancel.cancel();
-        self.give_back_waiting();
+        self.release_waiting();
         let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.tasks), self.options.dead_after);
         self.registered_with = Arc::clone(&tasks);
         self.registering = Some(Box::pin(async move {
@@ -81,8 +81,8 @@ impl Engine {
 }
 
 impl Engine {
-    /// A run that ends when idle claims only while its lease lasts, too: what it claimed without could not be started, would be given
-    /// back, and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
+    /// A run that ends when idle claims only while its lease lasts, too: what it claimed without could not be started, would be released,
+    /// and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
     /// what its heartbeats go to.
     pub(super) fn await_lease(&mut self) {
         if self.mode != Mode::UntilIdle || !self.more || self.ending.is_some() || self.registering.is_some() {

@@ -15,8 +15,8 @@ use crate::job::Job;
 use crate::storage::{ClaimRef, Outcome, Settlement, WorkerId, clean_error};
 use crate::task::{Handler, JobContext, TaskError};
 
-/// Claimed jobs that have not started within this time are given back: the pace was misjudged.
-pub(super) const GIVE_BACK_AFTER: Duration = Duration::from_millis(500);
+/// Claimed jobs that have not started within this time are released: the pace was misjudged.
+pub(super) const RELEASE_AFTER: Duration = Duration::from_millis(500);
 
 /// A job that was claimed and waits for a slot.
 pub(super) struct Waiting {
@@ -41,20 +41,20 @@ pub(super) struct Started {
 impl Engine {
     pub(super) fn start_waiting(&mut self) {
         let before = self.waiting.len();
-        // What waits for long is given back; what is written makes the loop turn again.
+        // What waits for long is released; what is written makes the loop turn again.
         while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
             let Some(Waiting { job, worker, since, rest }) = self.waiting.pop_front() else { break };
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
                 self.waiting_bytes -= bytes(&job) + rest.iter().map(|job| bytes(job)).sum::<usize>();
-                self.give_back([Waiting { job, worker, since, rest }]);
+                self.release_unstarted([Waiting { job, worker, since, rest }]);
                 continue;
             };
             self.waiting_bytes -= bytes(&job);
-            // A run that had to wait begins now. (What is left of one that began so long ago was given back.)
-            let since = if since.elapsed() < GIVE_BACK_AFTER { since } else { Instant::now() };
+            // A run that had to wait begins now. (What is left of one that began so long ago was released.)
+            let since = if since.elapsed() < RELEASE_AFTER { since } else { Instant::now() };
             if !rest.is_empty() {
-                self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
+                self.rests_back_at.get_or_insert(since + RELEASE_AFTER);
             }
             // A token of its own only for a job that may be cancelled alone: it costs a little.
             let cancel = match handler.time_limit() {
@@ -70,7 +70,7 @@ impl Engine {
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
-                    return (Outcome::Returned, begin.elapsed());
+                    return (Outcome::Released, begin.elapsed());
                 }
                 let outcome = execute(&chain, &handler, &job, ctx, &ending, &dropped).await;
                 (outcome, begin.elapsed())
@@ -91,7 +91,7 @@ impl Engine {
         let (outcome, took) = match result {
             Ok((outcome, took)) => {
                 // What was not even started says nothing of the pace.
-                if outcome != Outcome::Returned {
+                if outcome != Outcome::Released {
                     self.pace.job_took(took);
                 }
                 (outcome, took)
@@ -114,7 +114,7 @@ impl Engine {
             return;
         };
         // What could not even start goes back to its place, before the next one.
-        let stays = outcome.gives_back();
+        let stays = outcome.releases();
         self.settle_amid_run(&started.worker, &started.job, outcome);
         let Started { worker, rest, since, .. } = started;
         let next = Waiting { job: next, worker, since, rest };
@@ -124,7 +124,7 @@ impl Engine {
             self.waiting.insert(urgent, next);
         } else {
             self.waiting_bytes -= next.bytes();
-            self.give_back([next]);
+            self.release_unstarted([next]);
         }
     }
 
@@ -144,15 +144,15 @@ impl Engine {
         let _ = self.results.send(Finished { worker: Arc::clone(worker), settlement });
     }
 
-    /// Gives back jobs that were claimed and have not started.
-    pub(super) fn give_back_waiting(&mut self) {
+    /// Releases jobs that were claimed and have not started.
+    pub(super) fn release_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.give_back(waiting);
-        self.give_back_rests(None);
+        self.release_unstarted(waiting);
+        self.release_rests(None);
         self.waiting_bytes = 0;
     }
 
-    pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Waiting>) {
+    pub(super) fn release_unstarted(&self, jobs: impl IntoIterator<Item = Waiting>) {
         let mut count = 0;
         for Waiting { job, worker, rest, .. } in jobs {
             count += 1 + rest.len();
@@ -160,20 +160,20 @@ impl Engine {
             while let Some(job) = run.next() {
                 // The queue is released with the last one.
                 if run.peek().is_some() {
-                    self.settle_amid_run(&worker, &job, Outcome::Returned);
+                    self.settle_amid_run(&worker, &job, Outcome::Released);
                 } else {
-                    self.settle(&worker, &job, Outcome::Returned);
+                    self.settle(&worker, &job, Outcome::Released);
                 }
             }
         }
         if count > 0 {
-            self.events.tell(|| Event::GivenBack { jobs: count });
+            self.events.tell(|| Event::Released { jobs: count });
         }
     }
 
-    /// Gives back what is left of the runs that are worked on, but keeps their queues: those are released with the jobs that run now. Of
+    /// Releases what is left of the runs that are worked on, but keeps their queues: those are released with the jobs that run now. Of
     /// all runs, or of those that were claimed before a moment.
-    pub(super) fn give_back_rests(&mut self, before: Option<Instant>) {
+    pub(super) fn release_rests(&mut self, before: Option<Instant>) {
         let mut rests = Vec::new();
         for started in self.started.values_mut() {
             if before.is_none_or(|before| started.since <= before) {
@@ -183,10 +183,10 @@ impl Engine {
         }
         for (worker, job) in &rests {
             self.waiting_bytes -= bytes(job);
-            self.settle_amid_run(worker, job, Outcome::Returned);
+            self.settle_amid_run(worker, job, Outcome::Released);
         }
         if !rests.is_empty() {
-            self.events.tell(|| Event::GivenBack { jobs: rests.len() });
+            self.events.tell(|| Event::Released { jobs: rests.len() });
         }
     }
 }
@@ -230,6 +230,6 @@ fn log_outcome(job: &Job, outcome: &Outcome, took: Duration) {
         Outcome::Interrupted { error, .. } => {
             tracing::warn!(target: LOG, job = id, task, attempt, error, "the job is cut off, and ready for another worker");
         }
-        Outcome::Returned => tracing::debug!(target: LOG, job = id, task, "the job is given back"),
+        Outcome::Released => tracing::debug!(target: LOG, job = id, task, "the job is released"),
     }
 }

@@ -51,7 +51,7 @@ use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE};
 use ending::Ending;
 use handoff::Handoffs;
 use identity::{Registering, begin};
-use jobs::{GIVE_BACK_AFTER, Started, Waiting};
+use jobs::{RELEASE_AFTER, Started, Waiting};
 use tasks::Telling;
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
@@ -120,7 +120,7 @@ pub(super) struct Engine {
     /// Of their payloads.
     waiting_bytes: usize,
     waiting_since: Instant,
-    /// When to look for runs of serial queues that take longer than was expected, and to give back the rest of each.
+    /// When to look for runs of serial queues that take longer than was expected, and to release the rest of each.
     rests_back_at: Option<Instant>,
     /// Prefetched jobs waited for too long; nothing is prefetched until a job has ended.
     prefetch_rests: bool,
@@ -293,15 +293,15 @@ impl Engine {
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
         }
-        .inspect(|Summary { completed, failed, dead, snoozed, interrupted, returned, lost }| {
+        .inspect(|Summary { completed, failed, dead, snoozed, interrupted, released, stale }| {
             tracing::info!(
                 completed,
                 failed,
                 dead,
                 snoozed,
                 interrupted,
-                returned,
-                lost,
+                released,
+                stale,
                 storage = name,
                 "the worker has ended"
             );
@@ -457,13 +457,13 @@ impl Engine {
                 ending.abandon
             }
         });
-        let give_back = self.give_back_at();
+        let release_at = self.release_at();
         let poll = (self.ending.is_none()).then_some(self.next_poll);
         let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
         let again = self.look_again_at.filter(|_| self.ending.is_none());
         let handoff = self.handoff.alarm().filter(|_| self.ending.is_none());
-        [ending, give_back, self.rests_back_at, poll, claim, due, again, handoff]
+        [ending, release_at, self.rests_back_at, poll, claim, due, again, handoff]
             .into_iter()
             .flatten()
             .min()
@@ -491,8 +491,8 @@ impl Engine {
             self.claim_not_before = None;
             self.abort_refetch_delay_at = None;
         }
-        if self.give_back_at().is_some_and(|time| now >= time) {
-            tracing::debug!(jobs = self.waiting.len(), "jobs claimed ahead could not start in time; giving them back");
+        if self.release_at().is_some_and(|time| now >= time) {
+            tracing::debug!(jobs = self.waiting.len(), "jobs claimed ahead could not start in time; releasing them");
             self.pace.forget();
             if let Some(prefetch) = self.options.prefetch {
                 self.prefetch_rests = true;
@@ -500,24 +500,24 @@ impl Engine {
                     self.waiting.drain(..).partition(|waiting: &Waiting| now >= waiting.since + prefetch.ttl);
                 self.waiting = rest;
                 self.waiting_bytes -= old.iter().map(Waiting::bytes).sum::<usize>();
-                self.give_back(old);
+                self.release_unstarted(old);
             } else {
-                self.give_back_waiting();
+                self.release_waiting();
             }
         }
         if self.rests_back_at.is_some_and(|time| now >= time) {
-            self.give_back_rests(now.checked_sub(GIVE_BACK_AFTER));
+            self.release_rests(now.checked_sub(RELEASE_AFTER));
             let rests = self.started.values().filter(|started| !started.rest.is_empty());
-            self.rests_back_at = rests.map(|started| started.since + GIVE_BACK_AFTER).min();
+            self.rests_back_at = rests.map(|started| started.since + RELEASE_AFTER).min();
         }
         self.further_the_end(now);
     }
 
     /// When jobs that wait inside the worker have waited for too long.
-    fn give_back_at(&self) -> Option<Instant> {
+    fn release_at(&self) -> Option<Instant> {
         match self.options.prefetch {
             Some(prefetch) => self.waiting.iter().map(|waiting| waiting.since + prefetch.ttl).min(),
-            None => (!self.waiting.is_empty()).then(|| self.waiting_since + GIVE_BACK_AFTER),
+            None => (!self.waiting.is_empty()).then(|| self.waiting_since + RELEASE_AFTER),
         }
     }
 

@@ -12,8 +12,8 @@ use super::identity::REGISTER_TIMEOUT;
 pub(super) type Telling = BoxFuture<'static, ()>;
 
 impl Engine {
-    /// Other tasks are to be run from now on. Jobs that run go on, and those of tasks that are gone and have not started are given
-    /// back.
+    /// Other tasks are to be run from now on. Jobs that run go on, and those of tasks that are gone and have not started are
+    /// released.
     pub(super) fn tasks_changed(&mut self) {
         let tasks = Arc::clone(&self.task_sets.borrow_and_update());
         self.handlers = Arc::clone(&tasks.handlers);

@@ -103,7 +103,7 @@ pub async fn a_worker_is_stopped_while_jobs_are_handed_off(ground: &Ground) -> O
     outcome
 }
 
-/// Survives by: giving back what is held unknown when the listener was lost (`worker/engine/handoff.rs`).
+/// Survives by: releasing what is held unknown when the listener was lost (`worker/engine/handoff.rs`).
 pub async fn the_listener_is_terminated_while_jobs_are_handed_off(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     idle(&mut scene, &["a"]).await;
@@ -134,7 +134,7 @@ pub async fn the_listener_dies_without_a_word_while_jobs_are_handed_off(ground: 
     })
     .await;
     assert!(handed_off > 20, "{handed_off}");
-    until_free(&scene, "what was handed off unheard is given back").await;
+    until_free(&scene, "what was handed off unheard is released").await;
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome

@@ -27,8 +27,8 @@ pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: retries of every call; a settlement that was applied and not answered is idempotent, a claim that was is given
-/// back (`release_unknown`).
+/// Survives by: retries of every call; a settlement that was applied and not answered is idempotent, a claim that was is released
+/// (`release_unknown`).
 pub async fn every_connection_is_terminated_again_and_again(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let time = ground.seconds(8, 60);

@@ -112,14 +112,14 @@ impl Move {
             // Some of what the earlier run had taken out may have arrived: only a whole pass tells.
             return Ok(Ended::Interrupted);
         }
-        self.give_back(alone).await.map_err(|failure| self.explained(failure))?;
+        self.release_rest(alone).await.map_err(|failure| self.explained(failure))?;
         Ok(if interrupted { Ended::Interrupted } else { Ended::Well })
     }
 
     /// What did not arrive goes back to where it was. Nothing that arrived is left.
-    async fn give_back(&self, alone: &Alone) -> Result<(), Failure> {
-        // Another run of this move that declared this one dead holds its jobs under the same name: those are not to be given back.
-        // (No storage can look and the other one give back at the same moment. Whoever is stopped in between, and for so long that he
+    async fn release_rest(&self, alone: &Alone) -> Result<(), Failure> {
+        // Another run of this move that declared this one dead holds its jobs under the same name: those are not to be released.
+        // (No storage can look and the other one release at the same moment. Whoever is stopped in between, and for so long that he
         // is declared dead, disturbs that other run.)
         alone.ask().await?;
         self.from.unlock(std::slice::from_ref(&self.mover)).await?;
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_was_taken_for_dead_does_not_give_back_what_its_successor_holds() {
+    async fn a_run_that_was_declared_dead_does_not_release_what_its_successor_holds() {
         let (from, to) = (memory().await, memory().await);
         let mover = name("here", "there");
         let alone = Alone::begin(&to, &mover).await.expect("it is alone");
@@ -329,7 +329,7 @@ mod tests {
         // The successor: it has taken over, and holds the only job.
         to.unlock(&[alone.id.as_str().to_owned()]).await.expect("declared dead");
         let held = from.take_out(&mover, None, BATCH, BATCH_BYTES).await.expect("take out");
-        let failure = copy.give_back(&alone).await.expect_err("it has been declared dead");
+        let failure = copy.release_rest(&alone).await.expect_err("it has been declared dead");
         assert!(matches!(failure, Failure::Failed(message) if message.contains("has taken over")));
         assert_eq!(from.counts().await.expect("counts").running, 1);
         // So the successor may still delete it where it was.

@@ -272,7 +272,7 @@ fn value_for<T: Copy>(task: &str, values: &[ForTask<T>]) -> Option<T> {
 }
 
 fn tell(output: &Output, summary: &Summary) -> Result<(), Failure> {
-    let Summary { completed, failed, dead, snoozed, interrupted, returned, lost, .. } = *summary;
+    let Summary { completed, failed, dead, snoozed, interrupted, released, stale, .. } = *summary;
     if output.is_json() {
         return output.json(&json!({
             "completed": completed,
@@ -280,13 +280,13 @@ fn tell(output: &Output, summary: &Summary) -> Result<(), Failure> {
             "dead": dead,
             "snoozed": snoozed,
             "interrupted": interrupted,
-            "returned": returned,
-            "lost": lost,
+            "released": released,
+            "stale": stale,
         }));
     }
     let mut told = vec![count_of(completed, "job") + " done", count_of(failed, "attempt") + " failed"];
     for (count, what) in
-        [(dead, "given up"), (interrupted, "cut off"), (returned, "given back"), (lost, "ended too late")]
+        [(dead, "given up"), (interrupted, "cut off"), (released, "released"), (stale, "ended too late")]
     {
         if count > 0 {
             told.push(format!("{count} {what}"));

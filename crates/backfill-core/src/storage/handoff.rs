@@ -5,7 +5,7 @@
 //! adds it, and tell that worker alone: the job is **handed off**, and can start at once.
 //!
 //! A job that was handed off is claimed as by any claim: it names its worker and the moment, the attempt is counted, and it is
-//! settled, given back or rescued as all others are.
+//! settled, released or rescued as all others are.
 
 use std::sync::Arc;
 use std::time::Instant;

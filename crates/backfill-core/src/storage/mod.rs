@@ -103,7 +103,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// as settling once. What somebody else holds for long must not keep the rest from being written: it is answered as busy.
     async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled>;
 
-    /// Gives back what this worker holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
+    /// Releases what this worker holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
     /// They get their attempt back. Answers how many.
     async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64>;
 
@@ -130,7 +130,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// released what it held.
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool>;
 
-    /// Deregisters a worker that has stopped in an orderly way. What it still holds, without knowing it, is given back as
+    /// Deregisters a worker that has stopped in an orderly way. What it still holds, without knowing it, is released as
     /// by [`release_unknown`](Self::release_unknown).
     async fn deregister(&self, worker: &WorkerId) -> Result<()>;
 
@@ -146,12 +146,12 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// A stream of wakeups that reconnects by itself and never ends by itself. It begins with [`Wakeup::Listening`].
     ///
-    /// Whatever makes jobs ready is told, once it is durable: adding and replacing, the crontab's gate, rescheduling, giving back,
+    /// Whatever makes jobs ready is told, once it is durable: adding and replacing, the crontab's gate, rescheduling, releasing,
     /// unlocking, rescuing, importing. (Jobs whose time comes are not told: workers look now and then.)
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
     /// The same, and jobs that are handed off (see [`Offer`]) while there is an offer. After [`Wakeup::ListenerLost`] jobs may have been
-    /// handed off that were not told: they are given back by [`release_unknown`](Self::release_unknown), which also ends the
+    /// handed off that were not told: they are released by [`release_unknown`](Self::release_unknown), which also ends the
     /// offer. What is handed off at the end of an offer may be told after it.
     ///
     /// A storage need not hand off anything.
@@ -195,7 +195,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// storage: by id, with a greater one than `after`, at most `limit`, and at most `max_bytes` of payloads and errors together (a single
     /// larger job comes alone). Among them are those that this mover took before and
     /// that are still here, as after a move that was interrupted. No attempt is counted, and neither workers nor sweeps touch
-    /// them until [`delete_taken`](Self::delete_taken), or [`unlock`](Self::unlock) of the mover, which gives them back.
+    /// them until [`delete_taken`](Self::delete_taken), or [`unlock`](Self::unlock) of the mover, which releases them.
     async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>>;
 
     /// Deletes jobs that this mover has taken out; answers how many.

@@ -100,7 +100,7 @@ pub enum Outcome {
         payload: Option<Payload>,
     },
     /// Never started: give the attempt back and leave the rest as it was.
-    Returned,
+    Released,
 }
 
 impl Outcome {
@@ -131,8 +131,8 @@ impl Outcome {
 
     /// Whether the job is ready again by this, and somebody else may take it.
     #[must_use]
-    pub fn gives_back(&self) -> bool {
-        matches!(self, Self::Returned | Self::Interrupted { .. })
+    pub fn releases(&self) -> bool {
+        matches!(self, Self::Released | Self::Interrupted { .. })
     }
 }
 

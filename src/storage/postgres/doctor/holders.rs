@@ -1,4 +1,4 @@
-//! What is held by nobody who will give it back, and what is dated ahead.
+//! What is held and will not be released, and what is dated ahead.
 
 use super::{Findings, Seen};
 use crate::storage::postgres::PostgresStorage;
@@ -89,7 +89,7 @@ order by 1
     }
 
     /// Jobs and queues that are held under the name of a worker that is not registered, although none of Node's, which
-    /// never are, can be it: its row was deleted. It will not give back what it does not know to be its own any more.
+    /// never are, can be it: its row was deleted. It will not release what it does not know to be its own any more.
     pub(super) async fn strays(&self, own: bool) -> Findings {
         if !own {
             return Ok(Seen::fine("no worker registers here yet"));

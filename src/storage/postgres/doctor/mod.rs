@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `drift` | tables, indexes and functions that are not as this version would make them |
 //! | `health` | locks that nobody holds, dead rows, who holds vacuum back, numbers that run out, the clock |
-//! | `holders` | jobs that nobody will give back, and what is dated ahead |
+//! | `holders` | jobs that nobody will release, and what is dated ahead |
 //! | `reach` | privileges, and whether notifications arrive |
 
 mod drift;

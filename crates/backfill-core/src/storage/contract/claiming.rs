@@ -201,7 +201,7 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
 }
 
 /// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand off anything.)
-pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
+pub async fn a_job_is_handed_off_or_claimed_and_never_both(storage: Subject) {
     let worker = Arc::new(register(&storage).await);
     let offer = Offer::new(Arc::clone(&worker), [TASK.to_owned()].into(), 1);
     let offers = watch::Sender::new(Some(offer));
@@ -351,8 +351,8 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
         "replacing",
         "rescheduling",
         "unlocking",
-        "giving back",
-        "settling as returned",
+        "releasing",
+        "settling as released",
         "settling as cut off",
         "rescuing",
     ] {
@@ -367,13 +367,13 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
                 claim_one(&storage, &worker).await;
                 assert_eq!(storage.unlock(&[worker.to_string()]).await.expect("unlock"), 1);
             }
-            "giving back" => {
+            "releasing" => {
                 claim_one(&storage, &worker).await;
-                assert_eq!(storage.release_unknown(&worker, &[]).await.expect("give back"), 1);
+                assert_eq!(storage.release_unknown(&worker, &[]).await.expect("release"), 1);
             }
-            "settling as returned" => {
+            "settling as released" => {
                 let job = claim_one(&storage, &worker).await;
-                settle(&storage, &worker, &job, Outcome::Returned).await;
+                settle(&storage, &worker, &job, Outcome::Released).await;
             }
             "settling as cut off" => {
                 let job = claim_one(&storage, &worker).await;
@@ -414,8 +414,8 @@ pub async fn a_listener_is_told_first_that_it_listens(storage: Subject) {
     }
 }
 
-/// After a claim whose answer was lost, a worker gives back what it does not know it holds.
-pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
+/// After a claim whose answer was lost, a worker releases what it does not know it holds.
+pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
     let (worker, other) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec(), spec().serial_queue("a"), spec().serial_queue("b"), spec().key("k").max_attempts(1)])
         .await;

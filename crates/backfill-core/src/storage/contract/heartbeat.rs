@@ -67,7 +67,7 @@ pub async fn workers_with_heartbeats_or_deregistered_are_left_alone(storage: Sub
     }
     storage.deregister(&stopped).await.expect("deregister");
     let counts = storage.counts().await.expect("counts");
-    assert_eq!((counts.ready, counts.running), (1, 1), "what it still held is given back");
+    assert_eq!((counts.ready, counts.running), (1, 1), "what it still held is released");
     let_time_pass().await;
     assert!(storage.rescue(Duration::from_secs(60)).await.expect("rescue").is_empty());
     assert!(storage.heartbeat(&alive).await.expect("heartbeat"));

@@ -175,7 +175,7 @@ pub async fn counts_add_up_while_jobs_change(storage: Subject) {
             let worker = register(&storage).await;
             for _ in 0..40 {
                 for job in claim(&storage, &worker, 7).await {
-                    settle(&storage, &worker, &job, Outcome::Returned).await;
+                    settle(&storage, &worker, &job, Outcome::Released).await;
                 }
             }
         }

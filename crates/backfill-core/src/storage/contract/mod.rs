@@ -73,12 +73,12 @@ macro_rules! storage_contract_tests {
             a_locked_queue_does_not_hide_other_jobs
             what_is_passed_by_is_found_when_asked_for
             jobs_without_attempts_left_are_not_claimed
-            a_job_is_handed_over_or_claimed_and_never_both
+            a_job_is_handed_off_or_claimed_and_never_both
             adding_wakes_a_listener
             a_wakeup_comes_long_before_the_next_poll
             making_a_job_ready_wakes_a_listener
             a_listener_is_told_first_that_it_listens
-            a_claim_whose_answer_was_lost_is_given_back
+            a_claim_whose_answer_was_lost_is_released
             a_job_that_never_ran_never_becomes_dead
             forbidden_flags_are_left_alone
             limits_of_tasks_hold_and_leave_room_for_others
@@ -128,12 +128,12 @@ macro_rules! storage_contract_tests {
             large_payloads_are_stored_among_small_ones
         ]);
         $crate::storage_contract_tests!(@module moving $fresh [
-            what_is_taken_out_is_out_of_reach_until_it_is_given_back
+            what_is_taken_out_is_out_of_reach_until_it_is_released
             a_move_that_was_interrupted_goes_on
             what_is_taken_out_is_bounded_by_bytes
             jobs_arrive_as_they_were_and_once
             a_taken_key_keeps_its_job_where_it_is
-            a_run_that_was_taken_for_dead_stores_nothing
+            a_run_that_was_declared_dead_stores_nothing
         ]);
         $crate::storage_contract_tests!(@module heartbeat $fresh [
             workers_without_heartbeats_are_rescued

@@ -12,8 +12,8 @@ fn ids(jobs: &[Job]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-/// Neither workers nor sweeps nor administrators touch what is being moved; given back, it is as it was.
-pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: Subject) {
+/// Neither workers nor sweeps nor administrators touch what is being moved; released, it is as it was.
+pub async fn what_is_taken_out_is_out_of_reach_until_it_is_released(storage: Subject) {
     let worker = register(&storage).await;
     let running = add_one(&storage, spec().priority(-1)).await;
     claim_one(&storage, &worker).await;
@@ -36,7 +36,7 @@ pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: S
     assert!(storage.reschedule(&all, &Reschedule::new().priority(1)).await.expect("reschedule").is_empty());
     storage.cleanup(&Cleanup::new().queues().tasks(Vec::<String>::new())).await.expect("cleanup");
 
-    assert_eq!(storage.unlock(&[MOVER.to_owned()]).await.expect("give back"), 3);
+    assert_eq!(storage.unlock(&[MOVER.to_owned()]).await.expect("release"), 3);
     for job in &waiting {
         assert_eq!(must_read(&storage, job.id).await, *job);
     }
@@ -121,7 +121,7 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
 }
 
 /// A run that was declared dead stores nothing more: another may have moved the same jobs, and forgotten them.
-pub async fn a_run_that_was_taken_for_dead_stores_nothing(storage: Subject) {
+pub async fn a_run_that_was_declared_dead_stores_nothing(storage: Subject) {
     let run = register(&storage).await;
     add(&storage, vec![spec()]).await;
     let taken = storage.take_out(MOVER, None, 10, u64::MAX).await.expect("take out");

@@ -188,10 +188,10 @@ pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) 
     let run = claim_runs(&storage, &other, &[TASK, OTHER], 9, 9).await;
     assert_eq!(numbers(&run), [6, 7, 8]);
 
-    // Whatever is given back of it goes back to its place.
+    // Whatever is released of it goes back to its place.
     let back: Vec<Settlement> = run[1..]
         .iter()
-        .map(|job| Settlement { claim: ClaimRef::of(job).keeping_queue(), outcome: Outcome::Returned })
+        .map(|job| Settlement { claim: ClaimRef::of(job).keeping_queue(), outcome: Outcome::Released })
         .collect();
     storage.settle(&other, &back).await.expect("settle");
     assert!(claim_runs(&storage, &one, &[TASK], 9, 9).await.is_empty(), "still held");

@@ -51,12 +51,12 @@ pub async fn dead_jobs_stay_dead(storage: Subject) {
     assert!(claim(&storage, &worker, 1).await.is_empty());
 }
 
-/// Neither snoozing nor giving back uses an attempt.
+/// Neither snoozing nor releasing uses an attempt.
 pub async fn snoozed_and_returned_jobs_get_their_attempt_back(storage: Subject) {
     let worker = register(&storage).await;
     let added = add_one(&storage, spec().serial_queue("q")).await;
     let job = claim_one(&storage, &worker).await;
-    settle(&storage, &worker, &job, Outcome::Returned).await;
+    settle(&storage, &worker, &job, Outcome::Released).await;
     assert_eq!(must_read(&storage, job.id).await, added, "as if it had never been claimed");
 
     let job = claim_one(&storage, &worker).await;
@@ -131,7 +131,7 @@ pub async fn jobs_that_are_cut_off_again_and_again_run_out_of_attempts(storage: 
 pub async fn a_replaced_job_is_never_revived(storage: Subject) {
     let worker = register(&storage).await;
     let outcomes = [
-        Outcome::Returned,
+        Outcome::Released,
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
         failed("no", Duration::ZERO),
         Outcome::interrupted("no"),
@@ -162,7 +162,7 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
         failed("late", Duration::ZERO),
         Outcome::Dead { error: "late".to_owned() },
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
-        Outcome::Returned,
+        Outcome::Released,
         Outcome::interrupted("late"),
     ] {
         assert!(settle(&storage, &one, &paused, outcome).await.is_empty());

@@ -94,10 +94,10 @@ impl Storage for MemoryStorage {
             (applied, state.are_next_for_others(worker, &freed))
         };
         let is_back =
-            |settlement: &&Settlement| settlement.outcome.gives_back() && applied.contains(&settlement.claim.id);
-        let given_back = settled.iter().filter(is_back).count();
+            |settlement: &&Settlement| settlement.outcome.releases() && applied.contains(&settlement.claim.id);
+        let released = settled.iter().filter(is_back).count();
         // Whoever frees a queue looks for its next job itself; others have heard of nothing.
-        self.notify(given_back.max(usize::from(for_others)));
+        self.notify(released.max(usize::from(for_others)));
         Ok(Settled::applied(applied))
     }
 

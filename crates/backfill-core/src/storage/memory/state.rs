@@ -283,16 +283,16 @@ impl State {
             .filter(|job| job.locked_by.as_deref() == Some(worker.as_str()) && !holds.contains(&job.id))
             .cloned()
             .collect();
-        let returned: Vec<Settlement> = unknown
+        let released: Vec<Settlement> = unknown
             .iter()
             .map(|job| {
                 let mut claim = ClaimRef::of(job);
                 // A takeover leaves no key, all attempts used, and a moment of change after the claim's.
                 claim.had_key = job.attempts >= job.max_attempts && job.updated_at > claim.locked_at;
-                Settlement { claim, outcome: Outcome::Returned }
+                Settlement { claim, outcome: Outcome::Released }
             })
             .collect();
-        self.settle(worker, &returned).len()
+        self.settle(worker, &released).len()
     }
 
     pub(super) fn release_stale(&mut self) -> usize {
@@ -662,7 +662,7 @@ fn write_outcome(job: &mut Job, claim: &ClaimRef, outcome: &Outcome, now: DateTi
                 job.attempts = (job.attempts - 1).max(0);
             }
         }
-        Outcome::Returned => {
+        Outcome::Released => {
             if !taken_over {
                 job.attempts = (job.attempts - 1).max(0);
             }

@@ -88,7 +88,7 @@ async fn move_within(storage: &Subject) {
     let arrived = storage.import(&run, MOVER, &taken).await.expect("import");
     storage.delete_taken(MOVER, &arrived).await.expect("delete");
     // Keyed jobs stay: their keys are taken there.
-    storage.unlock(&[MOVER.to_owned()]).await.expect("give back");
+    storage.unlock(&[MOVER.to_owned()]).await.expect("release");
     storage.forget_imports(MOVER).await.expect("forget");
     storage.deregister(&run).await.expect("deregister");
 }
