@@ -154,7 +154,7 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
             client.complete(&[done.id]).await.expect("complete");
         }
         let waiting = client.add(JobSpec::new("t", ())).await.expect("add");
-        let failed = client.fail(&[waiting.id], text).await.expect("fail");
+        let failed = client.discard(&[waiting.id], text).await.expect("discard");
         assert_eq!(failed[0].last_error.as_deref(), Some(stored), "{encoding}");
         let run = WorkerId::random();
         assert!(storage.register(&run, &[]).await.expect("register"));

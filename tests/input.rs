@@ -59,7 +59,7 @@ async fn hostile_strings_are_data_in_every_verb() {
         }
         assert!(client.tasks().await.expect("tasks").iter().any(|task| task.name == text));
         assert!(client.queues().await.expect("queues").iter().any(|queue| queue.name == text));
-        let failed = client.fail(&[job.id], &text).await.expect("fail");
+        let failed = client.discard(&[job.id], &text).await.expect("discard");
         assert_eq!(failed[0].last_error.as_ref(), Some(&text));
         client.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule");
         assert_eq!(client.unlock([text.as_str()]).await.expect("unlock"), 0);
@@ -103,7 +103,7 @@ async fn a_nul_character_is_refused_before_anything_is_written() {
     let job = client.add(JobSpec::new("t", bad)).await.expect("add");
     assert_eq!(job.payload.decode::<String>().expect("text"), bad);
     // An error may hold anything: it is cleaned rather than lost.
-    client.fail(&[job.id], bad).await.expect("fail");
+    client.discard(&[job.id], bad).await.expect("discard");
 }
 
 #[tokio::test]

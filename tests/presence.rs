@@ -230,7 +230,7 @@ async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Durat
 }
 
 #[tokio::test]
-async fn a_run_that_ends_takes_nobody_for_dead_before_it_would_have_heard_them() {
+async fn a_run_that_ends_declares_nobody_dead_before_it_would_have_heard_them() {
     let (client, pool, schema) = client().await;
     let dead = held_by_a_dead_worker(&client, &pool, &schema).await;
     // It has looked after others at each of its heartbeats.

@@ -229,8 +229,8 @@ impl BackfillClient {
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.storage.fail(ids, reason).await
+    pub async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.storage.discard(ids, reason).await
     }
 
     /// Changes time, priority or attempts of jobs; answers the changed ones. Running jobs are left alone. Attempts

@@ -144,8 +144,8 @@ impl Storage for Faulty {
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
         self.inner.complete(ids).await
     }
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.inner.fail(ids, reason).await
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.inner.discard(ids, reason).await
     }
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         self.inner.reschedule(ids, change).await

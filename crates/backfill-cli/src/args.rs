@@ -13,7 +13,7 @@ use crate::value::{self, ForTask, Retry};
 const AFTER_HELP: &str = "\
 The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PostgreSQL's \
 variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. If nobody says anything, jobs are in an SQLite file, \
-backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill copy --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
+backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
 Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.
 
@@ -86,7 +86,7 @@ pub enum Command {
     /// Delete jobs as if they were done
     Complete(IdsArgs),
     /// Make jobs dead: they stay, and do not run again
-    Fail(FailArgs),
+    Discard(DiscardArgs),
     /// Change time, priority or attempts of jobs
     Reschedule(RescheduleArgs),
     /// Let jobs run as soon as a worker is free, dead ones too
@@ -110,7 +110,8 @@ pub enum Command {
     /// Look at crontab files
     Crontab(CrontabArgs),
     /// Move waiting jobs to another database
-    Copy(CopyArgs),
+    #[command(alias = "copy")]
+    Move(MoveArgs),
     /// Look for what is wrong with the place where the jobs are, and with the way to it
     Doctor,
     /// Print completions for a shell
@@ -291,7 +292,7 @@ pub enum State {
     /// A worker holds it
     Running,
     /// An attempt failed, and another follows
-    Failed,
+    Retrying,
     /// No attempts are left
     Dead,
 }
@@ -332,7 +333,7 @@ pub struct IdsArgs {
 }
 
 #[derive(clap::Args, Debug)]
-pub struct FailArgs {
+pub struct DiscardArgs {
     #[command(flatten)]
     pub ids: IdsArgs,
     /// What becomes last_error
@@ -411,9 +412,9 @@ stay. A job whose key another job has at the other place stays too. Workers may 
 both, but a serial queue and a key hold for each place alone, and a crontab should run at one only (its last times stay). If the move is interrupted, run it again: it goes on where it was, and nothing is moved twice. (Do not unlock what an \
 interrupted move holds: some of it may have arrived.)
 
-  backfill copy --to postgres://user@host/app                   from the database that is meant otherwise
-  backfill copy --from sqlite://jobs.db --to postgres://user@host/app")]
-pub struct CopyArgs {
+  backfill move --to postgres://user@host/app                   from the database that is meant otherwise
+  backfill move --from sqlite://jobs.db --to postgres://user@host/app")]
+pub struct MoveArgs {
     /// From where [default: the database that is meant otherwise]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,

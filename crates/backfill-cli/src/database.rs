@@ -189,7 +189,7 @@ fn tell_default(path: &Path, quietly: bool) {
     if !path.exists() {
         let _ = writeln!(
             error,
-            "note: for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill copy --to` it moves waiting jobs there"
+            "note: for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill move --to` it moves waiting jobs there"
         );
     }
 }

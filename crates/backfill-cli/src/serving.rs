@@ -107,7 +107,7 @@ fn shortened(mut problems: Vec<String>) -> Vec<String> {
 
 /// The jobs that somebody is to run, now or later.
 pub fn waiting(jobs: &Counts) -> u64 {
-    jobs.ready + jobs.scheduled + jobs.failed
+    jobs.ready + jobs.scheduled + jobs.retrying
 }
 
 #[cfg(test)]

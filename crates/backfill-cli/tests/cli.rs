@@ -80,7 +80,7 @@ async fn a_job_is_added_listed_shown_changed_and_deleted() {
         "{shown}"
     );
 
-    assert_eq!(scene.run(&["fail", "1", "--reason", "no need"]).await.ok(), "failed 1\n");
+    assert_eq!(scene.run(&["discard", "1", "--reason", "no need"]).await.ok(), "discarded 1\n");
     assert_eq!(scene.run(&["job", "1", "--json"]).await.json()["last_error"], "no need");
     assert_eq!(scene.run(&["jobs", "--json", "--state", "dead"]).await.json()[0]["id"], 1);
     assert_eq!(scene.run(&["run-now", "1"]).await.ok(), "rescheduled 1\n");
@@ -157,7 +157,7 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_workers_unlocked() {
         let told = scene.run(&[command]).await.ok();
         assert!(told.contains(says), "{told}");
     }
-    let held = scene.run(&["fail", "1"]).await;
+    let held = scene.run(&["discard", "1"]).await;
     assert_eq!((held.status, held.out.as_str()), (Some(1), "left 1 alone: a worker holds it\n"));
     let mistyped = format!("{}x", worker.as_str());
     let unknown = scene.run(&["unlock", &mistyped]).await;
@@ -167,7 +167,7 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_workers_unlocked() {
     assert_eq!(scene.run(&["workers"]).await.ok(), "no workers\n", "who is unlocked counts as dead");
     assert_eq!(scene.run(&["stats", "--json"]).await.json()["jobs"]["ready"], 2);
 
-    scene.run(&["fail", "1"]).await.ok();
+    scene.run(&["discard", "1"]).await.ok();
     scene.run(&["complete", "2"]).await.ok();
     assert_eq!(
         scene.run(&["cleanup", "--dead", "--tasks", "--queues", "--keep-task", "mail"]).await.ok(),

@@ -20,11 +20,19 @@ struct Numbers([i64; 5]);
 impl From<Numbers> for Counts {
     fn from(numbers: Numbers) -> Self {
         let mut counts = Self::default();
-        let states = [JobState::Ready, JobState::Scheduled, JobState::Running, JobState::Failed, JobState::Dead];
+        let states = [JobState::Ready, JobState::Scheduled, JobState::Running, JobState::Retrying, JobState::Dead];
         for (state, count) in states.into_iter().zip(numbers.0) {
             counts.add(state, u64::try_from(count).unwrap_or_default());
         }
         counts
+    }
+}
+
+/// What the view `backfill_job_states` calls a state: files have it as an earlier version made it.
+fn name_in_view(state: JobState) -> &'static str {
+    match state {
+        JobState::Retrying => "failed",
+        other => other.as_str(),
     }
 }
 
@@ -49,7 +57,7 @@ impl SqliteStorage {
     }
 
     pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
+        let (state, limit) = (filter.state.map(name_in_view), i64::from(filter.limit));
         let after = filter.after.unwrap_or(JobId::MIN);
         let mut connection = self.file.read("list jobs").await?;
         let mut rows = jobs!(
@@ -99,7 +107,8 @@ limit ?6
         .map_err(failed("count jobs"))?;
         let mut counts = Counts::default();
         for row in rows {
-            let state: JobState = row.state.parse().map_err(|_| Error::Internal(format!("job state {}", row.state)))?;
+            let state = JobState::ALL.into_iter().find(|state| name_in_view(*state) == row.state);
+            let state = state.ok_or_else(|| Error::Internal(format!("job state {}", row.state)))?;
             counts.add(state, u64::try_from(row.count).unwrap_or_default());
         }
         Ok(counts)

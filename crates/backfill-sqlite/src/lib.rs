@@ -225,8 +225,8 @@ impl Storage for SqliteStorage {
         self.complete_jobs(ids).await
     }
 
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.fail_jobs(ids, reason).await
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.discard_jobs(ids, reason).await
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {

@@ -72,9 +72,9 @@ returning
         jobs.await
     }
 
-    pub(crate) async fn fail_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+    pub(crate) async fn discard_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
         let (file, ids, reason) = (self.file.clone(), crate::json(ids.to_vec()), clean_error(reason));
-        let jobs = self.file.writer.write("fail jobs", move |connection| {
+        let jobs = self.file.writer.write("discard jobs", move |connection| {
             Box::pin(async move {
                 let now = file.now();
                 let limit = now - STALE;

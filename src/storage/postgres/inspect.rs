@@ -15,19 +15,19 @@ struct Numbers {
     ready: i64,
     scheduled: i64,
     running: i64,
-    failed: i64,
+    retrying: i64,
     dead: i64,
 }
 
 impl From<Numbers> for Counts {
     fn from(numbers: Numbers) -> Self {
         let number = |count| u64::try_from(count).unwrap_or_default();
-        let Numbers { ready, scheduled, running, failed, dead } = numbers;
+        let Numbers { ready, scheduled, running, retrying, dead } = numbers;
         let mut counts = Self::default();
         counts.ready = number(ready);
         counts.scheduled = number(scheduled);
         counts.running = number(running);
-        counts.failed = number(failed);
+        counts.retrying = number(retrying);
         counts.dead = number(dead);
         counts
     }
@@ -70,7 +70,7 @@ with job as (
     case
       when job.locked_at is not null then 'running'
       when job.attempts >= job.max_attempts then 'dead'
-      when job.attempts > 0 and job.last_error is not null then 'failed'
+      when job.attempts > 0 and job.last_error is not null then 'retrying'
       when job.run_at > now() then 'scheduled'
       else 'ready'
     end as state
@@ -84,7 +84,7 @@ select
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
-  count(*) filter (where job.state = 'failed') as "failed!",
+  count(*) filter (where job.state = 'retrying') as "retrying!",
   count(*) filter (where job.state = 'dead') as "dead!"
 from graphile_worker._private_job_queues queue
 left join job on job.job_queue_id = queue.id
@@ -104,7 +104,7 @@ order by queue.queue_name
                 ready: row.ready,
                 scheduled: row.scheduled,
                 running: row.running,
-                failed: row.failed,
+                retrying: row.retrying,
                 dead: row.dead,
             };
             let mut queue = QueueInfo::new(row.queue_name.text, numbers.into());
@@ -125,7 +125,7 @@ with job as (
     case
       when job.locked_at is not null then 'running'
       when job.attempts >= job.max_attempts then 'dead'
-      when job.attempts > 0 and job.last_error is not null then 'failed'
+      when job.attempts > 0 and job.last_error is not null then 'retrying'
       when job.run_at > now() then 'scheduled'
       else 'ready'
     end as state
@@ -136,7 +136,7 @@ select
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
-  count(*) filter (where job.state = 'failed') as "failed!",
+  count(*) filter (where job.state = 'retrying') as "retrying!",
   count(*) filter (where job.state = 'dead') as "dead!",
   min(job.run_at) filter (where job.state = 'ready') as "oldest_ready: Timestamp"
 from graphile_worker._private_tasks task
@@ -157,7 +157,7 @@ order by task.identifier
                 ready: row.ready,
                 scheduled: row.scheduled,
                 running: row.running,
-                failed: row.failed,
+                retrying: row.retrying,
                 dead: row.dead,
             };
             let mut task = TaskInfo::new(row.identifier.text, numbers.into());

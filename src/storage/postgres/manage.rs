@@ -99,7 +99,7 @@ order by job.id
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
-    pub(super) async fn fail_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+    pub(super) async fn discard_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
         let rows = jobs!(
             "",
             r#"
@@ -113,7 +113,7 @@ order by job.id
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
-        .map_err(|e| self.error("fail jobs", e))?;
+        .map_err(|e| self.error("discard jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
@@ -299,7 +299,7 @@ where ($1::text is null or task.identifier = $1)
   and ($5::text is null or $5 = case
     when job.locked_at is not null then 'running'
     when job.attempts >= job.max_attempts then 'dead'
-    when job.attempts > 0 and job.last_error is not null then 'failed'
+    when job.attempts > 0 and job.last_error is not null then 'retrying'
     when job.run_at > now() then 'scheduled'
     else 'ready'
   end)
@@ -335,7 +335,7 @@ select
   case
     when job.locked_at is not null then 'running'
     when job.attempts >= job.max_attempts then 'dead'
-    when job.attempts > 0 and job.last_error is not null then 'failed'
+    when job.attempts > 0 and job.last_error is not null then 'retrying'
     when job.run_at > now() then 'scheduled'
     else 'ready'
   end as "state!",

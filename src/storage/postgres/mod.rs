@@ -400,9 +400,9 @@ impl Storage for PostgresStorage {
         self.retrying(|| self.complete_jobs(ids)).await
     }
 
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        let fail = |reason: String| async move { self.retrying(|| self.fail_jobs(ids, &reason)).await };
-        self.with_storable(super::clean_error(reason), fail).await
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        let discard = |reason: String| async move { self.retrying(|| self.discard_jobs(ids, &reason)).await };
+        self.with_storable(super::clean_error(reason), discard).await
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {

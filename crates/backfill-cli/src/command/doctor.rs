@@ -5,7 +5,7 @@ use backfill::storage::{Checked, Storage, Verdict};
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::copy;
+use super::transfer;
 
 use crate::args::Global;
 use crate::database;
@@ -77,7 +77,7 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
     let jobs: u64 = tasks.iter().map(|task| waiting(&task.jobs)).sum();
     let overdue = tasks.iter().filter_map(|task| task.oldest_ready).any(|ready| now - ready > OVERDUE);
     // Those of Node's are seen only while they hold something.
-    let others = workers.iter().any(|worker| worker.seen_at.is_none() && !copy::is_move(&worker.id));
+    let others = workers.iter().any(|worker| worker.seen_at.is_none() && !transfer::is_move(&worker.id));
     if serving.workers == 0 && overdue && !others {
         return Verdict::Found {
             problem: format!(
@@ -97,15 +97,15 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
     }
 }
 
-/// Jobs that `backfill copy` has taken out of everybody's reach.
+/// Jobs that `backfill move` has taken out of everybody's reach.
 async fn moves(storage: &dyn Storage) -> Checked {
     let verdict = match storage.workers().await {
         Err(error) => Verdict::Skipped { why: error.to_string() },
         Ok(workers) => {
             let held: Vec<String> = workers
                 .iter()
-                .filter(|worker| copy::is_move(&worker.id))
-                .map(|worker| format!("{} are held by the move {}", count_of(worker.jobs, "job"), worker.id))
+                .filter(|worker| transfer::is_move(&worker.id))
+                .map(|worker| format!("{} are held by {}", count_of(worker.jobs, "job"), worker.id))
                 .collect();
             if held.is_empty() {
                 Verdict::Fine { detail: "no job is on its way to another place".to_owned() }
@@ -113,7 +113,7 @@ async fn moves(storage: &dyn Storage) -> Checked {
                 Verdict::Found {
                     problem: held.join(", "),
                     remedy:
-                        "run `backfill copy` again, from here to where they were going, unless it is under way; do not \
+                        "run `backfill move` again, from here to where they were going, unless it is under way; do not \
                              unlock them: some may have arrived"
                             .to_owned(),
                 }

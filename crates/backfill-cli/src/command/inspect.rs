@@ -17,13 +17,13 @@ pub fn counts_json(counts: &Counts) -> Value {
         "ready": counts.ready,
         "scheduled": counts.scheduled,
         "running": counts.running,
-        "failed": counts.failed,
+        "retrying": counts.retrying,
         "dead": counts.dead,
     })
 }
 
 pub fn counts_row(counts: &Counts) -> [String; 5] {
-    [counts.ready, counts.scheduled, counts.running, counts.failed, counts.dead].map(|count| count.to_string())
+    [counts.ready, counts.scheduled, counts.running, counts.retrying, counts.dead].map(|count| count.to_string())
 }
 
 pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
@@ -45,7 +45,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
     }
     let now = database::now(&client).await;
     let mut table =
-        table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
+        table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
     for queue in queues {
         let mut row = vec![short(&queue.name, 60)];
         row.extend(counts_row(&queue.jobs));
@@ -89,7 +89,7 @@ pub fn task_json(task: &backfill::TaskInfo, serving: &Serving) -> Value {
 
 pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> String {
     let mut table = table(
-        &["TASK", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "WORKERS", "OLDEST READY"],
+        &["TASK", "READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD", "WORKERS", "OLDEST READY"],
         &[1, 2, 3, 4, 5, 6],
     );
     for task in tasks {

@@ -6,7 +6,7 @@ use backfill::{BackfillClient, Error, Job, JobId, Payload, Reschedule};
 use serde_json::json;
 
 use super::jobs;
-use crate::args::{FailArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockArgs};
+use crate::args::{DiscardArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockArgs};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::unknown;
@@ -18,12 +18,12 @@ pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Resul
     tell(&client, output, "completed", &args.ids, &changed).await
 }
 
-pub async fn fail(global: &Global, output: &Output, args: &FailArgs) -> Result<(), Failure> {
+pub async fn discard(global: &Global, output: &Output, args: &DiscardArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
     // An empty one would say nothing; Node says the same.
     let reason = if args.reason.is_empty() { "Manually marked as failed" } else { &args.reason };
-    let changed = in_portions(output, &args.ids.ids, |ids| client.fail(ids, reason)).await?;
-    tell(&client, output, "failed", &args.ids.ids, &changed).await
+    let changed = in_portions(output, &args.ids.ids, |ids| client.discard(ids, reason)).await?;
+    tell(&client, output, "discarded", &args.ids.ids, &changed).await
 }
 
 pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs) -> Result<(), Failure> {

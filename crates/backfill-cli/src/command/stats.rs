@@ -46,7 +46,7 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
             "workers": workers.len(),
         }));
     }
-    let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD"], &[0, 1, 2, 3, 4]);
+    let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD"], &[0, 1, 2, 3, 4]);
     totals.add_row(counts_row(&counts));
     let hold = if workers.len() == 1 { "holds" } else { "hold" };
     let mut told =

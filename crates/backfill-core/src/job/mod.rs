@@ -101,7 +101,7 @@ impl Job {
         } else if self.attempts >= self.max_attempts {
             JobState::Dead
         } else if self.attempts > 0 && self.last_error.is_some() {
-            JobState::Failed
+            JobState::Retrying
         } else if self.run_at > now {
             JobState::Scheduled
         } else {

@@ -303,8 +303,8 @@ pub struct Counts {
     pub scheduled: u64,
     /// See [`JobState::Running`].
     pub running: u64,
-    /// See [`JobState::Failed`].
-    pub failed: u64,
+    /// See [`JobState::Retrying`].
+    pub retrying: u64,
     /// See [`JobState::Dead`].
     pub dead: u64,
 }
@@ -313,7 +313,7 @@ impl Counts {
     /// All jobs.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.ready + self.scheduled + self.running + self.failed + self.dead
+        self.ready + self.scheduled + self.running + self.retrying + self.dead
     }
 
     /// Jobs that will still run by themselves.
@@ -328,7 +328,7 @@ impl Counts {
             JobState::Ready => self.ready += count,
             JobState::Scheduled => self.scheduled += count,
             JobState::Running => self.running += count,
-            JobState::Failed => self.failed += count,
+            JobState::Retrying => self.retrying += count,
             JobState::Dead => self.dead += count,
         }
     }

@@ -179,7 +179,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>>;
 
     /// Makes jobs that nobody holds dead; answers the changed ones.
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
 
     /// Changes jobs that nobody holds; answers the changed ones. Fails by [`Reschedule::check`], and then changes nothing.
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
@@ -191,7 +191,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
 
-    /// Takes jobs that wait (ready, scheduled, or failed with attempts left) out of everybody's reach, to move them to another
+    /// Takes jobs that wait (ready, scheduled or retrying) out of everybody's reach, to move them to another
     /// storage: by id, with a greater one than `after`, at most `limit`, and at most `max_bytes` of payloads and errors together (a single
     /// larger job comes alone). Among them are those that this mover took before and
     /// that are still here, as after a move that was interrupted. No attempt is counted, and neither workers nor sweeps touch

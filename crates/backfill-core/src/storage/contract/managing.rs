@@ -31,7 +31,7 @@ pub async fn complete_and_fail_leave_running_jobs_alone(storage: Subject) {
     let jobs = add(&storage, vec![spec().priority(-1), spec(), spec()]).await;
     claim_one(&storage, &worker).await;
     let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
-    let failed = storage.fail(&ids[..2], "because").await.expect("fail");
+    let failed = storage.discard(&ids[..2], "because").await.expect("discard");
     assert_eq!(failed.len(), 1);
     assert_eq!((failed[0].id, failed[0].attempts, failed[0].last_error.as_deref()), (ids[1], 25, Some("because")));
     let completed = storage.complete(&ids).await.expect("complete");
@@ -145,7 +145,7 @@ pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
 
     let by_state = [
         (JobState::Dead, dead.id),
-        (JobState::Failed, failing.id),
+        (JobState::Retrying, failing.id),
         (JobState::Running, running.id),
         (JobState::Ready, ready.id),
         (JobState::Scheduled, scheduled.id),
@@ -158,7 +158,7 @@ pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
         assert_eq!(list(JobFilter::new().state(state)).await, [id], "{state}");
     }
     let counts = storage.counts().await.expect("counts");
-    assert_eq!((counts.dead, counts.failed, counts.running, counts.ready, counts.scheduled), (1, 1, 1, 1, 1));
+    assert_eq!((counts.dead, counts.retrying, counts.running, counts.ready, counts.scheduled), (1, 1, 1, 1, 1));
     assert_eq!(list(JobFilter::new().task("other")).await, [ready.id]);
     assert_eq!(list(JobFilter::new().queue("q")).await, [ready.id]);
     assert_eq!(list(JobFilter::new().key("k")).await, [ready.id]);
@@ -276,9 +276,9 @@ pub async fn large_payloads_are_stored_among_small_ones(storage: Subject) {
         assert_eq!(job.payload.decode::<String>().expect("JSON").len(), size * 2);
     }
     let worker = register(&storage).await;
-    let taken = storage.take_out("copy-1", None, 10, u64::MAX).await.expect("take out");
-    storage.delete_taken("copy-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
-    storage.import(&worker, "copy-1", &taken).await.expect("import");
+    let taken = storage.take_out("move-1", None, 10, u64::MAX).await.expect("take out");
+    storage.delete_taken("move-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
+    storage.import(&worker, "move-1", &taken).await.expect("import");
     let arrived = storage.jobs(&JobFilter::new()).await.expect("list");
     assert!(arrived.iter().map(|job| &job.payload).eq(jobs.iter().map(|job| &job.payload)), "in their order");
 }

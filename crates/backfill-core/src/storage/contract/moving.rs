@@ -6,7 +6,7 @@ use super::{Subject, add, add_one, claim, claim_one, failed, must_read, read, re
 use crate::job::{Job, JobId, JobSpec};
 use crate::storage::{Cleanup, Reschedule};
 
-const MOVER: &str = "copy-1";
+const MOVER: &str = "move-1";
 
 fn ids(jobs: &[Job]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
@@ -49,13 +49,13 @@ pub async fn a_move_that_was_interrupted_goes_on(storage: Subject) {
     let jobs = add(&storage, (0..5).map(|_| spec()).collect()).await;
     assert_eq!(storage.take_out(MOVER, None, 3, u64::MAX).await.expect("take out").len(), 3);
     assert_eq!(storage.delete_taken(MOVER, &[jobs[0].id]).await.expect("delete"), 1);
-    assert_eq!(storage.delete_taken("copy-2", &[jobs[1].id]).await.expect("delete"), 0, "somebody else's");
+    assert_eq!(storage.delete_taken("move-2", &[jobs[1].id]).await.expect("delete"), 0, "somebody else's");
     assert_eq!(storage.delete_taken(MOVER, &[jobs[4].id]).await.expect("delete"), 0, "not taken out");
     let page = storage.take_out(MOVER, None, 3, u64::MAX).await.expect("take out");
     assert_eq!(ids(&page), ids(&jobs[1..4]));
     let rest = storage.take_out(MOVER, Some(jobs[3].id), 3, u64::MAX).await.expect("take out");
     assert_eq!(ids(&rest), ids(&jobs[4..]));
-    assert!(storage.take_out("copy-2", None, 3, u64::MAX).await.expect("take out").is_empty());
+    assert!(storage.take_out("move-2", None, 3, u64::MAX).await.expect("take out").is_empty());
 }
 
 /// Large jobs come in portions that are held easily.
@@ -109,7 +109,7 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     assert_eq!((stored[0].attempts, stored[0].last_error.as_deref()), (1, Some("why")));
     // Another mover's jobs have the same numbers and are others.
     let other = Job::new(lived.id, "other", odd.payload.clone(), odd.created_at);
-    assert_eq!(storage.import(&worker, "copy-2", &[other]).await.expect("import"), [lived.id]);
+    assert_eq!(storage.import(&worker, "move-2", &[other]).await.expect("import"), [lived.id]);
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
     // What was done meanwhile does not come back.
     storage.complete(&ids(&stored)).await.expect("complete");

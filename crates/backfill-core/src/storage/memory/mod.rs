@@ -173,8 +173,8 @@ impl Storage for MemoryStorage {
         Ok(self.state().complete(ids))
     }
 
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        Ok(self.state().fail(ids, reason))
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        Ok(self.state().discard(ids, reason))
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {

@@ -479,7 +479,7 @@ impl State {
         self.free_ones(ids, now).into_iter().filter_map(|id| self.delete(id)).collect()
     }
 
-    pub(super) fn fail(&mut self, ids: &[JobId], reason: &str) -> Vec<Job> {
+    pub(super) fn discard(&mut self, ids: &[JobId], reason: &str) -> Vec<Job> {
         let now = self.now();
         let reason = clean_error(reason);
         self.free_ones(ids, now)

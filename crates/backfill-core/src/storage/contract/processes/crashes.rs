@@ -18,7 +18,7 @@ use crate::storage::{DueJob, JobFilter, Outcome, Reschedule};
 /// The system calls by which a process changes a file, or speaks to a server and hears its answer. What others can see of a
 /// process changes only there.
 const CALLS: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "recvfrom"];
-const MOVER: &str = "copy-within";
+const MOVER: &str = "move-within";
 
 fn numbered(number: i64) -> JobSpec {
     JobSpec::new(TASK, json!({ "n": number }))

@@ -1,4 +1,4 @@
-//! `backfill copy`.
+//! `backfill move`.
 //!
 //! A job is first taken out of everybody's reach where it is, then stored where it goes, under the name of this move and its old
 //! number, and then deleted where it was. Whatever comes in between, the next run finds it: the name of the move, which stands in
@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::args::{CopyArgs, Global};
+use crate::args::{Global, MoveArgs};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::output::{Output, count_of};
@@ -28,7 +28,7 @@ const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// How often a run shows that it is under way.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<(), Failure> {
+pub async fn run(global: &Global, output: &Output, args: &MoveArgs) -> Result<(), Failure> {
     let (here, there) =
         (database::identity(global, args.from.as_deref())?, database::identity(global, Some(&args.to))?);
     if here == there {
@@ -53,17 +53,17 @@ pub async fn run(global: &Global, output: &Output, args: &CopyArgs) -> Result<()
     to.migrate().await?;
     let mover = name(&here, &there);
     let alone = Alone::begin(&to, &mover).await?;
-    let mut copy = Move { from, to, mover, moved: 0, kept: BTreeSet::new() };
-    let done = copy.run(&before, &alone).await;
+    let mut transfer = Move { from, to, mover, moved: 0, kept: BTreeSet::new() };
+    let done = transfer.run(&before, &alone).await;
     alone.end().await;
     if done? == Ended::Interrupted {
         return Err(failed(format!(
             "interrupted; {} were moved; run it again for the rest",
-            count_of(copy.moved, "job")
+            count_of(transfer.moved, "job")
         )));
     }
-    let left = copy.from.counts().await?;
-    copy.tell(output, left.running, left.dead)
+    let left = transfer.from.counts().await?;
+    transfer.tell(output, left.running, left.dead)
 }
 
 /// Whether the place of this identity has schemas.
@@ -102,7 +102,7 @@ impl Move {
             // Nothing is in between, so what an earlier run remembered is of no use, and other jobs may have these numbers by now.
             self.to.forget_imports(&self.mover).await?;
         }
-        let progress = ProgressBar::new(before.ready + before.scheduled + before.failed + held);
+        let progress = ProgressBar::new(before.ready + before.scheduled + before.retrying + held);
         let style = ProgressStyle::with_template("{bar:30} {pos} of {len} jobs, {eta} left");
         progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let passed = self.passes(&progress, alone).await;
@@ -278,7 +278,7 @@ fn name(here: &str, there: &str) -> String {
     format!("{PREFIX}{:016x}", fnv1a(&format!("{here} to {there}")))
 }
 
-const PREFIX: &str = "copy-";
+const PREFIX: &str = "move-";
 
 /// Whether what has locked jobs under this name is a move (and not a run of one, which holds none).
 pub fn is_move(holder: &str) -> bool {
@@ -291,11 +291,8 @@ fn tell_others(workers: &[backfill::WorkerInfo], mover: &str) {
     for other in workers.iter().filter(|worker| is_move(&worker.id) && worker.id != mover) {
         let jobs = count_of(other.jobs, "job");
         // If it cannot be said, they stay where they are all the same.
-        let _ = writeln!(
-            io::stderr(),
-            "note: {jobs} are held by the move {}, which was interrupted; run that again",
-            other.id
-        );
+        let _ =
+            writeln!(io::stderr(), "note: {jobs} are held by {}, which was interrupted; run that move again", other.id);
     }
 }
 
@@ -319,7 +316,7 @@ mod tests {
         let (from, to) = (memory().await, memory().await);
         let mover = name("here", "there");
         let alone = Alone::begin(&to, &mover).await.expect("it is alone");
-        let copy = Move {
+        let transfer = Move {
             from: Arc::clone(&from),
             to: Arc::clone(&to),
             mover: mover.clone(),
@@ -329,7 +326,7 @@ mod tests {
         // The successor: it has taken over, and holds the only job.
         to.unlock(&[alone.id.as_str().to_owned()]).await.expect("declared dead");
         let held = from.take_out(&mover, None, BATCH, BATCH_BYTES).await.expect("take out");
-        let failure = copy.release_rest(&alone).await.expect_err("it has been declared dead");
+        let failure = transfer.release_rest(&alone).await.expect_err("it has been declared dead");
         assert!(matches!(failure, Failure::Failed(message) if message.contains("has taken over")));
         assert_eq!(from.counts().await.expect("counts").running, 1);
         // So the successor may still delete it where it was.
