@@ -160,7 +160,7 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
         assert!(storage.register(&run, &[]).await.expect("register"));
         let mut moved = waiting.clone();
         moved.last_error = Some(text.replace('\0', "\u{fffd}"));
-        assert_eq!(storage.import(&run, "mover", &[moved]).await.expect("import"), [waiting.id]);
+        assert_eq!(storage.import(&run, "move-1", &[moved]).await.expect("import"), [waiting.id]);
         let errors: Vec<_> =
             client.jobs(&JobFilter::new()).await.expect("jobs").into_iter().map(|job| job.last_error).collect();
         assert_eq!(errors.iter().filter(|error| error.as_deref() == Some(stored)).count(), errors.len(), "{encoding}");
@@ -247,7 +247,7 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
     let found: Vec<_> = found.iter().filter(|check| format!("{check:?}").contains("4 jobs hold bytes")).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     // To move it would change it.
-    let error = client.storage().take_out("mover", None, 100, u64::MAX).await.expect_err("not as it is");
+    let error = client.storage().reserve("move-1", None, 100, u64::MAX).await.expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
 }
 
@@ -255,7 +255,7 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
 async fn run_all(client: &BackfillClient) -> Vec<(i64, Option<String>)> {
     let handler = task_fn("t", |_: serde_json::Value, _: JobContext| async {});
     let worker = Worker::builder(client.clone()).task(handler).handle_signals(false).build().expect("worker");
-    support::soon("all are tried", worker.run_once()).await.expect("run");
+    support::soon("all are tried", worker.run_until_idle()).await.expect("run");
     let mut left = client.jobs(&JobFilter::new().task("t")).await.expect("jobs");
     left.sort_by_key(|job| job.id);
     left.into_iter().map(|job| (job.id, job.last_error)).collect()
@@ -285,8 +285,8 @@ async fn in_a_file_rows_that_are_no_text_stop_nothing_and_fail_by_themselves() {
         update backfill_jobs set run_at = -9223372036854775808, created_at = 9223372036854775807 where id = 4;";
     sqlx::raw_sql(damage).execute(&pool).await.expect("damage");
     assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
-    let error = client.storage().take_out("mover", None, 100, u64::MAX).await.expect_err("not as it is");
+    let error = client.storage().reserve("move-1", None, 100, u64::MAX).await.expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
-    client.unlock(["mover"]).await.expect("unlock");
+    client.unlock(["move-1"]).await.expect("unlock");
     assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);
 }

@@ -148,6 +148,6 @@ async fn that_there_is_no_connection_is_told_with_the_servers_reason() {
     sql(&pool, "x", &format!("alter role {role} connection limit 1")).await;
     let work = task_fn("t", |(): (), _: JobContext| async {});
     let worker = Worker::builder(client).task(work).handle_signals(false).build().expect("worker");
-    let error = soon("it ends", worker.run_once()).await.expect_err("one is too few");
+    let error = soon("it ends", worker.run_until_idle()).await.expect_err("one is too few");
     assert!(format!("{error:?} {error}").contains(&format!("too many connections for role \"{role}\"")), "{error}");
 }

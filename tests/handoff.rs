@@ -434,7 +434,7 @@ async fn to_release_what_is_unknown_ends_an_offer_and_another_one_begins_anew() 
     let mut receiver = HandoffReceiver::of(&client).await;
     receiver.take_one().await;
     sql(&pool, &schema, UNHEARD).await;
-    assert_eq!(client.storage().release_unknown(&receiver.worker, &[]).await.expect("release"), 1);
+    assert_eq!(client.storage().release_untracked(&receiver.worker, &[]).await.expect("release"), 1);
     receiver.receives_nothing("after releasing what is unknown").await;
     let offer = receiver.offers.send_replace(None).expect("it offered");
     receiver.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));

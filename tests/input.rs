@@ -72,7 +72,7 @@ async fn hostile_strings_are_data_in_every_verb() {
                 .forbidden_flags(forbidden)
                 .build()
                 .unwrap_or_else(|error| panic!("{text:?}: {error}"));
-            worker.run_once().await.expect("run");
+            worker.run_until_idle().await.expect("run");
             assert_eq!(count(&pool, &schema).await, left, "{text:?}");
         }
         // A crontab entry by this name.
@@ -125,7 +125,7 @@ async fn a_schema_of_any_name_works_or_is_refused() {
 async fn run(client: &BackfillClient, spec: JobSpec) -> Result<(), String> {
     let job = client.add(spec).await.map_err(|error| error.to_string())?;
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: Value, _ctx: JobContext| async {})).build();
-    soon("the run ends", worker.expect("a worker").run_once()).await.expect("run");
+    soon("the run ends", worker.expect("a worker").run_until_idle()).await.expect("run");
     match client.job(job.id).await.expect("job") {
         None => Ok(()),
         Some(job) => Err(job.last_error.unwrap_or_default()),
@@ -170,7 +170,7 @@ async fn rows_that_others_wrote_are_read_whatever_is_in_them() {
     }
     assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {}));
-    worker.build().expect("a worker").run_once().await.expect("run");
+    worker.build().expect("a worker").run_until_idle().await.expect("run");
     until("all have been tried", || async {
         ask(&pool, &schema, "select count(*) from S._private_jobs where attempts = 0 or locked_at is not null").await
             == "0"

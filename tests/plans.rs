@@ -250,15 +250,16 @@ async fn a_claim_that_finds_nothing_writes_nothing() {
     let nobodys = ["nobody's".to_owned()];
     for (tasks, limits) in [(&nobodys[..], &[][..]), (&tasks[1..], &[]), (&tasks[1..], &limits)] {
         // What is read for the first time may be pruned, which is written, but is no claim's.
-        for thorough in [true, false] {
-            worker.claim_as(ClaimRequest::new(&worker.pool, tasks, 10).limits(limits).thorough(thorough)).await;
+        for full_scan in [true, false] {
+            worker.claim_as(ClaimRequest::new(&worker.worker, tasks, 10).limits(limits).full_scan(full_scan)).await;
         }
-        for thorough in [false, true, false, false] {
+        for full_scan in [false, true, false, false] {
             let before = server.written(&observer).await;
-            let request = ClaimRequest::new(&worker.pool, tasks, 10).run_length(4).limits(limits).thorough(thorough);
+            let request =
+                ClaimRequest::new(&worker.worker, tasks, 10).run_length(4).limits(limits).full_scan(full_scan);
             let (claimed, _) = worker.claim_as(request).await;
             assert_eq!(claimed.jobs, []);
-            assert_eq!(server.written(&observer).await, before, "{tasks:?}, {limits:?}, thorough: {thorough}");
+            assert_eq!(server.written(&observer).await, before, "{tasks:?}, {limits:?}, full_scan: {full_scan}");
         }
     }
     // One that finds something does.

@@ -194,7 +194,7 @@ async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_j
     let later = Duration::from_hours(1);
     client.add_with(&mut *theirs, JobSpec::new("t", 2).key("k").run_in(later)).await.expect("add");
     theirs.commit().await.expect("commit");
-    assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1);
+    assert_eq!(storage.release_untracked(&id, &[]).await.expect("release"), 1);
     let left = client.job(job.id).await.expect("read").expect("it is kept");
     assert_eq!((left.attempts, left.locked_by), (left.max_attempts, None), "it never runs again");
 }
@@ -211,7 +211,7 @@ async fn held_by_a_dead_worker(client: &BackfillClient, pool: &PgPool, schema: &
 }
 
 /// A run that ends when idle, whose only job ends when this query answers true.
-async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Duration, query: String) -> Summary {
+async fn run_until_idle_or(client: &BackfillClient, schema: &str, dead_after: Duration, query: String) -> Summary {
     client.add(JobSpec::new("wait", ())).await.expect("add");
     let (pool, schema) = (support::pool().await, schema.to_owned());
     let wait = task_fn("wait", move |(): (), _: JobContext| {
@@ -226,7 +226,7 @@ async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Durat
         .handle_signals(false)
         .build()
         .expect("a worker");
-    soon("the run ends", worker.run_once()).await.expect("run")
+    soon("the run ends", worker.run_until_idle()).await.expect("run")
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn a_run_that_ends_declares_nobody_dead_before_it_would_have_heard_them() 
         "select coalesce(bool_or(seen_at - started_at > interval '250 ms' and dead_after = interval '15 seconds'), false)
          from S.backfill_pools where id <> '{dead}'"
     );
-    let summary = run_once_until(&client, &schema, Duration::from_secs(15), seen).await;
+    let summary = run_until_idle_or(&client, &schema, Duration::from_secs(15), seen).await;
     assert_eq!(summary.completed, 1);
     assert_eq!(ask(&pool, &schema, "select id from S.backfill_pools").await, dead.as_str());
     assert_eq!(client.counts().await.expect("counts").running, 1, "the other may be alive and cut off");
@@ -249,7 +249,7 @@ async fn a_run_that_outlasts_its_dead_after_frees_the_jobs_of_the_dead() {
     let (client, pool, schema) = client().await;
     let dead = held_by_a_dead_worker(&client, &pool, &schema).await;
     let gone = format!("select not exists (select from S.backfill_pools where id = '{dead}')");
-    let summary = run_once_until(&client, &schema, Duration::from_millis(300), gone).await;
+    let summary = run_until_idle_or(&client, &schema, Duration::from_millis(300), gone).await;
     assert_eq!(summary.completed, 2);
 }
 
@@ -270,7 +270,7 @@ async fn locks_of_unregistered_workers_are_released_after_four_hours_only() {
     assert_eq!(client.storage().release_stale().await.expect("sweep"), 2);
     let worker =
         Worker::builder(client.clone()).task(task_fn("t", |_: u8, _: JobContext| async {})).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").completed, 2);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 2);
 }
 
 #[tokio::test]
@@ -291,9 +291,9 @@ async fn locks_of_registered_workers_are_left_to_their_heartbeats() {
 async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1)).await.expect("add");
-    let hasty = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
-    let hasty = PgPool::connect_with(hasty).await.expect("connect");
-    let storage = backfill::storage::postgres::PostgresStorage::new(hasty, &schema).expect("a schema");
+    let short = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
+    let short = PgPool::connect_with(short).await.expect("connect");
+    let storage = backfill::storage::postgres::PostgresStorage::new(short, &schema).expect("a schema");
     let storage: &dyn backfill::storage::Storage = &storage;
     let id = WorkerId::random();
     let lock = format!("update S._private_jobs set locked_by = '{id}', locked_at = now(), attempts = 1");
@@ -302,12 +302,12 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
                 create trigger slow before update on S._private_jobs for each row when (old.locked_by is not null)
                 execute function S.slow()";
     sql(&pool, &schema, slow).await;
-    for way in ["rescue", "release_unknown", "deregister", "sweep"] {
+    for way in ["rescue", "release_untracked", "deregister", "sweep"] {
         storage.register(&id, &[]).await.expect("register");
         sql(&pool, &schema, &lock).await;
         match way {
             "rescue" => assert_eq!(storage.rescue(Duration::from_millis(1)).await.expect("rescue")[0].jobs, 1),
-            "release_unknown" => assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1),
+            "release_untracked" => assert_eq!(storage.release_untracked(&id, &[]).await.expect("release"), 1),
             "deregister" => {}
             _ => {
                 let old = "delete from S.backfill_pools; alter table S._private_jobs disable trigger slow;
@@ -359,7 +359,7 @@ async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_ar
 
 /// A run that ends when idle, whose first job ends only when its heartbeats have not been answered for longer than its lease, with
 /// what became of it and how many claims it made since.
-async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summary>, usize, BackfillClient) {
+async fn run_without_heartbeats(answered_again: bool) -> (backfill::Result<Summary>, usize, BackfillClient) {
     let (inner, ..) = client().await;
     let faults = Faults::new(0, 0, Duration::ZERO);
     faults.signs_unheard.store(true, Ordering::SeqCst);
@@ -383,7 +383,7 @@ async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summa
         builder.heartbeat_every(Duration::from_millis(100)).dead_after(Duration::from_secs(1)).handle_signals(false);
     let worker = builder.build().expect("a worker");
     let mut events = worker.events();
-    let run = tokio::spawn(async move { worker.run_once().await });
+    let run = tokio::spawn(async move { worker.run_until_idle().await });
     let mut failures = 0;
     while failures < 15 {
         let event = soon("its heartbeats fail", events.next()).await.expect("it runs");
@@ -404,7 +404,7 @@ async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_ends_fails_when_its_heartbeats_are_not_answered_and_claims_nothing_meanwhile() {
-    let (ended, claims, client) = run_once_without_signs(false).await;
+    let (ended, claims, client) = run_without_heartbeats(false).await;
     let error = ended.expect_err("it fails").to_string();
     assert!(error.contains("no heartbeat"), "{error}");
     assert_eq!(claims, 0, "nothing was claimed to be released");
@@ -414,7 +414,7 @@ async fn a_run_that_ends_fails_when_its_heartbeats_are_not_answered_and_claims_n
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_ends_goes_on_when_its_heartbeats_are_answered_again() {
-    let (ended, _, client) = run_once_without_signs(true).await;
+    let (ended, _, client) = run_without_heartbeats(true).await;
     assert_eq!(ended.expect("it ends").completed, 30);
     assert_eq!(client.counts().await.expect("counts").total(), 0);
 }
@@ -510,7 +510,7 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
     assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a worker that claims is alive");
-    let (released, ()) = tokio::join!(storage.release_unknown(&id, &[]), late.commit_when_waited_for(&pool, &schema));
+    let (released, ()) = tokio::join!(storage.release_untracked(&id, &[]), late.commit_when_waited_for(&pool, &schema));
     assert_eq!(released.expect("release"), 1);
     assert_eq!(client.counts().await.expect("counts").ready, 1);
 

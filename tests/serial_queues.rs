@@ -233,7 +233,7 @@ async fn a_failure_amid_a_run_frees_nothing_and_loses_nothing() {
         }))
         .build()
         .expect("worker");
-    let summary = soon("the run ends", worker.run_once()).await.expect("run");
+    let summary = soon("the run ends", worker.run_until_idle()).await.expect("run");
     assert_eq!((summary.completed, summary.failed), (90, 10));
     assert_eq!(*order.lock().expect("lock"), (0..100).collect::<Vec<_>>());
     assert_eq!(

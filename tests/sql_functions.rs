@@ -279,7 +279,7 @@ async fn add_jobs_takes_arrays_of_any_shape() {
 #[tokio::test]
 async fn add_jobs_stores_a_batch_of_any_size_in_time_that_grows_with_it() {
     let pool = support::client().await;
-    // Where each spec costs more the larger the batch is, this takes several times the patience of all tests.
+    // Where each spec costs more the larger the batch is, this takes several times the timeout of all tests.
     let call = "select count(*) || ' ' || count(distinct job.id) from S.add_jobs((
           select array_agg(row('a', '{}'::json, null, null, null, case when n % 2 = 0 then 'k' || n end, null, null)::S.job_spec)
           from generate_series(1, 150000) as n

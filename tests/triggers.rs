@@ -316,9 +316,9 @@ async fn a_move_into_a_place_that_leaves_rows_out_says_so_and_brings_nothing() {
         let storage = client.storage();
         let run = backfill::storage::WorkerId::random();
         assert!(storage.register(&run, &[]).await.expect("register"));
-        let error = storage.import(&run, "mover", &[job(1), job(2), job(3)]).await.expect_err("one is left out");
+        let error = storage.import(&run, "move-1", &[job(1), job(2), job(3)]).await.expect_err("one is left out");
         assert!(matches!(error, Error::LeftOut { jobs: 1, of: 3, .. }), "{error:?}");
         assert_eq!(client.counts().await.expect("counts").total(), 0);
-        assert_eq!(storage.import(&run, "mover", &[job(1), job(3)]).await.expect("import"), [1, 3]);
+        assert_eq!(storage.import(&run, "move-1", &[job(1), job(3)]).await.expect("import"), [1, 3]);
     }
 }

@@ -88,8 +88,8 @@ impl BackfillClientBuilder {
 
     /// How long building waits for a server that cannot be reached, such as one that is still starting. Default: 30 s; zero
     /// fails at once, [`Duration::MAX`] waits for as long as it takes. Each try that fails is logged as a warning.
-    pub fn wait_for_database(mut self, patience: Duration) -> Self {
-        self.door.patience = patience;
+    pub fn wait_for_database(mut self, max_wait: Duration) -> Self {
+        self.door.max_wait = max_wait;
         self
     }
 

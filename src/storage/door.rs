@@ -27,12 +27,12 @@ pub(crate) struct Door {
     pub schema: Option<String>,
     pub max_connections: u32,
     pub prepared_statements: bool,
-    pub patience: Duration,
+    pub max_wait: Duration,
 }
 
 impl Default for Door {
     fn default() -> Self {
-        Self { schema: None, max_connections: 10, prepared_statements: true, patience: Duration::from_secs(30) }
+        Self { schema: None, max_connections: 10, prepared_statements: true, max_wait: Duration::from_secs(30) }
     }
 }
 
@@ -51,14 +51,14 @@ pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
 ///
 /// # Errors
 /// Those of [`Storage::migrate`] and [`Storage::check`].
-pub async fn make_ready(storage: &dyn Storage, migrate: bool, patience: Duration) -> Result<i32> {
+pub async fn make_ready(storage: &dyn Storage, migrate: bool, max_wait: Duration) -> Result<i32> {
     let begun = Instant::now();
     loop {
         let ready = if migrate { storage.migrate().await.map(|migrated| migrated.to) } else { storage.check().await };
         match ready {
-            Err(error) if error.is_away() && begun.elapsed() < patience => {
+            Err(error) if error.is_away() && begun.elapsed() < max_wait => {
                 tracing::warn!(%error, "the database has gone away; trying again");
-                sleep(PAUSE.min(patience.saturating_sub(begun.elapsed()))).await;
+                sleep(PAUSE.min(max_wait.saturating_sub(begun.elapsed()))).await;
             }
             ready => return ready,
         }
@@ -72,7 +72,7 @@ impl Door {
     async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
         if is_postgres(url) {
             let storage = self.postgres_at(url)?;
-            storage.reach(self.patience).await?;
+            storage.reach(self.max_wait).await?;
             return Ok(Arc::new(storage));
         }
         match scheme(url) {
@@ -107,14 +107,14 @@ impl Door {
     pub(crate) async fn open_ready(&self, url: &str, migrate: bool) -> Result<Arc<dyn Storage>> {
         let storage = if is_postgres(url) {
             let storage = self.postgres_at(url)?;
-            if storage.reach_ready(self.patience).await? {
+            if storage.reach_ready(self.max_wait).await? {
                 return Ok(Arc::new(storage));
             }
             Arc::new(storage)
         } else {
             self.open(url).await?
         };
-        make_ready(&*storage, migrate, self.patience).await?;
+        make_ready(&*storage, migrate, self.max_wait).await?;
         Ok(storage)
     }
 
@@ -122,8 +122,8 @@ impl Door {
     pub(crate) async fn postgres_ready(&self, pool: PgPool, migrate: bool) -> Result<Arc<dyn Storage>> {
         // The pool has the user's own hooks.
         let storage = self.postgres(pool, Trust::default())?;
-        storage.reach(self.patience).await?;
-        make_ready(&storage, migrate, self.patience).await?;
+        storage.reach(self.max_wait).await?;
+        make_ready(&storage, migrate, self.max_wait).await?;
         Ok(Arc::new(storage))
     }
 

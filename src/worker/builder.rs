@@ -172,14 +172,14 @@ impl WorkerBuilder {
         self
     }
 
-    /// Whether [`Worker::run`] and [`Worker::run_once`] shut down on SIGINT, SIGTERM and SIGHUP. Default: yes.
+    /// Whether [`Worker::run`] and [`Worker::run_until_idle`] shut down on SIGINT, SIGTERM and SIGHUP. Default: yes.
     pub fn handle_signals(mut self, handle: bool) -> Self {
         self.options.handle_signals = handle;
         self
     }
 
-    /// How long after the first signal another one hurries. What comes sooner says nothing new: a supervisor may signal a process
-    /// and its group, and a terminal all that run in it. Default: 5 s, Graphile's; zero lets every second signal hurry.
+    /// How long after the first signal another one forces the end. What comes sooner says nothing new: a supervisor may signal a process
+    /// and its group, and a terminal all that run in it. Default: 5 s, Graphile's; zero lets every second signal force the end.
     pub fn second_signal_after(mut self, delay: Duration) -> Self {
         self.options.second_signal_after = delay;
         self

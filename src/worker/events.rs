@@ -194,8 +194,8 @@ pub enum Event {
     ShuttingDown {
         /// How many jobs are running.
         running: usize,
-        /// Whether it was told to hurry.
-        hurry: bool,
+        /// Whether it was forced to end at once.
+        forced: bool,
     },
     /// The worker has ended.
     Ended {

@@ -139,7 +139,7 @@ impl Worker {
     /// gets its attempt back and is ready for another worker at once. If the next worker cuts it off too, that attempt counts.
     /// A [`TaskError`](crate::TaskError) that says when to try again, or never, still decides.
     /// Everything that ended is written before this returns. A second signal
-    /// hurries, if it comes more than `second_signal_after` (5 s) after the first: cancel now, drop after a second.
+    /// forces the end, if it comes more than `second_signal_after` (5 s) after the first: cancel now, drop after a second.
     ///
     /// An unreachable storage does not end a worker: it holds its results and tries again.
     ///
@@ -160,7 +160,7 @@ impl Worker {
     ///
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.
-    pub async fn run_once(&self) -> Result<Summary> {
+    pub async fn run_until_idle(&self) -> Result<Summary> {
         Box::pin(Engine::new(self, Mode::UntilIdle).run()).await
     }
 }

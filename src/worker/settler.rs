@@ -435,7 +435,7 @@ impl Settler {
             return unknown().map(|settlement| settlement.claim.id).collect();
         }
         let present = tokio::select! {
-            present = self.line.call(WRITE_TIMEOUT, self.line.storage().present(&gone)) => present,
+            present = self.line.call(WRITE_TIMEOUT, self.line.storage().existing(&gone)) => present,
             () = self.give_up.cancelled() => Ok(Vec::new()),
         };
         // One question without an answer is enough: then all are taken for written.

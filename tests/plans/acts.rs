@@ -188,8 +188,8 @@ impl Actor<'_> {
             if !claimed.jobs.is_empty() {
                 self.settle(&claimed.jobs, |_| Outcome::Completed).await;
             }
-            if claimed.look_again != Some(Duration::ZERO) {
-                walk.pause = claimed.look_again.unwrap_or_default();
+            if claimed.rescan_after != Some(Duration::ZERO) {
+                walk.pause = claimed.rescan_after.unwrap_or_default();
                 return walk;
             }
         }

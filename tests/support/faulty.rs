@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill::storage::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
+    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
     QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
     WorkerInfo,
 };
@@ -88,8 +88,8 @@ impl Storage for Faulty {
         Ok(applied)
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.inner.present(ids).await
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.inner.existing(ids).await
     }
     fn name(&self) -> String {
         self.inner.name()
@@ -107,8 +107,8 @@ impl Storage for Faulty {
         }
         Ok(added)
     }
-    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
-        self.inner.release_unknown(worker, holds).await
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.inner.release_untracked(worker, holds).await
     }
     async fn release_stale(&self) -> Result<u64> {
         if self.faults.no_sweeps.load(Ordering::SeqCst) {
@@ -156,22 +156,22 @@ impl Storage for Faulty {
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.inner.cleanup(what).await
     }
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.inner.take_out(mover, after, limit, max_bytes).await
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.inner.reserve(transfer_id, after, limit, max_bytes).await
     }
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        self.inner.delete_taken(mover, ids).await
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.inner.delete_reserved(transfer_id, ids).await
     }
-    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.inner.import(run, mover, jobs).await
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.inner.import(run, transfer_id, jobs).await
     }
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.inner.forget_imports(mover).await
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.inner.forget_imports(transfer_id).await
     }
     async fn task_names(&self) -> Result<Vec<String>> {
         self.inner.task_names().await
     }
-    async fn diagnose(&self) -> Vec<Checked> {
+    async fn diagnose(&self) -> Vec<Check> {
         self.inner.diagnose().await
     }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

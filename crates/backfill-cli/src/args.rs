@@ -130,7 +130,7 @@ A crontab is in Graphile's dialect, which Node reads too. After the comment `# d
 ?dialect=extended) it may say more: names such as MON, steps of ranges, @daily, seconds before the minutes, and ?tz=Europe/Berlin. \
 `backfill crontab check FILE` tells what is wrong with one, or when it is due.
 
-The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one hurries. A worker whose log nobody reads any more ends as by \
+The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one forces the end. A worker whose log nobody reads any more ends as by \
 a signal. One that is killed (SIGKILL) cannot end its programs: each runs on, beside the next attempt.")]
 #[expect(clippy::struct_excessive_bools, reason = "switches, independent of each other")]
 pub struct WorkerArgs {
@@ -188,7 +188,7 @@ pub struct WorkerArgs {
     /// Go by this machine's clock, not the database's
     #[arg(long, visible_alias = "use-node-time")]
     pub client_time: bool,
-    /// How long after the first signal another one hurries; what comes sooner says nothing new
+    /// How long after the first signal another one forces the end; what comes sooner says nothing new
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
     pub second_signal_after: Duration,
     /// On shutdown, how long until running programs get SIGTERM

@@ -205,7 +205,7 @@ async fn programs_that_run_at_the_end_are_asked_and_then_killed() {
     worker.logs("exit status: 4").await;
     worker.signal("TERM").await;
     assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
-    assert!(begin.elapsed() < Duration::from_secs(30), "a second signal hurries");
+    assert!(begin.elapsed() < Duration::from_secs(30), "a second signal forces the end");
     let errors = scene.ask("select last_error from S._private_jobs order by id").await;
     assert!(
         errors.starts_with("the worker shut down before the job ended: exit status: 4: ")

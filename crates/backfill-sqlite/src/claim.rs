@@ -74,7 +74,7 @@ impl SqliteStorage {
             return Ok(Claimed::default());
         }
         let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
-        let beginning = self.frontier.begin(request, Instant::now());
+        let start = self.cursor.begin(request, Instant::now());
         let mut wanted = Request {
             worker: request.worker.to_string(),
             tasks: crate::json(tasks),
@@ -86,7 +86,7 @@ impl SqliteStorage {
             rooms,
             forbidden,
             now: request.now.map(micros),
-            from: beginning.place.map_or((i64::MIN, i64::MIN, i64::MIN), |(priority, time)| {
+            from: start.position.map_or((i64::MIN, i64::MIN, i64::MIN), |(priority, time)| {
                 (i64::from(priority), micros(time), i64::MIN)
             }),
             rows: self.part,
@@ -116,7 +116,7 @@ impl SqliteStorage {
             let Some(row) = part.reached else { break };
             let place = i16::try_from(row.0).ok().map(|priority| (priority, time(row.1)));
             // The next one begins with all jobs of that time, so this one has to come further than that.
-            if walk >= self.walk && beginning.may_break_off && place != beginning.place {
+            if walk >= self.walk && start.may_break_off && place != start.position {
                 // A row that somebody gave a priority of beyond all is walked over from the start.
                 reached = place.map_or(Reached::Unknown, Reached::BrokenOff);
                 break;
@@ -134,7 +134,7 @@ impl SqliteStorage {
             // It ended there because it had enough.
             reached = if matches!(reached, Reached::BrokenOff(_)) { reached } else { Reached::Unknown };
         }
-        self.frontier.end_at(&beginning, request, &mut all, walk, reached, Instant::now());
+        self.cursor.end_at(&start, request, &mut all, walk, reached, Instant::now());
         Ok(all)
     }
 }
@@ -380,7 +380,7 @@ limit ?5
         queues.insert(queue);
     }
     let part = Part {
-        claimed: Claimed { jobs: Vec::new(), more, for_free_slots, look_again: None },
+        claimed: Claimed { jobs: Vec::new(), more, for_free_slots, rescan_after: None },
         side_by_side,
         bytes,
         rooms,

@@ -104,7 +104,7 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
         Ok(())
     }
 
-    pub(crate) async fn release_unknown_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+    pub(crate) async fn release_untracked_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
         // A lost claim was handed to the thread that writes before this, which does one thing after the other.
         let (worker, holds) = (worker.to_string(), holds.to_vec());
         let released = self
@@ -244,7 +244,7 @@ returning id as "id!: String"
 
     fn tell_if(&self, released: u64) {
         if released > 0 {
-            self.frontier.forget();
+            self.cursor.forget();
             self.file.tell();
         }
     }

@@ -45,7 +45,7 @@ impl SqliteStorage {
         Ok(row.map(Job::from))
     }
 
-    pub(crate) async fn present_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+    pub(crate) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         let ids = crate::json(ids.to_vec());
         sqlx::query_scalar!(
             r#"select id as "id!: i64" from backfill_jobs where id in (select value from json_each(?1))"#,

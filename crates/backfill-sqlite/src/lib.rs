@@ -39,14 +39,14 @@
 //! | `manage` | the administrative verbs |
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees |
-//! | `checkup` | looking for what is wrong |
+//! | `doctor` | looking for what is wrong |
 //! | `wakeups` | noticing what this process and others add |
 //! | `row` | reading rows |
 
 mod add;
-mod checkup;
 mod claim;
 mod cron;
+mod doctor;
 mod file;
 mod heartbeat;
 mod inspect;
@@ -65,7 +65,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
+    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, Cursor, DueJob, JobFilter, KnownCrontab, Migrated,
     QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
     WorkerInfo,
 };
@@ -84,7 +84,7 @@ use file::File;
 pub struct SqliteStorage {
     file: Arc<File>,
     /// Where claims begin.
-    frontier: Arc<Frontier>,
+    cursor: Arc<Cursor>,
     /// How many rows one part of a claim's walk looks at.
     part: u32,
     /// After how long a walk is broken off.
@@ -98,7 +98,7 @@ impl SqliteStorage {
     /// # Errors
     /// [`Error::InvalidClient`] for a URL that cannot be read, for a database in memory, and for one that may only be read.
     pub fn open(url: &str) -> Result<Self> {
-        Ok(Self { file: Arc::new(File::new(url)?), frontier: Arc::default(), part: claim::PART, walk: claim::WALK })
+        Ok(Self { file: Arc::new(File::new(url)?), cursor: Arc::default(), part: claim::PART, walk: claim::WALK })
     }
 
     /// The file.
@@ -150,7 +150,7 @@ impl Storage for SqliteStorage {
 
     fn for_worker(&self) -> Arc<dyn Storage> {
         // The user's code never gets hold of the writer, so a worker needs none of its own.
-        Arc::new(Self { file: Arc::clone(&self.file), frontier: Arc::default(), part: self.part, walk: self.walk })
+        Arc::new(Self { file: Arc::clone(&self.file), cursor: Arc::default(), part: self.part, walk: self.walk })
     }
 
     async fn migrate(&self) -> Result<Migrated> {
@@ -173,8 +173,8 @@ impl Storage for SqliteStorage {
         self.settle_jobs(worker, settled.to_vec()).await.map(Settled::applied)
     }
 
-    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
-        self.release_unknown_jobs(worker, holds).await
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.release_untracked_jobs(worker, holds).await
     }
 
     async fn release_stale(&self) -> Result<u64> {
@@ -242,24 +242,24 @@ impl Storage for SqliteStorage {
         self.clean(what).await
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.take_jobs_out(mover.to_owned(), after, limit, max_bytes).await
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.reserve_jobs(transfer_id.to_owned(), after, limit, max_bytes).await
     }
 
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        self.delete_taken_jobs(mover.to_owned(), ids).await
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.delete_reserved_jobs(transfer_id.to_owned(), ids).await
     }
 
-    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.import_jobs(run, mover.to_owned(), jobs.to_vec()).await
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.import_jobs(run, transfer_id.to_owned(), jobs.to_vec()).await
     }
 
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.forget_imported(mover.to_owned()).await
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.forget_imported(transfer_id.to_owned()).await
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.present_jobs(ids).await
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.existing_jobs(ids).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
@@ -286,7 +286,7 @@ impl Storage for SqliteStorage {
         self.list_task_names().await
     }
 
-    async fn diagnose(&self) -> Vec<Checked> {
+    async fn diagnose(&self) -> Vec<Check> {
         self.look_at_everything().await
     }
 

@@ -136,7 +136,7 @@ returning
                 })
             })
             .await?;
-        self.frontier.forget();
+        self.cursor.forget();
         self.file.tell();
         Ok(jobs)
     }

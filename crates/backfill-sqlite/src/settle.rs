@@ -46,7 +46,7 @@ impl SqliteStorage {
             })
             .await?;
         if frees_queues {
-            self.frontier.queue_was_freed(Instant::now());
+            self.cursor.queue_was_freed(Instant::now());
         }
         Ok(applied)
     }

@@ -8,7 +8,7 @@
 //! Only jobs gather that can be in nobody's way: without a key, without a queue, and of a task whose name this process has seen
 //! stored (a new name may have to wait for another transaction that is the first to use it). If the statement is refused all the
 //! same (a trigger of the user's may refuse a row, by any code), its halves are tried until the one to blame is alone, so that nobody
-//! is told another's error. And whoever has gathered for [`PATIENCE`] without being taken along goes alone.
+//! is told another's error. And whoever has gathered for [`MAX_WAIT`] without being taken along goes alone.
 //!
 //! **Cancellation.** The storing is done by a task of its own, so that it goes on when callers do not poll, or are dropped: then
 //! their jobs are stored or not, as with any add whose answer is not awaited.
@@ -30,7 +30,7 @@ const MOST: usize = 1_000;
 /// The most bytes of payload that are stored together. (A larger job goes alone.)
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// Who has not been taken along after this time goes alone.
-const PATIENCE: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_millis(100);
 /// For so long the one to blame is looked for when a statement was refused for what may pass, as for a table that is locked: then
 /// each half may take as long as the whole.
 const SEARCH: Duration = Duration::from_secs(20);
@@ -133,7 +133,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.storage.gathering.state();
         if state.waiting.is_empty() || !self.begun {
-            // Those who wait, if any, lose their patience and go alone.
+            // Those who wait, if any, run into the limit and go alone.
             state.busy = false;
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Somebody came at the last moment, or this turn was cut short.
@@ -164,7 +164,7 @@ impl PostgresStorage {
         }
         let lost =
             || Error::Internal("the task that was storing this job has ended; it may be stored or not".to_owned());
-        if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut answer).await {
+        if let Ok(answer) = tokio::time::timeout(MAX_WAIT, &mut answer).await {
             return answer.unwrap_or_else(|_| Err(lost()));
         }
         let alone = {

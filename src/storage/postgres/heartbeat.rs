@@ -104,7 +104,7 @@ update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at 
 
     pub(super) async fn remove_registration(&self, worker: &WorkerId) -> Result<()> {
         let fail = |e| self.error("deregister a worker", e);
-        let mut tx = self.patient_transaction().await?;
+        let mut tx = self.waiting_transaction().await?;
         // This waits for a claim that is still running somewhere; what that took is seen by the next statement.
         sqlx::query!(
             r#"
@@ -124,7 +124,7 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
         tx.commit().await.map_err(fail)
     }
 
-    pub(super) async fn release_unknown_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+    pub(super) async fn release_untracked_jobs(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
         // The lost claim may still be running on a connection that only we have given up. It holds its worker's row, so this
         // waits for it; what it took is seen by the next statement. Each has its own transaction: one that stayed open while
         // this process is kept from going on would keep its heartbeat from being sent. The same holds for a client that hands off a job,
@@ -148,7 +148,7 @@ select clock_timestamp() as "until!: DateTime<Utc>" from waited
         .map_err(|e| self.error("wait for a lost claim", e))?;
         // Nobody else may claim for a worker that is not there, and who declared it dead has released what it held.
         let Some(until) = until else { return Ok(0) };
-        let mut tx = self.patient_transaction().await?;
+        let mut tx = self.waiting_transaction().await?;
         let released = self.release_claims(&mut tx, worker, holds, until).await?;
         tx.commit().await.map_err(|e| self.error("release jobs", e))?;
         Ok(u64::try_from(released.released).unwrap_or_default())
@@ -261,7 +261,7 @@ select exists (
         if !any_dead || too_late() {
             return Ok(Vec::new());
         }
-        let mut tx = self.patient_transaction().await?;
+        let mut tx = self.waiting_transaction().await?;
         if too_late() {
             return Ok(Vec::new());
         }

@@ -184,7 +184,7 @@ impl PostgresStorage {
     }
 
     /// A transaction that may read the whole table, whatever time the role gives its statements.
-    pub(super) async fn patient_transaction(&self) -> Result<Tx> {
+    pub(super) async fn waiting_transaction(&self) -> Result<Tx> {
         self.connections.begin_with(PATIENT).await.map_err(|e| self.error("begin a transaction", e))
     }
 

@@ -18,7 +18,7 @@ impl PostgresStorage {
         // not deadlock; held ones are skipped,
         // the next sweep finds them.
         let fail = |e| self.error("release stale locks", e);
-        let mut tx = self.patient_transaction().await?;
+        let mut tx = self.waiting_transaction().await?;
         let released = sqlx::query_scalar!(
             r#"
 with stale_job as (
@@ -58,7 +58,7 @@ select count(*) as "released!" from released_job
         Ok(u64::try_from(released).unwrap_or_default())
     }
 
-    pub(super) async fn present_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+    pub(super) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         sqlx::query_scalar!("select job.id from graphile_worker._private_jobs job where job.id = any ($1)", ids)
             .fetch_all(self.schema.on(&self.db()))
             .await
@@ -156,7 +156,7 @@ order by job.id
 
     pub(super) async fn unlock_workers(&self, workers: &[String]) -> Result<u64> {
         let fail = |e| self.error("unlock workers", e);
-        let mut tx = self.patient_transaction().await?;
+        let mut tx = self.waiting_transaction().await?;
         // (A schema that only Node has used has no such table.)
         let has_workers = sqlx::query_scalar!(
             r#"

@@ -87,7 +87,7 @@ use rights::Need;
 use schema::Schema;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer,
+    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer,
     QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
     WorkerInfo,
 };
@@ -336,8 +336,8 @@ impl Storage for PostgresStorage {
         }
     }
 
-    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
-        self.freed(self.retrying(|| self.release_unknown_jobs(worker, holds)).await)
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.freed(self.retrying(|| self.release_untracked_jobs(worker, holds)).await)
     }
 
     async fn release_stale(&self) -> Result<u64> {
@@ -418,30 +418,30 @@ impl Storage for PostgresStorage {
         self.retrying(|| self.clean(what)).await
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.retrying(|| self.take_jobs_out(mover, after, limit, max_bytes)).await
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.retrying(|| self.reserve_jobs(transfer_id, after, limit, max_bytes)).await
     }
 
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        self.retrying(|| self.delete_taken_jobs(mover, ids)).await
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.retrying(|| self.delete_reserved_jobs(transfer_id, ids)).await
     }
 
-    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        match self.retrying(|| self.import_jobs(run, mover, jobs)).await {
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        match self.retrying(|| self.import_jobs(run, transfer_id, jobs)).await {
             Err(error) if encoding::is_for_a_character(&error) => match self.storable_jobs(jobs).await? {
-                Some(storable) => self.retrying(|| self.import_jobs(run, mover, &storable)).await,
+                Some(storable) => self.retrying(|| self.import_jobs(run, transfer_id, &storable)).await,
                 None => Err(error),
             },
             imported => imported,
         }
     }
 
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.explained(Need::Work, self.forget_imported(mover).await).await
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.explained(Need::Work, self.forget_imported(transfer_id).await).await
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.explained(Need::Read, self.present_jobs(ids).await).await
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.explained(Need::Read, self.existing_jobs(ids).await).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
@@ -476,7 +476,7 @@ impl Storage for PostgresStorage {
             .map_err(|e| self.error("read the clock", e))
     }
 
-    async fn diagnose(&self) -> Vec<Checked> {
+    async fn diagnose(&self) -> Vec<Check> {
         self.look_at_everything().await
     }
 

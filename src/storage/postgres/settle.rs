@@ -63,18 +63,18 @@ impl PostgresStorage {
         conn: &mut PgConnection,
         worker: &WorkerId,
         settled: &[Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
         let mut applied = Vec::new();
         if let Some(moment) = one_moment(&done) {
-            applied = self.delete_of_one_claim(conn, worker, moment, &done, patience).await?;
+            applied = self.delete_of_one_claim(conn, worker, moment, &done, max_wait).await?;
         } else if !done.is_empty() {
-            applied = self.delete_completed(conn, worker, &done, patience).await?;
+            applied = self.delete_completed(conn, worker, &done, max_wait).await?;
         }
         if !rest.is_empty() {
-            applied.extend(self.write_others(conn, worker, &rest, patience).await?);
+            applied.extend(self.write_others(conn, worker, &rest, max_wait).await?);
         }
         Ok(applied)
     }
@@ -173,7 +173,7 @@ where (
         worker: &WorkerId,
         moment: DateTime<Utc>,
         done: &[&Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let ids: Vec<JobId> = done.iter().map(|settlement| settlement.claim.id).collect();
         sqlx::query_scalar!(
@@ -189,7 +189,7 @@ returning job.id
             worker.as_str(),
             &ids,
             moment,
-            patience,
+            max_wait,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -201,7 +201,7 @@ returning job.id
         conn: &mut PgConnection,
         worker: &WorkerId,
         done: &[&Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let claims = Claims::of(done);
         // Locking: rows that this worker holds, which nobody else writes but an administrator who breaks the lock.
@@ -233,7 +233,7 @@ select deleted.id from deleted
             &claims.id,
             &claims.locked_at,
             &claims.queue as &[Option<&str>],
-            patience,
+            max_wait,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -245,7 +245,7 @@ select deleted.id from deleted
         conn: &mut PgConnection,
         worker: &WorkerId,
         rest: &[&Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
@@ -324,7 +324,7 @@ left join notified on true
             &changes.run_at as &[Option<DateTime<Utc>>],
             &changes.delay as &[Option<i64>],
             &changes.payload as &[Option<&str>],
-            patience,
+            max_wait,
             INTERRUPTED,
         )
         .fetch_all(self.schema.on(conn))

@@ -56,7 +56,7 @@ pub(super) struct Claims {
     /// The last answer was as much as had been asked for.
     deep: bool,
     /// The next one passes nothing by.
-    thorough: bool,
+    full_scan: bool,
     /// The one that releases what the worker does not know of, before it claims: no other may be on its way meanwhile, or
     /// what that one takes would be released too.
     doubting: Option<u64>,
@@ -174,13 +174,13 @@ impl Engine {
         let number = self.claims.newest;
         self.claims.doubting = doubts.then_some(number);
         self.claims.awaits_queues = false;
-        let thorough = std::mem::take(&mut self.claims.thorough);
+        let full_scan = std::mem::take(&mut self.claims.full_scan);
         let run_length = self.pace.run_length();
         self.claims.in_flight.push(Box::pin(async move {
             let storage = line.storage();
             let claimed = async {
                 if let Some(held) = in_doubt {
-                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_unknown(&worker, &held)).await?;
+                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_untracked(&worker, &held)).await?;
                     if jobs > 0 {
                         tracing::warn!(jobs, "released jobs of a claim whose answer was lost");
                     }
@@ -189,7 +189,7 @@ impl Engine {
                     let flags = forbidden.now().await?;
                     let request =
                         ClaimRequest::new(&worker, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
-                    let request = request.run_length(run_length).thorough(thorough);
+                    let request = request.run_length(run_length).full_scan(full_scan);
                     let request = request.max_bytes(MAX_BYTES).free_slots(free_slots);
                     storage.claim(&request).await
                 };
@@ -222,17 +222,17 @@ impl Engine {
                     self.claims.in_time.map(|in_time| in_time * 2).filter(|in_time| *in_time < MAX_UNWRITTEN);
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
                 self.more = self.woken || claimed.more || (self.more && number < self.claims.newest);
-                if let Some(pause) = claimed.look_again {
+                if let Some(pause) = claimed.rescan_after {
                     if pause.is_zero() {
                         // The claim ended before it had seen everything, and the next one goes on from there.
                         self.more = true;
                     } else if self.mode == Mode::UntilIdle {
                         // A run that ends when idle has to be sure.
-                        self.claims.thorough = true;
+                        self.claims.full_scan = true;
                         self.more = true;
                     } else {
                         let time = Instant::now() + pause;
-                        self.look_again_at = Some(self.look_again_at.map_or(time, |earlier| earlier.min(time)));
+                        self.rescan_at = Some(self.rescan_at.map_or(time, |earlier| earlier.min(time)));
                     }
                 }
                 let is_last = |job: &Job| job.attempts >= job.max_attempts;
@@ -245,7 +245,7 @@ impl Engine {
                 }
                 if claimed.for_free_slots {
                     self.pause = FIRST_PAUSE;
-                } else if claimed.more && claimed.jobs.is_empty() && claimed.look_again != Some(Duration::ZERO) {
+                } else if claimed.more && claimed.jobs.is_empty() && claimed.rescan_after != Some(Duration::ZERO) {
                     // Everything in sight is in queues that others are taking at this moment.
                     self.claim_not_before = Some(Instant::now() + self.pause);
                     self.pause = (self.pause * 2).min(self.options.poll_interval);

@@ -215,10 +215,9 @@ impl Engine {
         let held: Vec<JobId> = self.held.keys().copied().collect();
         let (line, worker) = (self.line.clone(), Arc::clone(&self.worker));
         handoff.unheard = false;
-        handoff.releasing =
-            Some(Box::pin(
-                async move { line.call(DOUBTING_TIMEOUT, line.storage().release_unknown(&worker, &held)).await },
-            ));
+        handoff.releasing = Some(Box::pin(async move {
+            line.call(DOUBTING_TIMEOUT, line.storage().release_untracked(&worker, &held)).await
+        }));
     }
 
     pub(super) fn released(&mut self, released: Result<u64>) {

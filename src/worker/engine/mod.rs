@@ -37,7 +37,7 @@ use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
 use super::pace::Pace;
 use super::settler::{Backlog, Finished, Settler, Summary, Written};
-use super::shutdown::{Urgency, on_signals};
+use super::shutdown::{Stage, on_signals};
 use super::tasks::Tasks;
 use super::upkeep::{Identity, News, Upkeep};
 use super::{ShutdownHandle, Worker};
@@ -148,7 +148,7 @@ pub(super) struct Engine {
     pace: Pace,
     next_poll: Instant,
     /// The storage may have passed jobs by, and finds them then.
-    look_again_at: Option<Instant>,
+    rescan_at: Option<Instant>,
     /// Moments at which jobs of ours are known to become ready.
     due: BTreeSet<Instant>,
 
@@ -159,7 +159,7 @@ pub(super) struct Engine {
     settler: JoinHandle<(Summary, usize)>,
     give_up: CancellationToken,
 
-    shutdown: watch::Receiver<Urgency>,
+    shutdown: watch::Receiver<Stage>,
     handle: ShutdownHandle,
     ending: Option<Ending>,
     failure: Option<Error>,
@@ -223,7 +223,7 @@ impl Engine {
             pause: FIRST_PAUSE,
             pace: Pace::default(),
             next_poll: now,
-            look_again_at: None,
+            rescan_at: None,
             due: BTreeSet::new(),
             results,
             backlog,
@@ -263,7 +263,7 @@ impl Engine {
         let begun = tokio::select! {
             begun = begin(&self.line, &registrar, &self.tasks, first, self.mode) => begun.map(Some),
             () = &mut signals => Ok(None),
-            _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
+            _ = self.shutdown.wait_for(|stage| *stage > Stage::Run) => Ok(None),
         };
         let begun = begun.map(|registered| {
             if let Some((worker, sent)) = registered {
@@ -328,7 +328,7 @@ impl Engine {
                 tokio::select! {
                     // Boxed, because it is large and most workers have no crontab.
                     () = Box::pin(scheduler.run()) => {}
-                    _ = shutdown.wait_for(|urgency| *urgency > Urgency::Run) => {}
+                    _ = shutdown.wait_for(|stage| *stage > Stage::Run) => {}
                 }
             }
             std::future::pending::<()>().await;
@@ -345,8 +345,8 @@ impl Engine {
         };
         self.schedule_poll();
         // Whoever asked before the loop was there to hear it.
-        let urgency = *self.shutdown.borrow_and_update();
-        self.shut_down(urgency);
+        let stage = *self.shutdown.borrow_and_update();
+        self.shut_down(stage);
         let mut listens = false;
         loop {
             self.start_waiting();
@@ -383,8 +383,8 @@ impl Engine {
                 () = in_flight(&mut self.telling) => self.telling = None,
                 changed = self.shutdown.changed() => {
                     if changed.is_ok() {
-                        let urgency = *self.shutdown.borrow_and_update();
-                        self.shut_down(urgency);
+                        let stage = *self.shutdown.borrow_and_update();
+                        self.shut_down(stage);
                     }
                 }
                 () = tokio::time::sleep_until(alarm) => self.alarm(),
@@ -461,7 +461,7 @@ impl Engine {
         let poll = (self.ending.is_none()).then_some(self.next_poll);
         let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
-        let again = self.look_again_at.filter(|_| self.ending.is_none());
+        let again = self.rescan_at.filter(|_| self.ending.is_none());
         let handoff = self.handoff.alarm().filter(|_| self.ending.is_none());
         [ending, release_at, self.rests_back_at, poll, claim, due, again, handoff]
             .into_iter()
@@ -483,8 +483,8 @@ impl Engine {
             self.due.pop_first();
             self.look();
         }
-        if self.look_again_at.is_some_and(|time| now >= time) {
-            self.look_again_at = None;
+        if self.rescan_at.is_some_and(|time| now >= time) {
+            self.rescan_at = None;
             self.look();
         }
         if self.claim_not_before.is_some_and(|earliest| now >= earliest) {

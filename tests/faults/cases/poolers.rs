@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use backfill::storage::Verdict;
+use backfill::storage::CheckStatus;
 use chrono::Utc;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -112,7 +112,7 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
     let told = client.storage().diagnose().await;
     let not_listening = told.iter().any(|checked| {
         checked.what == "notifications"
-            && matches!(&checked.verdict, Verdict::Found { remedy, .. } if remedy.contains("pooler"))
+            && matches!(&checked.status, CheckStatus::Found { remedy, .. } if remedy.contains("pooler"))
     });
     assert_eq!(not_listening, mode == "transaction", "the doctor knows: {told:?}");
     if mode == "transaction" {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backfill::storage::Verdict;
+use backfill::storage::CheckStatus;
 use tokio::time::sleep;
 
 use super::{Ground, three_workers};
@@ -28,7 +28,7 @@ pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
 }
 
 /// Survives by: retries of every call; a settlement that was applied and not answered is idempotent, a claim that was is released
-/// (`release_unknown`).
+/// (`release_untracked`).
 pub async fn every_connection_is_terminated_again_and_again(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let time = ground.seconds(8, 60);
@@ -242,8 +242,8 @@ pub async fn a_standby_is_gone_and_holds_vacuum_back(ground: &Ground) -> Outcome
     scene.until_answered("its end", "select count(*) from pg_replication_slots where not active").await;
     let held_back = async |scene: &Scene| {
         let checked = scene.client.storage().diagnose().await;
-        checked.into_iter().find_map(|check| match check.verdict {
-            Verdict::Found { problem, remedy } if check.what == "vacuum" => Some(format!("{problem}; {remedy}")),
+        checked.into_iter().find_map(|check| match check.status {
+            CheckStatus::Found { problem, remedy } if check.what == "vacuum" => Some(format!("{problem}; {remedy}")),
             _ => None,
         })
     };

@@ -1,8 +1,8 @@
 //! `backfill move`.
 //!
-//! A job is first taken out of everybody's reach where it is, then stored where it goes, under the name of this move and its old
+//! A job is first reserved where it is, then stored where it goes, under the name of this move and its old
 //! number, and then deleted where it was. Whatever comes in between, the next run finds it: the name of the move, which stands in
-//! the lock of the jobs that were taken out, says where they were going.
+//! the lock of the jobs that were reserved, says where they were going.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -51,9 +51,9 @@ pub async fn run(global: &Global, output: &Output, args: &MoveArgs) -> Result<()
     database::check(&from).await?;
     let before = from.counts().await?;
     to.migrate().await?;
-    let mover = name(&here, &there);
-    let alone = Alone::begin(&to, &mover).await?;
-    let mut transfer = Move { from, to, mover, moved: 0, kept: BTreeSet::new() };
+    let transfer_id = name(&here, &there);
+    let alone = Alone::begin(&to, &transfer_id).await?;
+    let mut transfer = Move { from, to, transfer_id, moved: 0, kept: BTreeSet::new() };
     let done = transfer.run(&before, &alone).await;
     alone.end().await;
     if done? == Ended::Interrupted {
@@ -83,7 +83,7 @@ enum Ended {
 struct Move {
     from: Arc<dyn Storage>,
     to: Arc<dyn Storage>,
-    mover: String,
+    transfer_id: String,
     moved: u64,
     /// Those that stay, because a job there has their key.
     kept: BTreeSet<JobId>,
@@ -91,16 +91,16 @@ struct Move {
 
 impl Move {
     async fn run(&mut self, before: &backfill::Counts, alone: &Alone) -> Result<Ended, Failure> {
-        // What an interrupted run has taken out counts as running.
+        // What an interrupted run has reserved counts as running.
         let workers = self.from.workers().await?;
         if workers.iter().any(|worker| worker.id == alone.id.as_str()) {
             return Err(Failure::Usage(SAME.to_owned()));
         }
-        tell_others(&workers, &self.mover);
-        let held = workers.iter().find(|worker| worker.id == self.mover).map_or(0, |worker| worker.jobs);
+        tell_others(&workers, &self.transfer_id);
+        let held = workers.iter().find(|worker| worker.id == self.transfer_id).map_or(0, |worker| worker.jobs);
         if held == 0 {
             // Nothing is in between, so what an earlier run remembered is of no use, and other jobs may have these numbers by now.
-            self.to.forget_imports(&self.mover).await?;
+            self.to.forget_imports(&self.transfer_id).await?;
         }
         let progress = ProgressBar::new(before.ready + before.scheduled + before.retrying + held);
         let style = ProgressStyle::with_template("{bar:30} {pos} of {len} jobs, {eta} left");
@@ -109,7 +109,7 @@ impl Move {
         progress.finish_and_clear();
         let interrupted = passed.map_err(|failure| self.explained(failure))?;
         if interrupted && held > 0 {
-            // Some of what the earlier run had taken out may have arrived: only a whole pass tells.
+            // Some of what the earlier run had reserved may have arrived: only a whole pass tells.
             return Ok(Ended::Interrupted);
         }
         self.release_rest(alone).await.map_err(|failure| self.explained(failure))?;
@@ -122,8 +122,8 @@ impl Move {
         // (No storage can look and the other one release at the same moment. Whoever is stopped in between, and for so long that he
         // is declared dead, disturbs that other run.)
         alone.ask().await?;
-        self.from.unlock(std::slice::from_ref(&self.mover)).await?;
-        self.to.forget_imports(&self.mover).await?;
+        self.from.unlock(std::slice::from_ref(&self.transfer_id)).await?;
+        self.to.forget_imports(&self.transfer_id).await?;
         Ok(())
     }
 
@@ -137,11 +137,11 @@ impl Move {
                     return Ok(true);
                 }
                 alone.check()?;
-                let batch = self.from.take_out(&self.mover, after, BATCH, BATCH_BYTES).await?;
+                let batch = self.from.reserve(&self.transfer_id, after, BATCH, BATCH_BYTES).await?;
                 let Some(last) = batch.last() else { break };
                 after = Some(last.id);
-                let arrived = self.to.import(&alone.id, &self.mover, &batch).await?;
-                self.from.delete_taken(&self.mover, &arrived).await?;
+                let arrived = self.to.import(&alone.id, &self.transfer_id, &batch).await?;
+                self.from.delete_reserved(&self.transfer_id, &arrived).await?;
                 self.moved += arrived.len() as u64;
                 self.kept.extend(batch.iter().map(|job| job.id));
                 self.kept.retain(|id| arrived.binary_search(id).is_err());
@@ -158,7 +158,7 @@ impl Move {
         let note = format!(
             "\nwhat was on its way is out of reach, under the name {}; run this again when that is mended (do not unlock it: \
              some may have arrived)",
-            self.mover
+            self.transfer_id
         );
         match failure {
             Failure::Failed(message) => Failure::Failed(message + &note),
@@ -197,8 +197,8 @@ struct Alone {
 }
 
 impl Alone {
-    async fn begin(storage: &Arc<dyn Storage>, mover: &str) -> Result<Self, Failure> {
-        let prefix = format!("{mover}-run-");
+    async fn begin(storage: &Arc<dyn Storage>, transfer_id: &str) -> Result<Self, Failure> {
+        let prefix = format!("{transfer_id}-run-");
         let id = WorkerId::named(format!("{prefix}{:016x}", fastrand::u64(..)));
         let begun = Instant::now();
         loop {
@@ -287,8 +287,8 @@ pub fn is_move(holder: &str) -> bool {
 }
 
 /// Says what an interrupted move to another place holds.
-fn tell_others(workers: &[backfill::WorkerInfo], mover: &str) {
-    for other in workers.iter().filter(|worker| is_move(&worker.id) && worker.id != mover) {
+fn tell_others(workers: &[backfill::WorkerInfo], transfer_id: &str) {
+    for other in workers.iter().filter(|worker| is_move(&worker.id) && worker.id != transfer_id) {
         let jobs = count_of(other.jobs, "job");
         // If it cannot be said, they stay where they are all the same.
         let _ =
@@ -314,23 +314,23 @@ mod tests {
     #[tokio::test]
     async fn a_run_that_was_declared_dead_does_not_release_what_its_successor_holds() {
         let (from, to) = (memory().await, memory().await);
-        let mover = name("here", "there");
-        let alone = Alone::begin(&to, &mover).await.expect("it is alone");
+        let transfer_id = name("here", "there");
+        let alone = Alone::begin(&to, &transfer_id).await.expect("it is alone");
         let transfer = Move {
             from: Arc::clone(&from),
             to: Arc::clone(&to),
-            mover: mover.clone(),
+            transfer_id: transfer_id.clone(),
             moved: 0,
             kept: BTreeSet::new(),
         };
         // The successor: it has taken over, and holds the only job.
         to.unlock(&[alone.id.as_str().to_owned()]).await.expect("declared dead");
-        let held = from.take_out(&mover, None, BATCH, BATCH_BYTES).await.expect("take out");
+        let held = from.reserve(&transfer_id, None, BATCH, BATCH_BYTES).await.expect("reserve");
         let failure = transfer.release_rest(&alone).await.expect_err("it has been declared dead");
         assert!(matches!(failure, Failure::Failed(message) if message.contains("has taken over")));
         assert_eq!(from.counts().await.expect("counts").running, 1);
         // So the successor may still delete it where it was.
-        from.delete_taken(&mover, &held.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
+        from.delete_reserved(&transfer_id, &held.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
         assert_eq!(from.counts().await.expect("counts").total(), 0);
     }
 

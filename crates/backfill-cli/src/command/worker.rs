@@ -44,13 +44,13 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
             file.display()
         );
     }
-    let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
-    let storage = first::unless_ended(database::reached(global, patience)).await?;
+    let max_wait = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
+    let storage = first::unless_ended(database::reached(global, max_wait)).await?;
     let elsewhere = if args.no_migrate { None } else { database::elsewhere_if_missing(&storage).await };
     if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
         tracing::warn!("creating {}{elsewhere}", database::described(&storage).0);
     }
-    let made_ready = async { Ok(make_ready(&*storage, !args.no_migrate, patience).await?) };
+    let made_ready = async { Ok(make_ready(&*storage, !args.no_migrate, max_wait).await?) };
     let revision = first::unless_ended(made_ready).await?;
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);
@@ -70,7 +70,7 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
         "serving"
     );
     let handle = worker.shutdown_handle();
-    let run = async { if args.once { worker.run_once().await } else { worker.run().await } };
+    let run = async { if args.once { worker.run_until_idle().await } else { worker.run().await } };
     let unread = async {
         logging::nobody_reads().await;
         handle.shutdown();

@@ -78,8 +78,8 @@ pub struct ClaimRequest<'a> {
     pub forbidden_flags: &'a [String],
     /// The time by which jobs are ready, if it is not the storage's own.
     pub now: Option<DateTime<Utc>>,
-    /// Whether nothing that is ready may be passed by, however long it takes to find it (see [`Claimed::look_again`]).
-    pub thorough: bool,
+    /// Whether nothing that is ready may be passed by, however long it takes to find it (see [`Claimed::rescan_after`]).
+    pub full_scan: bool,
 }
 
 impl<'a> ClaimRequest<'a> {
@@ -96,7 +96,7 @@ impl<'a> ClaimRequest<'a> {
             limits: &[],
             forbidden_flags: &[],
             now: None,
-            thorough: false,
+            full_scan: false,
         }
     }
 
@@ -144,8 +144,8 @@ impl<'a> ClaimRequest<'a> {
 
     /// Whether nothing that is ready may be passed by.
     #[must_use]
-    pub fn thorough(mut self, thorough: bool) -> Self {
-        self.thorough = thorough;
+    pub fn full_scan(mut self, full_scan: bool) -> Self {
+        self.full_scan = full_scan;
         self
     }
 }
@@ -161,7 +161,7 @@ pub struct Claimed {
     pub for_free_slots: bool,
     /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then. Zero means
     /// that the claim ended before it had seen everything: the next one goes on from there.
-    pub look_again: Option<Duration>,
+    pub rescan_after: Option<Duration>,
 }
 
 #[cfg(test)]

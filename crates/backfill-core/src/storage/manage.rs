@@ -10,7 +10,7 @@ use crate::job::{Job, JobId, JobState, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
 #[must_use]
-pub fn taken_out() -> DateTime<Utc> {
+pub fn reserved_at() -> DateTime<Utc> {
     NaiveDate::from_ymd_opt(9000, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN).and_utc()
 }
 

@@ -12,12 +12,12 @@
 //! - A **wakeup** tells a worker that a claim may find something.
 //! - A new job may be **handed off** to a worker that [offers](Offer) to take it: then it is stored as claimed.
 
-mod checkup;
+mod check;
 mod claim;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod cron;
-mod frontier;
+mod cursor;
 mod handoff;
 mod heartbeat;
 mod inspect;
@@ -36,14 +36,14 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-pub use checkup::{Checked, Verdict};
+pub use check::{Check, CheckStatus};
 pub use claim::{ClaimRequest, Claimed, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
-pub use frontier::{Beginning, Frontier, Place, Reached};
+pub use cursor::{Cursor, Position, Reached, Start};
 pub use handoff::{Handoff, Offer};
 pub use heartbeat::{Registration, Rescued, Watch};
 pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
-pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
+pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, reserved_at};
 pub use settle::{ClaimRef, INTERRUPTED, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
 
@@ -56,7 +56,7 @@ use crate::job::{Job, JobId};
 /// Every call happens as a whole or not at all, but for `cleanup`, whose parts are separate.
 /// Dropping a call's future before it ends leaves open which of the two. Workers do drop calls that take too long, and repair
 /// it: a settlement is sent again, and after a claim that was dropped they call
-/// [`release_unknown`](Self::release_unknown).
+/// [`release_untracked`](Self::release_untracked).
 #[async_trait]
 pub trait Storage: Any + Debug + Send + Sync {
     /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.
@@ -92,12 +92,12 @@ pub trait Storage: Any + Debug + Send + Sync {
     ///
     /// A worker that is not registered (see [`register`](Self::register)) gets nothing.
     ///
-    /// It may pass ready jobs by to save itself a long search, unless the request is `thorough`; then the answer says when to
+    /// It may pass ready jobs by to save itself a long search, unless the request is `full_scan`; then the answer says when to
     /// look again.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed>;
 
     /// Which of these jobs are there, in any state.
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
     /// as settling once. What somebody else holds for long must not keep the rest from being written: it is answered as busy.
@@ -105,7 +105,7 @@ pub trait Storage: Any + Debug + Send + Sync {
 
     /// Releases what this worker holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
     /// They get their attempt back. Answers how many.
-    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64>;
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64>;
 
     /// Releases locks older than four hours (Graphile's rule), but for those of workers that are registered, who are judged by their
     /// heartbeats; answers how many jobs.
@@ -131,7 +131,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool>;
 
     /// Deregisters a worker that has stopped in an orderly way. What it still holds, without knowing it, is released as
-    /// by [`release_unknown`](Self::release_unknown).
+    /// by [`release_untracked`](Self::release_untracked).
     async fn deregister(&self, worker: &WorkerId) -> Result<()>;
 
     /// Releases what registered workers hold that were last seen longer ago than this, and deregisters them. Their
@@ -151,7 +151,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
     /// The same, and jobs that are handed off (see [`Offer`]) while there is an offer. After [`Wakeup::ListenerLost`] jobs may have been
-    /// handed off that were not told: they are released by [`release_unknown`](Self::release_unknown), which also ends the
+    /// handed off that were not told: they are released by [`release_untracked`](Self::release_untracked), which also ends the
     /// offer. What is handed off at the end of an offer may be told after it.
     ///
     /// A storage need not hand off anything.
@@ -191,27 +191,27 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
 
-    /// Takes jobs that wait (ready, scheduled or retrying) out of everybody's reach, to move them to another
+    /// Reserves jobs that wait (ready, scheduled or retrying), to move them to another
     /// storage: by id, with a greater one than `after`, at most `limit`, and at most `max_bytes` of payloads and errors together (a single
-    /// larger job comes alone). Among them are those that this mover took before and
+    /// larger job comes alone). Among them are those that this transfer reserved before and
     /// that are still here, as after a move that was interrupted. No attempt is counted, and neither workers nor sweeps touch
-    /// them until [`delete_taken`](Self::delete_taken), or [`unlock`](Self::unlock) of the mover, which releases them.
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>>;
+    /// them until [`delete_reserved`](Self::delete_reserved), or [`unlock`](Self::unlock) of the transfer, which releases them.
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>>;
 
-    /// Deletes jobs that this mover has taken out; answers how many.
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64>;
+    /// Deletes jobs that this transfer has reserved; answers how many.
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64>;
 
-    /// Stores jobs that were taken out of another storage, as they are but for their numbers and locks: each once, however often
-    /// it comes, which is remembered under the mover's name and the job's old number until
+    /// Stores jobs that were reserved in another storage, as they are but for their numbers and locks: each once, however often
+    /// it comes, which is remembered under the transfer's id and the job's old number until
     /// [`forget_imports`](Self::forget_imports). Answers the old numbers of those that are here, or were: all but the jobs
     /// whose key another job here has.
     ///
     /// The `run` of the move must be registered here (see [`register`](Self::register)), or nothing is stored and the
     /// call fails: one that was declared dead must not store what another run has moved since.
-    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
 
-    /// Forgets what a mover has brought, once it is gone from where it came.
-    async fn forget_imports(&self, mover: &str) -> Result<()>;
+    /// Forgets what a transfer has brought, once it is gone from where it came.
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()>;
 
     /// Reads one job.
     async fn job(&self, id: JobId) -> Result<Option<Job>>;
@@ -232,7 +232,7 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn task_names(&self) -> Result<Vec<String>>;
 
     /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
-    async fn diagnose(&self) -> Vec<Checked>;
+    async fn diagnose(&self) -> Vec<Check>;
 
     /// The workers that send heartbeats or hold something, by id.
     async fn workers(&self) -> Result<Vec<WorkerInfo>>;

@@ -64,7 +64,7 @@ async fn a_walk_in_parts_takes_the_same_jobs_in_the_same_order_as_one_in_a_piece
             [(4, 10_000, 9, 1), (9, 90, 9, 4), (30, 10_000, 2, 4), (90, 9_000, 90, 1)]
         {
             let request = ClaimRequest::new(&worker, &tasks, limit).limits(&limits).max_bytes(bytes);
-            let request = request.free_slots(slots).run_length(run_length).thorough(true);
+            let request = request.free_slots(slots).run_length(run_length).full_scan(true);
             let claimed = jobs.claim(&request).await.expect("claim");
             let ids: Vec<i64> = claimed.jobs.iter().map(|job| job.id).collect();
             all.push((ids, claimed.more, claimed.for_free_slots));
@@ -108,7 +108,7 @@ async fn a_walk_that_takes_long_is_broken_off_and_the_next_claim_goes_on_from_th
         if !claimed.jobs.is_empty() {
             break claimed;
         }
-        assert_eq!((claimed.more, claimed.look_again), (false, Some(Duration::ZERO)));
+        assert_eq!((claimed.more, claimed.rescan_after), (false, Some(Duration::ZERO)));
         broken_off += 1;
     };
     assert!((10..=12).contains(&broken_off), "{broken_off}");
@@ -117,12 +117,12 @@ async fn a_walk_that_takes_long_is_broken_off_and_the_next_claim_goes_on_from_th
     // Neither of these may pass anything by, and both come to their end.
     let claimed = jobs.claim(&request.limits(&limits)).await.expect("claim").jobs;
     assert_eq!(claimed[0].id, urgent[0].id);
-    let claimed = jobs.claim(&request.thorough(true)).await.expect("claim").jobs;
+    let claimed = jobs.claim(&request.full_scan(true)).await.expect("claim").jobs;
     assert_eq!(claimed[0].id, urgent[1].id);
 }
 
 #[tokio::test]
-async fn a_queue_that_is_freed_before_the_place_of_a_walk_is_found_by_a_thorough_one() {
+async fn a_queue_that_is_freed_before_the_place_of_a_walk_is_found_by_a_full_scan() {
     let (_directory, jobs) = in_parts_of(10).await;
     let first = held(&jobs, 100).await;
     let (worker, tasks) = (registered(&jobs).await, [TASK.to_owned()]);
@@ -131,7 +131,7 @@ async fn a_queue_that_is_freed_before_the_place_of_a_walk_is_found_by_a_thorough
     let holder = WorkerId::named(first.locked_by.clone().expect("held"));
     let outcome = Outcome::Completed;
     jobs.settle(&holder, &[Settlement { claim: ClaimRef::of(&first), outcome }]).await.expect("settle");
-    let claimed = jobs.claim(&request.thorough(true)).await.expect("claim");
+    let claimed = jobs.claim(&request.full_scan(true)).await.expect("claim");
     assert_eq!(claimed.jobs.len(), 1);
 }
 
@@ -147,7 +147,7 @@ async fn a_walk_that_is_broken_off_comes_past_any_number_of_jobs_of_one_time() {
     let free = add(&jobs, [JobSpec::new(TASK, 1)]).await;
     let jobs = SqliteStorage { walk: Duration::ZERO, ..jobs };
     let request = ClaimRequest::new(&worker, &tasks, 10);
-    assert_eq!(jobs.claim(&request).await.expect("claim").look_again, Some(Duration::ZERO));
+    assert_eq!(jobs.claim(&request).await.expect("claim").rescan_after, Some(Duration::ZERO));
     let claimed = jobs.claim(&request).await.expect("claim").jobs;
     assert_eq!(claimed.iter().map(|job| job.id).collect::<Vec<_>>(), [free[0].id]);
 }

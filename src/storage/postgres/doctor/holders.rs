@@ -2,7 +2,7 @@
 
 use super::{Findings, Seen};
 use crate::storage::postgres::PostgresStorage;
-use crate::storage::taken_out;
+use crate::storage::reserved_at;
 
 /// More than clocks that agree differ by.
 const AHEAD_SECONDS: f64 = 60.0;
@@ -54,7 +54,7 @@ group by lock.locked_by
 order by 1
 "#,
             AHEAD_SECONDS,
-            taken_out(),
+            reserved_at(),
         )
         .fetch_all(self.schema.on(&self.db()))
         .await

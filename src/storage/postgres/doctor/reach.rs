@@ -9,7 +9,7 @@ use super::{Findings, POLL, Seen};
 use crate::storage::postgres::PostgresStorage;
 
 /// How long a notification may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
 impl PostgresStorage {
     pub(super) async fn privileges(&self) -> Findings {
@@ -92,14 +92,14 @@ order by 1
             .execute(self.schema.on(&self.db()))
             .await
             .map_err(|e| self.error("notify", e))?;
-        let heard = tokio::time::timeout(PATIENCE, listener.try_recv()).await;
+        let heard = tokio::time::timeout(MAX_WAIT, listener.try_recv()).await;
         let seen = Seen::fine("notifications arrive");
         if matches!(heard, Ok(Ok(Some(_)))) {
             return Ok(seen);
         }
         Ok(seen.problem(
             format!(
-                "a notification did not arrive within {PATIENCE:?}: LISTEN does not work on this way to the database"
+                "a notification did not arrive within {MAX_WAIT:?}: LISTEN does not work on this way to the database"
             ),
             POLL,
         ))

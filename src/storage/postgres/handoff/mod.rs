@@ -17,7 +17,7 @@
 //! - A session can outlive its process: where a machine vanishes, or a process is stopped. So a sender hands the next job off to a receiver
 //!   only when the last one is no longer held by it. A worker that does not answer costs each sender one late job, which is
 //!   rescued with all others of that worker.
-//! - What was handed off and not heard (the listening connection was lost) is released: see `Storage::release_unknown`, which
+//! - What was handed off and not heard (the listening connection was lost) is released: see `Storage::release_untracked`, which
 //!   takes the channel away first.
 
 mod receiver;

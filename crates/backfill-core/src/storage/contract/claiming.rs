@@ -148,7 +148,7 @@ pub async fn a_locked_queue_does_not_hide_other_jobs(storage: Subject) {
     assert_eq!(claim_one(&storage, &other).await.id, free.id);
 }
 
-/// A claim that passes ready jobs by says when to look again; one that is thorough passes none by.
+/// A claim that passes ready jobs by says when to look again; one that is a `full_scan` passes none by.
 pub async fn what_is_passed_by_is_found_when_asked_for(storage: Subject) {
     let (one, other) = (register(&storage).await, register(&storage).await);
     // So many that cannot be taken stand at the head of the line that a storage may want to begin behind them.
@@ -166,10 +166,13 @@ pub async fn what_is_passed_by_is_found_when_asked_for(storage: Subject) {
         let urgent = add_one(&storage, spec().priority(-9)).await;
         let claimed = storage.claim(&request).await.expect("claim");
         let found = claimed.jobs.iter().any(|job| job.id == urgent.id);
-        assert!(found || claimed.look_again.is_some() || claimed.jobs.len() == 2, "round {round}: it is not forgotten");
+        assert!(
+            found || claimed.rescan_after.is_some() || claimed.jobs.len() == 2,
+            "round {round}: it is not forgotten"
+        );
         if !found {
-            let thorough = storage.claim(&request.thorough(true)).await.expect("claim").jobs;
-            assert_eq!(thorough.first().map(|job| job.id), Some(urgent.id));
+            let full_scan = storage.claim(&request.full_scan(true)).await.expect("claim").jobs;
+            assert_eq!(full_scan.first().map(|job| job.id), Some(urgent.id));
         }
     }
 }
@@ -307,10 +310,10 @@ pub async fn the_present_are_told(storage: Subject) {
     settle(&storage, &worker, &done, Outcome::Completed).await;
     claim_one(&storage, &worker).await;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::MAX]).collect();
-    let mut present = storage.present(&ids).await.expect("look");
-    present.sort_unstable();
-    assert_eq!(present, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
-    assert!(storage.present(&[]).await.expect("look").is_empty());
+    let mut existing = storage.existing(&ids).await.expect("look");
+    existing.sort_unstable();
+    assert_eq!(existing, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
+    assert!(storage.existing(&[]).await.expect("look").is_empty());
 }
 
 /// A wakeup is worth something only if it comes long before a worker would look by itself, which is after two seconds.
@@ -369,7 +372,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
             }
             "releasing" => {
                 claim_one(&storage, &worker).await;
-                assert_eq!(storage.release_unknown(&worker, &[]).await.expect("release"), 1);
+                assert_eq!(storage.release_untracked(&worker, &[]).await.expect("release"), 1);
             }
             "settling as released" => {
                 let job = claim_one(&storage, &worker).await;
@@ -425,7 +428,7 @@ pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
     let of_other = add_one(&storage, spec()).await;
     claim_one(&storage, &other).await;
     let holds: Vec<JobId> = known.iter().map(|job| job.id).collect();
-    assert_eq!(storage.release_unknown(&worker, &holds).await.expect("release"), 2);
+    assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 2);
     for job in &lost {
         let job = super::must_read(&storage, job.id).await;
         assert_eq!((job.attempts, job.locked_by), (0, None));
@@ -440,13 +443,13 @@ pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
     add_one(&storage, spec().key("gone").max_attempts(1)).await;
     claim_one(&storage, &worker).await;
     storage.remove("gone").await.expect("remove");
-    assert_eq!(storage.release_unknown(&worker, &holds).await.expect("release"), 1);
+    assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 1);
     assert!(claim(&storage, &other, 9).await.is_empty());
 }
 
 /// A job whose claim was not answered gets its attempt back, also the last one, and whatever was changed about it before.
 pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
-    for way in ["release_unknown", "deregister"] {
+    for way in ["release_untracked", "deregister"] {
         for changed in [false, true] {
             let worker = register(&storage).await;
             let job = add_one(&storage, spec().max_attempts(1)).await;
@@ -458,7 +461,7 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
             if way == "deregister" {
                 storage.deregister(&worker).await.expect("deregister");
             } else {
-                assert_eq!(storage.release_unknown(&worker, &[]).await.expect("release"), 1);
+                assert_eq!(storage.release_untracked(&worker, &[]).await.expect("release"), 1);
             }
             let free = super::must_read(&storage, job.id).await;
             assert_eq!((free.attempts, free.locked_by, free.last_error), (0, None, None), "{way}, changed: {changed}");

@@ -116,9 +116,9 @@ pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
         worker
     };
     let (short, hour) = (Duration::from_millis(2), Duration::from_hours(1));
-    let (patient, hasty) = (register_with(hour).await, register_with(short).await);
+    let (long, short_lived) = (register_with(hour).await, register_with(short).await);
     add(&storage, vec![spec(), spec()]).await;
-    for worker in [&patient, &hasty] {
+    for worker in [&long, &short_lived] {
         assert_eq!(claim(&storage, worker, 1).await.len(), 1);
     }
     let_time_pass().await;
@@ -128,9 +128,9 @@ pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
     assert!(away.is_empty(), "whoever looks was away itself: {away:?}");
     let rescued = storage.rescue_with(&watch.contact(short)).await.expect("rescue");
     assert_eq!(rescued.len(), 1, "{rescued:?}");
-    assert_eq!(rescued[0].worker, hasty.as_str());
-    assert!(storage.heartbeat(&patient).await.expect("heartbeat"), "it asks for more itself");
-    assert!(!storage.heartbeat(&hasty).await.expect("heartbeat"));
+    assert_eq!(rescued[0].worker, short_lived.as_str());
+    assert!(storage.heartbeat(&long).await.expect("heartbeat"), "it asks for more itself");
+    assert!(!storage.heartbeat(&short_lived).await.expect("heartbeat"));
     assert_eq!(storage.counts().await.expect("counts").running, 1);
 }
 

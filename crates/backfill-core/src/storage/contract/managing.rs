@@ -276,8 +276,8 @@ pub async fn large_payloads_are_stored_among_small_ones(storage: Subject) {
         assert_eq!(job.payload.decode::<String>().expect("JSON").len(), size * 2);
     }
     let worker = register(&storage).await;
-    let taken = storage.take_out("move-1", None, 10, u64::MAX).await.expect("take out");
-    storage.delete_taken("move-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
+    let taken = storage.reserve("move-1", None, 10, u64::MAX).await.expect("reserve");
+    storage.delete_reserved("move-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
     storage.import(&worker, "move-1", &taken).await.expect("import");
     let arrived = storage.jobs(&JobFilter::new()).await.expect("list");
     assert!(arrived.iter().map(|job| &job.payload).eq(jobs.iter().map(|job| &job.payload)), "in their order");

@@ -128,9 +128,9 @@ macro_rules! storage_contract_tests {
             large_payloads_are_stored_among_small_ones
         ]);
         $crate::storage_contract_tests!(@module moving $fresh [
-            what_is_taken_out_is_out_of_reach_until_it_is_released
+            what_is_reserved_is_out_of_reach_until_it_is_released
             a_move_that_was_interrupted_goes_on
-            what_is_taken_out_is_bounded_by_bytes
+            what_is_reserved_is_bounded_by_bytes
             jobs_arrive_as_they_were_and_once
             a_taken_key_keeps_its_job_where_it_is
             a_run_that_was_declared_dead_stores_nothing

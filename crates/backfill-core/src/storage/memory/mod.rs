@@ -13,8 +13,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, QueueInfo,
-    Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup, Watch, WorkerId, WorkerInfo,
+    Check, CheckStatus, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
+    QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId, WorkerInfo,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -81,7 +81,7 @@ impl Storage for MemoryStorage {
         Ok(self.state().claim(request))
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         let state = self.state();
         Ok(ids.iter().copied().filter(|id| state.job(*id).is_some()).collect())
     }
@@ -101,8 +101,8 @@ impl Storage for MemoryStorage {
         Ok(Settled::applied(applied))
     }
 
-    async fn release_unknown(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
-        let released = self.state().release_unknown(worker, holds);
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        let released = self.state().release_untracked(worker, holds);
         self.notify(released);
         Ok(released as u64)
     }
@@ -194,23 +194,23 @@ impl Storage for MemoryStorage {
         Ok(self.state().clean(what))
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        Ok(self.state().take_out(mover, after, limit, max_bytes))
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        Ok(self.state().reserve(transfer_id, after, limit, max_bytes))
     }
 
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        Ok(self.state().delete_taken(mover, ids))
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        Ok(self.state().delete_reserved(transfer_id, ids))
     }
 
-    async fn import(&self, run: &WorkerId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
         let here =
-            self.state().import(run, mover, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
+            self.state().import(run, transfer_id, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
         self.notify(here.len());
         Ok(here)
     }
 
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.state().forget_imports(mover);
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.state().forget_imports(transfer_id);
         Ok(())
     }
 
@@ -238,9 +238,9 @@ impl Storage for MemoryStorage {
         Ok(self.state().task_names())
     }
 
-    async fn diagnose(&self) -> Vec<Checked> {
-        let verdict = Verdict::Fine { detail: "nothing survives this process".to_owned() };
-        vec![Checked::new("memory", verdict)]
+    async fn diagnose(&self) -> Vec<Check> {
+        let status = CheckStatus::Fine { detail: "nothing survives this process".to_owned() };
+        vec![Check::new("memory", status)]
     }
 
     async fn workers(&self) -> Result<Vec<WorkerInfo>> {

@@ -223,7 +223,7 @@ impl State {
                 })
             })
             .collect();
-        Claimed { jobs, more, for_free_slots, look_again: None }
+        Claimed { jobs, more, for_free_slots, rescan_after: None }
     }
 
     pub(super) fn settle(&mut self, worker: &WorkerId, settled: &[Settlement]) -> Vec<JobId> {
@@ -276,7 +276,7 @@ impl State {
         true
     }
 
-    pub(super) fn release_unknown(&mut self, worker: &WorkerId, holds: &[JobId]) -> usize {
+    pub(super) fn release_untracked(&mut self, worker: &WorkerId, holds: &[JobId]) -> usize {
         let unknown: Vec<Job> = self
             .jobs
             .values()
@@ -360,7 +360,7 @@ impl State {
 
     pub(super) fn deregister(&mut self, worker: &WorkerId) -> usize {
         self.workers.remove(worker.as_str());
-        self.release_unknown(worker, &[])
+        self.release_untracked(worker, &[])
     }
 
     pub(super) fn rescue(&mut self, watch: &Watch) -> Vec<Rescued> {

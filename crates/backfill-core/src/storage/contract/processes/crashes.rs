@@ -18,7 +18,7 @@ use crate::storage::{DueJob, JobFilter, Outcome, Reschedule};
 /// The system calls by which a process changes a file, or speaks to a server and hears its answer. What others can see of a
 /// process changes only there.
 const CALLS: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "recvfrom"];
-const MOVER: &str = "move-within";
+const TRANSFER: &str = "move-within";
 
 fn numbered(number: i64) -> JobSpec {
     JobSpec::new(TASK, json!({ "n": number }))
@@ -69,7 +69,7 @@ pub(super) async fn live(storage: &Subject) {
         settle(storage, &worker, &job, Outcome::Completed).await;
         tell("done", number_of(&job));
     }
-    storage.release_unknown(&worker, &[]).await.expect("release");
+    storage.release_untracked(&worker, &[]).await.expect("release");
 
     move_within(storage).await;
     let job = add_one(storage, numbered(number()).run_in(Duration::from_secs(900))).await;
@@ -84,12 +84,12 @@ pub(super) async fn live(storage: &Subject) {
 /// Moves all jobs to where they are, under new numbers, as if it were elsewhere, and those that an interrupted move held first.
 async fn move_within(storage: &Subject) {
     let run = register(storage).await;
-    let taken = storage.take_out(MOVER, None, 10_000, u64::MAX).await.expect("take out");
-    let arrived = storage.import(&run, MOVER, &taken).await.expect("import");
-    storage.delete_taken(MOVER, &arrived).await.expect("delete");
+    let taken = storage.reserve(TRANSFER, None, 10_000, u64::MAX).await.expect("reserve");
+    let arrived = storage.import(&run, TRANSFER, &taken).await.expect("import");
+    storage.delete_reserved(TRANSFER, &arrived).await.expect("delete");
     // Keyed jobs stay: their keys are taken there.
-    storage.unlock(&[MOVER.to_owned()]).await.expect("release");
-    storage.forget_imports(MOVER).await.expect("forget");
+    storage.unlock(&[TRANSFER.to_owned()]).await.expect("release");
+    storage.forget_imports(TRANSFER).await.expect("forget");
     storage.deregister(&run).await.expect("deregister");
 }
 
@@ -117,7 +117,7 @@ impl Told {
     async fn check(&self, storage: &Subject, when: &str) {
         let stored = storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
         // What a move holds may have arrived, and have been done there.
-        let within_reach = stored.iter().filter(|job| job.locked_by.as_deref() != Some(MOVER)).map(number_of);
+        let within_reach = stored.iter().filter(|job| job.locked_by.as_deref() != Some(TRANSFER)).map(number_of);
         assert!(within_reach.collect::<BTreeSet<_>>().is_disjoint(&self.done), "{when}: what is done is gone");
         let stored: BTreeSet<i64> = stored.iter().map(number_of).collect();
         let lost: Vec<&i64> =

@@ -1,7 +1,7 @@
 //! Looking for what is wrong with the file. Changes nothing.
 
 use backfill_core::Error;
-use backfill_core::storage::{Checked, Verdict};
+use backfill_core::storage::{Check, CheckStatus};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -14,7 +14,7 @@ const SOME_TIME: i64 = 60 * 1_000_000;
 const MUCH: i64 = 100 * 1024 * 1024;
 
 impl SqliteStorage {
-    pub(crate) async fn look_at_everything(&self) -> Vec<Checked> {
+    pub(crate) async fn look_at_everything(&self) -> Vec<Check> {
         let path = self.file.path().display();
         if let Err(error) = migrate::check(&self.file).await {
             let remedy = match &error {
@@ -41,7 +41,7 @@ impl SqliteStorage {
     }
 
     /// Begins to write, and writes nothing.
-    async fn writable(&self) -> Checked {
+    async fn writable(&self) -> Check {
         // SQLite refuses the statement, and not the transaction; there is no worker without a name.
         let nothing = self.file.writer.write("write", |connection| {
             Box::pin(async move {
@@ -59,7 +59,7 @@ impl SqliteStorage {
     }
 
     /// What is dated ahead, and so would never be due or never be missed.
-    async fn times(&self, connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+    async fn times(&self, connection: &mut SqliteConnection) -> sqlx::Result<Check> {
         let limit = self.file.now() + SOME_TIME;
         let ahead = sqlx::query_scalar!(
             r#"
@@ -83,7 +83,7 @@ order by 1
         ))
     }
 
-    async fn locks(&self, connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+    async fn locks(&self, connection: &mut SqliteConnection) -> sqlx::Result<Check> {
         let limit = self.file.now() - SOME_TIME;
         let old = sqlx::query!(
             r#"
@@ -114,7 +114,7 @@ order by 1
 
 // Pragmas are not checked statements: the checker cannot describe them.
 
-async fn journal(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+async fn journal(connection: &mut SqliteConnection) -> sqlx::Result<Check> {
     let mode: String = sqlx::query_scalar("pragma journal_mode").fetch_one(connection).await?;
     if mode == "wal" {
         return Ok(fine("journal", "a write-ahead log".to_owned()));
@@ -126,7 +126,7 @@ async fn journal(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
     ))
 }
 
-async fn integrity(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+async fn integrity(connection: &mut SqliteConnection) -> sqlx::Result<Check> {
     let said: Vec<String> = sqlx::query_scalar("pragma quick_check(5)").fetch_all(connection).await?;
     if said == ["ok"] {
         return Ok(fine("integrity", "the file is whole".to_owned()));
@@ -138,7 +138,7 @@ async fn integrity(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
     ))
 }
 
-async fn space(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
+async fn space(connection: &mut SqliteConnection) -> sqlx::Result<Check> {
     let size: i64 = sqlx::query_scalar("pragma page_size").fetch_one(&mut *connection).await?;
     let pages: i64 = sqlx::query_scalar("pragma page_count").fetch_one(&mut *connection).await?;
     let free: i64 = sqlx::query_scalar("pragma freelist_count").fetch_one(connection).await?;
@@ -153,14 +153,14 @@ async fn space(connection: &mut SqliteConnection) -> sqlx::Result<Checked> {
     Ok(fine("space", format!("{} MiB, of which {} MiB are free", mebibytes(pages), mebibytes(free))))
 }
 
-fn fine(what: &'static str, detail: String) -> Checked {
-    Checked::new(what, Verdict::Fine { detail })
+fn fine(what: &'static str, detail: String) -> Check {
+    Check::new(what, CheckStatus::Fine { detail })
 }
 
-fn found(what: &'static str, problem: String, remedy: &str) -> Checked {
-    Checked::new(what, Verdict::Found { problem, remedy: remedy.to_owned() })
+fn found(what: &'static str, problem: String, remedy: &str) -> Check {
+    Check::new(what, CheckStatus::Found { problem, remedy: remedy.to_owned() })
 }
 
-fn skipped(what: &'static str, error: &sqlx::Error) -> Checked {
-    Checked::new(what, Verdict::Skipped { why: error.to_string() })
+fn skipped(what: &'static str, error: &sqlx::Error) -> Check {
+    Check::new(what, CheckStatus::Skipped { why: error.to_string() })
 }

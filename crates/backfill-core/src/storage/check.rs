@@ -1,18 +1,18 @@
-//! What a check-up says.
+//! What a health check says.
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Checked {
+pub struct Check {
     /// What was looked at, such as `privileges`.
     pub what: &'static str,
     /// What was seen.
-    pub verdict: Verdict,
+    pub status: CheckStatus,
 }
 
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CheckStatus {
     /// As it should be.
     Fine {
         /// In short.
@@ -32,10 +32,10 @@ pub enum Verdict {
     },
 }
 
-impl Checked {
+impl Check {
     /// What was seen of this.
     #[must_use]
-    pub fn new(what: &'static str, verdict: Verdict) -> Self {
-        Self { what, verdict }
+    pub fn new(what: &'static str, status: CheckStatus) -> Self {
+        Self { what, status }
     }
 }
