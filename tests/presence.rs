@@ -530,7 +530,7 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
 }
 
 #[tokio::test]
-async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_buried_later() {
+async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_removed_later() {
     let (client, pool, schema) = client().await;
     let storage = client.storage();
     client.add(JobSpec::new("t", 1)).await.expect("add");

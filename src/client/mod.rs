@@ -21,7 +21,7 @@ use crate::storage::{
     Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo, WorkerInfo,
 };
 
-/// The door for everybody who adds jobs or manages them. Cheap to clone.
+/// Adds jobs and manages them. Cheap to clone.
 ///
 /// ```no_run
 /// use backfill::{BackfillClient, JobSpec};
@@ -317,7 +317,7 @@ impl BackfillClient {
         self.storage.known_crontabs().await
     }
 
-    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes: for storages with a door of
+    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes: for storages with an entrance of
     /// their own, such as `SqliteStorage::add_checked_with`, which adds in the caller's SQLite transaction.
     ///
     /// # Errors
@@ -349,7 +349,7 @@ impl BackfillClient {
         let storage: &dyn Any = &*self.storage;
         storage
             .downcast_ref::<PostgresStorage>()
-            .ok_or_else(|| Error::Unsupported { what: "a connection of one's own", storage: self.storage.name() })
+            .ok_or_else(|| Error::Unsupported { what: "a connection of your own", storage: self.storage.name() })
     }
 }
 

@@ -14,7 +14,7 @@
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
-//! - **upkeep** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
+//! - **maintenance** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;
@@ -23,12 +23,12 @@ mod events;
 mod execute;
 mod flags;
 mod lease;
+mod maintenance;
 mod pace;
 mod prefetch;
 mod settler;
 mod shutdown;
 mod tasks;
-mod upkeep;
 
 use std::sync::Arc;
 

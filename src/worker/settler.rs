@@ -8,7 +8,7 @@
 //! unwritten, in number or in bytes.
 //!
 //! What cannot be written for a reason of its own (somebody has locked the job's row, or a reference to it forbids to delete it)
-//! is put *aside* and tried again by itself, so that the results behind it are written meanwhile.
+//! is *deferred* and tried again by itself, so that the results behind it are written meanwhile.
 //!
 //! A database that is there and says no is not waited for, whatever code it gives: after a few tries the batch is halved until the one
 //! to blame is alone. Where nothing at all is accepted any more, it is not one result that is to blame, and each further try waits.
@@ -45,8 +45,8 @@ const MAX_REFUSALS: u32 = 5;
 const MANY_REFUSALS: u32 = 30;
 /// The longest pause between two that follow. Results that would be accepted wait behind it.
 const MAX_SPARING: Duration = Duration::from_secs(1);
-/// The first delay of a result that is put aside.
-const FIRST_ASIDE: Duration = Duration::from_millis(250);
+/// The first delay of a result that is deferred.
+const FIRST_DEFERRAL: Duration = Duration::from_millis(250);
 /// For how long a done job whose row cannot be deleted is tried, before it is kept as dead.
 const REFUSED_FOR: Duration = Duration::from_secs(20);
 /// A write that has not been answered for this long never will be.
@@ -117,7 +117,7 @@ pub(super) struct Settler {
     /// Results that were given up.
     unwritten: usize,
     /// Results that cannot be written at present, each for a reason of its own.
-    aside: Vec<Aside>,
+    deferred: Vec<Deferred>,
     backlog: Backlog,
     /// How often the database has said no since it accepted anything.
     refusals: u32,
@@ -136,7 +136,7 @@ impl Settler {
         events: Events,
         backlog: Backlog,
     ) -> Self {
-        let (summary, unwritten, aside) = (Summary::default(), 0, Vec::new());
+        let (summary, unwritten, deferred) = (Summary::default(), 0, Vec::new());
         let (refusals, accepted, closing) = (0, None, false);
         Self {
             line,
@@ -146,7 +146,7 @@ impl Settler {
             events,
             summary,
             unwritten,
-            aside,
+            deferred,
             backlog,
             refusals,
             accepted,
@@ -158,8 +158,8 @@ impl Settler {
     /// not.
     pub(super) async fn run(mut self) -> (Summary, usize) {
         let mut batch = Vec::new();
-        while !self.closing || !self.aside.is_empty() {
-            let again = self.aside.iter().map(|aside| aside.again).min();
+        while !self.closing || !self.deferred.is_empty() {
+            let again = self.deferred.iter().map(|deferred| deferred.again).min();
             tokio::select! {
                 received = self.finished.recv_many(&mut batch, MAX_BATCH), if !self.closing => {
                     self.write_batch(&mut batch).await;
@@ -167,16 +167,16 @@ impl Settler {
                         self.closing = true;
                         // There is no time to wait for.
                         let now = Instant::now();
-                        for aside in &mut self.aside {
-                            aside.again = now;
-                            aside.item.mark.delay = FIRST_ASIDE;
+                        for deferred in &mut self.deferred {
+                            deferred.again = now;
+                            deferred.item.mark.delay = FIRST_DEFERRAL;
                         }
                     }
                 }
-                () = sleep_until(again), if again.is_some() => self.write_aside().await,
+                () = sleep_until(again), if again.is_some() => self.write_deferred().await,
                 () = self.give_up.cancelled(), if self.closing => {
-                    for aside in self.aside.drain(..) {
-                        self.backlog.took(&aside.item.settlement);
+                    for deferred in self.deferred.drain(..) {
+                        self.backlog.took(&deferred.item.settlement);
                         self.unwritten += 1;
                     }
                 }
@@ -200,24 +200,25 @@ impl Settler {
         }
     }
 
-    /// Writes again what was put aside and whose time has come: all together what somebody kept locked, which costs little, or one
+    /// Writes again what was deferred and whose time has come: all together what somebody kept locked, which costs little, or one
     /// that was refused, so that the channel has its turn between two.
-    async fn write_aside(&mut self) {
+    async fn write_deferred(&mut self) {
         let now = Instant::now();
-        let is_due = |aside: &Aside| aside.again <= now;
-        let Some(first) = self.aside.iter().position(is_due) else { return };
-        let first = self.aside.swap_remove(first);
+        let is_due = |deferred: &Deferred| deferred.again <= now;
+        let Some(first) = self.deferred.iter().position(is_due) else { return };
+        let first = self.deferred.swap_remove(first);
         let worker = Arc::clone(&first.worker);
         let mut items = vec![first.item];
         if items[0].mark.refused_since.is_none() {
-            let joins =
-                |aside: &mut Aside| is_due(aside) && aside.worker == worker && aside.item.mark.refused_since.is_none();
-            items.extend(self.aside.extract_if(.., joins).map(|aside| aside.item));
+            let joins = |deferred: &mut Deferred| {
+                is_due(deferred) && deferred.worker == worker && deferred.item.mark.refused_since.is_none()
+            };
+            items.extend(self.deferred.extract_if(.., joins).map(|deferred| deferred.item));
         }
         self.write_all(&worker, items.into_iter().collect()).await;
     }
 
-    /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is put aside, so
+    /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is deferred, so
     /// that one bad result cannot hold up the others.
     async fn write_all(&mut self, worker: &Arc<WorkerId>, batch: Batch) {
         let mut stack = vec![batch];
@@ -236,7 +237,7 @@ impl Settler {
                     );
                     for mut item in batch.into_items().filter(|item| busy.contains(&item.settlement.claim.id)) {
                         item.mark.refused_since = None;
-                        self.put_aside(worker, item);
+                        self.defer(worker, item);
                     }
                 }
                 Tried::NotAsItIs if batch.len() > 1 => {
@@ -260,7 +261,7 @@ impl Settler {
                 }
                 Tried::TooLong => {
                     for item in batch.into_items() {
-                        self.put_aside(worker, item);
+                        self.defer(worker, item);
                     }
                 }
             }
@@ -294,14 +295,14 @@ impl Settler {
             }
         }
         tracing::error!(job, %error, "a result was refused; trying again later");
-        self.put_aside(worker, item);
+        self.defer(worker, item);
         None
     }
 
-    fn put_aside(&mut self, worker: &Arc<WorkerId>, mut item: Item) {
+    fn defer(&mut self, worker: &Arc<WorkerId>, mut item: Item) {
         let again = Instant::now() + item.mark.delay;
         item.mark.delay = (item.mark.delay * 2).min(MAX_DELAY);
-        self.aside.push(Aside { worker: Arc::clone(worker), item, again });
+        self.deferred.push(Deferred { worker: Arc::clone(worker), item, again });
     }
 
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
@@ -480,7 +481,7 @@ impl Settler {
 }
 
 /// A result that waits by itself, so that the others need not.
-struct Aside {
+struct Deferred {
     worker: Arc<WorkerId>,
     item: Item,
     again: Instant,

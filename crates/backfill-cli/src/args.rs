@@ -12,10 +12,10 @@ use crate::value::{self, ForTask, Retry};
 
 const AFTER_HELP: &str = "\
 The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PostgreSQL's \
-variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. If nobody says anything, jobs are in an SQLite file, \
+variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. Without a URL, jobs are kept in a SQLite file, \
 backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
-Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.
+Exit status: 0 success, 1 failure, 2 usage error, 57 a breaking migration arrived while a worker ran.
 
 First steps:
   mkdir tasks && printf '#!/bin/sh\\ncat\\n' > tasks/hello && chmod +x tasks/hello
@@ -112,7 +112,7 @@ pub enum Command {
     /// Move waiting jobs to another database
     #[command(alias = "copy")]
     Move(MoveArgs),
-    /// Look for what is wrong with the place where the jobs are, and with the way to it
+    /// Check the database, the schema and the connection for problems
     Doctor,
     /// Print completions for a shell
     Completions(CompletionsArgs),

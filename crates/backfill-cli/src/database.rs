@@ -82,7 +82,7 @@ pub fn has_password(url: &str) -> bool {
 /// Where jobs are kept.
 enum Place {
     Postgres(Box<PgConnectOptions>),
-    /// What the library's door opens.
+    /// What the library itself opens.
     Other(String),
 }
 

@@ -112,7 +112,7 @@ async fn what_an_interrupted_move_holds_is_found_by_a_check_up() {
     let moving = Moving::new().await;
     let doctor = || async { moving.scene.run(&["doctor", "--database-url", &moving.file]).await };
     assert!(doctor().await.ok().contains("fine     moves: "));
-    // Whenever a run is killed, it holds some, but for the short while between two portions.
+    // Whenever a run is killed, it holds some, but for the short while between two chunks.
     let found = loop {
         let before = moving.client.counts().await.expect("counts").total();
         let mut run = moving.start();

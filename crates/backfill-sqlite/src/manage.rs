@@ -12,7 +12,7 @@ use crate::row::jobs;
 use crate::{SqliteStorage, failed};
 
 /// How many dead jobs one transaction deletes, so that others get their turn.
-const PORTION: i64 = 10_000;
+const CHUNK: i64 = 10_000;
 
 impl SqliteStorage {
     pub(crate) async fn remove_job(&self, key: String) -> Result<Option<Job>> {
@@ -233,7 +233,7 @@ where id in (
   select job.id from backfill_jobs job where job.locked_at is null and job.attempts >= job.max_attempts limit ?1
 )
 "#,
-                        PORTION
+                        CHUNK
                     );
                     Ok(deleted.execute(connection).await?.rows_affected())
                 })

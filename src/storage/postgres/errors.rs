@@ -38,7 +38,7 @@ impl PostgresStorage {
             _ => {
                 if is_lost(&source) {
                     // Whatever ended this connection has ended those beside it, as a rule.
-                    self.trust.shake();
+                    self.health.lost_one();
                 }
                 Error::Database { action, source: source.into() }
             }

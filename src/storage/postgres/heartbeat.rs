@@ -3,8 +3,8 @@
 //! All times are the database's, so the workers' clocks do not matter. Workers without a row (Node's) are never touched
 //! here; for them the four-hour rule of the sweep stays.
 //!
-//! **Dead, and not yet buried.** Somebody else may have locked the rows of some jobs that a dead worker holds, for as long as he
-//! likes. Nobody waits for him: the other jobs are freed, and the worker's row stays, with the *epoch* as the time when it was last
+//! **Unfinished rescues.** Another transaction may have locked the rows of some jobs that a dead worker holds, for any
+//! time. No rescue waits for it: the other jobs are released, and the worker's row stays, with the *epoch* as the time when it was last
 //! seen. Such a worker may neither send a heartbeat nor claim, and was last seen long enough ago at each look, so the
 //! rest is freed as soon as it can be.
 
@@ -119,7 +119,7 @@ where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mi
         .map_err(fail)?;
         let released = self.release_claims(&mut tx, worker, &[], far_future()).await?;
         if !released.left {
-            self.bury(&mut tx, &[worker.as_str().to_owned()]).await?;
+            self.forget_dead(&mut tx, &[worker.as_str().to_owned()]).await?;
         }
         tx.commit().await.map_err(fail)
     }
@@ -232,8 +232,8 @@ left join notified on true
         // open again for us a moment before it is for the others.
         let begun = Instant::now();
         let too_late = || begun.elapsed() > (watch.dead_after / 5).max(Duration::from_secs(1));
-        // For the dead that are not buried yet the whole table is read again; not at every look.
-        let again = self.burials.is_time();
+        // For unfinished rescues the whole table is read again; not at every look.
+        let again = self.unfinished_rescues.is_time();
         // The cheap look first: nearly always no worker is dead, and then nothing is written or locked. While the server was
         // down nobody could send one, so missed heartbeats count from its start.
         let any_dead = sqlx::query_scalar!(
@@ -364,18 +364,18 @@ left join notified on true
         .await
         .map_err(fail)?;
         let free: Vec<String> = rows.iter().filter(|row| !row.left).map(|row| row.worker.clone()).collect();
-        let buried = self.bury(&mut tx, &free).await?;
+        let forgotten = self.forget_dead(&mut tx, &free).await?;
         tx.commit().await.map_err(fail)?;
-        if buried.len() < dead.len() {
-            self.burials.failed();
+        if forgotten.len() < dead.len() {
+            self.unfinished_rescues.failed();
         }
-        // One that could not be buried was told before, if nothing more of it was freed.
-        let rows = rows.into_iter().filter(|row| row.jobs > 0 || buried.contains(&row.worker));
+        // One whose rescue is unfinished was told before, if nothing more of it was freed.
+        let rows = rows.into_iter().filter(|row| row.jobs > 0 || forgotten.contains(&row.worker));
         Ok(rows.map(|row| Rescued { worker: row.worker, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
     }
 
     /// Takes away the rows of workers that hold no job any more, but for those that hold a queue; answers which.
-    async fn bury(&self, conn: &mut PgConnection, dead: &[String]) -> Result<Vec<String>> {
+    async fn forget_dead(&self, conn: &mut PgConnection, dead: &[String]) -> Result<Vec<String>> {
         sqlx::query_scalar!(
             r#"
 delete from graphile_worker.backfill_pools pool
@@ -400,11 +400,11 @@ struct ReleasedClaims {
     left: bool,
 }
 
-/// When to look again after the dead who could not be buried.
+/// When to go on with unfinished rescues.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Burials(Arc<Mutex<Option<Instant>>>);
+pub(super) struct UnfinishedRescues(Arc<Mutex<Option<Instant>>>);
 
-impl Burials {
+impl UnfinishedRescues {
     const PAUSE: Duration = Duration::from_secs(10);
 
     fn is_time(&self) -> bool {

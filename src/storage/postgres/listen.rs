@@ -5,10 +5,10 @@
 //! meanwhile), reconnects with a growing, jittered delay, and says [`Wakeup::Listening`] when it hears again: what
 //! was notified in between is lost, so the worker looks once.
 //!
-//! A listener can be cut off without knowing it: through a pooler that lends connections by the transaction, `LISTEN` succeeds and
+//! A listener can be cut off without knowing it: through a pooler in transaction mode, `LISTEN` succeeds and
 //! nothing ever arrives, and a connection can die without a word. So the listener does a *loopback check*, when it begins to listen and
 //! every [`LOOPBACK_EVERY`]: a notification on a channel of its own, sent through another connection, must come back. And it does
-//! not begin where connections are lent by the transaction (see `pooled`).
+//! not begin where connections are pooled by the transaction (see `transaction_pooling`).
 //!
 //! A listener that hears can also be told of jobs that were handed off, on the same channel (see `handoff`).
 
@@ -94,8 +94,8 @@ enum Loopback {
 
 /// Why the listener does not listen.
 enum NotNow {
-    /// Connections are lent by the transaction.
-    Lent,
+    /// Connections are pooled by the transaction.
+    TransactionPooled,
     Failed(sqlx::Error),
 }
 
@@ -260,7 +260,7 @@ impl Listener {
                 // A migration that was announced while nobody listened.
                 self.check_revision().await;
             }
-            Ok(Err(NotNow::Lent)) => {
+            Ok(Err(NotNow::TransactionPooled)) => {
                 self.cut_off_on_this_way = true;
                 self.lose("a pooler in transaction mode stands between, through which no notification comes");
             }
@@ -278,8 +278,8 @@ impl Listener {
         let mut listener = or_why(&pool, PgListener::connect_with(&pool)).await?;
         // Its own silent reconnecting would hide that notifications were missed.
         listener.eager_reconnect(false);
-        if self.storage.is_lent(listener.acquire().await?).await? {
-            return Err(NotNow::Lent);
+        if self.storage.is_transaction_pooled(listener.acquire().await?).await? {
+            return Err(NotNow::TransactionPooled);
         }
         listener.listen_all([JOBS_INSERT, WORKER_MIGRATE, channel]).await?;
         Ok(listener)

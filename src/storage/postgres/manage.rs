@@ -233,7 +233,7 @@ select
     }
 
     async fn delete_dead_jobs(&self) -> Result<u64> {
-        // In portions, so that no transaction holds locks on millions of rows. `>=`, because a job's attempts may have
+        // In chunks, so that no transaction holds locks on millions of rows. `>=`, because a job's attempts may have
         // been moved past its maximum by hand.
         let mut total = 0;
         loop {

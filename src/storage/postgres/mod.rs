@@ -12,14 +12,14 @@
 //! | `add_plain` | storing jobs without keys |
 //! | `add_one` | storing one job with neither key nor queue |
 //! | `add_guarded` | storing jobs where a trigger may change rows or leave them out |
-//! | `gather` | storing single jobs together that are added at the same time |
+//! | `coalesce` | storing single jobs together that are added at the same time |
 //! | `handoff` | direct handoff: a new job goes to a worker that waits for one |
 //! | `claim` | taking jobs |
-//! | `caution` | claims and results after one of them took too long |
+//! | `slow_calls` | claims and results after one of them took too long |
 //! | `settle` | writing how jobs ended |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
-//! | `pooled` | finding out that connections are lent by the transaction |
+//! | `transaction_pooling` | finding out that connections are pooled by the transaction |
 //! | `manage` | the administrative verbs |
 //! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
@@ -37,15 +37,14 @@ mod add_guarded;
 mod add_one;
 mod add_plain;
 mod address;
-mod caution;
 mod claim;
+mod coalesce;
 mod connections;
 mod cron;
 mod doctor;
 mod encoding;
 mod errors;
 mod forget;
-mod gather;
 mod handoff;
 mod heartbeat;
 mod inspect;
@@ -54,12 +53,13 @@ mod listen;
 mod manage;
 mod migrate;
 mod own;
-mod pooled;
 mod reach;
 mod rights;
 mod row;
 mod schema;
 mod settle;
+mod slow_calls;
+mod transaction_pooling;
 mod transfer;
 
 use std::sync::Arc;
@@ -75,16 +75,16 @@ use tokio::sync::watch;
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
-use caution::{Busy, Caution};
 use claim::{Cursors, Plainness};
+use coalesce::Coalescer;
+pub(crate) use connections::ConnectionHealth;
 use connections::Connections;
-pub(crate) use connections::Trust;
 use encoding::Characters;
-use gather::Gathering;
 use handoff::{HandoffSender, Offering};
 use isolation::Isolation;
 use rights::Need;
 use schema::Schema;
+use slow_calls::{LockedRows, SlowCallGuard};
 
 use super::{
     Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer,
@@ -105,22 +105,22 @@ pub struct PostgresStorage {
     pool: PgPool,
     /// What statements use: that pool, or a worker's own.
     connections: Connections,
-    trust: Trust,
+    health: ConnectionHealth,
     schema: Arc<Schema>,
     /// Whether transactions name their isolation level, see [`Isolation`].
     isolation: Isolation,
     /// Whether claims and results have taken too long lately.
-    caution: Caution,
+    slow_calls: SlowCallGuard,
     /// Whose rows were locked when their results were to be written.
-    busy: Busy,
+    locked_rows: LockedRows,
     /// When those were tried last whom somebody's lock keeps from being rescued wholly.
-    burials: heartbeat::Burials,
+    unfinished_rescues: heartbeat::UnfinishedRescues,
     /// Where claims begin.
     cursors: Arc<Cursors>,
     /// Which kind of claim to try.
     plainness: Arc<Plainness>,
     /// Single adds under way.
-    gathering: Arc<Gathering>,
+    coalescer: Arc<Coalescer>,
     /// The workers to which they may be handed off.
     sender: Arc<HandoffSender>,
     /// Which characters the database's encoding has.
@@ -145,23 +145,23 @@ impl PostgresStorage {
     /// [`Error::InvalidSchemaName`].
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
         // A pool of the user's has the user's own hooks.
-        Self::with_trust(pool, schema, prepared, Trust::default())
+        Self::with_health(pool, schema, prepared, ConnectionHealth::default())
     }
 
-    /// The same for a pool that this crate has made, which goes by `trust`.
-    pub(crate) fn with_trust(pool: PgPool, schema: &str, prepared: bool, trust: Trust) -> Result<Self> {
+    /// The same for a pool that this crate has made, which goes by `health`.
+    pub(crate) fn with_health(pool: PgPool, schema: &str, prepared: bool, health: ConnectionHealth) -> Result<Self> {
         let schema = Arc::new(Schema::new(schema, prepared)?);
         let connections = Connections::Shared(pool.clone());
         Ok(Self {
-            trust,
+            health,
             pool,
             connections,
             schema,
             isolation: Isolation::default(),
-            caution: Caution::default(),
-            busy: Busy::default(),
-            burials: heartbeat::Burials::default(),
-            gathering: Arc::default(),
+            slow_calls: SlowCallGuard::default(),
+            locked_rows: LockedRows::default(),
+            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
+            coalescer: Arc::default(),
             sender: Arc::default(),
             characters: Arc::default(),
             heartbeat_unanswered: Arc::default(),
@@ -208,14 +208,14 @@ impl PostgresStorage {
     }
 
     async fn settle_batch(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
-        let under_way = self.caution.begin();
-        let written = if let Some(applied) = under_way.answered(self.settle_all(worker, settled).await)? {
+        let call = self.slow_calls.begin();
+        let written = if let Some(applied) = call.answered(self.settle_all(worker, settled).await)? {
             Settled::applied(applied)
         } else {
             // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
-            let under_way = self.caution.begin();
-            let written = under_way.answered(self.settle_the_free(worker, settled).await)?;
-            self.busy.learn(settled, &written.busy);
+            let call = self.slow_calls.begin();
+            let written = call.answered(self.settle_the_free(worker, settled).await)?;
+            self.locked_rows.learn(settled, &written.busy);
             written
         };
         let mut freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).peekable();
@@ -284,14 +284,14 @@ impl Storage for PostgresStorage {
         let connections = Connections::like(&self.pool);
         Arc::new(Self {
             connections,
-            gathering: Arc::default(),
+            coalescer: Arc::default(),
             sender: Arc::default(),
             heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
-            caution: Caution::default(),
-            busy: Busy::default(),
-            burials: heartbeat::Burials::default(),
+            slow_calls: SlowCallGuard::default(),
+            locked_rows: LockedRows::default(),
+            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
             ..self.clone()
         })
     }
@@ -311,11 +311,11 @@ impl Storage for PostgresStorage {
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         match jobs {
-            [job] if self.gathering.may_gather(job) => Ok(vec![self.add_gathering(job).await?]),
+            [job] if self.coalescer.may_coalesce(job) => Ok(vec![self.add_coalesced(job).await?]),
             _ => {
                 let stored = self.add_all(jobs).await?;
                 if let [job] = jobs {
-                    self.gathering.learn(&job.task);
+                    self.coalescer.learn(&job.task);
                 }
                 Ok(stored)
             }

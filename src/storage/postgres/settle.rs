@@ -38,7 +38,7 @@ fn is_mixed(batch: &[Settlement]) -> bool {
 impl PostgresStorage {
     /// Writes results, all or none: none if somebody keeps the row of one locked.
     pub(super) async fn settle_all(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Option<Vec<JobId>>> {
-        if self.busy.knows_any(settled) {
+        if self.locked_rows.knows_any(settled) {
             return Ok(None);
         }
         self.retrying(|| async {

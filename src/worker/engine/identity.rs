@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::events::Event;
 use super::super::lease::{Lease, Sent, sent_now};
-use super::super::upkeep::{Identity, Registrar};
+use super::super::maintenance::{Identity, Registrar};
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ impl Engine {
             Err(error) if error.is_gone() => self.gone(error),
             // A run that ends when idle tells what fails, and does not wait for better times.
             Err(error) if self.mode == Mode::UntilIdle => self.fail(error),
-            // In both cases the upkeep will notice again, and another identity is chosen.
+            // In both cases the maintenance will notice again, and another identity is chosen.
             Ok(false) => tracing::warn!(worker = %new, "this identity is somebody's already; choosing another"),
             Err(error) => tracing::warn!(%error, "the new identity could not be registered; trying again"),
         }

@@ -1,6 +1,6 @@
 //! The one loop that decides.
 //!
-//! It owns everything that runs: the jobs (a `JoinSet`), the claims in flight, the settler, the upkeep. Each turn it
+//! It owns everything that runs: the jobs (a `JoinSet`), the claims in flight, the settler, the maintenance. Each turn it
 //! starts claimed jobs in free slots, asks for more if more may be there, and then waits for whatever comes first.
 //!
 //! | file | what it decides |
@@ -35,11 +35,11 @@ use tokio_util::sync::CancellationToken;
 use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
+use super::maintenance::{Identity, Maintenance, News};
 use super::pace::Pace;
 use super::settler::{Backlog, Finished, Settler, Summary, Written};
 use super::shutdown::{Stage, on_signals};
 use super::tasks::Tasks;
-use super::upkeep::{Identity, News, Upkeep};
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
@@ -249,7 +249,7 @@ impl Engine {
         };
         tokio::pin!(signals);
         let (news_tx, news) = mpsc::unbounded_channel();
-        let upkeep = Upkeep::start(
+        let maintenance = Maintenance::start(
             self.line.clone(),
             self.client.storage(),
             self.identities.subscribe(),
@@ -257,8 +257,8 @@ impl Engine {
             self.events.clone(),
             news_tx,
         );
-        self.under_way = upkeep.under_way();
-        let registrar = upkeep.registrar();
+        self.under_way = maintenance.under_way();
+        let registrar = maintenance.registrar();
         let first = Arc::clone(&self.worker);
         let begun = tokio::select! {
             begun = begin(&self.line, &registrar, &self.tasks, first, self.mode) => begun.map(Some),
@@ -285,11 +285,11 @@ impl Engine {
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();
-        // Upkeep and signals go on until the last result is written: meanwhile others must not declare us dead, and a
+        // Maintenance and signals go on until the last result is written: meanwhile others must not declare us dead, and a
         // second signal must be heard.
         tokio::select! {
             ended = async { self.turn(news).await.end().await } => ended,
-            () = upkeep.run() => Err(Error::Internal("the worker's upkeep ended".to_owned())),
+            () = maintenance.run() => Err(Error::Internal("the worker's maintenance ended".to_owned())),
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
         }

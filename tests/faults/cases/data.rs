@@ -282,7 +282,7 @@ pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
-/// Survives by: results that are put aside (`worker/settler.rs`) when their rows, or what goes with them, are locked
+/// Survives by: results that are deferred (`worker/settler.rs`) when their rows, or what goes with them, are locked
 /// (`postgres/settle.rs`), and are asked for together later.
 pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
@@ -395,7 +395,7 @@ pub async fn a_result_is_refused(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: claims that have time enough after one had not (`postgres/caution.rs`).
+/// Survives by: claims that have time enough after one had not (`postgres/slow_calls.rs`).
 pub async fn a_short_timeout_meets_a_long_walk(ground: &Ground) -> Outcome {
     let mut scene = with_role(ground, &["statement_timeout = '100ms'"]).await;
     let count = ground.scaled(600_000, 2_000_000);

@@ -137,7 +137,7 @@ pub async fn through_a_pooler_by_the_session(ground: &Ground) -> Outcome {
 }
 
 /// Survives by: statements with a transaction of their own (`postgres/isolation.rs`), and a listener that notices that its connection
-/// is lent (`postgres/pooled.rs`). This PgBouncer does not track prepared statements, or need not.
+/// is pooled so (`postgres/transaction_pooling.rs`). This PgBouncer does not track prepared statements, or need not.
 pub async fn through_a_pooler_by_the_transaction(ground: &Ground) -> Outcome {
     through(ground, "transaction", false).await
 }

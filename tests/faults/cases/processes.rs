@@ -250,7 +250,7 @@ pub async fn a_job_overflows_the_stack(ground: &Ground) -> Outcome {
     a_job_kills_its_process(ground, How::Overflow).await
 }
 
-/// Survives by: the thread of the heartbeats (`worker/upkeep.rs`).
+/// Survives by: the thread of the heartbeats (`worker/maintenance.rs`).
 pub async fn jobs_block_every_thread(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add_how(2, 20_000, How::Block).await;

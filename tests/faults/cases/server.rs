@@ -79,7 +79,7 @@ pub async fn the_server_crashes(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Immediate, Duration::ZERO).await
 }
 
-/// Survives by: missed heartbeats count from the server's start, and only for who has been in contact (`worker/upkeep.rs`).
+/// Survives by: missed heartbeats count from the server's start, and only for who has been in contact (`worker/maintenance.rs`).
 pub async fn the_server_is_down_for_longer_than_the_lease(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Fast, ground.seconds(20, 60)).await
 }

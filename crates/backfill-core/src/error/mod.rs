@@ -361,7 +361,7 @@ pub enum Error {
     },
 
     /// The storage behind this client cannot do that.
-    #[error("{what} is for jobs in PostgreSQL, and this client stores its jobs in {storage}")]
+    #[error("{what} needs PostgreSQL; this client stores its jobs in {storage}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,

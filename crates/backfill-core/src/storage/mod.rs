@@ -100,7 +100,8 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
-    /// as settling once. What somebody else holds for long must not keep the rest from being written: it is answered as busy.
+    /// as settling once. Rows that another transaction keeps locked are skipped and
+    /// returned in `busy`.
     async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled>;
 
     /// Releases what this worker holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.

@@ -82,9 +82,10 @@ order by 1
         let channel = format!("backfill:doctor:{:016x}", fastrand::u64(..));
         let mut listener = PgListener::connect_with(&self.pool).await.map_err(fail)?;
         listener.eager_reconnect(false);
-        if self.is_lent(listener.acquire().await.map_err(fail)?).await.map_err(fail)? {
-            let lent = "a pooler in transaction mode stands between: LISTEN does not work on this way to the database";
-            return Ok(Seen::fine("").problem(lent, POLL));
+        if self.is_transaction_pooled(listener.acquire().await.map_err(fail)?).await.map_err(fail)? {
+            let pooled =
+                "a pooler in transaction mode stands between: LISTEN does not work on this way to the database";
+            return Ok(Seen::fine("").problem(pooled, POLL));
         }
         listener.listen(&channel).await.map_err(fail)?;
         // Through the pool, as from another program; in its own time, so that a pooler may give the connection away.

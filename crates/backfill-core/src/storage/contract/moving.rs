@@ -58,7 +58,7 @@ pub async fn a_move_that_was_interrupted_goes_on(storage: Subject) {
     assert!(storage.reserve("move-2", None, 3, u64::MAX).await.expect("reserve").is_empty());
 }
 
-/// Large jobs come in portions that are held easily.
+/// Large jobs come in chunks that are held easily.
 pub async fn what_is_reserved_is_bounded_by_bytes(storage: Subject) {
     let large = || JobSpec::new("large", "x".repeat(1_000));
     let mut specs: Vec<JobSpec> = (0..4).map(|_| spec()).collect();
@@ -66,15 +66,15 @@ pub async fn what_is_reserved_is_bounded_by_bytes(storage: Subject) {
     specs.push(large());
     let jobs = add(&storage, specs).await;
     let all = ids(&jobs);
-    let mut portions = Vec::new();
+    let mut chunks = Vec::new();
     let mut after = None;
     loop {
         let taken = storage.reserve(TRANSFER, after, 3, 500).await.expect("reserve");
         let Some(last) = taken.last() else { break };
         after = Some(last.id);
-        portions.push(ids(&taken));
+        chunks.push(ids(&taken));
     }
-    assert_eq!(portions, [&all[..2], &all[2..3], &all[3..5], &all[5..]], "a large one goes alone");
+    assert_eq!(chunks, [&all[..2], &all[2..3], &all[3..5], &all[5..]], "a large one goes alone");
     assert_eq!(storage.reserve(TRANSFER, None, 3, 0).await.expect("reserve").len(), 1, "never none");
 }
 

@@ -1,4 +1,4 @@
-//! The one door: a URL decides where jobs are kept.
+//! The backend: a URL decides where jobs are kept.
 //!
 //! | URL | storage | feature |
 //! | --- | --- | --- |
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Storage;
 use super::memory::MemoryStorage;
-use super::postgres::{DEFAULT_SCHEMA, PostgresStorage, Trust, address};
+use super::postgres::{ConnectionHealth, DEFAULT_SCHEMA, PostgresStorage, address};
 use crate::error::{Error, Result};
 
 /// For how long a connection is kept that nobody uses, and that others may need.
@@ -23,14 +23,14 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// What can be said about a storage besides its URL. Elsewhere than in PostgreSQL a schema is refused, and the rest means nothing.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct Backend {
     pub schema: Option<String>,
     pub max_connections: u32,
     pub prepared_statements: bool,
     pub max_wait: Duration,
 }
 
-impl Default for Door {
+impl Default for Backend {
     fn default() -> Self {
         Self { schema: None, max_connections: 10, prepared_statements: true, max_wait: Duration::from_secs(30) }
     }
@@ -43,7 +43,7 @@ impl Default for Door {
 /// [`Error::InvalidClient`] for a URL that cannot be read, whose scheme is unknown, or whose storage this program was compiled
 /// without; and when the server cannot be reached.
 pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
-    Door::default().open(url).await
+    Backend::default().open(url).await
 }
 
 /// Migrates a storage, or only checks it; answers its revision. When the server goes away meanwhile, it is waited for, for at most
@@ -68,7 +68,7 @@ pub async fn make_ready(storage: &dyn Storage, migrate: bool, max_wait: Duration
 /// How long to wait for a server that has gone away.
 const PAUSE: Duration = Duration::from_secs(1);
 
-impl Door {
+impl Backend {
     async fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
         if is_postgres(url) {
             let storage = self.postgres_at(url)?;
@@ -121,21 +121,21 @@ impl Door {
     /// The storage in PostgreSQL behind a pool of the user's, migrated or only checked.
     pub(crate) async fn postgres_ready(&self, pool: PgPool, migrate: bool) -> Result<Arc<dyn Storage>> {
         // The pool has the user's own hooks.
-        let storage = self.postgres(pool, Trust::default())?;
+        let storage = self.postgres(pool, ConnectionHealth::default())?;
         storage.reach(self.max_wait).await?;
         make_ready(&storage, migrate, self.max_wait).await?;
         Ok(Arc::new(storage))
     }
 
     fn postgres_at(&self, url: &str) -> Result<PostgresStorage> {
-        let trust = Trust::default();
-        let pool = connect(url, self.max_connections, &trust)?;
-        self.postgres(pool, trust)
+        let health = ConnectionHealth::default();
+        let pool = connect(url, self.max_connections, &health)?;
+        self.postgres(pool, health)
     }
 
-    fn postgres(&self, pool: PgPool, trust: Trust) -> Result<PostgresStorage> {
+    fn postgres(&self, pool: PgPool, health: ConnectionHealth) -> Result<PostgresStorage> {
         let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        PostgresStorage::with_trust(pool, schema, self.prepared_statements, trust)
+        PostgresStorage::with_health(pool, schema, self.prepared_statements, health)
     }
 
     fn refuse_schema(&self, storage: &str) -> Result<()> {
@@ -175,12 +175,12 @@ fn without(feature: &str) -> Error {
     ))
 }
 
-fn connect(url: &str, max_connections: u32, trust: &Trust) -> Result<PgPool> {
+fn connect(url: &str, max_connections: u32, health: &ConnectionHealth) -> Result<PgPool> {
     let options = address(Some(url))?;
     if max_connections == 0 {
         return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
     }
-    Ok(trust
+    Ok(health
         .watch(PgPoolOptions::new().max_connections(max_connections).idle_timeout(KEPT_FOR))
         .connect_lazy_with(options))
 }
@@ -202,7 +202,7 @@ mod tests {
         assert!(refused("").await.contains("is empty, perhaps because a variable is"));
         assert!(refused("memory:jobs").await.contains("memory:"));
         assert!(!refused("postgres://u:secret@host:port/db").await.contains("secret"));
-        let named = Door { schema: Some("s".to_owned()), ..Door::default() };
+        let named = Backend { schema: Some("s".to_owned()), ..Backend::default() };
         assert!(named.open("memory:").await.unwrap_err().to_string().contains("no schemas"));
     }
 

@@ -68,12 +68,12 @@ impl Registrar {
     }
 }
 
-/// The upkeep of one worker. Dropping it ends it.
-pub(super) struct Upkeep {
+/// The maintenance of one worker. Dropping it ends it.
+pub(super) struct Maintenance {
     line: Line,
     options: Options,
     events: Events,
-    contact: watch::Receiver<Contact>,
+    contact: watch::Receiver<Reachability>,
     under_way: CancellationToken,
     registrar: Registrar,
     /// Ends when no heartbeats are sent any more.
@@ -81,7 +81,7 @@ pub(super) struct Upkeep {
     _end_heartbeats: DropGuard,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Starts to send heartbeats, once the engine has [registered](Self::registrar) the worker, and a little later or when the worker
     /// is [under way](Self::under_way).
     pub(super) fn start(
@@ -93,7 +93,7 @@ impl Upkeep {
         news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let under_way = CancellationToken::new();
-        let (contact_tx, contact) = watch::channel(Contact::begins(options.heartbeat_interval));
+        let (contact_tx, contact) = watch::channel(Reachability::begins(options.heartbeat_interval));
         let (registrar, registrations) = mpsc::unbounded_channel();
         let heartbeats = Heartbeats {
             registrations,
@@ -168,7 +168,7 @@ impl Upkeep {
 
 /// Since when the storage has been within reach.
 #[derive(Clone, Copy, Debug)]
-struct Contact {
+struct Reachability {
     since: Instant,
     last: Instant,
     /// By the wall clock too, because the other one stands still while a machine sleeps.
@@ -177,7 +177,7 @@ struct Contact {
     gap: Duration,
 }
 
-impl Contact {
+impl Reachability {
     fn begins(heartbeat_interval: Duration) -> Self {
         let now = Instant::now();
         let gap = heartbeat_interval.mul_f64(1.5);
@@ -215,7 +215,7 @@ struct Heartbeats {
     every: Duration,
     events: Events,
     news: mpsc::UnboundedSender<News>,
-    contact: watch::Sender<Contact>,
+    contact: watch::Sender<Reachability>,
 }
 
 impl Heartbeats {
@@ -233,7 +233,7 @@ impl Heartbeats {
         };
         let is_registered = matches!(registered, Ok(true));
         if is_registered {
-            self.contact.send_replace(Contact::begins(self.every));
+            self.contact.send_replace(Reachability::begins(self.every));
         }
         // If nobody waits for the answer any more, the row is left behind, and is swept up with those of the dead.
         answer.send(registered).is_ok() && is_registered
@@ -263,7 +263,7 @@ impl Heartbeats {
                 let sent = sent_now();
                 match timeout(self.every / 2, storage.heartbeat(&worker)).await {
                     Ok(Ok(known)) => {
-                        self.contact.send_modify(Contact::heard);
+                        self.contact.send_modify(Reachability::heard);
                         if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {
                             self.line.cut();
                         }
@@ -302,7 +302,7 @@ impl Heartbeats {
 }
 
 /// Frees the jobs of dead workers, and locks that are stale.
-async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Contact>) {
+async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Reachability>) {
     let mut tick = interval(options.heartbeat_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (least, most) = options.sweep;
@@ -355,7 +355,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn missed_heartbeats_count_only_after_contact_all_the_time() {
-        let mut contact = Contact::begins(HEARTBEAT_INTERVAL);
+        let mut contact = Reachability::begins(HEARTBEAT_INTERVAL);
         for _ in 0..3 {
             assert!(contact.lasts() < DEAD_AFTER, "a new worker has heard nobody yet");
             advance(HEARTBEAT_INTERVAL).await;

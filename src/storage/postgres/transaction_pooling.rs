@@ -1,11 +1,11 @@
-//! Is there a pooler that lends connections by the transaction?
+//! Is there a pooler in transaction mode?
 //!
-//! Through such a pooler `LISTEN` succeeds, and stays behind on a connection of the server that is lent to others next: what is
+//! Through such a pooler `LISTEN` succeeds, and stays behind on a connection of the server that others get next: what is
 //! notified reaches whoever has it then, and some drivers (ours among them) take that for an error. So nobody may listen on
 //! such a way, not even to try.
 //!
 //! On every other way a connection keeps its server process. So two clients ask for theirs: if one's turns up at the other, or
-//! changes while the other is in a transaction, it was lent.
+//! changes while the other is in a transaction, connections are pooled by the transaction.
 
 use sqlx::{PgConnection, Row};
 
@@ -16,8 +16,8 @@ use super::isolation::begin;
 const ROUNDS: usize = 3;
 
 impl PostgresStorage {
-    /// Whether this connection, which is in no transaction, is lent by the transaction.
-    pub(super) async fn is_lent(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    /// Whether this connection, which is in no transaction, is pooled by the transaction.
+    pub(super) async fn is_transaction_pooled(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         for _ in 0..ROUNDS {
             let before = server_process(connection).await?;
             let mut other = begin(&self.db()).await?;

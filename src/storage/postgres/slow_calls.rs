@@ -19,9 +19,9 @@ const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
 /// Jobs whose rows somebody kept locked when their results were to be written: the next try does not wait for them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Busy(Arc<Mutex<HashSet<JobId>>>);
+pub(super) struct LockedRows(Arc<Mutex<HashSet<JobId>>>);
 
-impl Busy {
+impl LockedRows {
     pub(super) fn knows_any(&self, settled: &[Settlement]) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         !known.is_empty() && settled.iter().any(|settlement| known.contains(&settlement.claim.id))
@@ -38,41 +38,41 @@ impl Busy {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Caution(Arc<Mutex<Option<Instant>>>);
+pub(super) struct SlowCallGuard(Arc<Mutex<Option<Instant>>>);
 
 /// A call under way. Dropped before it is answered, it took too long.
-pub(super) struct UnderWay<'a>(Option<&'a Caution>);
+pub(super) struct GuardedCall<'a>(Option<&'a SlowCallGuard>);
 
-impl Caution {
-    pub(super) fn begin(&self) -> UnderWay<'_> {
-        UnderWay(Some(self))
+impl SlowCallGuard {
+    pub(super) fn begin(&self) -> GuardedCall<'_> {
+        GuardedCall(Some(self))
     }
 
     /// Whether a call took too long lately.
-    pub(super) fn is_advised(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < REMEMBERED)
     }
 
-    fn advise(&self) {
+    fn turn_on(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
 
-impl UnderWay<'_> {
+impl GuardedCall<'_> {
     pub(super) fn answered<T>(mut self, answer: Result<T>) -> Result<T> {
-        if let Some(caution) = self.0.take()
-            && answer.as_ref().is_err_and(|error| error.took_too_long() || (caution.is_advised() && is_locked(error)))
+        if let Some(guard) = self.0.take()
+            && answer.as_ref().is_err_and(|error| error.took_too_long() || (guard.is_on() && is_locked(error)))
         {
-            caution.advise();
+            guard.turn_on();
         }
         answer
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for GuardedCall<'_> {
     fn drop(&mut self) {
-        if let Some(caution) = self.0 {
-            caution.advise();
+        if let Some(guard) = self.0 {
+            guard.turn_on();
         }
     }
 }
@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn a_call_that_is_not_answered_is_remembered() {
-        let caution = Caution::default();
-        assert!(caution.begin().answered(Ok(())).is_ok());
+        let guard = SlowCallGuard::default();
+        assert!(guard.begin().answered(Ok(())).is_ok());
         let refused = Err::<(), _>(Error::Internal("x".to_owned()));
-        assert!(caution.begin().answered(refused).is_err());
-        assert!(!caution.is_advised());
-        drop(caution.begin());
-        assert!(caution.is_advised());
+        assert!(guard.begin().answered(refused).is_err());
+        assert!(!guard.is_on());
+        drop(guard.begin());
+        assert!(guard.is_on());
     }
 }

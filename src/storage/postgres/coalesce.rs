@@ -1,14 +1,14 @@
 //! Single adds that meet are stored together.
 //!
 //! Every transaction that notifies takes one lock of the whole server until it has committed, so single adds go one after the
-//! other, however many connections there are. Here, while one add of this process is on its way, others *gather*, and are
+//! other, however many connections there are. Here, while one add of this process is on its way, others *coalesce*: they wait, and are
 //! stored by one statement when it is back. Each caller is answered when its own job is stored, durably, as if it had been
 //! alone; who comes alone does not wait for anybody.
 //!
-//! Only jobs gather that can be in nobody's way: without a key, without a queue, and of a task whose name this process has seen
+//! Only jobs coalesce that can be in nobody's way: without a key, without a queue, and of a task whose name this process has seen
 //! stored (a new name may have to wait for another transaction that is the first to use it). If the statement is refused all the
 //! same (a trigger of the user's may refuse a row, by any code), its halves are tried until the one to blame is alone, so that nobody
-//! is told another's error. And whoever has gathered for [`MAX_WAIT`] without being taken along goes alone.
+//! is told another's error. And a caller that has waited for [`MAX_WAIT`] without being taken along goes alone.
 //!
 //! **Cancellation.** The storing is done by a task of its own, so that it goes on when callers do not poll, or are dropped: then
 //! their jobs are stored or not, as with any add whose answer is not awaited.
@@ -34,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 /// For so long the one to blame is looked for when a statement was refused for what may pass, as for a table that is locked: then
 /// each half may take as long as the whole.
 const SEARCH: Duration = Duration::from_secs(20);
-/// How long nothing gathers after what had gathered could not be stored together.
+/// How long nothing coalesces after jobs could not be stored together.
 const PAUSE: Duration = Duration::from_secs(10);
 /// The most names that are remembered.
 const MOST_NAMES: usize = 1_000;
@@ -50,9 +50,9 @@ struct Waiting {
 /// Who waits: the number of the turn, and where to tell.
 type Sender = (u64, oneshot::Sender<Result<Job>>);
 
-/// The jobs that gather.
+/// The jobs that coalesce.
 #[derive(Debug, Default)]
-pub(super) struct Gathering(Mutex<State>);
+pub(super) struct Coalescer(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -62,17 +62,17 @@ struct State {
     numbers: u64,
     /// Names of tasks that have been stored.
     tasks: HashSet<String>,
-    /// Nothing gathers until then.
+    /// Nothing coalesces until then.
     paused_until: Option<Instant>,
 }
 
-impl Gathering {
+impl Coalescer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this job can be in nobody's way.
-    pub(super) fn may_gather(&self, job: &NewJob) -> bool {
+    pub(super) fn may_coalesce(&self, job: &NewJob) -> bool {
         let state = self.state();
         job.key.is_none()
             && job.queue.is_none()
@@ -80,7 +80,7 @@ impl Gathering {
             && state.paused_until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// What gathers is not stored together, as beside a trigger: for a while each goes alone.
+    /// What coalesces is not stored together, as beside a trigger: for a while each goes alone.
     fn pause(&self) {
         self.state().paused_until = Some(Instant::now() + PAUSE);
     }
@@ -105,12 +105,12 @@ struct Turn {
 }
 
 impl Turn {
-    /// Stores what has gathered, and then what has gathered meanwhile.
+    /// Stores the jobs that wait, and then those that have come in the meantime.
     async fn run(mut self) {
         self.begun = true;
         loop {
             let taken = {
-                let mut state = self.storage.gathering.state();
+                let mut state = self.storage.coalescer.state();
                 let mut bytes = 0;
                 let fits = |waiting: &&Waiting| {
                     bytes += waiting.job.payload.as_str().len();
@@ -124,14 +124,14 @@ impl Turn {
                 self.storage.look_for_receivers();
                 return;
             }
-            self.storage.store_gathered(taken).await;
+            self.storage.store_coalesced(taken).await;
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut state = self.storage.gathering.state();
+        let mut state = self.storage.coalescer.state();
         if state.waiting.is_empty() || !self.begun {
             // Those who wait, if any, run into the limit and go alone.
             state.busy = false;
@@ -149,10 +149,10 @@ impl Drop for Turn {
 
 impl PostgresStorage {
     /// Stores one job with those that others add at the same time.
-    pub(super) async fn add_gathering(&self, job: &NewJob) -> Result<Job> {
+    pub(super) async fn add_coalesced(&self, job: &NewJob) -> Result<Job> {
         let (tell, mut answer) = oneshot::channel();
         let (number, first) = {
-            let mut state = self.gathering.state();
+            let mut state = self.coalescer.state();
             state.numbers += 1;
             let number = state.numbers;
             state.waiting.push(Waiting { number, job: job.clone(), tell });
@@ -168,7 +168,7 @@ impl PostgresStorage {
             return answer.unwrap_or_else(|_| Err(lost()));
         }
         let alone = {
-            let mut state = self.gathering.state();
+            let mut state = self.coalescer.state();
             let place = state.waiting.iter().position(|waiting| waiting.number == number);
             place.map(|place| drop(state.waiting.remove(place))).is_some()
         };
@@ -178,7 +178,7 @@ impl PostgresStorage {
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    async fn store_gathered(&self, taken: Vec<Waiting>) {
+    async fn store_coalesced(&self, taken: Vec<Waiting>) {
         // Whoever has gone away meanwhile has no wish any more.
         let taken: Vec<Waiting> = taken.into_iter().filter(|waiting| !waiting.tell.is_closed()).collect();
         if taken.is_empty() {
@@ -194,7 +194,7 @@ impl PostgresStorage {
                     // All are left out where a trigger wants another way, and one when its task's name was forgotten and another
                     // transaction is the first to use it again. Who has gone away does not hear it.
                     if stored.iter().all(Option::is_none) {
-                        self.gathering.pause();
+                        self.coalescer.pause();
                     }
                     let alone = jobs.iter().zip(stored).zip(waiting).map(|((job, stored), (_, tell))| async move {
                         let _ = tell.send(match stored {
