@@ -295,7 +295,7 @@ from (
 ) part
 cross join backfill_jobs job on job.id = part.id
 where job.task in (select value from json_each(?3))
-  -- Only a registered pool may claim: one that was declared dead must not hold anything that nobody would rescue.
+  -- Only a registered worker may claim: one that was declared dead must not hold anything that nobody would rescue.
   and exists (select 1 from backfill_pools pool where pool.id = ?1)
   -- Of a serial queue that is free, the first job that is ready, wherever the walk began and whoever may run it.
   and (

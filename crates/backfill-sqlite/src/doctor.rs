@@ -87,7 +87,7 @@ order by 1
         let limit = self.file.now() - SOME_TIME;
         let old = sqlx::query!(
             r#"
-select job.locked_by as "pool!: String", count(*) as "jobs!: i64"
+select job.locked_by as "worker!: String", count(*) as "jobs!: i64"
 from backfill_jobs job indexed by backfill_jobs_held
 where job.locked_by is not null
   and job.locked_at < ?1
@@ -102,7 +102,7 @@ order by 1
         if old.is_empty() {
             return Ok(fine("locks", "no job is held by a worker that is not registered".to_owned()));
         }
-        let workers: Vec<&str> = old.iter().map(|row| row.pool.as_str()).collect();
+        let workers: Vec<&str> = old.iter().map(|row| row.worker.as_str()).collect();
         let jobs: i64 = old.iter().map(|row| row.jobs).sum();
         Ok(found(
             "locks",
