@@ -51,7 +51,7 @@ async fn left(client: &BackfillClient) -> backfill::Result<Counts> {
             left.ready += task.jobs.ready;
             left.scheduled += task.jobs.scheduled;
             left.running += task.jobs.running;
-            left.failed += task.jobs.failed;
+            left.retrying += task.jobs.retrying;
         }
     }
     Ok(left)
@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("storing jobs in {}", client.storage().name());
     if url.starts_with("sqlite:") {
         println!(
-            "(for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill copy --to` it moves waiting jobs)"
+            "(for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill move --to` it moves waiting jobs)"
         );
     }
 
@@ -124,8 +124,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let counts = left(&client).await?;
         bar.set_position(total.saturating_sub(counts.alive()));
         bar.set_message(format!(
-            "ready {}, scheduled {}, running {}, failed {}",
-            counts.ready, counts.scheduled, counts.running, counts.failed
+            "ready {}, scheduled {}, running {}, retrying {}",
+            counts.ready, counts.scheduled, counts.running, counts.retrying
         ));
         if counts.alive() == 0 || running.is_finished() {
             break;

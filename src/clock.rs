@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 /// Whose clock decides when a job is ready.
 ///
-/// Whichever it is: locks, signs of life and delays after failures are by the storage's clock, because several processes
+/// Whichever it is: locks, heartbeats and delays after failures are by the storage's clock, because several processes
 /// must agree on them; and the crontab is by this process's clock, as with Node.
 #[derive(Clone, Default)]
 pub struct Clock(Option<Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>>);

@@ -62,7 +62,7 @@ pub use cron::{CronEntry, Crontab};
 pub use error::{Error, Result};
 pub use job::{Job, JobId, JobKeyMode, JobSpec, JobState, Payload, Priority, Queue, RunAt, TaskPayload};
 pub use storage::{
-    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, PoolInfo, QueueInfo, Reschedule, TaskInfo,
+    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, TaskInfo, WorkerInfo,
 };
 pub use task::{
     Answer, Handler, IntoHandler, IntoTaskResult, JobContext, Middleware, Next, RetryPolicy, Task, TaskError,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backfill::error::FailureKind;
 use backfill::storage::contract::{adding, claiming, cron, managing, settling};
-use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, PoolId, Settlement, Storage};
+use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, Settlement, Storage, WorkerId};
 use backfill::{BackfillClient, Error, Job, JobContext, JobSpec, Worker, task_fn};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -51,8 +51,8 @@ async fn works_in(encoding: &str) {
         claiming [order_is_priority_then_time only_ready_jobs_of_known_tasks_up_to_the_limit
             last_attempts_are_taken_for_free_slots_only a_claim_takes_about_as_many_bytes_as_it_may
             each_job_is_claimed_by_exactly_one_of_many_claimers a_serial_queue_gives_one_job_at_a_time
-            a_job_is_handed_over_or_claimed_and_never_both adding_wakes_a_listener forbidden_flags_are_left_alone
-            limits_of_tasks_hold_and_leave_room_for_others a_claim_whose_answer_was_lost_is_given_back]
+            a_job_is_handed_off_or_claimed_and_never_both adding_wakes_a_listener forbidden_flags_are_left_alone
+            limits_of_tasks_hold_and_leave_room_for_others a_claim_whose_answer_was_lost_is_released]
         cron [an_identifier_gets_one_job_per_moment_and_never_goes_back]
         settling [completed_jobs_are_gone failed_jobs_wait_as_told dead_jobs_stay_dead
             snoozed_and_returned_jobs_get_their_attempt_back a_replaced_job_is_never_revived
@@ -119,14 +119,14 @@ fn all_sql_is_ascii() {
     assert!(texts > 100, "{texts}");
 }
 
-/// A job that is claimed, of a pool that holds it.
-async fn claimed(client: &BackfillClient) -> (Arc<PoolId>, Job) {
+/// A job that is claimed, of a worker that holds it.
+async fn claimed(client: &BackfillClient) -> (Arc<WorkerId>, Job) {
     client.add(JobSpec::new("t", ())).await.expect("add");
-    let pool = Arc::new(PoolId::random());
-    assert!(client.storage().register(&pool, &[]).await.expect("register"));
+    let worker = Arc::new(WorkerId::random());
+    assert!(client.storage().register(&worker, &[]).await.expect("register"));
     let request = ["t".to_owned()];
-    let mut jobs = client.storage().claim(&ClaimRequest::new(&pool, &request, 1)).await.expect("claim").jobs;
-    (pool, jobs.remove(0))
+    let mut jobs = client.storage().claim(&ClaimRequest::new(&worker, &request, 1)).await.expect("claim").jobs;
+    (worker, jobs.remove(0))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,24 +144,24 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
             Outcome::Failed { error: text.to_owned(), retry: Duration::from_secs(60).into(), payload: None },
             Outcome::Dead { error: text.to_owned() },
         ] {
-            let (pool, job) = claimed(&client).await;
+            let (worker, job) = claimed(&client).await;
             let settlement = Settlement { claim: ClaimRef::of(&job), outcome };
             // Beside one that is done, which must not suffer for it.
-            let (_, done) = (&pool, client.add(JobSpec::new("t", ())).await.expect("add"));
-            let written = storage.settle(&pool, &[settlement]).await.expect("settle");
+            let (_, done) = (&worker, client.add(JobSpec::new("t", ())).await.expect("add"));
+            let written = storage.settle(&worker, &[settlement]).await.expect("settle");
             assert_eq!(written.applied, [job.id], "{encoding}");
             let read = storage.job(job.id).await.expect("read").expect("it is there");
             assert_eq!(read.last_error.as_deref(), Some(stored), "{encoding}");
             client.complete(&[done.id]).await.expect("complete");
         }
         let waiting = client.add(JobSpec::new("t", ())).await.expect("add");
-        let failed = client.fail(&[waiting.id], text).await.expect("fail");
+        let failed = client.discard(&[waiting.id], text).await.expect("discard");
         assert_eq!(failed[0].last_error.as_deref(), Some(stored), "{encoding}");
-        let run = PoolId::random();
+        let run = WorkerId::random();
         assert!(storage.register(&run, &[]).await.expect("register"));
         let mut moved = waiting.clone();
         moved.last_error = Some(text.replace('\0', "\u{fffd}"));
-        assert_eq!(storage.import(&run, "mover", &[moved]).await.expect("import"), [waiting.id]);
+        assert_eq!(storage.import(&run, "move-1", &[moved]).await.expect("import"), [waiting.id]);
         let errors: Vec<_> =
             client.jobs(&JobFilter::new()).await.expect("jobs").into_iter().map(|job| job.last_error).collect();
         assert_eq!(errors.iter().filter(|error| error.as_deref() == Some(stored)).count(), errors.len(), "{encoding}");
@@ -253,7 +253,7 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
     let found: Vec<_> = found.iter().filter(|check| format!("{check:?}").contains("4 jobs hold bytes")).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     // To move it would change it.
-    let error = client.storage().take_out("mover", None, 100, u64::MAX).await.expect_err("not as it is");
+    let error = client.storage().reserve("move-1", None, 100, u64::MAX).await.expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
 }
 
@@ -261,7 +261,7 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
 async fn run_all(client: &BackfillClient) -> Vec<(i64, Option<String>)> {
     let handler = task_fn("t", |_: serde_json::Value, _: JobContext| async {});
     let worker = Worker::builder(client.clone()).task(handler).handle_signals(false).build().expect("worker");
-    support::soon("all are tried", worker.run_once()).await.expect("run");
+    support::soon("all are tried", worker.run_until_idle()).await.expect("run");
     let mut left = client.jobs(&JobFilter::new().task("t")).await.expect("jobs");
     left.sort_by_key(|job| job.id);
     left.into_iter().map(|job| (job.id, job.last_error)).collect()
@@ -291,8 +291,8 @@ async fn in_a_file_rows_that_are_no_text_stop_nothing_and_fail_by_themselves() {
         update backfill_jobs set run_at = -9223372036854775808, created_at = 9223372036854775807 where id = 4;";
     sqlx::raw_sql(damage).execute(&pool).await.expect("damage");
     assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
-    let error = client.storage().take_out("mover", None, 100, u64::MAX).await.expect_err("not as it is");
+    let error = client.storage().reserve("move-1", None, 100, u64::MAX).await.expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
-    client.unlock(["mover"]).await.expect("unlock");
+    client.unlock(["move-1"]).await.expect("unlock");
     assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);
 }

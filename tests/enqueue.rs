@@ -45,7 +45,7 @@ async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_r
     assert_eq!(soon("a wakeup", wakeups.next()).await, Some(backfill::storage::Wakeup::JobsAdded(1)));
     assert_eq!(client.job(kept.id).await.expect("read"), Some(kept));
     let worker = Worker::builder(client).task(send_invoice).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").completed, 1);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 1);
 }
 
 #[tokio::test]
@@ -318,7 +318,7 @@ insert into S._private_jobs (task_id, run_at) select id, '294276-12-31' from S._
         .task(task_fn("huge", |_: f64, _: JobContext| async {}))
         .build()
         .expect("worker");
-    let summary = soon("the run ends", worker.run_once()).await.expect("run");
+    let summary = soon("the run ends", worker.run_until_idle()).await.expect("run");
     assert_eq!((summary.completed, summary.failed), (3, 2));
     let failed = client.jobs(&backfill::JobFilter::new().task("deep")).await.expect("read");
     assert!(failed[0].last_error.as_deref().is_some_and(|text| text.contains("recursion limit")), "{failed:?}");

@@ -37,7 +37,8 @@ async fn upkeep_crontab_and_troubles_are_told() {
     let worker = Worker::builder(BackfillClient::with_storage(faulty))
         .task(task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {}))
         .crontab("* * * * * t ?fill=10m".parse::<Crontab>().expect("a crontab"))
-        .presence(Duration::from_millis(100), Duration::from_secs(1))
+        .heartbeat_every(Duration::from_millis(100))
+        .dead_after(Duration::from_secs(1))
         .sweep_interval(Duration::from_millis(20), Duration::from_millis(40))
         .event_capacity(100_000)
         .handle_signals(false)
@@ -59,7 +60,7 @@ async fn upkeep_crontab_and_troubles_are_told() {
     see(&["WriteFailed", "Written"]).await;
     faults.no_sweeps.store(true, Ordering::SeqCst);
     faults.signs_unheard.store(true, Ordering::SeqCst);
-    see(&["SweepFailed", "SignOfLifeFailed"]).await;
+    see(&["SweepFailed", "HeartbeatFailed"]).await;
     faults.no_sweeps.store(false, Ordering::SeqCst);
     faults.signs_unheard.store(false, Ordering::SeqCst);
     // As Node's would; whoever listens looks at the ledger when it begins to, and is told of this.

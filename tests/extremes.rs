@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backfill::cron::{Dialect, Schedule};
-use backfill::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement};
+use backfill::storage::{ClaimRef, ClaimRequest, Outcome, Settlement, WorkerId};
 use backfill::worker::Prefetch;
 use backfill::{
     Answer, BackfillClient, Cleanup, Clock, CronEntry, JobContext, JobFilter, JobSpec, Reschedule, RetryPolicy, RunAt,
@@ -86,7 +86,7 @@ async fn workers_are_built_or_refused() {
                 .prefetch(Prefetch::new(size).refetch_delay(duration, 1).refetch_delay(duration, 2))
                 .build();
             let _ = builder().await.concurrency(size).event_capacity(size).build();
-            let _ = builder().await.poll_interval(duration).presence(duration, duration).build();
+            let _ = builder().await.poll_interval(duration).heartbeat_every(duration).dead_after(duration).build();
             let _ = builder().await.grace(duration).cancel_after(duration).second_signal_after(duration).build();
             let _ = builder().await.sweep_interval(duration, duration).build();
             let limited = task_fn("u", |(): (), _: JobContext| async {}).timeout(duration).concurrency(size);
@@ -152,8 +152,8 @@ async fn jobs_with_extreme_values_are_stored_or_refused_and_run() {
 
     // Whatever a task answers.
     let storage = client.storage().clone();
-    let (pool, tasks) = (PoolId::random(), ["t".to_owned()]);
-    storage.register(&pool, &tasks).await.expect("register");
+    let (worker, tasks) = (WorkerId::random(), ["t".to_owned()]);
+    storage.register(&worker, &tasks).await.expect("register");
     for when in whens {
         let outcomes = [
             Outcome::Failed { error: "e".repeat(100_000), retry: when, payload: None },
@@ -162,10 +162,10 @@ async fn jobs_with_extreme_values_are_stored_or_refused_and_run() {
         ];
         for outcome in outcomes {
             client.add(JobSpec::new("t", 0).priority(i16::MIN)).await.expect("add");
-            let claimed = storage.claim(&ClaimRequest::new(&pool, &tasks, usize::MAX)).await.expect("claim").jobs;
+            let claimed = storage.claim(&ClaimRequest::new(&worker, &tasks, usize::MAX)).await.expect("claim").jobs;
             let results: Vec<Settlement> =
                 claimed.iter().map(|job| Settlement { claim: ClaimRef::of(job), outcome: outcome.clone() }).collect();
-            storage.settle(&pool, &results).await.expect("settle");
+            storage.settle(&worker, &results).await.expect("settle");
         }
         let _ = Answer::snooze(when);
     }

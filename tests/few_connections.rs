@@ -40,7 +40,11 @@ async fn a_worker_runs_its_jobs_with_as_few_connections_as_nodes() {
         client.add_many((0..20).map(|n| JobSpec::new("t", n).serial_queue((n % 3).to_string()))).await.expect("add");
         let work = task_fn("t", |_: u32, _: JobContext| async { tokio::time::sleep(Duration::from_millis(20)).await });
         let builder = Worker::builder(client).task(work).handle_signals(false);
-        let worker = builder.presence(Duration::from_millis(500), Duration::from_millis(1500)).build().expect("worker");
+        let worker = builder
+            .heartbeat_every(Duration::from_millis(500))
+            .dead_after(Duration::from_millis(1500))
+            .build()
+            .expect("worker");
         let (handle, mut events) = (worker.shutdown_handle(), worker.events());
         let running = tokio::spawn(async move { worker.run().await });
         until("all are done", || async {
@@ -51,14 +55,14 @@ async fn a_worker_runs_its_jobs_with_as_few_connections_as_nodes() {
         let summary = soon("it ends", running).await.expect("no panic").expect("run");
         assert_eq!((summary.completed, summary.failed), (20, 0), "{limit}");
         while let Some(event) = events.next().await {
-            assert!(!matches!(event, Event::SignOfLifeFailed { .. } | Event::Evicted { .. }), "{limit}: {event:?}");
+            assert!(!matches!(event, Event::HeartbeatFailed { .. } | Event::Evicted { .. }), "{limit}: {event:?}");
         }
     }
 }
 
 /// Whatever takes the connections: the worker has its heartbeat's already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_keeps_its_sign_of_life_when_others_take_every_connection() {
+async fn a_worker_keeps_its_heartbeat_when_others_take_every_connection() {
     let (pool, role, url) = role(6).await;
     let client = BackfillClient::new(&url).await.expect("migrate");
     client.add_many((0..40).map(|_| JobSpec::new("t", ()))).await.expect("add");
@@ -72,7 +76,7 @@ async fn a_worker_keeps_its_sign_of_life_when_others_take_every_connection() {
     };
     let every = Duration::from_millis(500);
     let builder = Worker::builder(client).task(work).concurrency(40).handle_signals(false);
-    let worker = builder.presence(every, every * 3).build().expect("worker");
+    let worker = builder.heartbeat_every(every).dead_after(every * 3).build().expect("worker");
     let handle = worker.shutdown_handle();
     let mut events = worker.events();
     let running = tokio::spawn(async move { worker.run().await });
@@ -94,7 +98,7 @@ async fn a_worker_keeps_its_sign_of_life_when_others_take_every_connection() {
     let seen = "select seen_at from S.backfill_pools";
     for _ in 0..8 {
         let before = ask(&pool, "graphile_worker", seen).await;
-        until("another sign", || async { ask(&pool, "graphile_worker", seen).await != before }).await;
+        until("another heartbeat", || async { ask(&pool, "graphile_worker", seen).await != before }).await;
     }
     // What it has is enough to write results, and to claim.
     gate.add_permits(40);
@@ -105,7 +109,7 @@ async fn a_worker_keeps_its_sign_of_life_when_others_take_every_connection() {
     handle.shutdown();
     assert_eq!(soon("it ends", running).await.expect("no panic").expect("run").completed, 40);
     while let Some(event) = events.next().await {
-        assert!(!matches!(event, Event::SignOfLifeFailed { .. } | Event::Evicted { .. }), "{event:?}");
+        assert!(!matches!(event, Event::HeartbeatFailed { .. } | Event::Evicted { .. }), "{event:?}");
     }
 }
 
@@ -130,7 +134,7 @@ async fn a_workers_idle_connections_are_closed_within_seconds() {
         connections(&pool, &role).await > 4
     })
     .await;
-    // To listen, for the signs of life, and for all else.
+    // To listen, for the heartbeats, and for all else.
     until("it needs few when idle", || async { connections(&pool, &role).await <= 3 }).await;
     handle.shutdown();
     soon("it ends", running).await.expect("no panic").expect("run");
@@ -144,6 +148,6 @@ async fn that_there_is_no_connection_is_told_with_the_servers_reason() {
     sql(&pool, "x", &format!("alter role {role} connection limit 1")).await;
     let work = task_fn("t", |(): (), _: JobContext| async {});
     let worker = Worker::builder(client).task(work).handle_signals(false).build().expect("worker");
-    let error = soon("it ends", worker.run_once()).await.expect_err("one is too few");
+    let error = soon("it ends", worker.run_until_idle()).await.expect_err("one is too few");
     assert!(format!("{error:?} {error}").contains(&format!("too many connections for role \"{role}\"")), "{error}");
 }

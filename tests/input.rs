@@ -59,7 +59,7 @@ async fn hostile_strings_are_data_in_every_verb() {
         }
         assert!(client.tasks().await.expect("tasks").iter().any(|task| task.name == text));
         assert!(client.queues().await.expect("queues").iter().any(|queue| queue.name == text));
-        let failed = client.fail(&[job.id], &text).await.expect("fail");
+        let failed = client.discard(&[job.id], &text).await.expect("discard");
         assert_eq!(failed[0].last_error.as_ref(), Some(&text));
         client.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule");
         assert_eq!(client.unlock([text.as_str()]).await.expect("unlock"), 0);
@@ -72,7 +72,7 @@ async fn hostile_strings_are_data_in_every_verb() {
                 .forbidden_flags(forbidden)
                 .build()
                 .unwrap_or_else(|error| panic!("{text:?}: {error}"));
-            worker.run_once().await.expect("run");
+            worker.run_until_idle().await.expect("run");
             assert_eq!(count(&pool, &schema).await, left, "{text:?}");
         }
         // A crontab entry by this name.
@@ -103,7 +103,7 @@ async fn a_nul_character_is_refused_before_anything_is_written() {
     let job = client.add(JobSpec::new("t", bad)).await.expect("add");
     assert_eq!(job.payload.decode::<String>().expect("text"), bad);
     // An error may hold anything: it is cleaned rather than lost.
-    client.fail(&[job.id], bad).await.expect("fail");
+    client.discard(&[job.id], bad).await.expect("discard");
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn a_schema_of_any_name_works_or_is_refused() {
 async fn run(client: &BackfillClient, spec: JobSpec) -> Result<(), String> {
     let job = client.add(spec).await.map_err(|error| error.to_string())?;
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: Value, _ctx: JobContext| async {})).build();
-    soon("the run ends", worker.expect("a worker").run_once()).await.expect("run");
+    soon("the run ends", worker.expect("a worker").run_until_idle()).await.expect("run");
     match client.job(job.id).await.expect("job") {
         None => Ok(()),
         Some(job) => Err(job.last_error.unwrap_or_default()),
@@ -170,7 +170,7 @@ async fn rows_that_others_wrote_are_read_whatever_is_in_them() {
     }
     assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {}));
-    worker.build().expect("a worker").run_once().await.expect("run");
+    worker.build().expect("a worker").run_until_idle().await.expect("run");
     until("all have been tried", || async {
         ask(&pool, &schema, "select count(*) from S._private_jobs where attempts = 0 or locked_at is not null").await
             == "0"

@@ -185,7 +185,7 @@ async fn a_failure_of_either_side_is_retried_by_the_same_rule() {
                     node::start("once.mjs", &[&url, "graphile_worker"]).wait_with_output().await.expect("wait");
                 assert!(output.status.success());
             } else {
-                worker.run_once().await.expect("run");
+                worker.run_until_idle().await.expect("run");
             }
             let after = chrono::Utc::now();
             let left = client.job(job.id).await.expect("read").expect("the job");

@@ -84,7 +84,7 @@ async fn a_result_whose_answer_is_lost_is_written_once_and_not_called_lost() {
     for storage in [memory, postgres().await] {
         let (starts, summary) = run_all(storage, Faults::new(0, 2, Duration::ZERO), 60).await;
         assert_started_as_often_as_answered(&starts, 60);
-        assert_eq!((summary.completed, summary.failed, summary.snoozed, summary.lost), (60, 12, 12, 0));
+        assert_eq!((summary.completed, summary.failed, summary.snoozed, summary.stale), (60, 12, 12, 0));
     }
 }
 

@@ -96,7 +96,7 @@ async fn a_job_that_exceeds_its_timeout_is_cancelled_and_its_attempt_has_failed(
     let fine = task_fn("fine", |(): (), _| async {}).timeout(Duration::from_secs(60));
     let job = client.add(JobSpec::new("slow", ())).await.expect("add");
     client.add(JobSpec::new("fine", ())).await.expect("add");
-    Worker::builder(client.clone()).task(slow).task(fine).build().expect("worker").run_once().await.expect("run");
+    Worker::builder(client.clone()).task(slow).task(fine).build().expect("worker").run_until_idle().await.expect("run");
     let job = client.job(job.id).await.expect("read").expect("it is there");
     assert_eq!((job.attempts, job.locked_at), (1, None));
     assert_eq!(job.last_error.as_deref(), Some("the job ran longer than its timeout of 50ms"));
@@ -145,7 +145,7 @@ async fn middleware_wraps_every_task_from_the_outside_in_and_can_give_and_refuse
         .concurrency(1)
         .build()
         .expect("worker")
-        .run_once()
+        .run_until_idle()
         .await
         .expect("run");
     assert_eq!((summary.completed, summary.dead, summary.failed), (1, 1, 1));
@@ -203,11 +203,11 @@ async fn forbidden_flags_are_asked_for_before_each_claim() {
 
     let worker = Worker::builder(client.clone()).task(task_fn("t", |(): (), _| async {})).forbidden_flags(["x"]);
     client.add_many([JobSpec::new("t", ()).flag("x"), JobSpec::new("t", ()).flag("y")]).await.expect("add");
-    assert_eq!(worker.build().expect("worker").run_once().await.expect("run").completed, 1);
+    assert_eq!(worker.build().expect("worker").run_until_idle().await.expect("run").completed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prefetched_jobs_start_in_priority_order_and_are_given_back_at_the_end() {
+async fn prefetched_jobs_start_in_priority_order_and_are_released_at_the_end() {
     let (client, _, _) = client().await;
     let order: Arc<Mutex<Vec<i64>>> = Arc::default();
     let gate = Arc::new(Semaphore::new(0));
@@ -233,16 +233,16 @@ async fn prefetched_jobs_start_in_priority_order_and_are_given_back_at_the_end()
     until("some ran", || async { order.lock().expect("lock").len() == 4 }).await;
     assert_eq!(*order.lock().expect("lock"), [1, 101, 100, 2]);
     worker.handle.shutdown();
-    until("the others are given back", || async { client.counts().await.expect("counts").ready == 18 }).await;
+    until("the others are released", || async { client.counts().await.expect("counts").ready == 18 }).await;
     gate.add_permits(1);
     let summary = worker.end().await;
-    assert_eq!((summary.completed, summary.returned), (4, 18));
+    assert_eq!((summary.completed, summary.released), (4, 18));
     let jobs = client.jobs(&backfill::JobFilter::new()).await.expect("jobs");
     assert!(jobs.iter().all(|job| job.attempts == 0 && job.locked_by.is_none()), "with their attempt");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prefetched_jobs_that_wait_for_too_long_are_given_back_for_others() {
+async fn prefetched_jobs_that_wait_for_too_long_are_released_for_others() {
     let (client, _, _) = client().await;
     let gate = Arc::new(Semaphore::new(0));
     let wait = Arc::clone(&gate);
@@ -256,12 +256,12 @@ async fn prefetched_jobs_that_wait_for_too_long_are_given_back_for_others() {
     let worker = worker.poll_interval(Duration::from_millis(10)).build().expect("worker");
     let mut events = worker.events();
     let running = Running::of(worker);
-    event(&mut events, "they are given back", |event| matches!(event, Event::GivenBack { jobs: 9 })).await;
+    event(&mut events, "they are released", |event| matches!(event, Event::Released { jobs: 9 })).await;
     // The first takes them again and again, for a moment each time.
     let others = AtomicUsize::new(0);
     until("another has run them", || async {
         let other = Worker::builder(client.clone()).task(task_fn("t", |_: i64, _| async {})).build().expect("worker");
-        let completed = usize::try_from(other.run_once().await.expect("run").completed).expect("few");
+        let completed = usize::try_from(other.run_until_idle().await.expect("run").completed).expect("few");
         others.fetch_add(completed, Ordering::SeqCst) + completed == 9
     })
     .await;
@@ -341,7 +341,7 @@ async fn a_worker_tells_what_happens_to_a_job_in_order() {
                 Event::JobFailed { job, error, .. } if job.id == id && error == "no" => "failed",
                 Event::JobDead { job, error, .. } if job.id == id && error == "no" => "dead",
                 Event::JobSnoozed { job, .. } if job.id == id => "snoozed",
-                Event::Written { jobs, lost } if jobs == [id] && lost.is_empty() => "written",
+                Event::Written { jobs, stale } if jobs == [id] && stale.is_empty() => "written",
                 Event::Claiming { .. } | Event::Claimed { .. } => continue,
                 other => panic!("{other:?}"),
             };
@@ -356,7 +356,7 @@ async fn a_worker_tells_what_happens_to_a_job_in_order() {
     }
     assert_eq!(notified, 4);
     running.end().await;
-    event(&mut events, "it comes to an end", |event| matches!(event, Event::ShuttingDown { hurry: false, .. })).await;
+    event(&mut events, "it comes to an end", |event| matches!(event, Event::ShuttingDown { forced: false, .. })).await;
     let ended = event(&mut events, "it has ended", |event| matches!(event, Event::Ended { .. })).await;
     assert!(matches!(ended, Event::Ended { summary: Some(summary), error: None } if summary.completed == 1));
     assert!(events.next().await.is_none(), "the worker is gone");
@@ -369,7 +369,7 @@ async fn a_reader_that_sleeps_does_not_hold_the_worker_up_and_learns_what_it_mis
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: i64, _| async {})).event_capacity(16);
     let worker = worker.build().expect("worker");
     let mut events = worker.events();
-    assert_eq!(worker.run_once().await.expect("run").completed, 500);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 500);
     drop(worker);
     let first = events.next().await.expect("an event");
     assert!(matches!(first, Event::Lagged { missed } if missed > 900), "{first:?}");
@@ -388,10 +388,10 @@ async fn by_another_clock_jobs_are_ready_when_that_clock_says_so() {
     let later = mine.add(JobSpec::new("t", 2).run_in(Duration::from_secs(3600))).await.expect("add");
     assert!(later.run_at < Utc::now(), "by the database's clock it is ready");
     let worker = || Worker::builder(mine.clone()).task(task_fn("t", |_: i64, _| async {})).build().expect("worker");
-    assert_eq!(worker().run_once().await.expect("run").completed, 1);
+    assert_eq!(worker().run_until_idle().await.expect("run").completed, 1);
     assert!(client.job(later.id).await.expect("read").is_some());
     offset.store(-1800, Ordering::SeqCst);
-    assert_eq!(worker().run_once().await.expect("run").completed, 1);
+    assert_eq!(worker().run_until_idle().await.expect("run").completed, 1);
 }
 
 #[tokio::test]
@@ -451,13 +451,13 @@ async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_mor
         assert_eq!(worker.tasks(), ["new", "other"]);
         until("the new task's job is done", || async { *ran.lock().expect("no panic") == [("new", 1)] }).await;
         let told = || async {
-            let pools = client.storage().serving().await.expect("serving");
-            pools.into_iter().find_map(|pool| pool.tasks).is_some_and(|tasks| tasks == ["new", "other"])
+            let workers = client.storage().serving().await.expect("serving");
+            workers.into_iter().find_map(|worker| worker.tasks).is_some_and(|tasks| tasks == ["new", "other"])
         };
         until("it is told", told).await;
         open.add_permits(1);
         until("what ran has ended", || async { client.job(first.id).await.expect("read").is_none() }).await;
-        // Jobs one by one may be handed over to the worker.
+        // Jobs one by one may be handed off to the worker.
         let left = client.add(JobSpec::new("old", 2)).await.expect("add");
         for n in 3..10 {
             client.add(JobSpec::new("other", n)).await.expect("add");

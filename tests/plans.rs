@@ -103,13 +103,13 @@ async fn two_million_jobs_of_the_future_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_is_handed_over_at_no_cost_that_grows_with_the_table() {
+async fn a_job_is_handed_off_at_no_cost_that_grows_with_the_table() {
     let server = Server::start().await;
-    let database = database(&server, "handed").await;
+    let database = database(&server, "handed_off").await;
     make_tasks(&database, 1).await;
     fill(&database, MANY, "task_id, run_at", &format!("1, {PAST}")).await;
     let client = BackfillClient::new(&database.url()).await.expect("a client");
-    let nothing = task_fn("handed", async |_: serde_json::Value, _: JobContext| {});
+    let nothing = task_fn("handed_off", async |_: serde_json::Value, _: JobContext| {});
     let worker = Worker::builder(client).task(nothing).handle_signals(false).build().expect("a worker");
     let handle = worker.shutdown_handle();
     let worker = tokio::spawn(async move { worker.run().await });
@@ -117,14 +117,14 @@ async fn a_job_is_handed_over_at_no_cost_that_grows_with_the_table() {
         let url = database.role(role, settings).await;
         let adder = Actor::new(&database, role, &url).await;
         // Each add is looked at, and it takes some until the worker is known and offers.
-        let mut handed = 0;
+        let mut handed_off = 0;
         let all = async {
-            while handed < 8 {
-                let added = adder.add("that is handed over", vec![JobSpec::new("handed", ())]).await;
-                handed += usize::from(added[0].locked_by.is_some());
+            while handed_off < 8 {
+                let added = adder.add("that is handed off", vec![JobSpec::new("handed_off", ())]).await;
+                handed_off += usize::from(added[0].locked_by.is_some());
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), all).await.expect("jobs are handed over");
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("jobs are handed off");
     }
     handle.shutdown();
     worker.await.expect("no panic").expect("run");
@@ -250,15 +250,16 @@ async fn a_claim_that_finds_nothing_writes_nothing() {
     let nobodys = ["nobody's".to_owned()];
     for (tasks, limits) in [(&nobodys[..], &[][..]), (&tasks[1..], &[]), (&tasks[1..], &limits)] {
         // What is read for the first time may be pruned, which is written, but is no claim's.
-        for thorough in [true, false] {
-            worker.claim_as(ClaimRequest::new(&worker.pool, tasks, 10).limits(limits).thorough(thorough)).await;
+        for full_scan in [true, false] {
+            worker.claim_as(ClaimRequest::new(&worker.worker, tasks, 10).limits(limits).full_scan(full_scan)).await;
         }
-        for thorough in [false, true, false, false] {
+        for full_scan in [false, true, false, false] {
             let before = server.written(&observer).await;
-            let request = ClaimRequest::new(&worker.pool, tasks, 10).run_length(4).limits(limits).thorough(thorough);
+            let request =
+                ClaimRequest::new(&worker.worker, tasks, 10).run_length(4).limits(limits).full_scan(full_scan);
             let (claimed, _) = worker.claim_as(request).await;
             assert_eq!(claimed.jobs, []);
-            assert_eq!(server.written(&observer).await, before, "{tasks:?}, {limits:?}, thorough: {thorough}");
+            assert_eq!(server.written(&observer).await, before, "{tasks:?}, {limits:?}, full_scan: {full_scan}");
         }
     }
     // One that finds something does.

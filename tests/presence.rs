@@ -1,4 +1,4 @@
-//! Who a worker is: its locks, its sign of life, and what becomes of its claims without it.
+//! Who a worker is: its locks, its heartbeat, and what becomes of its claims without it.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::{ClaimRequest, PoolId};
+use backfill::storage::{ClaimRequest, WorkerId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use futures::StreamExt;
@@ -16,10 +16,10 @@ use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
 
-/// What another worker does when one has been silent for too long.
-async fn take_for_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
-    until("it is taken for dead", || async {
-        // Its next sign of life may come between these two.
+/// What another worker does when one has sent no heartbeat for too long.
+async fn declare_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
+    until("it is declared dead", || async {
+        // Its next heartbeat may come between these two.
         let long_ago = "update S.backfill_pools set seen_at = seen_at - interval '2 hours', dead_after = null";
         sql(pool, schema, long_ago).await;
         !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
@@ -51,7 +51,7 @@ async fn locks_have_graphiles_shape() {
     looked.add_permits(1);
     empty(&client).await;
     running.end().await;
-    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0", "it took its sign away");
+    assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "0", "it deregistered");
     assert_eq!(
         ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_by is not null").await,
         "0"
@@ -59,7 +59,7 @@ async fn locks_have_graphiles_shape() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebody_else() {
+async fn a_worker_that_was_declared_dead_settles_nothing_and_goes_on_as_somebody_else() {
     let (client, pool, schema) = client().await;
     let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
     let (started_tx, mut started) = mpsc::unbounded_channel();
@@ -74,22 +74,23 @@ async fn a_worker_that_was_taken_for_dead_settles_nothing_and_goes_on_as_somebod
     });
     let builder = Worker::builder(client.clone())
         .task(handler)
-        .presence(Duration::from_millis(20), Duration::from_hours(1))
+        .heartbeat_every(Duration::from_millis(20))
+        .dead_after(Duration::from_hours(1))
         .poll_interval(Duration::from_millis(20));
     let running = Running::start(builder);
     let first = soon("the first start", started.recv()).await.expect("a start");
-    take_for_dead(&client, &pool, &schema).await;
+    declare_dead(&client, &pool, &schema).await;
     let second = soon("the second start", started.recv()).await.expect("a start");
     assert_eq!((second.id, second.attempts), (job.id, 2));
     assert_ne!(first.locked_by, second.locked_by);
-    assert!(second.last_error.is_some_and(|text| text.contains("signs of life")));
+    assert!(second.last_error.is_some_and(|text| text.contains("heartbeats")));
     empty(&client).await;
     let summary = running.end().await;
-    assert_eq!((summary.completed, summary.lost), (1, 1), "the first start's result came too late");
+    assert_eq!((summary.completed, summary.stale), (1, 1), "the first start's result came too late");
 }
 
 #[tokio::test]
-async fn a_worker_that_is_taken_for_dead_while_it_ends_asks_its_jobs_to_end_at_once() {
+async fn a_worker_that_is_declared_dead_while_it_ends_asks_its_jobs_to_end_at_once() {
     let (client, pool, schema) = client().await;
     let job = client.add(JobSpec::new("t", ()).serial_queue("q")).await.expect("add");
     let (started_tx, mut started) = mpsc::unbounded_channel();
@@ -104,15 +105,16 @@ async fn a_worker_that_is_taken_for_dead_while_it_ends_asks_its_jobs_to_end_at_o
     let hour = Duration::from_hours(1);
     let builder = Worker::builder(client.clone())
         .task(handler)
-        .presence(Duration::from_millis(20), hour)
+        .heartbeat_every(Duration::from_millis(20))
+        .dead_after(hour)
         .cancel_after(hour)
         .grace(hour);
     let running = Running::start(builder);
     soon("the start", started.recv()).await.expect("a start");
     running.handle.shutdown();
-    take_for_dead(&client, &pool, &schema).await;
+    declare_dead(&client, &pool, &schema).await;
     let summary = soon("its end", running.ended()).await.expect("run");
-    assert_eq!((summary.completed, summary.lost), (0, 1), "it settles nothing that it no longer owns");
+    assert_eq!((summary.completed, summary.stale), (0, 1), "it settles nothing that it no longer owns");
     let free = client.job(job.id).await.expect("read").expect("it is kept");
     assert_eq!((free.attempts, free.locked_by), (1, None), "others may run it");
     assert_eq!(
@@ -148,7 +150,7 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 
     gates[0].add_permits(1);
     let summary = one.ended().await.expect("run");
-    assert_eq!((summary.completed, summary.lost), (0, 1));
+    assert_eq!((summary.completed, summary.stale), (0, 1));
     assert_eq!(client.job(second.id).await.expect("read").expect("still there"), second, "untouched");
     let queue = "select locked_by from S._private_job_queues";
     assert_eq!(Some(ask(&pool, &schema, queue).await), second.locked_by);
@@ -158,9 +160,9 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 }
 
 #[tokio::test]
-async fn the_jobs_of_a_silent_worker_are_run_by_another() {
+async fn the_jobs_of_a_dead_worker_are_run_by_another() {
     let (client, ..) = client().await;
-    let dead = PoolId::random();
+    let dead = WorkerId::random();
     client.storage().register(&dead, &["t".to_owned()]).await.expect("register");
     client
         .add_many([JobSpec::new("t", ()).serial_queue("q"), JobSpec::new("t", ()).serial_queue("q")])
@@ -171,7 +173,8 @@ async fn the_jobs_of_a_silent_worker_are_run_by_another() {
     assert_eq!(held.len(), 1);
     let builder = Worker::builder(client.clone())
         .task(task_fn("t", |(): (), _: JobContext| async {}))
-        .presence(Duration::from_millis(50), Duration::from_millis(200))
+        .heartbeat_every(Duration::from_millis(50))
+        .dead_after(Duration::from_millis(200))
         .poll_interval(Duration::from_hours(1));
     let running = Running::start(builder);
     empty(&client).await;
@@ -182,7 +185,7 @@ async fn the_jobs_of_a_silent_worker_are_run_by_another() {
 async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_job_from_being_revived() {
     let (client, pool, _) = client().await;
     let storage = client.storage();
-    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
     storage.register(&id, &tasks).await.expect("register");
     let job = client.add(JobSpec::new("t", 1).key("k")).await.expect("add");
     let mut theirs = pool.begin().await.expect("begin");
@@ -191,14 +194,14 @@ async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_j
     let later = Duration::from_hours(1);
     client.add(JobSpec::new("t", 2).key("k").run_in(later)).within(&mut *theirs).await.expect("add");
     theirs.commit().await.expect("commit");
-    assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1);
+    assert_eq!(storage.release_untracked(&id, &[]).await.expect("release"), 1);
     let left = client.job(job.id).await.expect("read").expect("it is kept");
     assert_eq!((left.attempts, left.locked_by), (left.max_attempts, None), "it never runs again");
 }
 
-/// A job that a pool holds which was last seen two hours ago.
-async fn held_by_a_dead_pool(client: &BackfillClient, pool: &PgPool, schema: &str) -> PoolId {
-    let (dead, tasks) = (PoolId::random(), ["t".to_owned()]);
+/// A job that a worker holds which was last seen two hours ago.
+async fn held_by_a_dead_worker(client: &BackfillClient, pool: &PgPool, schema: &str) -> WorkerId {
+    let (dead, tasks) = (WorkerId::random(), ["t".to_owned()]);
     client.storage().register(&dead, &tasks).await.expect("register");
     client.add(JobSpec::new("t", ())).await.expect("add");
     assert_eq!(client.storage().claim(&ClaimRequest::new(&dead, &tasks, 1)).await.expect("claim").jobs.len(), 1);
@@ -208,7 +211,7 @@ async fn held_by_a_dead_pool(client: &BackfillClient, pool: &PgPool, schema: &st
 }
 
 /// A run that ends when idle, whose only job ends when this query answers true.
-async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Duration, query: String) -> Summary {
+async fn run_until_idle_or(client: &BackfillClient, schema: &str, dead_after: Duration, query: String) -> Summary {
     client.add(JobSpec::new("wait", ())).await.expect("add");
     let (pool, schema) = (support::pool().await, schema.to_owned());
     let wait = task_fn("wait", move |(): (), _: JobContext| {
@@ -218,39 +221,40 @@ async fn run_once_until(client: &BackfillClient, schema: &str, dead_after: Durat
     let worker = Worker::builder(client.clone())
         .task(task_fn("t", |(): (), _: JobContext| async {}))
         .task(wait)
-        .presence(Duration::from_millis(50), dead_after)
+        .heartbeat_every(Duration::from_millis(50))
+        .dead_after(dead_after)
         .handle_signals(false)
         .build()
         .expect("a worker");
-    soon("the run ends", worker.run_once()).await.expect("run")
+    soon("the run ends", worker.run_until_idle()).await.expect("run")
 }
 
 #[tokio::test]
-async fn a_run_that_ends_takes_nobody_for_dead_before_it_would_have_heard_them() {
+async fn a_run_that_ends_declares_nobody_dead_before_it_would_have_heard_them() {
     let (client, pool, schema) = client().await;
-    let dead = held_by_a_dead_pool(&client, &pool, &schema).await;
-    // It has looked after others at each of its signs of life.
+    let dead = held_by_a_dead_worker(&client, &pool, &schema).await;
+    // It has looked after others at each of its heartbeats.
     let seen = format!(
         "select coalesce(bool_or(seen_at - started_at > interval '250 ms' and dead_after = interval '15 seconds'), false)
          from S.backfill_pools where id <> '{dead}'"
     );
-    let summary = run_once_until(&client, &schema, Duration::from_secs(15), seen).await;
+    let summary = run_until_idle_or(&client, &schema, Duration::from_secs(15), seen).await;
     assert_eq!(summary.completed, 1);
     assert_eq!(ask(&pool, &schema, "select id from S.backfill_pools").await, dead.as_str());
     assert_eq!(client.counts().await.expect("counts").running, 1, "the other may be alive and cut off");
 }
 
 #[tokio::test]
-async fn a_run_that_lasts_as_long_as_the_silence_it_asks_for_frees_the_jobs_of_the_dead() {
+async fn a_run_that_outlasts_its_dead_after_frees_the_jobs_of_the_dead() {
     let (client, pool, schema) = client().await;
-    let dead = held_by_a_dead_pool(&client, &pool, &schema).await;
+    let dead = held_by_a_dead_worker(&client, &pool, &schema).await;
     let gone = format!("select not exists (select from S.backfill_pools where id = '{dead}')");
-    let summary = run_once_until(&client, &schema, Duration::from_millis(300), gone).await;
+    let summary = run_until_idle_or(&client, &schema, Duration::from_millis(300), gone).await;
     assert_eq!(summary.completed, 2);
 }
 
 #[tokio::test]
-async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
+async fn locks_of_unregistered_workers_are_released_after_four_hours_only() {
     let (client, pool, schema) = client().await;
     client.add_many([JobSpec::new("t", 1).serial_queue("q"), JobSpec::new("t", 2)]).await.expect("add");
     let lock = |hours: &str| {
@@ -266,14 +270,14 @@ async fn locks_of_unregistered_pools_are_released_after_four_hours_only() {
     assert_eq!(client.storage().release_stale().await.expect("sweep"), 2);
     let worker =
         Worker::builder(client.clone()).task(task_fn("t", |_: u8, _: JobContext| async {})).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").completed, 2);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 2);
 }
 
 #[tokio::test]
-async fn locks_of_registered_pools_are_left_to_their_signs_of_life() {
+async fn locks_of_registered_workers_are_left_to_their_heartbeats() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1).serial_queue("q")).await.expect("add");
-    let (storage, id) = (client.storage(), PoolId::random());
+    let (storage, id) = (client.storage(), WorkerId::random());
     storage.register(&id, &[]).await.expect("register");
     let lock = format!("locked_by = '{id}', locked_at = now() - interval '5 hours'");
     sql(&pool, &schema, &format!("update S._private_jobs set {lock}; update S._private_job_queues set {lock}")).await;
@@ -287,24 +291,24 @@ async fn locks_of_registered_pools_are_left_to_their_signs_of_life() {
 async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1)).await.expect("add");
-    let hasty = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
-    let hasty = PgPool::connect_with(hasty).await.expect("connect");
-    let storage = backfill::storage::postgres::PostgresStorage::new(hasty, &schema).expect("a schema");
+    let short = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
+    let short = PgPool::connect_with(short).await.expect("connect");
+    let storage = backfill::storage::postgres::PostgresStorage::new(short, &schema).expect("a schema");
     let storage: &dyn backfill::storage::Storage = &storage;
-    let id = PoolId::random();
+    let id = WorkerId::random();
     let lock = format!("update S._private_jobs set locked_by = '{id}', locked_at = now(), attempts = 1");
     // As slow as a large table.
     let slow = "create function S.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return new; end $$;
                 create trigger slow before update on S._private_jobs for each row when (old.locked_by is not null)
                 execute function S.slow()";
     sql(&pool, &schema, slow).await;
-    for way in ["rescue", "release_unknown", "withdraw", "sweep"] {
+    for way in ["rescue", "release_untracked", "deregister", "sweep"] {
         storage.register(&id, &[]).await.expect("register");
         sql(&pool, &schema, &lock).await;
         match way {
             "rescue" => assert_eq!(storage.rescue(Duration::from_millis(1)).await.expect("rescue")[0].jobs, 1),
-            "release_unknown" => assert_eq!(storage.release_unknown(&id, &[]).await.expect("release"), 1),
-            "withdraw" => {}
+            "release_untracked" => assert_eq!(storage.release_untracked(&id, &[]).await.expect("release"), 1),
+            "deregister" => {}
             _ => {
                 let old = "delete from S.backfill_pools; alter table S._private_jobs disable trigger slow;
                            update S._private_jobs set locked_at = now() - interval '5 hours';
@@ -313,23 +317,24 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
                 assert_eq!(storage.release_stale().await.expect("sweep"), 1);
             }
         }
-        storage.withdraw_presence(&id).await.expect("withdraw");
+        storage.deregister(&id).await.expect("deregister");
         let counts = client.counts().await.expect("counts");
         assert_eq!((counts.alive(), counts.running), (1, 0), "{way}");
     }
 }
 
 #[tokio::test]
-async fn a_worker_whose_signs_of_life_are_not_answered_claims_nothing_until_they_are() {
+async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_are() {
     let (inner, ..) = client().await;
     let faults = Faults::new(0, 0, Duration::ZERO);
     let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
     let task = task_fn("t", |_: u32, _: JobContext| async {});
     let builder = Worker::builder(BackfillClient::with_storage(faulty))
         .task(task)
-        .presence(Duration::from_millis(100), Duration::from_secs(1))
+        .heartbeat_every(Duration::from_millis(100))
+        .dead_after(Duration::from_secs(1))
         .poll_interval(Duration::from_millis(10));
-    // Others see it alive: its signs arrive, and only their answers are lost.
+    // Others see it alive: its heartbeats arrive, and only their answers are lost.
     let running = Running::start(builder);
     inner.add(JobSpec::new("t", 1)).await.expect("add");
     empty(&inner).await;
@@ -349,12 +354,12 @@ async fn a_worker_whose_signs_of_life_are_not_answered_claims_nothing_until_they
     faults.signs_unheard.store(false, Ordering::SeqCst);
     empty(&inner).await;
     let summary = running.end().await;
-    assert_eq!((summary.completed, summary.returned), (51, 0), "nothing was claimed to be given back");
+    assert_eq!((summary.completed, summary.released), (51, 0), "nothing was claimed to be released");
 }
 
-/// A run that ends when idle, whose first job ends only when its signs of life have not been answered for longer than its lease, with
+/// A run that ends when idle, whose first job ends only when its heartbeats have not been answered for longer than its lease, with
 /// what became of it and how many claims it made since.
-async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summary>, usize, BackfillClient) {
+async fn run_without_heartbeats(answered_again: bool) -> (backfill::Result<Summary>, usize, BackfillClient) {
     let (inner, ..) = client().await;
     let faults = Faults::new(0, 0, Duration::ZERO);
     faults.signs_unheard.store(true, Ordering::SeqCst);
@@ -374,21 +379,22 @@ async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summa
         })
     };
     let builder = Worker::builder(BackfillClient::with_storage(faulty)).task(task).concurrency(1);
-    let builder = builder.presence(Duration::from_millis(100), Duration::from_secs(1)).handle_signals(false);
+    let builder =
+        builder.heartbeat_every(Duration::from_millis(100)).dead_after(Duration::from_secs(1)).handle_signals(false);
     let worker = builder.build().expect("a worker");
     let mut events = worker.events();
-    let run = tokio::spawn(async move { worker.run_once().await });
+    let run = tokio::spawn(async move { worker.run_until_idle().await });
     let mut failures = 0;
     while failures < 15 {
-        let event = soon("its signs fail", events.next()).await.expect("it runs");
-        failures += usize::from(matches!(event, Event::SignOfLifeFailed { .. }));
+        let event = soon("its heartbeats fail", events.next()).await.expect("it runs");
+        failures += usize::from(matches!(event, Event::HeartbeatFailed { .. }));
     }
     over.add_permits(1);
     if answered_again {
         let mut more = 0;
         while more < 3 {
-            let event = soon("its signs fail again", events.next()).await.expect("it runs");
-            more += usize::from(matches!(event, Event::SignOfLifeFailed { .. }));
+            let event = soon("its heartbeats fail again", events.next()).await.expect("it runs");
+            more += usize::from(matches!(event, Event::HeartbeatFailed { .. }));
         }
         faults.signs_unheard.store(false, Ordering::SeqCst);
     }
@@ -397,18 +403,18 @@ async fn run_once_without_signs(answered_again: bool) -> (backfill::Result<Summa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_ends_fails_when_its_signs_of_life_are_not_answered_and_claims_nothing_meanwhile() {
-    let (ended, claims, client) = run_once_without_signs(false).await;
+async fn a_run_that_ends_fails_when_its_heartbeats_are_not_answered_and_claims_nothing_meanwhile() {
+    let (ended, claims, client) = run_without_heartbeats(false).await;
     let error = ended.expect_err("it fails").to_string();
-    assert!(error.contains("no sign of life"), "{error}");
-    assert_eq!(claims, 0, "nothing was claimed to be given back");
+    assert!(error.contains("no heartbeat"), "{error}");
+    assert_eq!(claims, 0, "nothing was claimed to be released");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (counts.total(), 0), "nothing stays locked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_ends_goes_on_when_its_signs_of_life_are_answered_again() {
-    let (ended, _, client) = run_once_without_signs(true).await;
+async fn a_run_that_ends_goes_on_when_its_heartbeats_are_answered_again() {
+    let (ended, _, client) = run_without_heartbeats(true).await;
     assert_eq!(ended.expect("it ends").completed, 30);
     assert_eq!(client.counts().await.expect("counts").total(), 0);
 }
@@ -420,17 +426,17 @@ async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() 
     let client = BackfillClient::with_pool_and_schema(app.clone(), &schema).await.expect("migrate");
     let jobs: Vec<JobSpec> = (0..3).map(|n| JobSpec::new("t", n)).collect();
     client.add_many(jobs).await.expect("add");
-    let signs = Arc::new(Semaphore::new(0));
+    let heartbeats = Arc::new(Semaphore::new(0));
     let starts = Arc::new(AtomicUsize::new(0));
     let handler = {
-        let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
+        let (app, heartbeats, starts) = (app.clone(), heartbeats.clone(), starts.clone());
         task_fn("t", move |_: u8, _: JobContext| {
-            let (app, signs, starts) = (app.clone(), signs.clone(), starts.clone());
+            let (app, heartbeats, starts) = (app.clone(), heartbeats.clone(), starts.clone());
             async move {
-                // The pool's only connection, until the test has seen signs of life for longer than the deadline.
+                // The pool's only connection, until the test has seen heartbeats for longer than the deadline.
                 let held = app.acquire().await?;
                 starts.fetch_add(1, Ordering::SeqCst);
-                signs.acquire().await.expect("open").forget();
+                heartbeats.acquire().await.expect("open").forget();
                 drop(held);
                 Ok::<_, sqlx::Error>(())
             }
@@ -438,7 +444,8 @@ async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() 
     };
     let builder = Worker::builder(client)
         .task(handler)
-        .presence(Duration::from_millis(20), Duration::from_secs(2))
+        .heartbeat_every(Duration::from_millis(20))
+        .dead_after(Duration::from_secs(2))
         .concurrency(3);
     let running = Running::start(builder);
     let pool = support::pool().await;
@@ -455,7 +462,7 @@ async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() 
             == "true"
     })
     .await;
-    signs.add_permits(3);
+    heartbeats.add_permits(3);
     until("all are done", || async { other.counts().await.expect("counts").total() == 0 }).await;
     assert_eq!(running.end().await, {
         let mut all = Summary::default();
@@ -471,7 +478,7 @@ struct LateClaim {
 }
 
 impl LateClaim {
-    async fn begin(pool: &PgPool, schema: &str, id: &PoolId) -> Self {
+    async fn begin(pool: &PgPool, schema: &str, id: &WorkerId) -> Self {
         let mut tx = pool.begin().await.expect("begin");
         let claim = format!(
             "select id from \"{schema}\".backfill_pools where id = '{id}' for key share;
@@ -498,18 +505,18 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     let (client, pool, schema) = client().await;
     let storage = client.storage().clone();
     client.add(JobSpec::new("t", ())).await.expect("add");
-    let id = PoolId::random();
+    let id = WorkerId::random();
     storage.register(&id, &[]).await.expect("register");
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
-    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a pool that claims is alive");
-    let (released, ()) = tokio::join!(storage.release_unknown(&id, &[]), late.commit_when_waited_for(&pool, &schema));
+    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a worker that claims is alive");
+    let (released, ()) = tokio::join!(storage.release_untracked(&id, &[]), late.commit_when_waited_for(&pool, &schema));
     assert_eq!(released.expect("release"), 1);
     assert_eq!(client.counts().await.expect("counts").ready, 1);
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
-    let (withdrawn, ()) = tokio::join!(storage.withdraw_presence(&id), late.commit_when_waited_for(&pool, &schema));
-    withdrawn.expect("withdraw");
+    let (deregistered, ()) = tokio::join!(storage.deregister(&id), late.commit_when_waited_for(&pool, &schema));
+    deregistered.expect("deregister");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 0));
     storage.register(&id, &[]).await.expect("register");
@@ -523,12 +530,12 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
 }
 
 #[tokio::test]
-async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_buried_later() {
+async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_removed_later() {
     let (client, pool, schema) = client().await;
     let storage = client.storage();
     client.add(JobSpec::new("t", 1)).await.expect("add");
     client.add(JobSpec::new("t", 2).serial_queue("q")).await.expect("add");
-    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
     storage.register(&id, &[]).await.expect("register");
     let claimed = storage.claim(&ClaimRequest::new(&id, &tasks, 2)).await.expect("claim").jobs;
     assert_eq!(claimed.len(), 2);
@@ -536,7 +543,7 @@ async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_
     let lock = format!("select from \"{schema}\"._private_jobs where id = {} for update", claimed[0].id);
     sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *theirs).await.expect("lock");
 
-    soon("nobody is waited for", storage.withdraw_presence(&id)).await.expect("withdraw");
+    soon("nobody is waited for", storage.deregister(&id)).await.expect("deregister");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 1));
     assert_eq!(ask(&pool, &schema, "select seen_at = 'epoch' from S.backfill_pools").await, "true");
@@ -563,7 +570,7 @@ async fn a_pool_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_
     storage.register(&id, &[]).await.expect("register");
     let hold = format!("update S._private_job_queues set locked_by = '{id}', locked_at = now()");
     sql(&pool, &schema, &hold).await;
-    storage.withdraw_presence(&id).await.expect("withdraw");
+    storage.deregister(&id).await.expect("deregister");
     assert_eq!(pools().await, "1");
     storage.rescue(Duration::from_millis(1)).await.expect("rescue");
     assert_eq!(pools().await, "0");
@@ -587,8 +594,8 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
         });
         let identity = async move {
             loop {
-                if let Event::Started { pool, .. } = events.next().await.expect("it starts") {
-                    return pool.to_string();
+                if let Event::Started { worker, .. } = events.next().await.expect("it starts") {
+                    return worker.to_string();
                 }
             }
         };
@@ -597,7 +604,7 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
     let (first, first_shutdown, first_running) = start();
     let first = soon("the first starts", first).await;
     fastrand::seed(20);
-    assert_eq!(PoolId::random().as_str(), first, "this is how it was chosen");
+    assert_eq!(WorkerId::random().as_str(), first, "this is how it was chosen");
     let (second, second_shutdown, second_running) = start();
     let second = soon("the second starts", second).await;
     assert_ne!(first, second);
@@ -618,7 +625,7 @@ async fn registering_is_whole_or_not_at_all() {
              create trigger refuse before insert on S.{table} for each row execute function S.refuse()"
         );
         sql(&pool, &schema, &refuse).await;
-        let error = storage.register(&PoolId::random(), &["t".to_owned()]).await.expect_err("it is refused");
+        let error = storage.register(&WorkerId::random(), &["t".to_owned()]).await.expect_err("it is refused");
         assert!(format!("{error:?}").contains("no more"), "{error:?}");
         sql(&pool, &schema, &format!("drop trigger refuse on S.{table}")).await;
         let rows = "select (select count(*) from S._private_tasks) + (select count(*) from S.backfill_pools)";

@@ -38,7 +38,7 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     let client = connect(as_role("worker").await).await.expect("the worker finds the schema in order");
     let worker =
         Worker::builder(client.clone()).task(task_fn("t", |_: i32, _: JobContext| async {})).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("the worker runs").completed, 1);
+    assert_eq!(worker.run_until_idle().await.expect("the worker runs").completed, 1);
     client.storage().release_stale().await.expect("sweeps");
     client.storage().rescue(std::time::Duration::from_secs(60)).await.expect("rescues");
     client.cleanup(&backfill::Cleanup::new().dead_jobs()).await.expect("deletes");
@@ -47,12 +47,12 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     producer.add(JobSpec::new("t", 3)).await.expect("add");
     let worker = Worker::builder(client.clone()).task(task_fn("t", |_: i32, _: JobContext| async {}));
     let running = Running::start(worker);
-    soon("a job is handed over by the producer", async {
+    soon("a job is handed off by the producer", async {
         while producer.add(JobSpec::new("t", 4)).await.expect("add").locked_by.is_none() {}
     })
     .await;
     let evict = "update graphile_worker.backfill_pools set seen_at = 'epoch'";
-    assert!(sqlx::query(evict).execute(&as_role("producer").await).await.is_err(), "it may not take workers for dead");
+    assert!(sqlx::query(evict).execute(&as_role("producer").await).await.is_err(), "it may not declare workers dead");
     empty(&client).await;
     running.end().await;
 
@@ -89,7 +89,7 @@ async fn a_worker_refuses_to_serve_where_it_would_see_or_change_nothing() {
         let pool = PgPool::connect(&url.replace("//postgres@", &format!("//{role}@"))).await.expect("log in");
         let client = BackfillClient::builder().pool(pool).migrate(false).build().await.expect("the schema is in order");
         let worker = Worker::builder(client).task(task_fn("t", |_: i32, _: JobContext| async {})).build();
-        worker.expect("worker").run_once().await
+        worker.expect("worker").run_until_idle().await
     };
 
     let error = once().await.expect_err("every job is hidden");

@@ -168,8 +168,8 @@ async fn any_name_that_postgresql_accepts_works_from_migration_to_the_last_state
             .task(task_fn("t", |_: String, _: JobContext| async { Err::<(), _>("no") }))
             .build()
             .expect("worker");
-        assert_eq!(worker.run_once().await.expect(&schema).failed, 1);
-        assert_eq!(client.counts().await.expect(&schema).failed, 1);
+        assert_eq!(worker.run_until_idle().await.expect(&schema).failed, 1);
+        assert_eq!(client.counts().await.expect(&schema).retrying, 1);
         client.cleanup(&backfill::Cleanup::new().dead_jobs().tasks(["t"]).queues()).await.expect(&schema);
     }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use backfill::error::Unready;
-use backfill::storage::{ClaimRequest, PoolId};
+use backfill::storage::{ClaimRequest, WorkerId};
 use backfill::{BackfillClient, Error, JobFilter, JobState};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
@@ -78,8 +78,8 @@ async fn upgrade_from(revision: i32) {
     } else {
         (String::new(), "1")
     };
-    let mut ears = PgListener::connect_with(&pool).await.expect("listen");
-    ears.listen("worker:migrate").await.expect("listen");
+    let mut notices = PgListener::connect_with(&pool).await.expect("listen");
+    notices.listen("worker:migrate").await.expect("listen");
 
     let client = BackfillClient::new(&url).await.expect("migrate");
 
@@ -87,7 +87,7 @@ async fn upgrade_from(revision: i32) {
         sql(&pool, schema, "select pg_notify('worker:migrate', 'end')").await;
         let mut heard = Vec::new();
         loop {
-            let text = ears.recv().await.expect("notice").payload().to_owned();
+            let text = notices.recv().await.expect("notice").payload().to_owned();
             if text == "end" {
                 break heard;
             }
@@ -200,10 +200,10 @@ async fn a_users_own_trigger_and_view_survive_an_upgrade() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_that_waits_for_a_lock_lets_signs_of_life_and_claims_pass() {
+async fn a_migration_that_waits_for_a_lock_lets_heartbeats_and_claims_pass() {
     let (client, pool, schema) = support::client().await;
     let storage = client.storage();
-    let (id, tasks) = (PoolId::random(), ["t".to_owned()]);
+    let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
     storage.register(&id, &tasks).await.expect("register");
     // The last of our own objects is yet to come.
     let older = "alter table S.backfill_pools drop column dead_after; delete from S.backfill_migrations where id >= 4";
@@ -221,7 +221,7 @@ async fn a_migration_that_waits_for_a_lock_lets_signs_of_life_and_claims_pass() 
     );
     for _ in 0..2 {
         until("it waits for the lock", || async { ask(&pool, &schema, &waits).await == "true" }).await;
-        assert!(soon("a sign of life passes", storage.show_presence(&id)).await.expect("a sign"));
+        assert!(soon("a heartbeat passes", storage.heartbeat(&id)).await.expect("heartbeat"));
         soon("a claim passes", storage.claim(&ClaimRequest::new(&id, &tasks, 1))).await.expect("claim");
     }
     assert!(!migration.is_finished(), "it waits as long as the dump takes");

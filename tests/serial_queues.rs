@@ -187,18 +187,18 @@ async fn fast_jobs_of_a_queue_are_claimed_in_runs_and_a_slow_one_gives_the_rest_
     client.add_many((0..200).map(|place| of_queue("queued", 0, place))).await.expect("add");
     let worker = Running::of(worker);
     let mut largest = 0;
-    soon("the rest of a run is given back", async {
+    soon("the rest of a run is released", async {
         while let Some(event) = events.next().await {
             match event {
                 Event::Claimed { jobs } => largest = largest.max(jobs),
-                Event::GivenBack { .. } => return,
+                Event::Released { .. } => return,
                 _ => {}
             }
         }
     })
     .await;
     assert!(largest > 10, "{largest} jobs were claimed together at the most");
-    // What was given back waits as if it had never been claimed; the queue is held by the job that runs.
+    // What was released waits as if it had never been claimed; the queue is held by the job that runs.
     until("only the running job is held", || async {
         ask(&pool, &schema, "select count(*) from S._private_jobs where locked_at is not null").await == "1"
     })
@@ -233,7 +233,7 @@ async fn a_failure_amid_a_run_frees_nothing_and_loses_nothing() {
         }))
         .build()
         .expect("worker");
-    let summary = soon("the run ends", worker.run_once()).await.expect("run");
+    let summary = soon("the run ends", worker.run_until_idle()).await.expect("run");
     assert_eq!((summary.completed, summary.failed), (90, 10));
     assert_eq!(*order.lock().expect("lock"), (0..100).collect::<Vec<_>>());
     assert_eq!(

@@ -108,7 +108,7 @@ async fn a_job_that_blocks_its_thread_does_not_keep_a_worker_from_ending() {
 }
 
 #[tokio::test]
-async fn hurrying_ends_a_worker_within_about_a_second() {
+async fn forcing_ends_a_worker_within_about_a_second() {
     let (client, ..) = client().await;
     client.add(JobSpec::new("t", ())).await.expect("add");
     let started = Arc::new(Semaphore::new(0));
@@ -123,7 +123,7 @@ async fn hurrying_ends_a_worker_within_about_a_second() {
     let running = Running::start(Worker::builder(client.clone()).task(handler).grace(Duration::from_hours(1)));
     started.acquire().await.expect("it runs").forget();
     running.handle.shutdown();
-    running.handle.hurry();
+    running.handle.force();
     assert_eq!(running.ended().await.expect("run").interrupted, 1);
 }
 
@@ -169,11 +169,11 @@ async fn an_error_after_the_call_to_end_is_no_failure_unless_the_job_says_so() {
 async fn a_worker_that_was_shut_down_before_it_ran_ends_at_once() {
     let (client, ..) = client().await;
     client.add(JobSpec::new("t", ())).await.expect("add");
-    for hurry in [false, true] {
+    for forced in [false, true] {
         let builder = Worker::builder(client.clone()).task(task_fn("t", |(): (), _: JobContext| async {}));
         let worker = builder.handle_signals(false).build().expect("worker");
-        if hurry {
-            worker.shutdown_handle().hurry();
+        if forced {
+            worker.shutdown_handle().force();
         } else {
             worker.shutdown_handle().shutdown();
         }

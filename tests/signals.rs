@@ -138,7 +138,7 @@ async fn sigterm_amid_500_running_jobs_loses_no_result_and_repeats_none() {
     let left: usize = scene.ask("select count(*) from S._private_jobs").await.parse().expect("a number");
     assert_eq!((ended, left), (500, 0), "with time enough, every running job finished and was deleted");
     // Another worker finds nothing to repeat.
-    worker(&scene.url).await.run_once().await.expect("run");
+    worker(&scene.url).await.run_until_idle().await.expect("run");
     assert_eq!(scene.ask("select count(*) || '/' || count(distinct job) from test.runs").await, "500/500");
     assert_eq!(scene.client.counts().await.expect("counts").total(), 0);
 }
@@ -161,7 +161,7 @@ async fn two_signals_within_a_moment_cut_off_no_running_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_hurries_and_every_signal_is_understood() {
+async fn a_second_signal_forces_the_end_and_every_signal_is_understood() {
     for (first, second) in [("INT", "TERM"), ("HUP", "INT")] {
         // Some are done at once, the others would take an hour.
         let lengths = (0..40).map(|n| if n % 2 == 0 { 0 } else { 3_600_000 }).collect();
@@ -185,7 +185,7 @@ async fn jobs_of_a_killed_worker_process_are_run_by_the_next_one() {
     scene.signal("KILL").await;
     soon("the worker process ends", scene.child.wait()).await.expect("wait");
     assert_eq!(scene.client.counts().await.expect("counts").running, 10);
-    // Time passes for the dead worker's sign of life, not for this test.
+    // Time passes for the dead worker's heartbeat, not for this test.
     sql(&scene.pool, "graphile_worker", "update S.backfill_pools set seen_at = seen_at - interval '16 seconds'").await;
     sql(&scene.pool, "graphile_worker", "update S._private_jobs set payload = '0'").await;
     let next = worker(&scene.url).await;

@@ -25,7 +25,7 @@ enum Rows {
 
 struct Side {
     pool: PgPool,
-    ears: PgListener,
+    notices: PgListener,
 }
 
 const S: &str = "graphile_worker";
@@ -63,9 +63,9 @@ impl Side {
         // One connection: `now()` of the call and of the look at the tables must be one transaction's.
         let pool = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connect");
         let hearing = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connect");
-        let mut ears = PgListener::connect_with(&hearing).await.expect("listen");
-        ears.listen_all(["jobs:insert", "end"]).await.expect("listen");
-        Self { pool, ears }
+        let mut notices = PgListener::connect_with(&hearing).await.expect("listen");
+        notices.listen_all(["jobs:insert", "end"]).await.expect("listen");
+        Self { pool, notices }
     }
 
     async fn observe(&mut self, statement: &str, rows: Rows) -> String {
@@ -73,7 +73,7 @@ impl Side {
         // A tail of our own tells that every notification before it has arrived.
         sqlx::query("select pg_notify('end', '')").execute(&self.pool).await.expect("notify");
         loop {
-            let notice = tokio::time::timeout(Duration::from_secs(20), self.ears.recv())
+            let notice = tokio::time::timeout(Duration::from_secs(20), self.notices.recv())
                 .await
                 .expect("in time")
                 .expect("notice");
@@ -279,7 +279,7 @@ async fn add_jobs_takes_arrays_of_any_shape() {
 #[tokio::test]
 async fn add_jobs_stores_a_batch_of_any_size_in_time_that_grows_with_it() {
     let pool = support::client().await;
-    // Where each spec costs more the larger the batch is, this takes several times the patience of all tests.
+    // Where each spec costs more the larger the batch is, this takes several times the timeout of all tests.
     let call = "select count(*) || ' ' || count(distinct job.id) from S.add_jobs((
           select array_agg(row('a', '{}'::json, null, null, null, case when n % 2 = 0 then 'k' || n end, null, null)::S.job_spec)
           from generate_series(1, 150000) as n

@@ -103,7 +103,10 @@ fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look
     let running = theirs.block_on(async {
         let client = BackfillClient::new(&url).await.expect("open");
         client.add_many([JobSpec::new("block", ()), JobSpec::new("block", ())]).await.expect("add");
-        let builder = Worker::builder(client).task(task).presence(Duration::from_millis(50), Duration::from_secs(2));
+        let builder = Worker::builder(client)
+            .task(task)
+            .heartbeat_every(Duration::from_millis(50))
+            .dead_after(Duration::from_secs(2));
         Running::start(builder)
     });
     let ours = tokio::runtime::Runtime::new().expect("a runtime");
@@ -111,10 +114,10 @@ fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look
         until("both threads are blocked", || async { blocked.load(Ordering::SeqCst) == 2 }).await;
         let client = BackfillClient::new(&url).await.expect("open");
         client.add(JobSpec::new("other", ())).await.expect("the file is not locked");
-        let started = client.pools().await.expect("pools")[0].clone();
+        let started = client.workers().await.expect("workers")[0].clone();
         until("it has been seen for longer than its deadline", || async {
             assert!(client.storage().rescue(Duration::from_secs(2)).await.expect("rescue").is_empty());
-            let seen = client.pools().await.expect("pools")[0].seen_at.expect("seen");
+            let seen = client.workers().await.expect("workers")[0].seen_at.expect("seen");
             seen - started.started_at.expect("started") > chrono::TimeDelta::seconds(3)
         })
         .await;
@@ -153,10 +156,12 @@ async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
     let client = BackfillClient::new(&url).await.expect("open");
     let task = || task_fn("t", |(): (), _: JobContext| async {});
     let deadline = Duration::from_secs(1);
-    let builder = || Worker::builder(client.clone()).task(task()).presence(Duration::from_millis(100), deadline);
+    let builder = || {
+        Worker::builder(client.clone()).task(task()).heartbeat_every(Duration::from_millis(100)).dead_after(deadline)
+    };
     let (one, other) = (Running::start(builder()), Running::start(builder()));
-    until("both are there", || async { client.pools().await.expect("pools").len() == 2 }).await;
-    let before: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
+    until("both are there", || async { client.workers().await.expect("workers").len() == 2 }).await;
+    let before: Vec<String> = client.workers().await.expect("workers").into_iter().map(|worker| worker.id).collect();
     let db = SqlitePool::connect(&url).await.expect("connect");
     let tx = db.begin_with("begin immediate").await.expect("begin");
     // Nobody can write; so an add that waits for the lock begins now, and ends when it is free.
@@ -164,23 +169,28 @@ async fn a_program_that_keeps_the_file_locked_makes_nobody_look_dead() {
         let client = client.clone();
         async move { client.add(JobSpec::new("t", ())).await }
     });
-    until("they have been silent for twice the deadline", || async {
+    until("they were last seen twice the deadline ago", || async {
         client
-            .pools()
+            .workers()
             .await
-            .expect("pools")
+            .expect("workers")
             .iter()
-            .all(|pool| pool.silence.is_some_and(|silence| silence > deadline * 2))
+            .all(|worker| worker.last_seen_ago.is_some_and(|ago| ago > deadline * 2))
     })
     .await;
     tx.rollback().await.expect("end");
     soon("the add ends", add).await.expect("no panic").expect("add");
     empty(&client).await;
     until("they are seen again", || async {
-        client.pools().await.expect("pools").iter().all(|pool| pool.silence.is_some_and(|silence| silence < deadline))
+        client
+            .workers()
+            .await
+            .expect("workers")
+            .iter()
+            .all(|worker| worker.last_seen_ago.is_some_and(|ago| ago < deadline))
     })
     .await;
-    let after: Vec<String> = client.pools().await.expect("pools").into_iter().map(|pool| pool.id).collect();
+    let after: Vec<String> = client.workers().await.expect("workers").into_iter().map(|worker| worker.id).collect();
     assert_eq!(before, after, "with the identities they had");
     one.end().await;
     other.end().await;
@@ -262,7 +272,8 @@ async fn a_worker_whose_file_is_removed_or_replaced_ends_and_asks_its_jobs_to() 
         };
         // The heartbeat alone can tell.
         let builder = Worker::builder(client.clone()).task(task).poll_interval(NEVER).listen(false);
-        let builder = builder.cancel_after(NEVER).grace(NEVER).presence(Duration::from_millis(50), NEVER);
+        let builder =
+            builder.cancel_after(NEVER).grace(NEVER).heartbeat_every(Duration::from_millis(50)).dead_after(NEVER);
         let running = Running::start(builder);
         soon("the job starts", started.acquire()).await.expect("open").forget();
         let file = directory.path().join("app.db");

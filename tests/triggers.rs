@@ -180,7 +180,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
         let mut events = Box::pin(worker.events());
         let running = Running::of(worker);
         soon("it listens", async { while !matches!(events.next().await, Some(Event::Listening)) {} }).await;
-        soon("a job is handed over", async {
+        soon("a job is handed off", async {
             while client.add(JobSpec::new("t", ())).await.expect("add").locked_by.is_none() {}
         })
         .await;
@@ -191,7 +191,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
             let added = client.add(JobSpec::new("t", ())).await.expect("add");
             assert_eq!((added.locked_by, added.attempts), (None, 0), "{body}");
         }
-        // What was there first is handed over and run; then the others had their chance.
+        // What was there first is handed off and run; then the others had their chance.
         sql(&pool, &schema, "drop trigger t on S._private_jobs").await;
         client.add(JobSpec::new("t", ())).await.expect("add");
         until("the last one has run", || async { client.counts().await.expect("counts").total() == 20 }).await;
@@ -202,7 +202,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
 
 /// Whoever stored it: another version of this crate, or a trigger that came at that moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_is_handed_over_with_a_queue_flags_or_a_time_is_given_back_and_claimed() {
+async fn a_job_that_is_handed_off_with_a_queue_flags_or_a_time_is_released_and_claimed() {
     let (client, pool, schema) = client().await;
     let (worker, started) = recording(&client);
     let mut events = Box::pin(worker.events());
@@ -233,7 +233,7 @@ async fn a_job_that_is_handed_over_with_a_queue_flags_or_a_time_is_given_back_an
              select pg_notify((select handover from S.backfill_pools), job.id::text) from job"
         );
         sql(&pool, &schema, &hand).await;
-        until("it is given back", || async {
+        until("it is released", || async {
             ask(&pool, &schema, "select count(*) from S._private_jobs where locked_at is not null").await == "0"
         })
         .await;
@@ -314,11 +314,11 @@ async fn a_move_into_a_place_that_leaves_rows_out_says_so_and_brings_nothing() {
     .await;
     for client in [postgres, file] {
         let storage = client.storage();
-        let run = backfill::storage::PoolId::random();
+        let run = backfill::storage::WorkerId::random();
         assert!(storage.register(&run, &[]).await.expect("register"));
-        let error = storage.import(&run, "mover", &[job(1), job(2), job(3)]).await.expect_err("one is left out");
+        let error = storage.import(&run, "move-1", &[job(1), job(2), job(3)]).await.expect_err("one is left out");
         assert!(matches!(error, Error::LeftOut { jobs: 1, of: 3, .. }), "{error:?}");
         assert_eq!(client.counts().await.expect("counts").total(), 0);
-        assert_eq!(storage.import(&run, "mover", &[job(1), job(3)]).await.expect("import"), [1, 3]);
+        assert_eq!(storage.import(&run, "move-1", &[job(1), job(3)]).await.expect("import"), [1, 3]);
     }
 }

@@ -21,7 +21,7 @@ async fn run_one(handler: Handler, spec: JobSpec) -> (BackfillClient, Option<Job
     let (client, ..) = client().await;
     let job = client.add(spec).await.expect("add");
     let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
-    soon("the run ends", worker.run_once()).await.expect("run");
+    soon("the run ends", worker.run_until_idle()).await.expect("run");
     let left = client.job(job.id).await.expect("read");
     (client, left)
 }
@@ -65,7 +65,7 @@ async fn typed_tasks_and_closures_run_and_unknown_tasks_are_left_alone() {
         }))
         .build()
         .expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").completed, 3);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 3);
     assert_eq!((doubled.recv().await, doubled.recv().await), (Some(42), Some(8)));
     assert_eq!(client.job(unknown.id).await.expect("read"), Some(unknown));
 }
@@ -95,7 +95,7 @@ async fn every_retry_policy_is_honoured_in_the_written_run_at() {
         let handler = task_fn("t", |(): (), _: JobContext| async { Err::<(), _>("no") }).retry(policy);
         let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
         let before = Utc::now();
-        worker.run_once().await.expect("run");
+        worker.run_until_idle().await.expect("run");
         let after = Utc::now();
         let left = client.job(job.id).await.expect("read").expect("the job");
         assert_eq!((i32::from(left.attempts), left.last_error.as_deref()), (used + 1, Some("no")), "{name}");
@@ -175,12 +175,12 @@ async fn of_a_batch_the_items_that_failed_are_kept_and_tried_again() {
         )
     });
     let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").failed, 1);
+    assert_eq!(worker.run_until_idle().await.expect("run").failed, 1);
     let left = client.job(job.id).await.expect("read").expect("the job");
     assert_eq!((left.payload.as_str(), left.last_error.as_deref()), ("[2,4]", Some("Batch failures:\nbad 2\nbad 4")));
     assert_eq!(left.attempts, 1);
     client.reschedule(&[job.id], &backfill::Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
-    assert_eq!(worker.run_once().await.expect("run").completed, 1);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 1);
     assert!(client.job(job.id).await.expect("read").is_none());
 }
 
@@ -191,7 +191,7 @@ async fn real_jitter_spreads_jobs_that_failed_together() {
     let policy = RetryPolicy::exponential(Duration::from_secs(1000), 2.0, Duration::from_secs(5000)).with_jitter(0.3);
     let handler = task_fn("t", |(): (), _: JobContext| async { Err::<(), _>("no") }).retry(policy);
     let worker = Worker::builder(client.clone()).task(handler).build().expect("worker");
-    assert_eq!(worker.run_once().await.expect("run").failed, 20);
+    assert_eq!(worker.run_until_idle().await.expect("run").failed, 20);
     let waits: Vec<f64> = client.jobs(&backfill::JobFilter::new()).await.expect("list").iter().map(wait_of).collect();
     assert!(waits.iter().all(|wait| (690.0..=1300.0).contains(wait)), "{waits:?}");
     let (least, most) =
@@ -209,7 +209,7 @@ async fn what_is_claimed_ahead_is_bounded_by_bytes() {
     let task = task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {});
     let worker = Worker::builder(client.clone()).task(task).event_capacity(100_000).build().expect("worker");
     let mut events = worker.events();
-    assert_eq!(worker.run_once().await.expect("run").completed, 3_120);
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 3_120);
     drop(worker);
     let (mut claims, mut small) = (Vec::new(), 3_000);
     while let Some(event) = events.next().await {
@@ -361,7 +361,7 @@ async fn results_survive_the_loss_of_every_connection() {
     until("all are done", || async { client.counts().await.is_ok_and(|counts| counts.total() == 0) }).await;
     let summary = running.end().await;
     // Each is done exactly once by what was written. A start may be repeated only where the claim's connection was lost.
-    assert_eq!((summary.completed, summary.failed, summary.lost), (1_000, 0, 0), "{summary:?}");
+    assert_eq!((summary.completed, summary.failed, summary.stale), (1_000, 0, 0), "{summary:?}");
     assert_eq!(starts.load(Ordering::SeqCst), 1_000);
 }
 
@@ -376,10 +376,10 @@ async fn a_run_that_ends_does_everything_that_is_ready_and_nothing_else() {
         .concurrency(5)
         .build()
         .expect("worker");
-    assert_eq!(soon("the run ends", worker.run_once()).await.expect("run").completed, 600);
+    assert_eq!(soon("the run ends", worker.run_until_idle()).await.expect("run").completed, 600);
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.total(), counts.scheduled), (1, 1));
-    assert_eq!(soon("the run ends", worker.run_once()).await.expect("run"), Summary::default());
+    assert_eq!(soon("the run ends", worker.run_until_idle()).await.expect("run"), Summary::default());
 }
 
 #[tokio::test]
@@ -387,7 +387,7 @@ async fn a_run_that_ends_reports_a_storage_that_fails() {
     let (client, pool, schema) = client().await;
     sql(&pool, &schema, "drop view S.jobs; drop table S._private_jobs cascade").await;
     let worker = Worker::builder(client).task(task_fn("t", |(): (), _: JobContext| async {})).build().expect("worker");
-    let error = soon("the run ends", worker.run_once()).await.expect_err("no table");
+    let error = soon("the run ends", worker.run_until_idle()).await.expect_err("no table");
     assert!(error.is_missing(), "{error}");
 }
 
@@ -403,11 +403,17 @@ async fn settings_that_do_not_go_together_are_refused_with_the_reason() {
         (Worker::builder(client.clone()).task(task()).task(task()), "two tasks have the name \"t\""),
         (Worker::builder(client.clone()).task(task()).concurrency(0), "concurrency is 0"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::ZERO), "poll interval is 0ns"),
-        (Worker::builder(client.clone()).task(task()).presence(s(5), s(12)), "at least two and a half times"),
+        (
+            Worker::builder(client.clone()).task(task()).heartbeat_every(s(5)).dead_after(s(12)),
+            "at least two and a half times",
+        ),
         (Worker::builder(client.clone()).task(task()).concurrency(usize::MAX), "from 1 to 1000000"),
         (Worker::builder(client.clone()).task(task()).grace(Duration::MAX), "at most a year"),
         (Worker::builder(client.clone()).task(task()).poll_interval(Duration::MAX), "at most a year"),
-        (Worker::builder(client.clone()).task(task()).presence(s(5), Duration::MAX), "at most a year"),
+        (
+            Worker::builder(client.clone()).task(task()).heartbeat_every(s(5)).dead_after(Duration::MAX),
+            "at most a year",
+        ),
         (Worker::builder(client).task(task_fn("", |(): (), _: JobContext| async {})), "task name"),
     ];
     for (builder, says) in cases {
@@ -462,7 +468,7 @@ async fn a_run_that_ends_when_idle_passes_nothing_by() {
         }
     });
     let worker = Worker::builder(client.clone()).task(task).concurrency(3).build().expect("a worker");
-    assert_eq!(soon("it ends", worker.run_once()).await.expect("run").completed, 120);
+    assert_eq!(soon("it ends", worker.run_until_idle()).await.expect("run").completed, 120);
 }
 
 /// A trigger says what the server says of a deadlock: once of an insert, once of an update, once of a delete.
@@ -504,7 +510,8 @@ async fn polls_are_spread_by_a_tenth_around_their_interval() {
         .task(task_fn("t", |(): (), _: JobContext| async {}))
         .poll_interval(Duration::from_secs(10))
         .listen(false)
-        .presence(hour, hour * 24 * 365)
+        .heartbeat_every(hour)
+        .dead_after(hour * 24 * 365)
         .sweep_interval(hour * 24, hour * 48)
         .handle_signals(false)
         .build()

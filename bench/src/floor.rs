@@ -183,7 +183,7 @@ with job as (
 )
 select pg_notify('jobs:insert', random()::text) is null";
 
-pub const HAND_OVER: &str = "
+pub const HAND_OFF: &str = "
 with job as (
   insert into graphile_worker._private_jobs (task_id, payload, attempts, locked_at, locked_by)
   select id, $1::text::json, 1, now(), 'floor' from graphile_worker._private_tasks where identifier = 'noop'
@@ -206,15 +206,15 @@ pub async fn add_slowly(url: &str, jobs: usize, pause: Duration, statement: &'st
 
 const TASK: &str = "insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing";
 
-/// Bare bulk insert, in portions of ten thousand.
+/// Bare bulk insert, in chunks of ten thousand.
 pub async fn fill(url: &str, jobs: usize) -> Result<()> {
     let mut connection = PgConnection::connect(url).await?;
     sqlx::query(TASK).execute(&mut connection).await?;
     ready().await?;
     let begin = Instant::now();
     let numbers: Vec<usize> = (0..jobs).collect();
-    for portion in numbers.chunks(10_000) {
-        let payloads: Vec<String> = portion.iter().map(|n| format!("{{\"n\":{n}}}")).collect();
+    for chunk in numbers.chunks(10_000) {
+        let payloads: Vec<String> = chunk.iter().map(|n| format!("{{\"n\":{n}}}")).collect();
         sqlx::query(
             "insert into graphile_worker._private_jobs (task_id, payload)
              select (select id from graphile_worker._private_tasks where identifier = 'noop'), payload::json

@@ -19,10 +19,10 @@ use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
 use crate::storage::{
-    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, PoolInfo, QueueInfo, Reschedule, Storage, TaskInfo,
+    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo, WorkerInfo,
 };
 
-/// The door for everybody who adds jobs or manages them. Cheap to clone.
+/// Adds jobs and manages them. Cheap to clone.
 ///
 /// ```no_run
 /// use backfill::{BackfillClient, JobSpec};
@@ -151,7 +151,7 @@ impl BackfillClient {
     }
 
     /// Adds one job, and answers it as stored once it is awaited: possibly as held by a worker already, which was waiting for one
-    /// (see [`WorkerBuilder::take_handed`](crate::worker::WorkerBuilder::take_handed)).
+    /// (see [`WorkerBuilder::accept_handoffs`](crate::worker::WorkerBuilder::accept_handoffs)).
     ///
     /// The job is a payload that names its task ([`TaskPayload`](crate::TaskPayload)), or a [`JobSpec`]. [`Add`] has options, and
     /// [`within`](Add::within) for the caller's own transaction.
@@ -192,8 +192,8 @@ impl BackfillClient {
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.storage.fail(ids, reason).await
+    pub async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.storage.discard(ids, reason).await
     }
 
     /// Changes time, priority or attempts of jobs; answers the changed ones. Running jobs are left alone. Attempts
@@ -206,14 +206,14 @@ impl BackfillClient {
         self.storage.reschedule(ids, change).await
     }
 
-    /// Releases everything that these worker pools hold, at once; answers how many jobs. Only for pools that are
+    /// Releases everything that these workers hold, at once; answers how many jobs. Only for workers that are
     /// known to be dead: a live one would find its claims gone and its jobs started by others.
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn unlock<S: Into<String>>(&self, pools: impl IntoIterator<Item = S>) -> Result<u64> {
-        let pools: Vec<String> = pools.into_iter().map(Into::into).collect();
-        self.storage.unlock(&pools).await
+    pub async fn unlock<S: Into<String>>(&self, workers: impl IntoIterator<Item = S>) -> Result<u64> {
+        let workers: Vec<String> = workers.into_iter().map(Into::into).collect();
+        self.storage.unlock(&workers).await
     }
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
@@ -264,12 +264,12 @@ impl BackfillClient {
         self.storage.tasks().await
     }
 
-    /// The worker pools that show signs of life or hold something. Node's hold, but show none.
+    /// The workers that send heartbeats or hold something. Node's hold, but send none.
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.storage.pools().await
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.storage.workers().await
     }
 
     /// The crontab entries that some worker has run, and when each was last due.
@@ -280,7 +280,7 @@ impl BackfillClient {
         self.storage.known_crontabs().await
     }
 
-    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes: for storages with a door of
+    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes: for storages with an entrance of
     /// their own, such as `SqliteStorage::add_checked_with`, which adds in the caller's SQLite transaction.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 //!
 //! A connection can die without a word: a cable, a firewall that forgets, a machine that vanishes. Whoever waits for an
 //! answer on it waits until the operating system gives up, which takes a quarter of an hour. So no call of a worker waits for
-//! ever: each has a limit, and a limit that must be long (a write may have to wait for a lock) is cut short when the sign of
-//! life, which is never long, proves that the old connections are *dead* while new ones work.
+//! ever: each has a limit, and a limit that must be long (a write may have to wait for a lock) is cut short when the heartbeat,
+//! which is never long, proves that the old connections are *dead* while new ones work.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,14 +3,14 @@
 //! The seam itself, with the words for it, is the crate `backfill-core`, whose `storage` is here too; storages of further
 //! kinds are crates of their own, which use that one.
 
-mod door;
+mod backend;
 mod line;
 pub mod postgres;
 
+pub use backend::{make_ready, open};
 pub use backfill_core::storage::*;
 #[cfg(feature = "sqlite")]
 pub use backfill_sqlite as sqlite;
-pub use door::{make_ready, open};
 
-pub(crate) use door::Door;
+pub(crate) use backend::Backend;
 pub(crate) use line::{Line, is_unanswered};

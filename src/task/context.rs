@@ -62,7 +62,7 @@ impl JobContext {
         &self.client
     }
 
-    /// Resolves when the job should come to an end: its worker shuts down, or was taken for dead and the job given to another.
+    /// Resolves when the job should come to an end: its worker shuts down, or was declared dead and the job given to another.
     pub async fn cancelled(&self) {
         self.cancellation.cancelled().await;
     }

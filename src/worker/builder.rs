@@ -37,12 +37,12 @@ pub(super) struct Options {
     pub second_signal_after: Duration,
     pub cancel_after: Duration,
     pub grace: Duration,
-    pub sign_of_life: Duration,
+    pub heartbeat_interval: Duration,
     pub dead_after: Duration,
     pub sweep: (Duration, Duration),
     pub forbidden_flags: ForbiddenFlags,
     pub prefetch: Option<Prefetch>,
-    pub take_handed: bool,
+    pub accept_handoffs: bool,
 }
 
 /// Builds a [`Worker`].
@@ -72,12 +72,12 @@ impl WorkerBuilder {
                 second_signal_after: Duration::from_secs(5),
                 cancel_after: Duration::from_secs(5),
                 grace: Duration::from_secs(25),
-                sign_of_life: Duration::from_secs(5),
+                heartbeat_interval: Duration::from_secs(5),
                 dead_after: Duration::from_secs(15),
                 sweep: (Duration::from_secs(480), Duration::from_secs(600)),
                 forbidden_flags: ForbiddenFlags::List(Vec::new()),
                 prefetch: None,
-                take_handed: true,
+                accept_handoffs: true,
             },
         }
     }
@@ -165,23 +165,22 @@ impl WorkerBuilder {
         self
     }
 
-    /// Whether a worker with free slots lets itself be handed new jobs: clients store a single job that nothing stands in the way
-    /// of as claimed by such a worker, in one transaction instead of two, and it starts at once. Needs [`listen`](Self::listen), and
-    /// jobs that have no key, queue, flags or time of their own, and more than one attempt, of tasks without a limit of their own.
-    /// Default: yes.
-    pub fn take_handed(mut self, take: bool) -> Self {
-        self.options.take_handed = take;
+    /// Direct handoff: whether a client may store a single new job already claimed by this worker while it has free slots, which saves
+    /// one transaction and a wakeup. Needs [`listen`](Self::listen). Applies to jobs without key, queue, flags or `run_at`, with more
+    /// than one attempt, of tasks without a limit of their own. Default: on.
+    pub fn accept_handoffs(mut self, accept: bool) -> Self {
+        self.options.accept_handoffs = accept;
         self
     }
 
-    /// Whether [`Worker::run`] and [`Worker::run_once`] shut down on SIGINT, SIGTERM and SIGHUP. Default: yes.
+    /// Whether [`Worker::run`] and [`Worker::run_until_idle`] shut down on SIGINT, SIGTERM and SIGHUP. Default: yes.
     pub fn handle_signals(mut self, handle: bool) -> Self {
         self.options.handle_signals = handle;
         self
     }
 
-    /// How long after the first signal another one hurries. What comes sooner says nothing new: a supervisor may signal a process
-    /// and its group, and a terminal all that run in it. Default: 5 s, Graphile's; zero lets every second signal hurry.
+    /// How long after the first signal another one forces the end. What comes sooner says nothing new: a supervisor may signal a process
+    /// and its group, and a terminal all that run in it. Default: 5 s, Graphile's; zero lets every second signal force the end.
     pub fn second_signal_after(mut self, delay: Duration) -> Self {
         self.options.second_signal_after = delay;
         self
@@ -200,13 +199,19 @@ impl WorkerBuilder {
         self
     }
 
-    /// How often the worker shows its sign of life, and after how long a silence a worker counts as dead. Each registers its own
-    /// silence, and the longer of the silent one's and that of whoever looks holds. Nobody is taken for dead by a worker that was not
-    /// itself in contact for that long, so a run that ends sooner frees nothing. Defaults: 5 s and 15 s. The second must be at least two and a half times the first, so that
-    /// a common outage is told from the silence of one.
-    pub fn presence(mut self, every: Duration, dead_after: Duration) -> Self {
-        self.options.sign_of_life = every;
-        self.options.dead_after = dead_after;
+    /// How often the worker sends a heartbeat. Default: 5 s; [`dead_after`](Self::dead_after) must be at least two and a half times
+    /// as long.
+    pub fn heartbeat_every(mut self, interval: Duration) -> Self {
+        self.options.heartbeat_interval = interval;
+        self
+    }
+
+    /// After how long without a heartbeat a worker counts as dead, and others release its jobs. Each worker registers its own time, and
+    /// the longer of the dead worker's and the rescuer's holds. A worker that was not in contact itself for that long declares no
+    /// other dead, so a run that ends sooner frees nothing. Default: 15 s; at least two and a half times
+    /// [`heartbeat_every`](Self::heartbeat_every), so that an outage for all is told from the death of one.
+    pub fn dead_after(mut self, duration: Duration) -> Self {
+        self.options.dead_after = duration;
         self
     }
 
@@ -228,8 +233,8 @@ impl WorkerBuilder {
             ("second_signal_after", options.second_signal_after),
             ("cancel_after", options.cancel_after),
             ("the grace period", options.grace),
-            ("the interval of signs of life", options.sign_of_life),
-            ("the silence of the dead", options.dead_after),
+            ("the heartbeat interval", options.heartbeat_interval),
+            ("dead_after", options.dead_after),
             ("the interval of sweeps", options.sweep.1),
             ("the ttl of prefetched jobs", options.prefetch.map_or(Duration::ZERO, |prefetch| prefetch.ttl)),
         ] {
@@ -237,10 +242,11 @@ impl WorkerBuilder {
                 return refuse(format!("{what} is {duration:?}, and must be at most a year"));
             }
         }
-        if options.sign_of_life.is_zero() || options.dead_after < options.sign_of_life.saturating_mul(5) / 2 {
+        if options.heartbeat_interval.is_zero() || options.dead_after < options.heartbeat_interval.saturating_mul(5) / 2
+        {
             return refuse(format!(
-                "a sign of life every {:?} and death after {:?} of silence: the second must be at least two and a half times the first",
-                options.sign_of_life, options.dead_after
+                "a heartbeat every {:?} and dead after {:?}: the second must be at least two and a half times the first",
+                options.heartbeat_interval, options.dead_after
             ));
         }
         let (least, most) = options.sweep;

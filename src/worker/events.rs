@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Summary;
 use crate::cron::CronEvent;
 use crate::job::{Job, JobId, RunAt};
-use crate::storage::{Outcome, PoolId};
+use crate::storage::{Outcome, WorkerId};
 
 /// Something that happened in a worker.
 ///
@@ -25,10 +25,10 @@ use crate::storage::{Outcome, PoolId};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The worker's pool is registered; it begins to claim.
+    /// The worker is registered; it begins to claim.
     Started {
-        /// The pool's id.
-        pool: Arc<PoolId>,
+        /// The worker's id.
+        worker: Arc<WorkerId>,
         /// The storage's name.
         storage: String,
         /// The tasks it runs, sorted.
@@ -39,7 +39,7 @@ pub enum Event {
     /// Wakeups are delivered from now on.
     Listening,
     /// Wakeups are not delivered at present; polling has to do.
-    Deaf {
+    ListenerLost {
         /// Why.
         reason: String,
     },
@@ -58,8 +58,8 @@ pub enum Event {
         /// How many jobs came; possibly none.
         jobs: usize,
     },
-    /// A job was handed over, without a claim. It starts, or is given back.
-    Handed {
+    /// A job was handed off, without a claim. It starts, or is released.
+    HandedOff {
         /// The job.
         job: Arc<Job>,
     },
@@ -68,8 +68,8 @@ pub enum Event {
         /// Why.
         error: String,
     },
-    /// Jobs that were claimed ahead and could not start in time, or at all, are given back.
-    GivenBack {
+    /// Jobs that were claimed ahead and could not start in time, or at all, are released.
+    Released {
         /// How many.
         jobs: usize,
     },
@@ -140,7 +140,7 @@ pub enum Event {
         /// The jobs.
         jobs: Vec<JobId>,
         /// Those of other jobs whose claim had been broken: their results came too late, and count for nothing.
-        lost: Vec<JobId>,
+        stale: Vec<JobId>,
     },
     /// Results could not be written; they are kept and tried again.
     WriteFailed {
@@ -161,24 +161,24 @@ pub enum Event {
         /// Why.
         error: String,
     },
-    /// Another pool fell silent, and its jobs were released.
+    /// Another worker missed its heartbeats, and its jobs were released.
     Rescued {
-        /// The pool's id.
-        pool: String,
+        /// The worker's id.
+        worker: String,
         /// How many jobs it held.
         jobs: u64,
     },
-    /// The sign of life could not be shown.
-    SignOfLifeFailed {
+    /// A heartbeat could not be sent.
+    HeartbeatFailed {
         /// Why.
         error: String,
     },
-    /// Others took this worker for dead; it goes on under another identity.
+    /// Others declared this worker dead; it goes on under another identity.
     Evicted {
         /// The identity it had.
-        was: Arc<PoolId>,
+        was: Arc<WorkerId>,
         /// The identity it asks for.
-        now: Arc<PoolId>,
+        now: Arc<WorkerId>,
     },
     /// The schema was migrated beyond what this version knows; the worker ends.
     BreakingMigration {
@@ -194,8 +194,8 @@ pub enum Event {
     ShuttingDown {
         /// How many jobs are running.
         running: usize,
-        /// Whether it was told to hurry.
-        hurry: bool,
+        /// Whether it was forced to end at once.
+        forced: bool,
     },
     /// The worker has ended.
     Ended {
@@ -223,7 +223,7 @@ impl Event {
             }
             Outcome::Snoozed { until } => Self::JobSnoozed { job, until: *until, took },
             Outcome::Interrupted { error, .. } => Self::JobInterrupted { job, error: error.clone(), took },
-            Outcome::Returned => Self::GivenBack { jobs: 1 },
+            Outcome::Released => Self::Released { jobs: 1 },
         }
     }
 }

@@ -1,16 +1,16 @@
 //! For how long others take a worker for alive.
 //!
 //! A process may be stopped at any moment (by a debugger, a hypervisor, a machine that sleeps) and go on as if nothing had
-//! happened. Meanwhile others may have taken it for dead and have run what it had claimed. So a job is started only while the
-//! *lease* of the identity that claimed it lasts: as long since its last answered sign of life as others wait before they take a
-//! pool for dead, and no longer than until it is known that they did.
+//! happened. Meanwhile others may have declared it dead and have run what it had claimed. So a job is started only while the
+//! *lease* of the identity that claimed it lasts: as long since its last answered heartbeat as others wait before they declare a
+//! worker dead, and no longer than until it is known that they did.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// When a sign was sent, by both clocks (one stands still while a machine sleeps).
+/// When a heartbeat was sent, by both clocks (one stands still while a machine sleeps).
 pub(super) type Sent = (Instant, SystemTime);
 
 pub(super) fn sent_now() -> Sent {
@@ -21,24 +21,24 @@ pub(super) fn sent_now() -> Sent {
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     length: Duration,
-    /// The last sign; `None` when the lease has ended for good.
+    /// The last heartbeat; `None` when the lease has ended for good.
     last: Arc<Mutex<Option<Sent>>>,
 }
 
 impl Lease {
-    /// Begins with the first sign.
+    /// Begins with the first heartbeat.
     pub(super) fn new(length: Duration, sent: Sent) -> Self {
         Self { length, last: Arc::new(Mutex::new(Some(sent))) }
     }
 
-    /// A sign of life was answered that was sent at this moment, and the identity is known.
+    /// A heartbeat was answered that was sent at this moment, and the identity is known.
     pub(super) fn extend(&self, sent: Sent) {
         if let Some(last) = self.last.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             *last = sent;
         }
     }
 
-    /// The identity was taken for dead.
+    /// The identity was declared dead.
     pub(super) fn end(&self) {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_lasts_from_sign_to_sign_and_never_comes_back() {
+    async fn a_lease_lasts_from_heartbeat_to_heartbeat_and_never_comes_back() {
         let lease = Lease::new(Duration::from_secs(15), sent_now());
         tokio::time::advance(Duration::from_secs(14)).await;
         lease.extend(sent_now());

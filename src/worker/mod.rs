@@ -1,6 +1,6 @@
 //! Running jobs.
 //!
-//! A [`Worker`] is one *pool*: it claims jobs under one pool id and runs up to `concurrency` of them at a time. Its
+//! A [`Worker`] claims jobs under one id and runs up to `concurrency` of them at a time. Its
 //! parts, each a file:
 //!
 //! - the **engine** is the one loop that decides: it starts claimed jobs in free slots and asks for more. There is one
@@ -14,7 +14,7 @@
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
-//! - **upkeep** shows the pool's sign of life, frees the jobs of pools that fell silent, and sweeps stale locks;
+//! - **maintenance** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;
@@ -23,12 +23,12 @@ mod events;
 mod execute;
 mod flags;
 mod lease;
+mod maintenance;
 mod pace;
 mod prefetch;
 mod settler;
 mod shutdown;
 mod tasks;
-mod upkeep;
 
 use std::sync::Arc;
 
@@ -133,13 +133,13 @@ impl Worker {
 
     /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.
     ///
-    /// **Shutdown.** No more jobs are claimed, and jobs that have not started are given back with their attempt. Running
+    /// **Shutdown.** No more jobs are claimed, and jobs that have not started are released with their attempt. Running
     /// jobs go on; after `cancel_after` (5 s) their [`JobContext`](crate::JobContext) is cancelled, and after `grace`
     /// (25 s) they are dropped. A job that is dropped, or ends with an error once it is cancelled, was cut off, which is no failure: it
     /// gets its attempt back and is ready for another worker at once. If the next worker cuts it off too, that attempt counts.
     /// A [`TaskError`](crate::TaskError) that says when to try again, or never, still decides.
     /// Everything that ended is written before this returns. A second signal
-    /// hurries, if it comes more than `second_signal_after` (5 s) after the first: cancel now, drop after a second.
+    /// forces the end, if it comes more than `second_signal_after` (5 s) after the first: cancel now, drop after a second.
     ///
     /// An unreachable storage does not end a worker: it holds its results and tries again.
     ///
@@ -156,11 +156,11 @@ impl Worker {
 
     /// Runs jobs until none is ready, then returns, or until it is shut down, as [`run`](Self::run) is. The crontab is not run.
     /// Jobs of the future, and jobs that others hold, are not waited for. The jobs of dead workers are freed only by a run that lasts as
-    /// long as the silence after which they count as dead.
+    /// long as the time after which they count as dead.
     ///
     /// # Errors
     /// When the storage fails; jobs that were running are finished and written first, as far as it lets us.
-    pub async fn run_once(&self) -> Result<Summary> {
+    pub async fn run_until_idle(&self) -> Result<Summary> {
         Box::pin(Engine::new(self, Mode::UntilIdle).run()).await
     }
 }

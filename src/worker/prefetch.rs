@@ -37,7 +37,7 @@ impl Prefetch {
         Self { size, ttl: Duration::from_secs(300), refetch: None }
     }
 
-    /// How long a job may wait inside the worker. After that it is given back, with its attempt, and nothing is prefetched
+    /// How long a job may wait inside the worker. After that it is released, with its attempt, and nothing is prefetched
     /// until a running job has ended. Default: five minutes, Graphile's.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;

@@ -8,7 +8,7 @@
 //! unwritten, in number or in bytes.
 //!
 //! What cannot be written for a reason of its own (somebody has locked the job's row, or a reference to it forbids to delete it)
-//! is put *aside* and tried again by itself, so that the results behind it are written meanwhile.
+//! is *deferred* and tried again by itself, so that the results behind it are written meanwhile.
 //!
 //! A database that is there and says no is not waited for, whatever code it gives: after a few tries the batch is halved until the one
 //! to blame is alone. Where nothing at all is accepted any more, it is not one result that is to blame, and each further try waits.
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Line, Outcome, PoolId, Settled, Settlement, clean_error, is_unanswered};
+use crate::storage::{Line, Outcome, Settled, Settlement, WorkerId, clean_error, is_unanswered};
 pub(super) use batch::Backlog;
 use batch::{Batch, Item, Mark, can_be_simpler, without_details};
 
@@ -45,8 +45,8 @@ const MAX_REFUSALS: u32 = 5;
 const MANY_REFUSALS: u32 = 30;
 /// The longest pause between two that follow. Results that would be accepted wait behind it.
 const MAX_SPARING: Duration = Duration::from_secs(1);
-/// The first delay of a result that is put aside.
-const FIRST_ASIDE: Duration = Duration::from_millis(250);
+/// The first delay of a result that is deferred.
+const FIRST_DEFERRAL: Duration = Duration::from_millis(250);
 /// For how long a done job whose row cannot be deleted is tried, before it is kept as dead.
 const REFUSED_FOR: Duration = Duration::from_secs(20);
 /// A write that has not been answered for this long never will be.
@@ -56,7 +56,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Finished {
     /// Who claimed the job.
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub settlement: Settlement,
 }
 
@@ -85,11 +85,11 @@ pub struct Summary {
     pub snoozed: u64,
     /// Jobs cut off by the worker's end: ready again at once, and no failures.
     pub interrupted: u64,
-    /// Jobs given back unstarted.
-    pub returned: u64,
+    /// Jobs released unstarted.
+    pub released: u64,
     /// Results that came too late: the claim had been broken, by an administrator or because the worker was taken for
     /// dead. Whoever holds the job now decides about it.
-    pub lost: u64,
+    pub stale: u64,
 }
 
 impl Summary {
@@ -100,7 +100,7 @@ impl Summary {
             Outcome::Dead { .. } => self.dead += 1,
             Outcome::Snoozed { .. } => self.snoozed += 1,
             Outcome::Interrupted { .. } => self.interrupted += 1,
-            Outcome::Returned => self.returned += 1,
+            Outcome::Released => self.released += 1,
         }
     }
 }
@@ -117,7 +117,7 @@ pub(super) struct Settler {
     /// Results that were given up.
     unwritten: usize,
     /// Results that cannot be written at present, each for a reason of its own.
-    aside: Vec<Aside>,
+    deferred: Vec<Deferred>,
     backlog: Backlog,
     /// How often the database has said no since it accepted anything.
     refusals: u32,
@@ -136,7 +136,7 @@ impl Settler {
         events: Events,
         backlog: Backlog,
     ) -> Self {
-        let (summary, unwritten, aside) = (Summary::default(), 0, Vec::new());
+        let (summary, unwritten, deferred) = (Summary::default(), 0, Vec::new());
         let (refusals, accepted, closing) = (0, None, false);
         Self {
             line,
@@ -146,7 +146,7 @@ impl Settler {
             events,
             summary,
             unwritten,
-            aside,
+            deferred,
             backlog,
             refusals,
             accepted,
@@ -158,8 +158,8 @@ impl Settler {
     /// not.
     pub(super) async fn run(mut self) -> (Summary, usize) {
         let mut batch = Vec::new();
-        while !self.closing || !self.aside.is_empty() {
-            let again = self.aside.iter().map(|aside| aside.again).min();
+        while !self.closing || !self.deferred.is_empty() {
+            let again = self.deferred.iter().map(|deferred| deferred.again).min();
             tokio::select! {
                 received = self.finished.recv_many(&mut batch, MAX_BATCH), if !self.closing => {
                     self.write_batch(&mut batch).await;
@@ -167,16 +167,16 @@ impl Settler {
                         self.closing = true;
                         // There is no time to wait for.
                         let now = Instant::now();
-                        for aside in &mut self.aside {
-                            aside.again = now;
-                            aside.item.mark.delay = FIRST_ASIDE;
+                        for deferred in &mut self.deferred {
+                            deferred.again = now;
+                            deferred.item.mark.delay = FIRST_DEFERRAL;
                         }
                     }
                 }
-                () = sleep_until(again), if again.is_some() => self.write_aside().await,
+                () = sleep_until(again), if again.is_some() => self.write_deferred().await,
                 () = self.give_up.cancelled(), if self.closing => {
-                    for aside in self.aside.drain(..) {
-                        self.backlog.took(&aside.item.settlement);
+                    for deferred in self.deferred.drain(..) {
+                        self.backlog.took(&deferred.item.settlement);
                         self.unwritten += 1;
                     }
                 }
@@ -186,46 +186,47 @@ impl Settler {
     }
 
     async fn write_batch(&mut self, batch: &mut Vec<Finished>) {
-        // Nearly always one pool; two after the worker was taken for dead and got a new identity.
+        // Nearly always one identity; two after the worker was declared dead and got a new identity.
         while let Some(first) = batch.first() {
-            let pool = Arc::clone(&first.pool);
+            let worker = Arc::clone(&first.worker);
             let moment = first.settlement.claim.locked_at;
-            let is_of_pool = |item: &Finished| item.pool == pool;
-            let is_of_claim = |item: &Finished| item.settlement.claim.locked_at == moment && is_of_pool(item);
+            let is_of_worker = |item: &Finished| item.worker == worker;
+            let is_of_claim = |item: &Finished| item.settlement.claim.locked_at == moment && is_of_worker(item);
             // A storage can be quicker with many results of one claim, whose fence is the same.
             let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
-            let joins = |item: &mut Finished| if by_claim { is_of_claim(item) } else { is_of_pool(item) };
+            let joins = |item: &mut Finished| if by_claim { is_of_claim(item) } else { is_of_worker(item) };
             let items = batch.extract_if(.., joins).map(|item| item.settlement).collect();
-            self.write_all(&pool, Batch::new(items)).await;
+            self.write_all(&worker, Batch::new(items)).await;
         }
     }
 
-    /// Writes again what was put aside and whose time has come: all together what somebody kept locked, which costs little, or one
+    /// Writes again what was deferred and whose time has come: all together what somebody kept locked, which costs little, or one
     /// that was refused, so that the channel has its turn between two.
-    async fn write_aside(&mut self) {
+    async fn write_deferred(&mut self) {
         let now = Instant::now();
-        let is_due = |aside: &Aside| aside.again <= now;
-        let Some(first) = self.aside.iter().position(is_due) else { return };
-        let first = self.aside.swap_remove(first);
-        let pool = Arc::clone(&first.pool);
+        let is_due = |deferred: &Deferred| deferred.again <= now;
+        let Some(first) = self.deferred.iter().position(is_due) else { return };
+        let first = self.deferred.swap_remove(first);
+        let worker = Arc::clone(&first.worker);
         let mut items = vec![first.item];
         if items[0].mark.refused_since.is_none() {
-            let joins =
-                |aside: &mut Aside| is_due(aside) && aside.pool == pool && aside.item.mark.refused_since.is_none();
-            items.extend(self.aside.extract_if(.., joins).map(|aside| aside.item));
+            let joins = |deferred: &mut Deferred| {
+                is_due(deferred) && deferred.worker == worker && deferred.item.mark.refused_since.is_none()
+            };
+            items.extend(self.deferred.extract_if(.., joins).map(|deferred| deferred.item));
         }
-        self.write_all(&pool, items.into_iter().collect()).await;
+        self.write_all(&worker, items.into_iter().collect()).await;
     }
 
-    /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is put aside, so
+    /// Writes a batch; when the storage refuses it for what is in it, its halves, and what cannot be written at all is deferred, so
     /// that one bad result cannot hold up the others.
-    async fn write_all(&mut self, pool: &Arc<PoolId>, batch: Batch) {
+    async fn write_all(&mut self, worker: &Arc<WorkerId>, batch: Batch) {
         let mut stack = vec![batch];
         while let Some(mut batch) = stack.pop() {
             let tried = if batch.len() > 1 && batch.weight() > MAX_BATCH_BYTES {
                 Tried::NotAsItIs
             } else {
-                self.write(pool, &mut batch).await
+                self.write(worker, &mut batch).await
             };
             match tried {
                 Tried::Done { busy } if busy.is_empty() => {}
@@ -236,7 +237,7 @@ impl Settler {
                     );
                     for mut item in batch.into_items().filter(|item| busy.contains(&item.settlement.claim.id)) {
                         item.mark.refused_since = None;
-                        self.put_aside(pool, item);
+                        self.defer(worker, item);
                     }
                 }
                 Tried::NotAsItIs if batch.len() > 1 => {
@@ -255,12 +256,12 @@ impl Settler {
                     }
                 }
                 Tried::Refused { error } => {
-                    let again = batch.into_items().filter_map(|item| self.refused(pool, item, &error));
+                    let again = batch.into_items().filter_map(|item| self.refused(worker, item, &error));
                     stack.extend(again.map(|item| Batch::from_iter([item])));
                 }
                 Tried::TooLong => {
                     for item in batch.into_items() {
-                        self.put_aside(pool, item);
+                        self.defer(worker, item);
                     }
                 }
             }
@@ -270,7 +271,7 @@ impl Settler {
     /// A result that the database refuses although nothing but the end of the job is in it: a reference to its row, or a trigger
     /// of somebody's. That may pass; a done job whose row still cannot be deleted then must not be held for ever, nor run again.
     /// Answers what to write instead.
-    fn refused(&mut self, pool: &Arc<PoolId>, mut item: Item, error: &Error) -> Option<Item> {
+    fn refused(&mut self, worker: &Arc<WorkerId>, mut item: Item, error: &Error) -> Option<Item> {
         let since = *item.mark.refused_since.get_or_insert_with(Instant::now);
         let job = item.settlement.claim.id;
         // What is known to pass is held against a result only when others were accepted since it was refused, with or without them.
@@ -294,22 +295,22 @@ impl Settler {
             }
         }
         tracing::error!(job, %error, "a result was refused; trying again later");
-        self.put_aside(pool, item);
+        self.defer(worker, item);
         None
     }
 
-    fn put_aside(&mut self, pool: &Arc<PoolId>, mut item: Item) {
+    fn defer(&mut self, worker: &Arc<WorkerId>, mut item: Item) {
         let again = Instant::now() + item.mark.delay;
         item.mark.delay = (item.mark.delay * 2).min(MAX_DELAY);
-        self.aside.push(Aside { pool: Arc::clone(pool), item, again });
+        self.deferred.push(Deferred { worker: Arc::clone(worker), item, again });
     }
 
     /// Writes a batch, trying again until it is written, refused, or there is no more time.
-    async fn write(&mut self, pool: &PoolId, batch: &mut Batch) -> Tried {
+    async fn write(&mut self, worker: &WorkerId, batch: &mut Batch) -> Tried {
         let mut delay = FIRST_DELAY;
         loop {
             let settled = tokio::select! {
-                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(pool, &batch.settlements)) => settled,
+                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(worker, &batch.settlements)) => settled,
                 () = self.give_up.cancelled() => {
                     self.give_up_on(&batch.settlements);
                     return Tried::Done { busy: HashSet::new() };
@@ -435,7 +436,7 @@ impl Settler {
             return unknown().map(|settlement| settlement.claim.id).collect();
         }
         let present = tokio::select! {
-            present = self.line.call(WRITE_TIMEOUT, self.line.storage().present(&gone)) => present,
+            present = self.line.call(WRITE_TIMEOUT, self.line.storage().existing(&gone)) => present,
             () = self.give_up.cancelled() => Ok(Vec::new()),
         };
         // One question without an answer is enough: then all are taken for written.
@@ -453,13 +454,13 @@ impl Settler {
         is_applied: impl Fn(JobId) -> bool,
     ) {
         let mut freed_queue = false;
-        let mut lost = Vec::new();
+        let mut stale = Vec::new();
         for settlement in batch.clone() {
             self.backlog.took(settlement);
             freed_queue |= settlement.claim.queue.is_some();
             if !is_applied(settlement.claim.id) {
-                self.summary.lost += 1;
-                lost.push(settlement.claim.id);
+                self.summary.stale += 1;
+                stale.push(settlement.claim.id);
                 tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
                 continue;
             }
@@ -472,16 +473,16 @@ impl Settler {
         let claims: Vec<(JobId, DateTime<Utc>)> =
             batch.into_iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
         self.events.tell(|| Event::Written {
-            jobs: claims.iter().map(|(job, _)| *job).filter(|job| !lost.contains(job)).collect(),
-            lost,
+            jobs: claims.iter().map(|(job, _)| *job).filter(|job| !stale.contains(job)).collect(),
+            stale,
         });
         let _ = self.written.send(Written::Batch { claims, freed_queue });
     }
 }
 
 /// A result that waits by itself, so that the others need not.
-struct Aside {
-    pool: Arc<PoolId>,
+struct Deferred {
+    worker: Arc<WorkerId>,
     item: Item,
     again: Instant,
 }

@@ -9,52 +9,52 @@ use tokio::time::Instant;
 
 use super::events::{Event, Events};
 
-/// How urgently a worker was asked to end.
+/// How far the shutdown of a worker has been asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Urgency {
+pub(super) enum Stage {
     /// Not at all.
     Run,
     /// Finish what runs.
     Graceful,
     /// Finish it within a second.
-    Hurry,
+    Forced,
 }
 
 /// Ends a worker. Cheap to clone; dropping it does nothing.
 #[derive(Clone, Debug)]
 pub struct ShutdownHandle {
-    urgency: Arc<watch::Sender<Urgency>>,
+    stage: Arc<watch::Sender<Stage>>,
 }
 
 impl ShutdownHandle {
     pub(super) fn new() -> Self {
-        Self { urgency: Arc::new(watch::Sender::new(Urgency::Run)) }
+        Self { stage: Arc::new(watch::Sender::new(Stage::Run)) }
     }
 
     /// Asks the worker to end; see [`Worker::run`](super::Worker::run). The worker stays shut down.
     pub fn shutdown(&self) {
-        self.raise(Urgency::Graceful);
+        self.raise(Stage::Graceful);
     }
 
     /// Asks the worker to end within about a second: running jobs are cancelled now and dropped then.
-    pub fn hurry(&self) {
-        self.raise(Urgency::Hurry);
+    pub fn force(&self) {
+        self.raise(Stage::Forced);
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<Urgency> {
-        self.urgency.subscribe()
+    pub(super) fn subscribe(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
     }
 
-    fn raise(&self, to: Urgency) {
-        self.urgency.send_if_modified(|urgency| {
-            let higher = to > *urgency;
-            *urgency = (*urgency).max(to);
+    fn raise(&self, to: Stage) {
+        self.stage.send_if_modified(|stage| {
+            let higher = to > *stage;
+            *stage = (*stage).max(to);
             higher
         });
     }
 }
 
-/// Shuts down on the first SIGINT, SIGTERM or SIGHUP, and hurries on a later one. Never ends.
+/// Shuts down on the first SIGINT, SIGTERM or SIGHUP, and ends by force on a later one. Never ends.
 pub(super) async fn on_signals(handle: ShutdownHandle, events: &Events, same_for: Duration) {
     let signals = match Signals::new() {
         Ok(signals) => stream::unfold(signals, |mut signals| async { Some((signals.next().await, signals)) }),
@@ -82,18 +82,18 @@ async fn follow(
         match first {
             None => {
                 first = Some(Instant::now());
-                tracing::info!(signal = name, "shutting down; another signal after {same_for:?} hurries");
+                tracing::info!(signal = name, "shutting down; another signal after {same_for:?} forces the end");
                 handle.shutdown();
             }
             Some(first) if first.elapsed() < same_for => {
                 tracing::info!(
                     signal = name,
-                    "shutting down already; another signal hurries {same_for:?} after the first"
+                    "shutting down already; another signal forces the end {same_for:?} after the first"
                 );
             }
             Some(_) => {
                 tracing::warn!(signal = name, "shutting down at once");
-                handle.hurry();
+                handle.force();
             }
         }
     }
@@ -149,10 +149,10 @@ mod tests {
     use tokio::time::advance;
 
     /// A worker's handle that hears signals, which are sent by hand.
-    async fn heard(steps: &[(u64, &'static str)]) -> Vec<Urgency> {
+    async fn heard(steps: &[(u64, &'static str)]) -> Vec<Stage> {
         let (signals, heard) = tokio::sync::mpsc::unbounded_channel();
         let handle = ShutdownHandle::new();
-        let urgency = handle.subscribe();
+        let stage = handle.subscribe();
         let heard = stream::unfold(heard, |mut heard| async { heard.recv().await.map(|name| (name, heard)) });
         let events = Events::new(16);
         let mut following = std::pin::pin!(follow(heard, handle, &events, Duration::from_secs(5)));
@@ -161,7 +161,7 @@ mod tests {
             advance(Duration::from_millis(*after)).await;
             signals.send(*name).expect("it is followed");
             assert!(futures::poll!(&mut following).is_pending());
-            seen.push(*urgency.borrow());
+            seen.push(*stage.borrow());
         }
         seen
     }
@@ -169,12 +169,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_signal_soon_after_the_first_says_nothing_new() {
         let seen = heard(&[(0, "SIGTERM"), (0, "SIGTERM"), (1, "SIGINT"), (4_998, "SIGHUP"), (1, "SIGTERM")]).await;
-        assert_eq!(seen[..4], [Urgency::Graceful; 4]);
-        assert_eq!(seen[4], Urgency::Hurry, "five seconds after the first, whatever came between");
+        assert_eq!(seen[..4], [Stage::Graceful; 4]);
+        assert_eq!(seen[4], Stage::Forced, "five seconds after the first, whatever came between");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_later_signal_hurries() {
-        assert_eq!(heard(&[(60_000, "SIGTERM"), (60_000, "SIGTERM")]).await, [Urgency::Graceful, Urgency::Hurry]);
+    async fn a_later_signal_forces_the_end() {
+        assert_eq!(heard(&[(60_000, "SIGTERM"), (60_000, "SIGTERM")]).await, [Stage::Graceful, Stage::Forced]);
     }
 }

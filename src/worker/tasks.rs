@@ -16,7 +16,7 @@ pub(super) struct Tasks {
     pub names: Arc<[String]>,
     /// Those that have a limit of their own.
     pub limited: Vec<(String, usize)>,
-    /// The others: jobs of these may be handed over at any moment.
+    /// The others: jobs of these may be handed off at any moment.
     pub offered: Arc<[String]>,
 }
 

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 
 /// How long starting or stopping may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running cluster, deleted when dropped.
 pub struct Cluster {
@@ -55,7 +55,7 @@ fn unprivileged(mut command: Command) -> Command {
 }
 
 async fn done(what: &str, mut command: Command) {
-    let status = tokio::time::timeout(PATIENCE, command.status()).await;
+    let status = tokio::time::timeout(TIMEOUT, command.status()).await;
     let status = status.unwrap_or_else(|_| panic!("{what} took too long")).expect("it can be started");
     assert!(status.success(), "{what} failed: {status}");
 }

@@ -18,7 +18,7 @@ use crate::support::{soon, unique};
 use crate::worker::{How, TOLD, Told, Work};
 
 /// How long jobs may take to be done after the last fault. Generous: it only matters when a case fails.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How long it may take to get over a fault: a lease and a look, and the jobs in line before those that were freed.
 const RECOVERY: Duration = Duration::from_secs(45);
@@ -84,7 +84,7 @@ impl Scene {
             pool: 10,
             crontab: None,
             grace: 25,
-            presence: (5_000, 15_000),
+            heartbeat: (5_000, 15_000),
         };
         Self {
             subject: Arc::clone(subject),
@@ -200,7 +200,7 @@ impl Scene {
     /// Waits for a worker's end, which must be an orderly one.
     pub async fn ended(&mut self, name: &str) {
         let mut worker = self.workers.remove(name).expect("it runs");
-        let status = tokio::time::timeout(PATIENCE, worker.wait()).await.expect("it ends").expect("wait");
+        let status = tokio::time::timeout(TIMEOUT, worker.wait()).await.expect("it ends").expect("wait");
         assert!(status.success(), "{name} ended with {status}");
     }
 
@@ -264,7 +264,7 @@ impl Scene {
     pub async fn until(&self, what: &str, condition: &str) {
         let begun = Instant::now();
         while self.count(&format!("select count(*) from (select where {condition}) as yes")).await == 0 {
-            assert!(begun.elapsed() < PATIENCE, "{what} did not happen within {PATIENCE:?}");
+            assert!(begun.elapsed() < TIMEOUT, "{what} did not happen within {TIMEOUT:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -308,7 +308,7 @@ impl Scene {
     pub async fn until_answered(&self, what: &str, query: &str) {
         let begun = Instant::now();
         while self.ask(query).await == 0 {
-            assert!(begun.elapsed() < PATIENCE, "{what} did not happen within {PATIENCE:?}");
+            assert!(begun.elapsed() < TIMEOUT, "{what} did not happen within {TIMEOUT:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -351,7 +351,7 @@ impl Scene {
                 break;
             }
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < TIMEOUT,
                 "accepted = finished: {} of {} accepted jobs have not finished, and {left} are left in the table",
                 self.missing().await,
                 self.accepted.len()

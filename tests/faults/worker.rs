@@ -27,8 +27,8 @@ pub struct Told {
     pub crontab: Option<String>,
     /// In seconds.
     pub grace: u64,
-    /// The interval of the signs of life and the silence of the dead, in milliseconds.
-    pub presence: (u64, u64),
+    /// The heartbeat interval and `dead_after`, in milliseconds.
+    pub heartbeat: (u64, u64),
 }
 
 pub const TOLD: &str = "BACKFILL_FAULTS_WORKER";
@@ -117,7 +117,8 @@ async fn work(told: Told) {
         .event_capacity(1_000_000)
         .concurrency(told.concurrency)
         .grace(Duration::from_secs(told.grace))
-        .presence(Duration::from_millis(told.presence.0), Duration::from_millis(told.presence.1));
+        .heartbeat_every(Duration::from_millis(told.heartbeat.0))
+        .dead_after(Duration::from_millis(told.heartbeat.1));
     if let Some(crontab) = &told.crontab {
         builder = builder.crontab(crontab.parse().expect("a crontab"));
     }
@@ -133,7 +134,7 @@ async fn work(told: Told) {
                     };
                     tell_many(&witness, &told.name, "acknowledged", &ids).await;
                 }
-                Event::Deaf { .. } => tell(&witness, &told.name, "deaf", 0).await,
+                Event::ListenerLost { .. } => tell(&witness, &told.name, "listener lost", 0).await,
                 Event::Listening => tell(&witness, &told.name, "listening", 0).await,
                 Event::Evicted { .. } => tell(&witness, &told.name, "evicted", 0).await,
                 Event::Lagged { missed } => panic!("{missed} events are lost"),

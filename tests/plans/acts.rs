@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backfill::storage::{ClaimRef, ClaimRequest, Claimed, Outcome, PoolId, Settlement, Storage};
+use backfill::storage::{ClaimRef, ClaimRequest, Claimed, Outcome, Settlement, Storage, WorkerId};
 use backfill::{BackfillClient, Job, JobSpec, RunAt};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -29,7 +29,7 @@ pub struct Actor<'a> {
     one: PgPool,
     client: BackfillClient,
     storage: Arc<dyn Storage>,
-    pub pool: PoolId,
+    pub worker: WorkerId,
 }
 
 /// What an act did: its statements, with those in functions.
@@ -43,9 +43,9 @@ impl<'a> Actor<'a> {
     pub async fn new(database: &'a Database<'a>, label: &str, url: &str) -> Self {
         let one = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connect");
         let client = BackfillClient::with_pool_and_schema(one.clone(), "graphile_worker").await.expect("a client");
-        let (storage, pool) = (client.storage().clone(), PoolId::random());
-        assert!(storage.register(&pool, &[]).await.expect("register"));
-        Self { database, label: label.to_owned(), one, client, storage, pool }
+        let (storage, worker) = (client.storage().clone(), WorkerId::random());
+        assert!(storage.register(&worker, &[]).await.expect("register"));
+        Self { database, label: label.to_owned(), one, client, storage, worker }
     }
 
     /// Does something that a function of this does, and looks at what the server ran for it.
@@ -61,7 +61,7 @@ impl<'a> Actor<'a> {
     }
 
     pub async fn claim(&self, tasks: &[String], limit: usize) -> (Claimed, Act) {
-        self.claim_as(ClaimRequest::new(&self.pool, tasks, limit).run_length(4)).await
+        self.claim_as(ClaimRequest::new(&self.worker, tasks, limit).run_length(4)).await
     }
 
     pub async fn claim_as(&self, request: ClaimRequest<'_>) -> (Claimed, Act) {
@@ -72,7 +72,7 @@ impl<'a> Actor<'a> {
     pub async fn settle(&self, jobs: &[Job], outcome: impl Fn(usize) -> Outcome) -> Act {
         let settlement = |(place, job): (usize, &Job)| Settlement { claim: ClaimRef::of(job), outcome: outcome(place) };
         let settled: Vec<Settlement> = jobs.iter().enumerate().map(settlement).collect();
-        let settle = async { self.storage.settle(&self.pool, &settled).await.expect("settle") };
+        let settle = async { self.storage.settle(&self.worker, &settled).await.expect("settle") };
         let (written, act) = self.watched(&format!("{} results", jobs.len()), settle).await;
         assert_eq!(written.applied.len(), jobs.len(), "{}", act.label);
         act.reads_no_more_than_for(jobs.len());
@@ -92,9 +92,9 @@ impl<'a> Actor<'a> {
         added
     }
 
-    pub async fn show_presence(&self) {
-        let (shown, act) = self.watched("a heartbeat", self.storage.show_presence(&self.pool)).await;
-        assert!(shown.expect("a sign"));
+    pub async fn heartbeat(&self) {
+        let (shown, act) = self.watched("a heartbeat", self.storage.heartbeat(&self.worker)).await;
+        assert!(shown.expect("heartbeat"));
         act.reads_no_more_than_for(1);
     }
 
@@ -122,7 +122,7 @@ impl<'a> Actor<'a> {
                 (2, 0) => Outcome::Failed { error: error(), retry: later, payload: None },
                 (2, 1) => Outcome::Snoozed { until: later },
                 (2, _) => Outcome::Dead { error: error() },
-                (_, _) => Outcome::Returned,
+                (_, _) => Outcome::Released,
             })
             .await;
             let (first, _) = self.claim(tasks, limit).await;
@@ -143,7 +143,7 @@ impl<'a> Actor<'a> {
             self.add("of queues", vec![queued(round)]).await;
             self.add("with keys", vec![keyed(round)]).await;
             self.add("with keys, of which half are known", (round * 50..round * 50 + 100).map(keyed).collect()).await;
-            self.show_presence().await;
+            self.heartbeat().await;
         }
     }
 }
@@ -177,7 +177,7 @@ impl Actor<'_> {
     pub async fn walk_over(&self, dead: i64, tasks: &[String], limit: usize, limits: &[(String, usize)]) -> Walk {
         let mut walk = Walk::default();
         loop {
-            let request = ClaimRequest::new(&self.pool, tasks, limit).run_length(4).limits(limits);
+            let request = ClaimRequest::new(&self.worker, tasks, limit).run_length(4).limits(limits);
             let (claimed, act) = self.claim_as(request).await;
             let dead = if walk.looks == 0 { dead } else { 0 };
             act.reads_no_more_than(PAGES + LONGEST_LOOK_PAGES + dead, ROWS + LONGEST_LOOK, claimed.jobs.len());
@@ -188,8 +188,8 @@ impl Actor<'_> {
             if !claimed.jobs.is_empty() {
                 self.settle(&claimed.jobs, |_| Outcome::Completed).await;
             }
-            if claimed.look_again != Some(Duration::ZERO) {
-                walk.pause = claimed.look_again.unwrap_or_default();
+            if claimed.rescan_after != Some(Duration::ZERO) {
+                walk.pause = claimed.rescan_after.unwrap_or_default();
                 return walk;
             }
         }
@@ -198,7 +198,7 @@ impl Actor<'_> {
     /// Claims again and again that find nothing, as a worker that is woken for others' jobs: they read next to nothing.
     pub async fn waits(&self, tasks: &[String], limit: usize, limits: &[(String, usize)]) {
         for _ in 0..8 {
-            let (claimed, act) = self.claim_as(ClaimRequest::new(&self.pool, tasks, limit).limits(limits)).await;
+            let (claimed, act) = self.claim_as(ClaimRequest::new(&self.worker, tasks, limit).limits(limits)).await;
             assert_eq!(claimed.jobs, [], "{}", act.label);
             // What was added in the last second before the walk began counts as new: a part of what `live` adds.
             act.reads_no_more_than(PAGES + LOOK_PAGES + NEW_PAGES, ROWS + LOOK + NEW, 0);

@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill::error::FailureKind;
 use backfill::storage::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
-    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
-    Watch,
+    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, NewJob, Offer,
+    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
+    WorkerInfo,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
@@ -31,7 +31,7 @@ pub struct Faults {
     pub no_sweeps: AtomicBool,
     /// Whether the answers of adds are lost.
     pub lose_adds: AtomicBool,
-    /// Whether signs of life arrive, and their answers do not.
+    /// Whether heartbeats arrive, and their answers do not.
     pub signs_unheard: AtomicBool,
     calls: (AtomicUsize, AtomicUsize),
 }
@@ -82,15 +82,15 @@ impl Storage for Faulty {
         Ok(claimed)
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        let applied = self.inner.settle(pool, settled).await?;
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        let applied = self.inner.settle(worker, settled).await?;
         tokio::time::sleep(self.faults.late_settles).await;
         lost(self.faults.lose_settles, &self.faults.calls.1)?;
         Ok(applied)
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.inner.present(ids).await
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.inner.existing(ids).await
     }
     fn name(&self) -> String {
         self.inner.name()
@@ -108,8 +108,8 @@ impl Storage for Faulty {
         }
         Ok(added)
     }
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.inner.release_unknown(pool, holds).await
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.inner.release_untracked(worker, holds).await
     }
     async fn release_stale(&self) -> Result<u64> {
         if self.faults.no_sweeps.load(Ordering::SeqCst) {
@@ -120,15 +120,15 @@ impl Storage for Faulty {
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
         self.inner.register_with(registration).await
     }
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        let shown = self.inner.show_presence(pool).await?;
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        let shown = self.inner.heartbeat(worker).await?;
         if self.faults.signs_unheard.load(Ordering::SeqCst) {
             return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
         }
         Ok(shown)
     }
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.inner.withdraw_presence(pool).await
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.inner.deregister(worker).await
     }
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
         self.inner.rescue_with(watch).await
@@ -136,8 +136,8 @@ impl Storage for Faulty {
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
         self.inner.wakeups()
     }
-    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
-        self.inner.wakeups_and_jobs(offers)
+    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+        self.inner.wakeups_and_handoffs(offers)
     }
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
         self.inner.remove(key).await
@@ -145,34 +145,34 @@ impl Storage for Faulty {
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
         self.inner.complete(ids).await
     }
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.inner.fail(ids, reason).await
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.inner.discard(ids, reason).await
     }
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         self.inner.reschedule(ids, change).await
     }
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.inner.unlock(pools).await
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.inner.unlock(workers).await
     }
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.inner.cleanup(what).await
     }
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.inner.take_out(mover, after, limit, max_bytes).await
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.inner.reserve(transfer_id, after, limit, max_bytes).await
     }
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        self.inner.delete_taken(mover, ids).await
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.inner.delete_reserved(transfer_id, ids).await
     }
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.inner.import(run, mover, jobs).await
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.inner.import(run, transfer_id, jobs).await
     }
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.inner.forget_imports(mover).await
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.inner.forget_imports(transfer_id).await
     }
     async fn task_names(&self) -> Result<Vec<String>> {
         self.inner.task_names().await
     }
-    async fn diagnose(&self) -> Vec<Checked> {
+    async fn diagnose(&self) -> Vec<Check> {
         self.inner.diagnose().await
     }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
@@ -202,7 +202,7 @@ impl Storage for Faulty {
     async fn tasks(&self) -> Result<Vec<TaskInfo>> {
         self.inner.tasks().await
     }
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.inner.pools().await
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.inner.workers().await
     }
 }

@@ -17,11 +17,11 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// How long anything may take before a test gives up. Generous: it only matters when a test fails.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What of `pg_stat_activity` are the sessions of this database that listen for workers: what they were last asked.
 pub const LISTENS: &str = "datname = current_database() and pid <> pg_backend_pid()
-    and query ~* '^\\s*listen|pg_advisory_unlock_all|pg_try_advisory_lock\\(|handed over'";
+    and query ~* '^\\s*listen|pg_advisory_unlock_all|pg_try_advisory_lock\\(|handed off'";
 
 /// The server that `./scripts/test` started.
 pub fn server_url() -> String {
@@ -85,9 +85,9 @@ pub async fn ask(pool: &PgPool, schema: &str, text: &str) -> String {
     sqlx::query_scalar(AssertSqlSafe(wrapped)).fetch_one(pool).await.expect("ask")
 }
 
-/// Waits, at most [`PATIENCE`].
+/// Waits, at most [`TIMEOUT`].
 pub async fn soon<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"))
+    tokio::time::timeout(TIMEOUT, future).await.unwrap_or_else(|_| panic!("{what} did not happen within {TIMEOUT:?}"))
 }
 
 /// Asks again and again until the answer is yes. For what nobody signals: rows in a database, other processes.

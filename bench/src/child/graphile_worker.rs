@@ -50,9 +50,9 @@ pub async fn run(told: &Told) -> Result<()> {
             ready().await?;
             let begin = Instant::now();
             let numbers: Vec<u64> = (0..jobs as u64).collect();
-            // It sends all jobs of a call at once; in portions, as its users are told to.
-            for portion in numbers.chunks(10_000) {
-                let specs = portion.iter().map(|&n| RawJobSpec {
+            // It sends all jobs of a call at once; in chunks, as its users are told to.
+            for chunk in numbers.chunks(10_000) {
+                let specs = chunk.iter().map(|&n| RawJobSpec {
                     identifier: "noop".to_owned(),
                     payload: serde_json::json!({ "n": n }),
                     spec: match queues {

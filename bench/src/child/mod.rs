@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::Result;
 use crate::contestant::{Contestant, Library};
-use crate::floor::{ADD, HAND_OVER};
+use crate::floor::{ADD, HAND_OFF};
 use crate::process::{Role, Told};
 
 /// The payload of all jobs.
@@ -45,7 +45,7 @@ pub fn run(told: &Told) -> Result<()> {
                 return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms), ADD).await;
             }
             Role::AddSlowly { jobs, pause_ms } if told.contestant == Contestant::FloorOne => {
-                return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms), HAND_OVER).await;
+                return crate::floor::add_slowly(&told.url, jobs, Duration::from_millis(pause_ms), HAND_OFF).await;
             }
             _ => {}
         }

@@ -49,8 +49,8 @@ pub async fn run(told: &Told) -> Result<()> {
             ready().await?;
             let begin = Instant::now();
             let numbers: Vec<u64> = (0..jobs as u64).collect();
-            for portion in numbers.chunks(10_000) {
-                client.insert_many(portion.iter().map(|&n| Noop { n })).await?;
+            for chunk in numbers.chunks(10_000) {
+                client.insert_many(chunk.iter().map(|&n| Noop { n })).await?;
             }
             say(begin.elapsed().as_secs_f64())
         }

@@ -12,10 +12,10 @@ use crate::value::{self, ForTask, Retry};
 
 const AFTER_HELP: &str = "\
 The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PostgreSQL's \
-variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. If nobody says anything, jobs are in an SQLite file, \
-backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill copy --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
+variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. Without a URL, jobs are kept in a SQLite file, \
+backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
-Exit status: 0 done; 1 failed; 2 not said right; 57 a breaking migration arrived while a worker ran.
+Exit status: 0 success, 1 failure, 2 usage error, 57 a breaking migration arrived while a worker ran.
 
 First steps:
   mkdir tasks && printf '#!/bin/sh\\ncat\\n' > tasks/hello && chmod +x tasks/hello
@@ -86,20 +86,20 @@ pub enum Command {
     /// Delete jobs as if they were done
     Complete(IdsArgs),
     /// Make jobs dead: they stay, and do not run again
-    Fail(FailArgs),
+    Discard(DiscardArgs),
     /// Change time, priority or attempts of jobs
     Reschedule(RescheduleArgs),
     /// Let jobs run as soon as a worker is free, dead ones too
     RunNow(IdsArgs),
     /// Remove the job that has this key
     Remove(RemoveArgs),
-    /// Release what dead worker pools hold
+    /// Release what dead workers hold
     Unlock(UnlockArgs),
     /// List serial queues
     Queues,
     /// List task names
     Tasks,
-    /// List worker pools
+    /// List workers
     Workers,
     /// List the crontab entries that workers have run
     Crontabs,
@@ -110,8 +110,9 @@ pub enum Command {
     /// Look at crontab files
     Crontab(CrontabArgs),
     /// Move waiting jobs to another database
-    Copy(CopyArgs),
-    /// Look for what is wrong with the place where the jobs are, and with the way to it
+    #[command(alias = "copy")]
+    Move(MoveArgs),
+    /// Check the database, the schema and the connection for problems
     Doctor,
     /// Print completions for a shell
     Completions(CompletionsArgs),
@@ -129,7 +130,7 @@ A crontab is in Graphile's dialect, which Node reads too. After the comment `# d
 ?dialect=extended) it may say more: names such as MON, steps of ranges, @daily, seconds before the minutes, and ?tz=Europe/Berlin. \
 `backfill crontab check FILE` tells what is wrong with one, or when it is due.
 
-The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one hurries. A worker whose log nobody reads any more ends as by \
+The first SIGINT, SIGTERM or SIGHUP lets running jobs end; a second one forces the end. A worker whose log nobody reads any more ends as by \
 a signal. One that is killed (SIGKILL) cannot end its programs: each runs on, beside the next attempt.")]
 #[expect(clippy::struct_excessive_bools, reason = "switches, independent of each other")]
 pub struct WorkerArgs {
@@ -154,13 +155,13 @@ pub struct WorkerArgs {
     /// Do not listen for notifications, only poll: for poolers in transaction mode
     #[arg(long)]
     pub no_listen: bool,
-    /// Claim every job; otherwise single new jobs are stored as claimed by a worker that has free slots
+    /// Refuse direct handoff: claim every job. Otherwise a single new job may be stored as claimed by an idle worker
     #[arg(long)]
-    pub no_handover: bool,
+    pub no_handoff: bool,
     /// Hold up to this many jobs ready beyond those that run
     #[arg(long, value_name = "N")]
     pub prefetch: Option<usize>,
-    /// How long a prefetched job may wait before it is given back
+    /// How long a prefetched job may wait before it is released
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5m", requires = "prefetch")]
     pub prefetch_ttl: Duration,
     /// After a prefetch that found little, wait about this long before the next
@@ -187,7 +188,7 @@ pub struct WorkerArgs {
     /// Go by this machine's clock, not the database's
     #[arg(long, visible_alias = "use-node-time")]
     pub client_time: bool,
-    /// How long after the first signal another one hurries; what comes sooner says nothing new
+    /// How long after the first signal another one forces the end; what comes sooner says nothing new
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
     pub second_signal_after: Duration,
     /// On shutdown, how long until running programs get SIGTERM
@@ -202,11 +203,11 @@ pub struct WorkerArgs {
     /// The same, at most
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "10m")]
     pub max_reset_locked_interval: Duration,
-    /// How often to show a sign of life
+    /// How often to send a heartbeat
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
-    pub sign_of_life: Duration,
-    /// How long a worker may be silent before its jobs are freed; at least two and a half times the interval of its signs. Of two
-    /// workers' settings the longer one holds. (With --once, a run that ends sooner frees no job of another)
+    pub heartbeat_interval: Duration,
+    /// After how long without a heartbeat a worker counts as dead, and its jobs are freed; at least two and a half times the
+    /// heartbeat interval. Of two workers' settings the longer one holds. (With --once, a run that ends sooner frees no job of another)
     #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s")]
     pub dead_after: Duration,
     /// Do not create or upgrade the schema
@@ -288,10 +289,10 @@ pub enum State {
     Ready,
     /// Its time has not come
     Scheduled,
-    /// A worker pool holds it
+    /// A worker holds it
     Running,
     /// An attempt failed, and another follows
-    Failed,
+    Retrying,
     /// No attempts are left
     Dead,
 }
@@ -332,7 +333,7 @@ pub struct IdsArgs {
 }
 
 #[derive(clap::Args, Debug)]
-pub struct FailArgs {
+pub struct DiscardArgs {
     #[command(flatten)]
     pub ids: IdsArgs,
     /// What becomes last_error
@@ -370,13 +371,13 @@ pub struct RemoveArgs {
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Only for pools that are known to be dead: a live one finds its claims gone and its jobs started by others. \
-`backfill workers` lists pools."
+    after_help = "Only for workers that are known to be dead: a live one finds its claims gone and its jobs started by others. \
+`backfill workers` lists workers."
 )]
 pub struct UnlockArgs {
-    /// The pools' ids (of Node up to 0.16: the workers' ids)
-    #[arg(required = true, value_name = "POOL")]
-    pub pools: Vec<String>,
+    /// The workers' ids (of Node from 0.17 on: its pools' ids)
+    #[arg(required = true, value_name = "WORKER")]
+    pub workers: Vec<String>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -411,9 +412,9 @@ stay. A job whose key another job has at the other place stays too. Workers may 
 both, but a serial queue and a key hold for each place alone, and a crontab should run at one only (its last times stay). If the move is interrupted, run it again: it goes on where it was, and nothing is moved twice. (Do not unlock what an \
 interrupted move holds: some of it may have arrived.)
 
-  backfill copy --to postgres://user@host/app                   from the database that is meant otherwise
-  backfill copy --from sqlite://jobs.db --to postgres://user@host/app")]
-pub struct CopyArgs {
+  backfill move --to postgres://user@host/app                   from the database that is meant otherwise
+  backfill move --from sqlite://jobs.db --to postgres://user@host/app")]
+pub struct MoveArgs {
     /// From where [default: the database that is meant otherwise]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,

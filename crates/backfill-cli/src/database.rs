@@ -83,7 +83,7 @@ pub fn has_password(url: &str) -> bool {
 /// Where jobs are kept.
 enum Place {
     Postgres(Box<PgConnectOptions>),
-    /// What the library's door opens.
+    /// What the library itself opens.
     Other(String),
 }
 
@@ -137,7 +137,7 @@ impl Place {
     }
 
     /// The storage as it is: nothing is created, upgraded or even looked at. (But what is away is waited for.)
-    async fn open(self, global: &Global, patience: Option<Duration>) -> Result<Arc<dyn Storage>, Failure> {
+    async fn open(self, global: &Global, max_wait: Option<Duration>) -> Result<Arc<dyn Storage>, Failure> {
         match self {
             Self::Postgres(options) => {
                 let pool = PgPoolOptions::new()
@@ -155,8 +155,8 @@ impl Place {
                     ));
                 }
                 let storage = PostgresStorage::with_prepared_statements(pool, &schema, prepared)?;
-                if let Some(patience) = patience {
-                    storage.reach(patience).await?;
+                if let Some(max_wait) = max_wait {
+                    storage.reach(max_wait).await?;
                 }
                 Ok(Arc::new(storage))
             }
@@ -190,7 +190,7 @@ fn tell_default(path: &Path, quietly: bool) {
     if !path.exists() {
         let _ = writeln!(
             error,
-            "note: for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill copy --to` it moves waiting jobs there"
+            "note: for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill move --to` it moves waiting jobs there"
         );
     }
 }
@@ -216,8 +216,8 @@ pub async fn storage(global: &Global) -> Result<Arc<dyn Storage>, Failure> {
 }
 
 /// The same, of a database that answers. One that does not is told with its reason at once, or waited for.
-pub async fn reached(global: &Global, patience: Duration) -> Result<Arc<dyn Storage>, Failure> {
-    Place::named(global)?.open(global, Some(patience)).await
+pub async fn reached(global: &Global, max_wait: Duration) -> Result<Arc<dyn Storage>, Failure> {
+    Place::named(global)?.open(global, Some(max_wait)).await
 }
 
 /// The storage that this URL means, or that is meant when none is given; it answers.
@@ -289,11 +289,11 @@ pub fn schema_of(storage: &Arc<dyn Storage>) -> Option<String> {
 
 /// Says of a schema that does not have a job queue, or is about to get one, that others have: the name may be mistyped.
 pub async fn elsewhere(storage: &Arc<dyn Storage>) -> String {
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(5);
     let client = BackfillClient::with_storage(Arc::clone(storage));
     let Ok(postgres) = client.postgres() else { return String::new() };
     // Only a hint: when it cannot be had, there is none.
-    let Ok(Ok(mut others)) = tokio::time::timeout(PATIENCE, postgres.schemas()).await else { return String::new() };
+    let Ok(Ok(mut others)) = tokio::time::timeout(TIMEOUT, postgres.schemas()).await else { return String::new() };
     others.retain(|other| other != postgres.schema());
     if let Some(other) = nearest(postgres.schema(), others.iter().map(String::as_str)) {
         return format!(" (did you mean {other:?}, which has one?)");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 /// Exit status of something that did not work.
 pub const FAILED: u8 = 1;
-/// Exit status of something that was not said right.
+/// Exit status of a usage error.
 pub const USAGE: u8 = 2;
 /// Exit status when a breaking migration arrived while a worker ran: Graphile's.
 pub const BREAKING: u8 = 57;
@@ -20,7 +20,7 @@ pub enum Failure {
     NoQueue { storage: String, elsewhere: String },
     /// What was asked for was told already; only the status is left to say so.
     Told,
-    /// What was asked for was not said right.
+    /// A usage error.
     Usage(String),
     /// Somebody migrated the schema beyond what this version knows, while a worker ran.
     Breaking(String),

@@ -65,7 +65,7 @@ fn run(args: Args) -> Result<(), Failure> {
     let output = Output::new(global.json);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // It names two places.
-    let copies = matches!(command, Command::Copy(_));
+    let moves = matches!(command, Command::Move(_));
     let handles_signals = matches!(command, Command::Worker(_));
     let work = async {
         let done = match command {
@@ -75,7 +75,7 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Jobs(args) => command::jobs::list(&global, &output, args).await,
             Command::Job(args) => command::jobs::show(&global, &output, &args).await,
             Command::Complete(args) => command::manage::complete(&global, &output, &args).await,
-            Command::Fail(args) => command::manage::fail(&global, &output, &args).await,
+            Command::Discard(args) => command::manage::discard(&global, &output, &args).await,
             Command::Reschedule(args) => command::manage::reschedule(&global, &output, &args).await,
             Command::RunNow(args) => command::manage::run_now(&global, &output, &args).await,
             Command::Remove(args) => command::manage::remove(&global, &output, &args).await,
@@ -87,12 +87,12 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Stats(args) => command::stats::run(&global, &output, args).await,
             Command::Cleanup(args) => command::cleanup::run(&global, &output, args).await,
             Command::Crontab(args) => command::crontab::run(&output, &args.command),
-            Command::Copy(args) => command::copy::run(&global, &output, &args).await,
+            Command::Move(args) => command::transfer::run(&global, &output, &args).await,
             Command::Doctor => command::doctor::run(&global, &output).await,
             Command::Completions(args) => command::completions::run(&output, &args),
         };
         match done {
-            Err(Failure::NoQueue { storage, .. }) if !copies => {
+            Err(Failure::NoQueue { storage, .. }) if !moves => {
                 let elsewhere = database::elsewhere(&database::storage(&global).await?).await;
                 Err(Failure::NoQueue { storage, elsewhere })
             }

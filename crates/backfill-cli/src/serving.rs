@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backfill::storage::Storage;
-use backfill::{Counts, Error, PoolInfo, TaskInfo};
+use backfill::{Counts, Error, TaskInfo, WorkerInfo};
 
 use crate::nearest::did_you_mean;
 use crate::output::count_of;
 
-/// A worker that was silent for longer is not counted. (One that is given more time shows signs of life at least as often.)
+/// A worker that was last seen longer ago is not counted. (One that is given more time sends heartbeats at least as often.)
 const LIVE: Duration = Duration::from_secs(120);
 /// How many tasks are told one by one.
 const MOST_TOLD: usize = 20;
@@ -28,7 +28,7 @@ pub struct Serving {
 
 impl Serving {
     pub async fn of(storage: &dyn Storage) -> Result<Self, Error> {
-        Ok(Self::of_pools(&storage.serving().await?))
+        Ok(Self::of_workers(&storage.serving().await?))
     }
 
     /// The same for one who may do without: a role that must not look at workers knows nothing of them.
@@ -39,14 +39,14 @@ impl Serving {
         })
     }
 
-    pub fn of_pools(pools: &[PoolInfo]) -> Self {
+    pub fn of_workers(workers: &[WorkerInfo]) -> Self {
         // What runs nothing is the run of a move, or has a crontab alone.
-        let runs = |pool: &PoolInfo| pool.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty());
-        let live = |pool: &&PoolInfo| pool.silence.is_some_and(|silence| silence <= LIVE) && runs(pool);
+        let runs = |worker: &WorkerInfo| worker.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty());
+        let live = |worker: &&WorkerInfo| worker.last_seen_ago.is_some_and(|ago| ago <= LIVE) && runs(worker);
         let mut serving = Self::default();
-        for pool in pools.iter().filter(live) {
-            serving.unknown |= pool.tasks.is_none();
-            serving.add(pool.tasks.iter().flatten().map(String::as_str));
+        for worker in workers.iter().filter(live) {
+            serving.unknown |= worker.tasks.is_none();
+            serving.add(worker.tasks.iter().flatten().map(String::as_str));
         }
         serving
     }
@@ -107,35 +107,35 @@ fn shortened(mut problems: Vec<String>) -> Vec<String> {
 
 /// The jobs that somebody is to run, now or later.
 pub fn waiting(jobs: &Counts) -> u64 {
-    jobs.ready + jobs.scheduled + jobs.failed
+    jobs.ready + jobs.scheduled + jobs.retrying
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pool(tasks: Option<&[&str]>, silence: u64) -> PoolInfo {
-        let mut pool = PoolInfo::new("pool-1".to_owned());
-        pool.silence = Some(Duration::from_secs(silence));
-        pool.tasks = tasks.map(|tasks| tasks.iter().map(|task| (*task).to_owned()).collect());
-        pool
+    fn worker(tasks: Option<&[&str]>, last_seen_ago: u64) -> WorkerInfo {
+        let mut worker = WorkerInfo::new("pool-1".to_owned());
+        worker.last_seen_ago = Some(Duration::from_secs(last_seen_ago));
+        worker.tasks = tasks.map(|tasks| tasks.iter().map(|task| (*task).to_owned()).collect());
+        worker
     }
 
     #[test]
     fn only_what_is_known_is_said() {
-        let one = Serving::of_pools(&[pool(Some(&["send_mail"]), 1), pool(Some(&["tidy", "send_mail"]), 9)]);
+        let one = Serving::of_workers(&[worker(Some(&["send_mail"]), 1), worker(Some(&["tidy", "send_mail"]), 9)]);
         assert_eq!(one.problem("send_mail"), None);
         let told = one.problem("sendmail").expect("nobody runs it");
         assert_eq!(told, "no live worker of backfill's runs the task \"sendmail\"; did you mean \"send_mail\"?");
         assert_eq!((one.workers_of("send_mail"), one.workers_of("x")), (Some(2), Some(0)));
         for unclear in [
-            // Nobody is there, only Node's are, one does not tell, or all were silent for long.
+            // Nobody is there, only Node's are, one does not tell, or all were last seen long ago.
             &[][..],
-            &[PoolInfo::new("node".to_owned())],
-            &[pool(Some(&["a"]), 1), pool(None, 1)],
-            &[pool(Some(&["a"]), 3600)],
+            &[WorkerInfo::new("node".to_owned())],
+            &[worker(Some(&["a"]), 1), worker(None, 1)],
+            &[worker(Some(&["a"]), 3600)],
         ] {
-            assert_eq!(Serving::of_pools(unclear).problem("x"), None);
+            assert_eq!(Serving::of_workers(unclear).problem("x"), None);
         }
         let mut task = TaskInfo::new("x".to_owned(), Counts::default());
         assert!(one.problems(std::slice::from_ref(&task)).is_empty(), "no job waits");

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Stdio;
 
-use backfill::storage::{ClaimRequest, PoolId};
+use backfill::storage::{ClaimRequest, WorkerId};
 use common::support::{node, soon, until};
 use common::{Ran, SCHEMA, Scene, binary};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ async fn a_job_is_added_listed_shown_changed_and_deleted() {
         "{shown}"
     );
 
-    assert_eq!(scene.run(&["fail", "1", "--reason", "no need"]).await.ok(), "failed 1\n");
+    assert_eq!(scene.run(&["discard", "1", "--reason", "no need"]).await.ok(), "discarded 1\n");
     assert_eq!(scene.run(&["job", "1", "--json"]).await.json()["last_error"], "no need");
     assert_eq!(scene.run(&["jobs", "--json", "--state", "dead"]).await.json()[0]["id"], 1);
     assert_eq!(scene.run(&["run-now", "1"]).await.ok(), "rescheduled 1\n");
@@ -122,7 +122,7 @@ async fn a_job_is_added_listed_shown_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queues_tasks_workers_and_stats_are_told_and_dead_pools_unlocked() {
+async fn queues_tasks_workers_and_stats_are_told_and_dead_workers_unlocked() {
     let scene = Scene::new().await;
     for empty in
         [["queues", "no queues"], ["tasks", "no tasks"], ["workers", "no workers"], ["crontabs", "no crontab entries"]]
@@ -131,43 +131,43 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_pools_unlocked() {
     }
     scene.run(&["add", "mail", "--queue", "q"]).await.ok();
     scene.run(&["add", "mail", "--queue", "q"]).await.ok();
-    // A pool that claims and then says nothing more.
+    // A worker that claims and then says nothing more.
     let client = scene.client().await;
-    let pool = PoolId::random();
-    client.storage().register(&pool, &[]).await.expect("register");
+    let worker = WorkerId::random();
+    client.storage().register(&worker, &[]).await.expect("register");
     let tasks = ["mail".to_owned()];
-    client.storage().claim(&ClaimRequest::new(&pool, &tasks, 5)).await.expect("claim");
+    client.storage().claim(&ClaimRequest::new(&worker, &tasks, 5)).await.expect("claim");
 
     let queues = scene.run(&["queues", "--json"]).await.json();
     assert_eq!(
         (&queues[0]["locked_by"], &queues[0]["jobs"]["running"], &queues[0]["jobs"]["ready"]),
-        (&json!(pool.as_str()), &json!(1), &json!(1))
+        (&json!(worker.as_str()), &json!(1), &json!(1))
     );
     let tasks = scene.run(&["tasks", "--json"]).await.json();
     assert_eq!((&tasks[0]["name"], &tasks[0]["jobs"]["running"]), (&json!("mail"), &json!(1)));
     let workers = scene.run(&["workers", "--json"]).await.json();
     assert_eq!(
         (&workers[0]["id"], &workers[0]["jobs"], &workers[0]["queues"]),
-        (&json!(pool.as_str()), &json!(1), &json!(1))
+        (&json!(worker.as_str()), &json!(1), &json!(1))
     );
-    assert!(workers[0]["silent_seconds"].as_f64().is_some());
+    assert!(workers[0]["last_seen_ago_seconds"].as_f64().is_some());
     for (command, says) in
-        [("queues", "QUEUE"), ("tasks", "mail"), ("workers", pool.as_str()), ("stats", "1 worker holds 1 job")]
+        [("queues", "QUEUE"), ("tasks", "mail"), ("workers", worker.as_str()), ("stats", "1 worker holds 1 job")]
     {
         let told = scene.run(&[command]).await.ok();
         assert!(told.contains(says), "{told}");
     }
-    let held = scene.run(&["fail", "1"]).await;
+    let held = scene.run(&["discard", "1"]).await;
     assert_eq!((held.status, held.out.as_str()), (Some(1), "left 1 alone: a worker holds it\n"));
-    let mistyped = format!("{}x", pool.as_str());
+    let mistyped = format!("{}x", worker.as_str());
     let unknown = scene.run(&["unlock", &mistyped]).await;
     assert_eq!(unknown.status, Some(1));
-    assert!(unknown.err.contains(&format!("did you mean {:?}?", pool.as_str())), "{}", unknown.err);
-    assert_eq!(scene.run(&["unlock", pool.as_str()]).await.ok(), "released 1 job\n");
+    assert!(unknown.err.contains(&format!("did you mean {:?}?", worker.as_str())), "{}", unknown.err);
+    assert_eq!(scene.run(&["unlock", worker.as_str()]).await.ok(), "released 1 job\n");
     assert_eq!(scene.run(&["workers"]).await.ok(), "no workers\n", "who is unlocked counts as dead");
     assert_eq!(scene.run(&["stats", "--json"]).await.json()["jobs"]["ready"], 2);
 
-    scene.run(&["fail", "1"]).await.ok();
+    scene.run(&["discard", "1"]).await.ok();
     scene.run(&["complete", "2"]).await.ok();
     assert_eq!(
         scene.run(&["cleanup", "--dead", "--tasks", "--queues", "--keep-task", "mail"]).await.ok(),
@@ -235,7 +235,7 @@ async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
         (&["remove", "nokey"], "no job has the key \"nokey\""),
         (&["remove", "invoice-81"], "no job has the key \"invoice-81\"; did you mean \"invoice-18\"?"),
         (&["cleanup", "--tasks", "--keep-task", "send_invoic"], "did you mean \"send_invoice\"?"),
-        (&["unlock", "pool-x"], "no worker pool is called \"pool-x\""),
+        (&["unlock", "pool-x"], "no worker is called \"pool-x\""),
         (&["--schema", "elsewhere", "jobs"], "run `backfill migrate`"),
         (&["--schema", "elsewhere", "worker", "--no-migrate", "--crontab", "good-crontab"], "run `backfill migrate`"),
         (&["--schema", "elsewhere", "add", "t", "--no-migrate"], "run `backfill migrate`"),
@@ -546,7 +546,7 @@ async fn help_and_completions_are_there_for_everything() {
         async move { Ran::from(command.output().await.expect("it runs")).ok() }
     };
     let help = run(vec!["--help".to_owned()]).await;
-    assert!(help.contains("Exit status: 0 done; 1 failed; 2 not said right; 57"), "{help}");
+    assert!(help.contains("Exit status: 0 success, 1 failure, 2 usage error, 57"), "{help}");
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let commands: Vec<String> =
         commands.map(|line| line.split_whitespace().next().expect("a name").to_owned()).collect();

@@ -140,7 +140,7 @@ async fn what_builds_up_is_found_with_its_remedy() {
     scene
         .breaks(
             "insert into S.backfill_pools (id, seen_at) values ('pool-x', now() - interval '1 hour')",
-            ("locks", "the worker pool pool-x has been silent for 36", "run a worker"),
+            ("locks", "the worker pool-x was last seen 36", "run a worker"),
             "delete from S.backfill_pools",
         )
         .await;

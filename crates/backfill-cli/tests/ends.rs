@@ -30,7 +30,7 @@ async fn run(directory: &TempDir, args: &[&str]) -> Ran {
 
 fn worker(directory: &TempDir) -> Command {
     let mut command = binary(directory.path());
-    command.args(["worker", "--sign-of-life", "100ms", "--dead-after", "1h", "--poll-interval", "1h"]);
+    command.args(["worker", "--heartbeat-interval", "100ms", "--dead-after", "1h", "--poll-interval", "1h"]);
     command.env("DATABASE_URL", "sqlite:jobs.db");
     command
 }

@@ -205,7 +205,7 @@ async fn programs_that_run_at_the_end_are_asked_and_then_killed() {
     worker.logs("exit status: 4").await;
     worker.signal("TERM").await;
     assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
-    assert!(begin.elapsed() < Duration::from_secs(30), "a second signal hurries");
+    assert!(begin.elapsed() < Duration::from_secs(30), "a second signal forces the end");
     let errors = scene.ask("select last_error from S._private_jobs order by id").await;
     assert!(
         errors.starts_with("the worker shut down before the job ended: exit status: 4: ")
@@ -331,7 +331,7 @@ async fn a_worker_lets_itself_be_handed_jobs_unless_it_is_told_to_claim_all() {
     worker.signal("TERM").await;
     assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
 
-    let mut worker = Running::start(scene.command(&["worker", "-v", "--no-handover"]));
+    let mut worker = Running::start(scene.command(&["worker", "-v", "--no-handoff"]));
     worker.logs("listening for wakeups").await;
     scene.run(&["add", "t"]).await.ok();
     until("it claims", || async { scene.ask("select count(*) from S._private_jobs").await == "0" }).await;
@@ -383,7 +383,7 @@ async fn the_options_of_a_worker_have_their_effect() {
         .await;
     let args = "worker --no-listen --poll-interval 200ms --client-time --no-prepared-statements --task-concurrency alone=1 \
                 --prefetch 5 --prefetch-ttl 1m --refetch-delay 100ms --refetch-threshold 1 --refetch-abort-at 3 \
-                --sign-of-life 200ms --dead-after 1s --min-reset-locked-interval 100ms --max-reset-locked-interval 200ms";
+                --heartbeat-interval 200ms --dead-after 1s --min-reset-locked-interval 100ms --max-reset-locked-interval 200ms";
     let mut command = scene.command(&args.split_whitespace().collect::<Vec<_>>());
     command.env("OUT", scene.path("running"));
     let mut worker = Running::start(command);
@@ -400,7 +400,8 @@ async fn the_options_of_a_worker_have_their_effect() {
     until("the poll finds it", left).await;
     worker.signal("TERM").await;
     assert_eq!(worker.ended().await, Some(0), "{}", worker.log);
-    for what in ["fell silent; its jobs are free", "released jobs that were locked for more than four hours"] {
+    for what in ["missed its heartbeats; released its jobs", "released jobs that were locked for more than four hours"]
+    {
         assert!(worker.log.contains(what), "{what} in {}", worker.log);
     }
 }

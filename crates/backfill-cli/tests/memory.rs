@@ -46,14 +46,14 @@ async fn no_command_holds_all_payloads_at_once() {
     let with =
         |command: &'static str| std::iter::once(command).chain(ids.iter().map(String::as_str)).collect::<Vec<_>>();
     run(&with("run-now")).await.ok();
-    run(&with("fail")).await.ok();
+    run(&with("discard")).await.ok();
     run(&with("complete")).await.ok();
-    run(&["copy", "--to", "sqlite:jobs.db"]).await.ok();
+    run(&["move", "--to", "sqlite:jobs.db"]).await.ok();
     assert!(scene.read("printed").starts_with("moved 16 jobs"));
     run(&["--database-url", "sqlite:jobs.db", "jobs"]).await.ok();
     assert!(scene.read("printed").contains("ready"));
     run(&["--database-url", "sqlite:jobs.db", "jobs", "--json"]).await.ok();
-    run(&["copy", "--from", "sqlite:jobs.db", "--to", &scene.url]).await.ok();
+    run(&["move", "--from", "sqlite:jobs.db", "--to", &scene.url]).await.ok();
     assert!(scene.read("printed").starts_with("moved 16 jobs"));
     assert_eq!(scene.ask("select sum(octet_length(payload::text) / 1024 / 1024) from S._private_jobs").await, "80");
 }

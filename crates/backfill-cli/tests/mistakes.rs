@@ -13,11 +13,11 @@ async fn a_schema_that_is_not_understood_is_left_alone_by_every_command() {
     let there = format!("sqlite://{}", scene.path("there.db").display());
     for command in [
         &["complete", "1"][..],
-        &["fail", "1"],
+        &["discard", "1"],
         &["run-now", "1"],
         &["remove", "k"],
         &["cleanup", "--tasks", "--queues"],
-        &["copy", "--to", &there],
+        &["move", "--to", &there],
         &["jobs"],
         &["add", "t"],
     ] {
@@ -128,7 +128,7 @@ async fn what_is_wrong_with_a_file_of_jobs_is_told_with_its_line() {
     scene.run(&["add", "send_mail"]).await.ok();
     let near = scene.run(&["add", "sendmail"]).await;
     assert!(near.err.contains("note: the task \"sendmail\" is new; did you mean \"send_mail\"?"), "{}", near.err);
-    let nowhere = scene.run(&["copy", "--to", "memory:"]).await;
+    let nowhere = scene.run(&["move", "--to", "memory:"]).await;
     assert!(nowhere.status == Some(2) && nowhere.err.contains("--to is memory:"), "{}", nowhere.err);
 }
 
@@ -141,7 +141,7 @@ async fn small_things_are_as_people_expect_them() {
     let page = scene.run(&["jobs", "--json", "--limit", "2"]).await;
     assert!(page.err.contains("there are more; go on with --after 2"), "{}", page.err);
     assert_eq!(page.json().as_array().map(Vec::len), Some(2));
-    scene.run(&["fail", "1", "--reason", ""]).await.ok();
+    scene.run(&["discard", "1", "--reason", ""]).await.ok();
     assert_eq!(scene.run(&["job", "1", "--json"]).await.json()["last_error"], "Manually marked as failed");
     let far = scene.run(&["reschedule", "2", "--in", "1000y"]).await;
     assert!(far.status == Some(2) && far.err.contains("within a hundred years"), "{}", far.err);
@@ -180,7 +180,7 @@ async fn hostile_arguments_are_data_or_refused() {
         let shown = scene.run(&["job", &id, "--json"]).await.json();
         assert_eq!((&shown["payload"], &shown["flags"]), (&json!(text), &json!([text])));
         let reason = format!("--reason={text}");
-        assert_eq!(scene.run(&["fail", "--json", &reason, &id]).await.json()["changed"][0]["last_error"], text);
+        assert_eq!(scene.run(&["discard", "--json", &reason, &id]).await.json()["changed"][0]["last_error"], text);
         let task = format!("--task={text}");
         assert_eq!(scene.run(&["jobs", "--json", &task, &queue, &key]).await.json().as_array().map(Vec::len), Some(1));
         // What people see has no line breaks or control characters of others in it.

@@ -49,7 +49,7 @@ async fn with_no_database_named_jobs_are_in_the_users_own_file() {
     let file = alone.directory.path().join("data/backfill/jobs.db");
     assert!(added.err.contains(&format!("the SQLite file {}", file.display())), "{}", added.err);
     assert!(
-        added.err.contains("DATABASE_URL=postgres://") && added.err.contains("backfill copy --to"),
+        added.err.contains("DATABASE_URL=postgres://") && added.err.contains("backfill move --to"),
         "{}",
         added.err
     );
@@ -73,7 +73,7 @@ async fn every_command_works_on_a_file() {
     };
     assert_eq!(run("add mail --queue q --key k").await.ok(), "added job 1\n");
     assert_eq!(run("add mail --in 1h").await.ok(), "added job 2\n");
-    assert_eq!(run("fail 1 --reason no").await.ok(), "failed 1\n");
+    assert_eq!(run("discard 1 --reason no").await.ok(), "discarded 1\n");
     assert_eq!(run("run-now 1").await.ok(), "rescheduled 1\n");
     assert_eq!(run("reschedule 2 --priority 7").await.ok(), "rescheduled 2\n");
     assert!(run("job 2").await.ok().contains("priority    7"));
@@ -117,7 +117,7 @@ async fn a_file_that_may_only_be_read_is_told_as_that() {
     assert!(doctor.contains("fine     writing: "), "{doctor}");
     alone.task("t");
     allow(&file, 0o444);
-    for command in ["worker --once", "add t", "fail 1", "remove k", "reschedule 1 --in 1s", "cleanup --dead"] {
+    for command in ["worker --once", "add t", "discard 1", "remove k", "reschedule 1 --in 1s", "cleanup --dead"] {
         let refused = run(&program, command).await;
         assert_eq!(refused.status, Some(1), "{command}: {}{}", refused.out, refused.err);
         assert!(
@@ -180,7 +180,7 @@ async fn a_variable_that_is_set_and_empty_is_an_error() {
     alone.task("hello");
     for name in ["DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE"] {
         for command in
-            [&["add", "hello"][..], &["worker", "--once"], &["jobs"], &["doctor"], &["copy", "--to", "memory:"]]
+            [&["add", "hello"][..], &["worker", "--once"], &["jobs"], &["doctor"], &["move", "--to", "memory:"]]
         {
             let ran = with(&alone, &[(name, "")], command).await;
             assert_eq!(ran.status, Some(2), "{name} {command:?}: {}", ran.err);

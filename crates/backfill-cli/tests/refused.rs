@@ -12,12 +12,12 @@ const CHANGES: [&[&str]; 9] = [
     &["worker", "--once"],
     &["add", "t"],
     &["complete", "1"],
-    &["fail", "1"],
+    &["discard", "1"],
     &["remove", "k"],
     &["reschedule", "1", "--in", "1s"],
     &["run-now", "1"],
     &["cleanup", "--dead"],
-    &["copy", "--to", "sqlite:there.db"],
+    &["move", "--to", "sqlite:there.db"],
 ];
 
 impl Scene {

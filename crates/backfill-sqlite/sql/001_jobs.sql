@@ -47,7 +47,7 @@ create table backfill_queues (
   locked_by text
 ) strict, without rowid;
 
--- Worker pools that show a sign of life.
+-- The workers that send heartbeats.
 create table backfill_pools (
   id text primary key,
   started_at integer not null,

@@ -1,2 +1,2 @@
--- After how long a silence a pool wants to be taken for dead, in microseconds; null where whoever looks decides.
+-- After how long without a heartbeat a worker may be declared dead, in microseconds; null where the rescuer decides.
 alter table backfill_pools add column dead_after integer;

@@ -14,7 +14,7 @@ use sqlx::{Connection, SqliteConnection};
 use crate::SqliteStorage;
 use crate::errors::{failed, left_out};
 use crate::file::{File, Moments, micros, time};
-use crate::presence::wake;
+use crate::heartbeat::wake;
 use crate::row::{flags_text, jobs};
 
 /// Most jobs in one statement.

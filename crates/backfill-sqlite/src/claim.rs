@@ -48,7 +48,7 @@ struct Part {
 /// A request, in a shape that can be sent to the thread that writes.
 #[derive(Clone)]
 struct Request {
-    pool: String,
+    worker: String,
     tasks: String,
     limit: usize,
     run_length: usize,
@@ -74,9 +74,9 @@ impl SqliteStorage {
             return Ok(Claimed::default());
         }
         let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
-        let beginning = self.frontier.begin(request, Instant::now());
+        let start = self.cursor.begin(request, Instant::now());
         let mut wanted = Request {
-            pool: request.pool.to_string(),
+            worker: request.worker.to_string(),
             tasks: crate::json(tasks),
             limit: request.limit,
             run_length: request.run_length,
@@ -86,7 +86,7 @@ impl SqliteStorage {
             rooms,
             forbidden,
             now: request.now.map(micros),
-            from: beginning.place.map_or((i64::MIN, i64::MIN, i64::MIN), |(priority, time)| {
+            from: start.position.map_or((i64::MIN, i64::MIN, i64::MIN), |(priority, time)| {
                 (i64::from(priority), micros(time), i64::MIN)
             }),
             rows: self.part,
@@ -116,7 +116,7 @@ impl SqliteStorage {
             let Some(row) = part.reached else { break };
             let place = i16::try_from(row.0).ok().map(|priority| (priority, time(row.1)));
             // The next one begins with all jobs of that time, so this one has to come further than that.
-            if walk >= self.walk && beginning.may_break_off && place != beginning.place {
+            if walk >= self.walk && start.may_break_off && place != start.position {
                 // A row that somebody gave a priority of beyond all is walked over from the start.
                 reached = place.map_or(Reached::Unknown, Reached::BrokenOff);
                 break;
@@ -134,7 +134,7 @@ impl SqliteStorage {
             // It ended there because it had enough.
             reached = if matches!(reached, Reached::BrokenOff(_)) { reached } else { Reached::Unknown };
         }
-        self.frontier.end_at(&beginning, request, &mut all, walk, reached, Instant::now());
+        self.cursor.end_at(&start, request, &mut all, walk, reached, Instant::now());
         Ok(all)
     }
 }
@@ -295,7 +295,7 @@ from (
 ) part
 cross join backfill_jobs job on job.id = part.id
 where job.task in (select value from json_each(?3))
-  -- Only a registered pool may claim: one that was taken for dead must not hold anything that nobody would rescue.
+  -- Only a registered worker may claim: one that was declared dead must not hold anything that nobody would rescue.
   and exists (select 1 from backfill_pools pool where pool.id = ?1)
   -- Of a serial queue that is free, the first job that is ready, wherever the walk began and whoever may run it.
   and (
@@ -322,7 +322,7 @@ where job.task in (select value from json_each(?3))
   )
 limit ?5
 "#,
-        request.pool,
+        request.worker,
         ready_by,
         request.tasks,
         request.forbidden,
@@ -380,7 +380,7 @@ limit ?5
         queues.insert(queue);
     }
     let part = Part {
-        claimed: Claimed { jobs: Vec::new(), more, for_free_slots, look_again: None },
+        claimed: Claimed { jobs: Vec::new(), more, for_free_slots, rescan_after: None },
         side_by_side,
         bytes,
         rooms,
@@ -398,7 +398,7 @@ update backfill_queues set locked_at = ?2, locked_by = ?3 where name in (select 
 "#,
             queues,
             now,
-            request.pool,
+            request.worker,
         )
         .execute(&mut *connection)
         .await?;
@@ -413,7 +413,7 @@ returning
         "",
         chosen,
         now,
-        request.pool,
+        request.worker,
     );
     let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));

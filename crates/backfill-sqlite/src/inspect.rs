@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 
 use backfill_core::job::{Job, JobId, JobState};
-use backfill_core::storage::{Counts, JobFilter, PoolInfo, QueueInfo, TaskInfo};
+use backfill_core::storage::{Counts, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
 use backfill_core::{Error, Result};
 
 use crate::SqliteStorage;
@@ -21,11 +21,19 @@ struct Numbers([i64; 5]);
 impl From<Numbers> for Counts {
     fn from(numbers: Numbers) -> Self {
         let mut counts = Self::default();
-        let states = [JobState::Ready, JobState::Scheduled, JobState::Running, JobState::Failed, JobState::Dead];
+        let states = [JobState::Ready, JobState::Scheduled, JobState::Running, JobState::Retrying, JobState::Dead];
         for (state, count) in states.into_iter().zip(numbers.0) {
             counts.add(state, u64::try_from(count).unwrap_or_default());
         }
         counts
+    }
+}
+
+/// What the view `backfill_job_states` calls a state: files have it as an earlier version made it.
+fn name_in_view(state: JobState) -> &'static str {
+    match state {
+        JobState::Retrying => "failed",
+        other => other.as_str(),
     }
 }
 
@@ -38,7 +46,7 @@ impl SqliteStorage {
         Ok(row.map(Job::from))
     }
 
-    pub(crate) async fn present_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+    pub(crate) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         let ids = crate::json(ids.to_vec());
         sqlx::query_scalar!(
             r#"select id as "id!: i64" from backfill_jobs where id in (select value from json_each(?1))"#,
@@ -50,7 +58,7 @@ impl SqliteStorage {
     }
 
     pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        let (state, limit) = (filter.state.map(JobState::as_str), i64::from(filter.limit));
+        let (state, limit) = (filter.state.map(name_in_view), i64::from(filter.limit));
         let after = filter.after.unwrap_or(JobId::MIN);
         let mut connection = self.file.read("list jobs").await?;
         let mut rows = jobs!(
@@ -100,7 +108,8 @@ limit ?6
         .map_err(failed("count jobs"))?;
         let mut counts = Counts::default();
         for row in rows {
-            let state: JobState = row.state.parse().map_err(|_| Error::Internal(format!("job state {}", row.state)))?;
+            let state = JobState::ALL.into_iter().find(|state| name_in_view(*state) == row.state);
+            let state = state.ok_or_else(|| Error::Internal(format!("job state {}", row.state)))?;
             counts.add(state, u64::try_from(row.count).unwrap_or_default());
         }
         Ok(counts)
@@ -195,7 +204,7 @@ order by task.name
             .map_err(failed("read task names"))
     }
 
-    pub(crate) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
+    pub(crate) async fn list_workers(&self) -> Result<Vec<WorkerInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(
             r#"
@@ -226,23 +235,24 @@ full join holder on holder.id = pool.id
 order by 1
 "#
         )
-        .fetch_all(&mut *self.file.read("list worker pools").await?)
+        .fetch_all(&mut *self.file.read("list workers").await?)
         .await
-        .map_err(failed("list worker pools"))?;
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.started_at = row.started_at.map(time);
-            pool.seen_at = row.seen_at.map(time);
-            pool.silence = row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
-            pool.tasks = row
+        .map_err(failed("list workers"))?;
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.started_at = row.started_at.map(time);
+            worker.seen_at = row.seen_at.map(time);
+            worker.last_seen_ago =
+                row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
+            worker.tasks = row
                 .serves
                 .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names).ok())
                 .map(|names| names.into_iter().collect());
-            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            pool.queues = u64::try_from(row.queues).unwrap_or_default();
-            pool.oldest_lock = row.oldest_lock.map(time);
-            pool
+            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.oldest_lock = row.oldest_lock.map(time);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 }

@@ -34,27 +34,27 @@
 //! | `add` | storing jobs |
 //! | `claim` | taking jobs |
 //! | `settle` | writing how jobs ended |
-//! | `presence` | signs of life, rescue, locks that are released |
+//! | `heartbeat` | heartbeats, rescue, locks that are released |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `manage` | the administrative verbs |
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees |
-//! | `checkup` | looking for what is wrong |
+//! | `doctor` | looking for what is wrong |
 //! | `wakeups` | noticing what this process and others add |
 //! | `row` | reading rows |
 //! | `errors` | what the driver said |
 
 mod add;
-mod checkup;
 mod claim;
 mod cron;
+mod doctor;
 mod errors;
 mod file;
+mod heartbeat;
 mod inspect;
 mod manage;
 mod migrate;
 mod place;
-mod presence;
 mod row;
 mod settle;
 mod transfer;
@@ -68,9 +68,9 @@ use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId, JobSpec, NewJob};
 use backfill_core::storage::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Frontier, JobFilter, KnownCrontab, Migrated,
-    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup,
-    Watch,
+    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, Cursor, DueJob, JobFilter, KnownCrontab, Migrated,
+    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
+    WorkerInfo,
 };
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
@@ -86,7 +86,7 @@ use file::File;
 pub struct SqliteStorage {
     file: Arc<File>,
     /// Where claims begin.
-    frontier: Arc<Frontier>,
+    cursor: Arc<Cursor>,
     /// How many rows one part of a claim's walk looks at.
     part: u32,
     /// After how long a walk is broken off.
@@ -100,7 +100,7 @@ impl SqliteStorage {
     /// # Errors
     /// [`Error::InvalidClient`] for a URL that cannot be read, for a database in memory, and for one that may only be read.
     pub fn open(url: &str) -> Result<Self> {
-        Ok(Self { file: Arc::new(File::new(url)?), frontier: Arc::default(), part: claim::PART, walk: claim::WALK })
+        Ok(Self { file: Arc::new(File::new(url)?), cursor: Arc::default(), part: claim::PART, walk: claim::WALK })
     }
 
     /// The file.
@@ -152,7 +152,7 @@ impl Storage for SqliteStorage {
 
     fn for_worker(&self) -> Arc<dyn Storage> {
         // The user's code never gets hold of the writer, so a worker needs none of its own.
-        Arc::new(Self { file: Arc::clone(&self.file), frontier: Arc::default(), part: self.part, walk: self.walk })
+        Arc::new(Self { file: Arc::clone(&self.file), cursor: Arc::default(), part: self.part, walk: self.walk })
     }
 
     async fn migrate(&self) -> Result<Migrated> {
@@ -171,12 +171,12 @@ impl Storage for SqliteStorage {
         self.claim_jobs(request).await
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        self.settle_jobs(pool, settled.to_vec()).await.map(Settled::applied)
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        self.settle_jobs(worker, settled.to_vec()).await.map(Settled::applied)
     }
 
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.release_unknown_jobs(pool, holds).await
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.release_untracked_jobs(worker, holds).await
     }
 
     async fn release_stale(&self) -> Result<u64> {
@@ -184,23 +184,23 @@ impl Storage for SqliteStorage {
     }
 
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
-        self.register_pool(registration).await
+        self.register_worker(registration).await
     }
 
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.serve_tasks(pool, tasks).await
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.serve_tasks(worker, tasks).await
     }
 
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        self.show_sign(pool).await
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        self.write_heartbeat(worker).await
     }
 
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.withdraw(pool).await
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.remove_registration(worker).await
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        self.rescue_pools(watch).await
+        self.rescue_workers(watch).await
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
@@ -227,8 +227,8 @@ impl Storage for SqliteStorage {
         self.complete_jobs(ids).await
     }
 
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.fail_jobs(ids, reason).await
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        self.discard_jobs(ids, reason).await
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
@@ -236,32 +236,32 @@ impl Storage for SqliteStorage {
         self.reschedule_jobs(ids, change.clone()).await
     }
 
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.unlock_pools(pools).await
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.unlock_workers(workers).await
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.clean(what).await
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.take_jobs_out(mover.to_owned(), after, limit, max_bytes).await
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.reserve_jobs(transfer_id.to_owned(), after, limit, max_bytes).await
     }
 
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        self.delete_taken_jobs(mover.to_owned(), ids).await
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.delete_reserved_jobs(transfer_id.to_owned(), ids).await
     }
 
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.import_jobs(run, mover.to_owned(), jobs.to_vec()).await
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        self.import_jobs(run, transfer_id.to_owned(), jobs.to_vec()).await
     }
 
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.forget_imported(mover.to_owned()).await
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.forget_imported(transfer_id.to_owned()).await
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.present_jobs(ids).await
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.existing_jobs(ids).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
@@ -288,12 +288,12 @@ impl Storage for SqliteStorage {
         self.list_task_names().await
     }
 
-    async fn diagnose(&self) -> Vec<Checked> {
+    async fn diagnose(&self) -> Vec<Check> {
         self.look_at_everything().await
     }
 
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.list_pools().await
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.list_workers().await
     }
 }
 

@@ -9,11 +9,11 @@ use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
 use crate::SqliteStorage;
 use crate::errors::failed;
 use crate::file::micros;
-use crate::presence::{STALE, wake};
+use crate::heartbeat::{STALE, wake};
 use crate::row::jobs;
 
 /// How many dead jobs one transaction deletes, so that others get their turn.
-const PORTION: i64 = 10_000;
+const CHUNK: i64 = 10_000;
 
 impl SqliteStorage {
     pub(crate) async fn remove_job(&self, key: String) -> Result<Option<Job>> {
@@ -73,9 +73,9 @@ returning
         jobs.await
     }
 
-    pub(crate) async fn fail_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+    pub(crate) async fn discard_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
         let (file, ids, reason) = (self.file.clone(), crate::json(ids.to_vec()), clean_error(reason));
-        let jobs = self.file.writer.write("fail jobs", move |connection| {
+        let jobs = self.file.writer.write("discard jobs", move |connection| {
             Box::pin(async move {
                 let now = file.now();
                 let limit = now - STALE;
@@ -137,7 +137,7 @@ returning
                 })
             })
             .await?;
-        self.frontier.forget();
+        self.cursor.forget();
         self.file.tell();
         Ok(jobs)
     }
@@ -234,7 +234,7 @@ where id in (
   select job.id from backfill_jobs job where job.locked_at is null and job.attempts >= job.max_attempts limit ?1
 )
 "#,
-                        PORTION
+                        CHUNK
                     );
                     Ok(deleted.execute(connection).await?.rows_affected())
                 })

@@ -72,7 +72,7 @@ impl From<JobRow> for Job {
         job.revision = i32::try_from(row.revision).unwrap_or(i32::MAX);
         job.flags = row.flags.map(|flags| flag_names(&flags.text)).unwrap_or_default();
         job.locked_at = row.locked_at.map(time);
-        job.locked_by = row.locked_by.map(|pool| pool.text);
+        job.locked_by = row.locked_by.map(|worker| worker.text);
         job
     }
 }

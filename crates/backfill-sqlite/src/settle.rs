@@ -1,6 +1,6 @@
 //! Writing how jobs ended.
 //!
-//! Everything is fenced by (job, pool, moment of the claim). Completed jobs go by claim: those that were claimed at one moment
+//! Everything is fenced by (job, worker, moment of the claim). Completed jobs go by claim: those that were claimed at one moment
 //! are deleted by one statement. The others are written one by one.
 
 use std::collections::BTreeMap;
@@ -10,12 +10,12 @@ use std::time::Instant;
 use backfill_core::Result;
 use backfill_core::job::limits::later;
 use backfill_core::job::{JobId, RunAt};
-use backfill_core::storage::{INTERRUPTED, Outcome, PoolId, Settlement, clean_error};
+use backfill_core::storage::{INTERRUPTED, Outcome, Settlement, WorkerId, clean_error};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::file::{File, micros, time};
-use crate::presence::wake;
+use crate::heartbeat::wake;
 
 /// What belongs to one moment of claiming.
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct OfClaim {
 }
 
 impl SqliteStorage {
-    pub(crate) async fn settle_jobs(&self, pool: &PoolId, settled: Vec<Settlement>) -> Result<Vec<JobId>> {
+    pub(crate) async fn settle_jobs(&self, worker: &WorkerId, settled: Vec<Settlement>) -> Result<Vec<JobId>> {
         let frees_queues = settled.iter().any(|settlement| settlement.claim.queue.is_some());
         let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
         for settlement in settled {
@@ -37,16 +37,16 @@ impl SqliteStorage {
                 _ => of_claim.rest.push(settlement),
             }
         }
-        let (file, pool) = (Arc::clone(&self.file), pool.to_string());
+        let (file, worker) = (Arc::clone(&self.file), worker.to_string());
         let applied = self
             .file
             .writer
             .write("write results", move |connection| {
-                Box::pin(async move { settle(&file, connection, &pool, claims).await })
+                Box::pin(async move { settle(&file, connection, &worker, claims).await })
             })
             .await?;
         if frees_queues {
-            self.frontier.queue_was_freed(Instant::now());
+            self.cursor.queue_was_freed(Instant::now());
         }
         Ok(applied)
     }
@@ -55,36 +55,36 @@ impl SqliteStorage {
 async fn settle(
     file: &File,
     connection: &mut SqliteConnection,
-    pool: &str,
+    worker: &str,
     claims: BTreeMap<i64, OfClaim>,
 ) -> sqlx::Result<Vec<JobId>> {
-    let (mut applied, mut given_back, mut for_others) = (Vec::new(), 0, false);
+    let (mut applied, mut released, mut for_others) = (Vec::new(), 0, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
-            for_others |= release_queues(connection, pool, (moment, file.now()), of_claim.queues).await?;
+            for_others |= release_queues(connection, worker, (moment, file.now()), of_claim.queues).await?;
         }
         if !of_claim.done.is_empty() {
-            applied.extend(delete(connection, pool, moment, of_claim.done).await?);
+            applied.extend(delete(connection, worker, moment, of_claim.done).await?);
         }
         for settlement in of_claim.rest {
             let id = settlement.claim.id;
-            let is_given_back = settlement.outcome.gives_back();
-            if write(file, connection, pool, moment, settlement).await? {
+            let is_released = settlement.outcome.releases();
+            if write(file, connection, worker, moment, settlement).await? {
                 applied.push(id);
-                given_back += u64::from(is_given_back);
+                released += u64::from(is_released);
             }
         }
     }
     // Whoever frees a queue looks for its next job itself; others have heard of nothing.
-    wake(connection, given_back.max(u64::from(for_others))).await?;
+    wake(connection, released.max(u64::from(for_others))).await?;
     Ok(applied)
 }
 
 /// Frees the serial queues that this claim took, even if their jobs are gone. Answers whether the next job of one is of a task that
-/// this pool does not serve. (It may still be held by the job that is settled; then its next job is looked at, and nobody minds.)
+/// this worker does not serve. (It may still be held by the job that is settled; then its next job is looked at, and nobody minds.)
 async fn release_queues(
     connection: &mut SqliteConnection,
-    pool: &str,
+    worker: &str,
     (moment, now): (i64, i64),
     queues: Vec<String>,
 ) -> sqlx::Result<bool> {
@@ -95,7 +95,7 @@ update backfill_queues set locked_at = null, locked_by = null
 where name in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3
 "#,
         queues,
-        pool,
+        worker,
         moment,
     )
     .execute(&mut *connection)
@@ -119,7 +119,7 @@ select exists (
 ) as "for_others!: bool"
 "#,
         queues,
-        pool,
+        worker,
         now,
     )
     .fetch_one(connection)
@@ -129,7 +129,7 @@ select exists (
 
 async fn delete(
     connection: &mut SqliteConnection,
-    pool: &str,
+    worker: &str,
     moment: i64,
     done: Vec<JobId>,
 ) -> sqlx::Result<Vec<JobId>> {
@@ -142,7 +142,7 @@ from backfill_jobs
 where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3
 "#,
         list,
-        pool,
+        worker,
         moment,
     )
     .fetch_one(&mut *connection)
@@ -158,7 +158,7 @@ from backfill_jobs
 where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3
 "#,
             list,
-            pool,
+            worker,
             moment,
         )
         .fetch_all(&mut *connection)
@@ -167,7 +167,7 @@ where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at =
     sqlx::query!(
         "delete from backfill_jobs where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at = ?3",
         list,
-        pool,
+        worker,
         moment,
     )
     .execute(connection)
@@ -179,7 +179,7 @@ where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at =
 async fn write(
     file: &File,
     connection: &mut SqliteConnection,
-    pool: &str,
+    worker: &str,
     moment: i64,
     settlement: Settlement,
 ) -> sqlx::Result<bool> {
@@ -192,7 +192,7 @@ async fn write(
             ("interrupted", Some(clean_error(&error)), (!wait.is_zero()).then_some(RunAt::In(wait)), payload)
         }
         Outcome::Snoozed { until } => ("snoozed", None, Some(until), None),
-        Outcome::Returned => ("returned", None, None, None),
+        Outcome::Released => ("returned", None, None, None),
     };
     let payload = payload.map(|payload| payload.as_str().to_owned());
     // A failed job's delay counts from now, or from its own time if that is later.
@@ -204,7 +204,7 @@ async fn write(
     };
     let now = micros(now);
     let claim = settlement.claim;
-    // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key was taken
+    // attempts: a dead job uses up its attempts; a released or snoozed one gets its attempt back, unless its key was taken
     // while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut off, unless
     // it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
     let written = sqlx::query!(
@@ -230,7 +230,7 @@ update backfill_jobs set
 where id = ?1 and locked_by = ?2 and locked_at = ?3
 "#,
         claim.id,
-        pool,
+        worker,
         moment,
         outcome,
         claim.had_key,

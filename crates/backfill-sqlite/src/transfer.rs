@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{PoolId, check_whole, taken_out};
+use backfill_core::storage::{WorkerId, check_whole, reserved_at};
 use backfill_core::{Error, Result};
 use futures::TryStreamExt;
 use serde_json::json;
@@ -17,15 +17,15 @@ use crate::manage::in_order;
 use crate::row::{flags_text, jobs};
 
 impl SqliteStorage {
-    pub(crate) async fn take_jobs_out(
+    pub(crate) async fn reserve_jobs(
         &self,
-        mover: String,
+        transfer_id: String,
         after: Option<JobId>,
         limit: u32,
         max_bytes: u64,
     ) -> Result<Vec<Job>> {
-        let (after, until) = (after.unwrap_or(JobId::MIN), micros(taken_out()));
-        let taken = self.file.writer.write("take jobs out", move |connection| {
+        let (after, until) = (after.unwrap_or(JobId::MIN), micros(reserved_at()));
+        let taken = self.file.writer.write("reserve jobs", move |connection| {
             Box::pin(async move {
                 // Texts are measured without being read, and no more of them than are taken.
                 let mut ids = Vec::new();
@@ -38,7 +38,7 @@ where job.id > ?2 and ((job.locked_at is null and job.attempts < job.max_attempt
 order by job.id
 limit ?3
 "#,
-                        mover,
+                        transfer_id,
                         after,
                         limit
                     )
@@ -60,7 +60,7 @@ where id in (select value from json_each(?2))
 returning
 "#,
                     "",
-                    mover,
+                    transfer_id,
                     ids,
                     until
                 );
@@ -72,14 +72,14 @@ returning
         Ok(jobs)
     }
 
-    pub(crate) async fn delete_taken_jobs(&self, mover: String, ids: &[JobId]) -> Result<u64> {
+    pub(crate) async fn delete_reserved_jobs(&self, transfer_id: String, ids: &[JobId]) -> Result<u64> {
         let ids = crate::json(ids.to_vec());
         let deleted = self.file.writer.write("delete jobs that were moved", move |connection| {
             Box::pin(async move {
                 let deleted = sqlx::query!(
                     "delete from backfill_jobs where id in (select value from json_each(?1)) and locked_by = ?2",
                     ids,
-                    mover
+                    transfer_id
                 );
                 Ok(deleted.execute(connection).await?.rows_affected())
             })
@@ -87,7 +87,7 @@ returning
         deleted.await
     }
 
-    pub(crate) async fn import_jobs(&self, run: &PoolId, mover: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
+    pub(crate) async fn import_jobs(&self, run: &WorkerId, transfer_id: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
         let registered = run.to_string();
         let here = self.file.writer.write("store jobs that are moved", move |connection| {
             Box::pin(async move {
@@ -115,7 +115,7 @@ on conflict do nothing
 returning id as "id!: i64"
 "#,
                     rows,
-                    mover
+                    transfer_id
                 )
                 .fetch_all(&mut *connection)
                 .await?;
@@ -151,7 +151,7 @@ where import.mover = ?2 and import.id in (select value ->> 0 from json_each(?1))
 order by import.id
 "#,
                     rows,
-                    mover
+                    transfer_id
                 );
                 known.fetch_all(connection).await.map(Some)
             })
@@ -161,10 +161,10 @@ order by import.id
         Ok(here)
     }
 
-    pub(crate) async fn forget_imported(&self, mover: String) -> Result<()> {
+    pub(crate) async fn forget_imported(&self, transfer_id: String) -> Result<()> {
         let forgotten = self.file.writer.write("forget a move", move |connection| {
             Box::pin(async move {
-                sqlx::query!("delete from backfill_imports where mover = ?1", mover).execute(connection).await?;
+                sqlx::query!("delete from backfill_imports where mover = ?1", transfer_id).execute(connection).await?;
                 Ok(())
             })
         });

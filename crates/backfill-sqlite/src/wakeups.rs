@@ -26,13 +26,13 @@ const REOPEN: Duration = Duration::from_millis(500);
 struct Listener {
     file: Arc<File>,
     ready: watch::Receiver<()>,
-    ear: Option<Ear>,
+    open: Option<OpenFile>,
     /// What was last told is that nothing is heard.
-    deaf: bool,
+    lost: bool,
 }
 
 /// A connection, and what it last saw.
-struct Ear {
+struct OpenFile {
     connection: SqliteConnection,
     version: i64,
     ready: i64,
@@ -41,28 +41,28 @@ struct Ear {
 
 pub(crate) fn of(file: Arc<File>) -> BoxStream<'static, Wakeup> {
     let ready = file.ready.subscribe();
-    let listener = Listener { file, ready, ear: None, deaf: false };
+    let listener = Listener { file, ready, open: None, lost: false };
     stream::unfold(listener, |mut listener| async move { Some((listener.next().await, listener)) }).boxed()
 }
 
 impl Listener {
     async fn next(&mut self) -> Wakeup {
         loop {
-            let heard = match &mut self.ear {
-                Some(ear) => {
-                    let close = ear.heard.is_some_and(|heard| heard.elapsed() < MOMENT);
+            let heard = match &mut self.open {
+                Some(open) => {
+                    let close = open.heard.is_some_and(|heard| heard.elapsed() < MOMENT);
                     let poked = tokio::select! {
                         poked = self.ready.changed() => poked.is_ok(),
                         () = tokio::time::sleep(if close { LOOK_CLOSELY } else { LOOK }) => false,
                     };
                     match self.file.still_there() {
-                        Ok(()) => ear.look(poked).await,
+                        Ok(()) => open.look(poked).await,
                         Err(gone) => Err(gone),
                     }
                 }
-                None => Ear::open(&self.file).await.map(|ear| {
-                    self.ear = Some(ear);
-                    self.deaf = false;
+                None => OpenFile::open(&self.file).await.map(|open| {
+                    self.open = Some(open);
+                    self.lost = false;
                     Some(Wakeup::Listening)
                 }),
             };
@@ -70,10 +70,10 @@ impl Listener {
                 Ok(Some(wakeup)) => return wakeup,
                 Ok(None) => {}
                 Err(error) => {
-                    self.ear = None;
-                    if !self.deaf {
-                        self.deaf = true;
-                        return Wakeup::Deaf { reason: error.to_string() };
+                    self.open = None;
+                    if !self.lost {
+                        self.lost = true;
+                        return Wakeup::ListenerLost { reason: error.to_string() };
                     }
                     tokio::time::sleep(REOPEN).await;
                 }
@@ -82,7 +82,7 @@ impl Listener {
     }
 }
 
-impl Ear {
+impl OpenFile {
     async fn open(file: &File) -> sqlx::Result<Self> {
         let mut connection = file.reader().await?;
         // The counter first: what changes after it is seen at the next look.

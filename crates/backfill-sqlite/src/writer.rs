@@ -34,7 +34,7 @@ use crate::place::{Log, Place, is_gone};
 /// The most calls that one transaction answers.
 const GROUP: usize = 1_000;
 /// How long the thread waits for other processes before its calls fail.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 /// How often it asks, in microseconds between: from and to.
 const ASKS: (u64, u64) = (500, 1_500);
 /// After so much writing without a pause it leaves a gap, in which others find the file free.
@@ -91,7 +91,7 @@ where
     }
 }
 
-/// What callers hand over.
+/// What callers pass.
 enum Message {
     Work(Box<dyn Work>),
     /// A job to be stored, without a key.
@@ -307,7 +307,7 @@ impl Thread {
         // Immediate: the lock is taken, and waited for, before anything is read.
         let mut tx = loop {
             match connection.begin_with("begin immediate").await {
-                Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => {
+                Err(error) if is_busy(&error) && begun.elapsed() < MAX_WAIT => {
                     tokio::time::sleep(Duration::from_micros(fastrand::u64(ASKS.0..ASKS.1))).await;
                 }
                 begun => break begun?,

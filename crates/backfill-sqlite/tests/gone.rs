@@ -7,7 +7,7 @@ use std::path::Path;
 
 use backfill_core::job::JobSpec;
 use backfill_core::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use backfill_core::storage::{PoolId, Storage, Verdict};
+use backfill_core::storage::{CheckStatus, Storage, WorkerId};
 use backfill_core::{Error, Result};
 use backfill_sqlite::SqliteStorage;
 use tempfile::TempDir;
@@ -46,7 +46,7 @@ impl Scene {
     async fn is_gone(&self, why: &str) {
         let calls = [
             add(&self.jobs).await,
-            self.jobs.show_presence(&PoolId::random()).await.map(drop),
+            self.jobs.heartbeat(&WorkerId::random()).await.map(drop),
             self.jobs.counts().await.map(drop),
             self.jobs.migrate().await.map(drop),
         ];
@@ -57,7 +57,9 @@ impl Scene {
         }
         let found = self.jobs.diagnose().await;
         assert!(
-            found.iter().any(|found| matches!(&found.verdict, Verdict::Found { problem, .. } if problem.contains(why))),
+            found
+                .iter()
+                .any(|found| matches!(&found.status, CheckStatus::Found { problem, .. } if problem.contains(why))),
             "{found:?}"
         );
     }

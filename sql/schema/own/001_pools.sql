@@ -1,5 +1,5 @@
--- Worker pools that show a sign of life. One row per running pool, updated every few seconds; a pool that stops
--- takes its row away. Node's pools have none, which is how they are told apart from ours.
+-- The workers that send heartbeats. One row per running worker, updated every few seconds; a worker that stops
+-- deletes its row. Node's workers have none, which is how they are told apart from ours.
 --
 -- fillfactor leaves room on the page, so that the frequent update of seen_at stays a heap-only one.
 create table graphile_worker.backfill_pools (

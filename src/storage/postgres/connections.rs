@@ -19,23 +19,23 @@ use super::own::{Own, Turn};
 const WORKER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For this long after its last use a connection is not tested before the next.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+const FRESH_FOR: Duration = Duration::from_secs(1);
 /// For this long after a connection was lost, every connection is tested.
-const SHAKEN_FOR: Duration = Duration::from_secs(10);
+const SUSPECT_FOR: Duration = Duration::from_secs(10);
 
 /// Whether connections may be used without asking them first, which would double the way of every call: for those that were in
 /// use a moment ago, unless one was lost lately. Of pools that this crate makes itself.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trust(Arc<Mutex<Option<Instant>>>);
+pub(crate) struct ConnectionHealth(Arc<Mutex<Option<Instant>>>);
 
-impl Trust {
+impl ConnectionHealth {
     /// Lets a pool test its connections only when there is reason to.
     pub(crate) fn watch(&self, pool: PgPoolOptions) -> PgPoolOptions {
-        let trust = self.clone();
+        let health = self.clone();
         pool.test_before_acquire(false).before_acquire(move |connection, use_of| {
-            let doubtful = use_of.idle_for > TRUSTED_FOR || trust.is_shaken();
+            let suspect = use_of.idle_for > FRESH_FOR || health.lost_one_lately();
             Box::pin(async move {
-                if doubtful {
+                if suspect {
                     connection.ping().await?;
                 }
                 Ok(true)
@@ -43,13 +43,13 @@ impl Trust {
         })
     }
 
-    pub(super) fn shake(&self) {
+    pub(super) fn lost_one(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn is_shaken(&self) -> bool {
+    fn lost_one_lately(&self) -> bool {
         let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.is_some_and(|lost| lost.elapsed() < SHAKEN_FOR)
+        lost.is_some_and(|lost| lost.elapsed() < SUSPECT_FOR)
     }
 }
 
@@ -66,12 +66,12 @@ impl Connections {
         Self::Own(Arc::new(Own::like(pool)))
     }
 
-    pub(super) async fn acquire(&self) -> sqlx::Result<Lent> {
+    pub(super) async fn acquire(&self) -> sqlx::Result<Borrowed> {
         match self {
-            Self::Shared(pool) => Ok(Lent { connection: pool.acquire().await?, _turn: None }),
+            Self::Shared(pool) => Ok(Borrowed { connection: pool.acquire().await?, _turn: None }),
             Self::Own(own) => {
                 let (connection, turn) = own.get(|pool| async move { pool.acquire().await }).await?;
-                Ok(Lent { connection, _turn: Some(turn) })
+                Ok(Borrowed { connection, _turn: Some(turn) })
             }
         }
     }
@@ -124,13 +124,13 @@ impl Connections {
 
 /// A connection for a while.
 #[derive(Debug)]
-pub(super) struct Lent {
+pub(super) struct Borrowed {
     connection: PoolConnection<Postgres>,
     // Given up after the connection.
     _turn: Option<Turn>,
 }
 
-impl Deref for Lent {
+impl Deref for Borrowed {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -138,7 +138,7 @@ impl Deref for Lent {
     }
 }
 
-impl DerefMut for Lent {
+impl DerefMut for Borrowed {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }

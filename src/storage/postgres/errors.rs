@@ -35,7 +35,7 @@ impl PostgresStorage {
             _ => {
                 if is_lost(&error) {
                     // Whatever ended this connection has ended those beside it, as a rule.
-                    self.trust.shake();
+                    self.health.lost_one();
                 }
                 failed(action, error)
             }

@@ -1,4 +1,4 @@
-//! What an administrator sees of queues, tasks and worker pools.
+//! What an administrator sees of queues, tasks and workers.
 //!
 //! Each is one pass over the jobs table: meant for people, not for a dashboard that asks every second.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::row::{Text, Timestamp};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
-use crate::storage::{Counts, PoolInfo, QueueInfo, TaskInfo};
+use crate::storage::{Counts, QueueInfo, TaskInfo, WorkerInfo};
 
 /// Counts as the statements here select them.
 #[derive(Clone, Copy)]
@@ -15,19 +15,19 @@ struct Numbers {
     ready: i64,
     scheduled: i64,
     running: i64,
-    failed: i64,
+    retrying: i64,
     dead: i64,
 }
 
 impl From<Numbers> for Counts {
     fn from(numbers: Numbers) -> Self {
         let number = |count| u64::try_from(count).unwrap_or_default();
-        let Numbers { ready, scheduled, running, failed, dead } = numbers;
+        let Numbers { ready, scheduled, running, retrying, dead } = numbers;
         let mut counts = Self::default();
         counts.ready = number(ready);
         counts.scheduled = number(scheduled);
         counts.running = number(running);
-        counts.failed = number(failed);
+        counts.retrying = number(retrying);
         counts.dead = number(dead);
         counts
     }
@@ -70,7 +70,7 @@ with job as (
     case
       when job.locked_at is not null then 'running'
       when job.attempts >= job.max_attempts then 'dead'
-      when job.attempts > 0 and job.last_error is not null then 'failed'
+      when job.attempts > 0 and job.last_error is not null then 'retrying'
       when job.run_at > now() then 'scheduled'
       else 'ready'
     end as state
@@ -84,7 +84,7 @@ select
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
-  count(*) filter (where job.state = 'failed') as "failed!",
+  count(*) filter (where job.state = 'retrying') as "retrying!",
   count(*) filter (where job.state = 'dead') as "dead!"
 from graphile_worker._private_job_queues queue
 left join job on job.job_queue_id = queue.id
@@ -104,12 +104,12 @@ order by queue.queue_name
                 ready: row.ready,
                 scheduled: row.scheduled,
                 running: row.running,
-                failed: row.failed,
+                retrying: row.retrying,
                 dead: row.dead,
             };
             let mut queue = QueueInfo::new(row.queue_name.text, numbers.into());
             queue.locked_at = row.locked_at.map(|time| time.0);
-            queue.locked_by = row.locked_by.map(|pool| pool.text);
+            queue.locked_by = row.locked_by.map(|worker| worker.text);
             queue
         });
         Ok(queues.collect())
@@ -125,7 +125,7 @@ with job as (
     case
       when job.locked_at is not null then 'running'
       when job.attempts >= job.max_attempts then 'dead'
-      when job.attempts > 0 and job.last_error is not null then 'failed'
+      when job.attempts > 0 and job.last_error is not null then 'retrying'
       when job.run_at > now() then 'scheduled'
       else 'ready'
     end as state
@@ -136,7 +136,7 @@ select
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
-  count(*) filter (where job.state = 'failed') as "failed!",
+  count(*) filter (where job.state = 'retrying') as "retrying!",
   count(*) filter (where job.state = 'dead') as "dead!",
   min(job.run_at) filter (where job.state = 'ready') as "oldest_ready: Timestamp"
 from graphile_worker._private_tasks task
@@ -157,7 +157,7 @@ order by task.identifier
                 ready: row.ready,
                 scheduled: row.scheduled,
                 running: row.running,
-                failed: row.failed,
+                retrying: row.retrying,
                 dead: row.dead,
             };
             let mut task = TaskInfo::new(row.identifier.text, numbers.into());
@@ -167,8 +167,8 @@ order by task.identifier
         Ok(tasks.collect())
     }
 
-    pub(super) async fn list_pools(&self) -> Result<Vec<PoolInfo>> {
-        // Pools of Node's show no sign of life; they are known by what they hold.
+    pub(super) async fn list_workers(&self) -> Result<Vec<WorkerInfo>> {
+        // Workers of Node's send no heartbeats; they are known by what they hold.
         let rows = sqlx::query!(
             r#"
 with held as (
@@ -189,7 +189,7 @@ select
   coalesce(pool.id, holder.id) as "id!",
   pool.started_at as "started_at?: Timestamp",
   pool.seen_at as "seen_at?: Timestamp",
-  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds?",
+  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds?",
   -- By way of JSON, which a schema understands that an earlier version has made.
   to_jsonb(pool) ->> 'serves' as "serves?",
   coalesce(holder.jobs, 0) as "jobs!",
@@ -207,31 +207,32 @@ order by 1
             Err(error) if errors::code(&error).as_deref() == Some(errors::UNDEFINED_TABLE) => {
                 return self.list_holders().await;
             }
-            rows => rows.map_err(|e| self.error("list worker pools", e))?,
+            rows => rows.map_err(|e| self.error("list workers", e))?,
         };
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.started_at = row.started_at.map(|time| time.0);
-            pool.seen_at = row.seen_at.map(|time| time.0);
-            pool.silence = row.silent_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            pool.tasks = row.serves.as_deref().and_then(sorted);
-            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            pool.queues = u64::try_from(row.queues).unwrap_or_default();
-            pool.oldest_lock = row.oldest_lock.map(|time| time.0);
-            pool
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.started_at = row.started_at.map(|time| time.0);
+            worker.seen_at = row.seen_at.map(|time| time.0);
+            worker.last_seen_ago =
+                row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            worker.tasks = row.serves.as_deref().and_then(sorted);
+            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.oldest_lock = row.oldest_lock.map(|time| time.0);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 
-    /// Registered pools and their tasks, without a look at the jobs.
-    pub(super) async fn list_serving(&self) -> Result<Vec<PoolInfo>> {
+    /// Registered workers and their tasks, without a look at the jobs.
+    pub(super) async fn list_serving(&self) -> Result<Vec<WorkerInfo>> {
         let rows = sqlx::query!(
             r#"
 select
   pool.id,
   pool.started_at as "started_at: Timestamp",
   pool.seen_at as "seen_at: Timestamp",
-  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "silent_seconds!",
+  extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds!",
   to_jsonb(pool) ->> 'serves' as "serves?"
 from graphile_worker.backfill_pools pool
 order by pool.id
@@ -241,21 +242,21 @@ order by pool.id
         .await;
         let rows = match rows {
             Err(error) if errors::code(&error).as_deref() == Some(errors::UNDEFINED_TABLE) => return Ok(Vec::new()),
-            rows => rows.map_err(|e| self.error("list worker pools", e))?,
+            rows => rows.map_err(|e| self.error("list workers", e))?,
         };
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.started_at = Some(row.started_at.0);
-            pool.seen_at = Some(row.seen_at.0);
-            pool.silence = Duration::try_from_secs_f64(row.silent_seconds).ok();
-            pool.tasks = row.serves.as_deref().and_then(sorted);
-            pool
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.started_at = Some(row.started_at.0);
+            worker.seen_at = Some(row.seen_at.0);
+            worker.last_seen_ago = Duration::try_from_secs_f64(row.last_seen_ago_seconds).ok();
+            worker.tasks = row.serves.as_deref().and_then(sorted);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 
-    /// Pools by what they hold alone.
-    async fn list_holders(&self) -> Result<Vec<PoolInfo>> {
+    /// Workers by what they hold alone.
+    async fn list_holders(&self) -> Result<Vec<WorkerInfo>> {
         let rows = sqlx::query!(
             r#"
 select held.id as "id!", sum(held.job) as "jobs!", sum(held.queue) as "queues!", min(held.locked_at) as "oldest_lock: Timestamp"
@@ -274,14 +275,14 @@ order by 1
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
-        .map_err(|e| self.error("list worker pools", e))?;
-        let pools = rows.into_iter().map(|row| {
-            let mut pool = PoolInfo::new(row.id);
-            pool.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            pool.queues = u64::try_from(row.queues).unwrap_or_default();
-            pool.oldest_lock = row.oldest_lock.map(|time| time.0);
-            pool
+        .map_err(|e| self.error("list workers", e))?;
+        let workers = rows.into_iter().map(|row| {
+            let mut worker = WorkerInfo::new(row.id);
+            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
+            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.oldest_lock = row.oldest_lock.map(|time| time.0);
+            worker
         });
-        Ok(pools.collect())
+        Ok(workers.collect())
     }
 }

@@ -5,7 +5,7 @@
 //! other by. To name the level costs a round trip to begin and one to commit, so it is done from the first such failure on:
 //! nobody else pays for it.
 //!
-//! A pooler that lends connections by the transaction and does not know of prepared statements needs the same: the driver
+//! A pooler in transaction mode that does not know of prepared statements needs the same: the driver
 //! prepares a statement and runs it in two exchanges, between which such a pooler may change the connection. So where prepared
 //! statements are switched off, each statement has its transaction.
 
@@ -18,7 +18,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 
-use super::connections::{Connections, Lent, Tx};
+use super::connections::{Borrowed, Connections, Tx};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
 
@@ -27,12 +27,12 @@ use crate::error::Result;
 /// than the lease: others wait for them. (Both go in one exchange.)
 const READ_COMMITTED: &str =
     "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'";
-/// The same, for a sign of life: what hangs (a lock on the table, a commit that waits for a standby) is ended by the server too,
-/// so that signs which nobody waits for any more do not use up its connections.
-const SIGN: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+/// The same, for a heartbeat: what hangs (a lock on the table, a commit that waits for a standby) is ended by the server too,
+/// so that heartbeats which nobody waits for any more do not use up its connections.
+const HEARTBEAT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                     set local statement_timeout = '5s'";
 
-/// The same, for claims and results after one took too long (see `caution`): the server ends what waits for a lock, before the
+/// The same, for claims and results after one took too long (see `slow_calls`): the server ends what waits for a lock, before the
 /// worker gives the call up, and gives the rest time enough.
 const IN_TIME: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                        set local lock_timeout = '10s'; set local statement_timeout = '25s'";
@@ -42,8 +42,8 @@ const IN_TIME: &str = "begin isolation level read committed; set local idle_in_t
 const PATIENT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                        set local statement_timeout = '2min'";
 
-/// The same, for a migration: whatever asks for a table after it waits behind it, signs of life among them, so it waits for the
-/// locks of others for less time than a sign has, and is tried again.
+/// The same, for a migration: whatever asks for a table after it waits behind it, heartbeats among them, so it waits for the
+/// locks of others for less time than a heartbeat has, and is tried again.
 const MIGRATION: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                          set local lock_timeout = '1s'";
 
@@ -144,7 +144,7 @@ impl<'p> Executor<'p> for &'p Db {
 /// A connection for one piece of work: as it is, where single statements commit by themselves, or in a transaction that names
 /// its isolation.
 pub(super) enum Work {
-    Plain(Lent),
+    Plain(Borrowed),
     Named(Tx),
 }
 
@@ -170,11 +170,11 @@ impl PostgresStorage {
 
     /// The same for claims and results, with limits after one of them took too long.
     pub(super) async fn work_in_time(&self) -> Result<Work> {
-        if self.caution.is_advised() { self.transaction_in_time().await.map(Work::Named) } else { self.work().await }
+        if self.slow_calls.is_on() { self.transaction_in_time().await.map(Work::Named) } else { self.work().await }
     }
 
     pub(super) async fn transaction_in_time(&self) -> Result<Tx> {
-        let text = if self.caution.is_advised() { IN_TIME } else { READ_COMMITTED };
+        let text = if self.slow_calls.is_on() { IN_TIME } else { READ_COMMITTED };
         self.connections.begin_with(text).await.map_err(|e| self.error("begin a transaction", e))
     }
 
@@ -184,13 +184,13 @@ impl PostgresStorage {
     }
 
     /// A transaction that may read the whole table, whatever time the role gives its statements.
-    pub(super) async fn patient_transaction(&self) -> Result<Tx> {
+    pub(super) async fn waiting_transaction(&self) -> Result<Tx> {
         self.connections.begin_with(PATIENT).await.map_err(|e| self.error("begin a transaction", e))
     }
 
-    /// A transaction for a sign of life, which the server ends if it takes long.
+    /// A transaction for a heartbeat, which the server ends if it takes long.
     pub(super) async fn brief_transaction(&self) -> Result<Tx> {
-        self.connections.begin_with(SIGN).await.map_err(|e| self.error("begin a transaction", e))
+        self.connections.begin_with(HEARTBEAT).await.map_err(|e| self.error("begin a transaction", e))
     }
 
     /// Ends what [`work`](Self::work) began.

@@ -1,16 +1,16 @@
 //! Wakeups through `LISTEN`.
 //!
 //! The listener has a connection of its own, outside the pool that statements use, so that a pool of one works and a
-//! busy pool cannot starve it. When the connection is lost it says so once ([`Wakeup::Deaf`]; the worker polls
+//! busy pool cannot starve it. When the connection is lost it says so once ([`Wakeup::ListenerLost`]; the worker polls
 //! meanwhile), reconnects with a growing, jittered delay, and says [`Wakeup::Listening`] when it hears again: what
 //! was notified in between is lost, so the worker looks once.
 //!
-//! A listener can be deaf without knowing it: through a pooler that lends connections by the transaction, `LISTEN` succeeds and
-//! nothing ever arrives, and a connection can die without a word. So the ear *calls to itself*, when it begins to listen and
-//! every [`CALL_EVERY`]: a notification on a channel of its own, sent through another connection, must come back. And it does
-//! not begin where connections are lent by the transaction (see `pooled`).
+//! A listener can be cut off without knowing it: through a pooler in transaction mode, `LISTEN` succeeds and
+//! nothing ever arrives, and a connection can die without a word. So the listener does a *loopback check*, when it begins to listen and
+//! every [`LOOPBACK_EVERY`]: a notification on a channel of its own, sent through another connection, must come back. And it does
+//! not begin where connections are pooled by the transaction (see `transaction_pooling`).
 //!
-//! An ear that hears can also be told of jobs that were handed over, on the same channel (see `handover`).
+//! A listener that hears can also be told of jobs that were handed off, on the same channel (see `handoff`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::connections::apart;
 use super::failure::driver;
-use super::handover::Offering;
+use super::handoff::Offering;
 use super::own::{close_idle, has_none, or_why};
 use super::{PostgresStorage, REVISION};
 use crate::error::Result;
@@ -39,64 +39,64 @@ const WORKER_MIGRATE: &str = "worker:migrate";
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(10);
 /// It is not tried soon again where there was no connection for the calls of the worker.
 const FAILURES_WITHOUT_ROOM: i32 = 6;
-/// How often the ear calls to itself.
-const CALL_EVERY: Duration = Duration::from_secs(10);
-/// How long a call may be on its way.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the listener does its loopback check.
+const LOOPBACK_EVERY: Duration = Duration::from_secs(10);
+/// How long its notification may be on its way.
+const LOOPBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connecting may take, and anything else that is asked of the database here.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long after a call that did not come back, which nothing but another way to the database will change, to try again.
-const DEAF_RETRY: Duration = Duration::from_secs(60);
+/// How long after one that did not come back, which nothing but another way to the database will change, to try again.
+const LOOPBACK_RETRY: Duration = Duration::from_secs(60);
 
 pub(super) fn wakeups(storage: PostgresStorage, offering: Offering) -> BoxStream<'static, Wakeup> {
-    let ear = Ear {
+    let listener = Listener {
         renewals: storage.connections.renewals(),
         channel: String::new(),
         offering,
         storage,
-        listener: None,
-        call: Call::None { next: Instant::now() },
+        connection: None,
+        loopback: Loopback::None { next: Instant::now() },
         failures: 0,
         proven: false,
-        deaf_on_this_way: false,
+        cut_off_on_this_way: false,
         pending: VecDeque::new(),
     };
-    stream::unfold(ear, |mut ear| async move {
-        let wakeup = ear.next().await;
-        Some((wakeup, ear))
+    stream::unfold(listener, |mut listener| async move {
+        let wakeup = listener.next().await;
+        Some((wakeup, listener))
     })
     .boxed()
 }
 
-struct Ear {
+struct Listener {
     storage: PostgresStorage,
-    /// Tells when the worker's connections were given up for dead.
+    /// Tells when the worker's connections were declared dead.
     renewals: Option<watch::Receiver<()>>,
-    listener: Option<PgListener>,
-    /// The channel on which the ear calls to itself, and hears of jobs that were handed over: of this connection.
+    connection: Option<PgListener>,
+    /// The channel of the loopback checks, on which the listener also hears of jobs that were handed off: of this connection.
     channel: String,
     offering: Offering,
-    call: Call,
+    loopback: Loopback,
     /// Failed tries to connect since it last heard.
     failures: i32,
-    /// Whether this connection has heard its own call.
+    /// Whether a loopback check of this connection has come back.
     proven: bool,
-    /// Whether the last connection could not hear its own call, or was not even asked to listen.
-    deaf_on_this_way: bool,
+    /// Whether the loopback check of the last connection did not come back, or it was not even asked to listen.
+    cut_off_on_this_way: bool,
     pending: VecDeque<Wakeup>,
 }
 
-/// The ear's call to itself.
+/// The listener's loopback check.
 #[derive(Clone, Copy)]
-enum Call {
+enum Loopback {
     None { next: Instant },
     OnItsWay { until: Instant },
 }
 
-/// Why the ear does not listen.
+/// Why the listener does not listen.
 enum NotNow {
-    /// Connections are lent by the transaction.
-    Lent,
+    /// Connections are pooled by the transaction.
+    TransactionPooled,
     Failed(sqlx::Error),
 }
 
@@ -106,17 +106,17 @@ impl From<sqlx::Error> for NotNow {
     }
 }
 
-/// What the ear waits for.
+/// What the listener waits for.
 enum Heard {
     Notification(Result<Option<PgNotification>, sqlx::Error>),
-    TimeToCall,
-    NoEcho,
+    TimeForLoopback,
+    LoopbackMissed,
     Renewed,
     /// Something else is to be offered.
     Offer,
 }
 
-impl Ear {
+impl Listener {
     async fn next(&mut self) -> Wakeup {
         loop {
             if let Some(wakeup) = self.pending.pop_front() {
@@ -126,7 +126,7 @@ impl Ear {
                 self.follow_offer().await;
                 continue;
             }
-            let Some(listener) = &mut self.listener else {
+            let Some(listener) = &mut self.connection else {
                 self.connect().await;
                 continue;
             };
@@ -139,14 +139,14 @@ impl Ear {
                 offering.changed().await;
             };
             let alarm = async {
-                match self.call {
-                    Call::None { next } => {
+                match self.loopback {
+                    Loopback::None { next } => {
                         sleep_until(next).await;
-                        Heard::TimeToCall
+                        Heard::TimeForLoopback
                     }
-                    Call::OnItsWay { until } => {
+                    Loopback::OnItsWay { until } => {
                         sleep_until(until).await;
-                        Heard::NoEcho
+                        Heard::LoopbackMissed
                     }
                 }
             };
@@ -159,25 +159,25 @@ impl Ear {
             };
             match heard {
                 Heard::Notification(Ok(Some(notification))) => self.understand(&notification).await,
-                Heard::Notification(Ok(None)) => self.deafen("the connection was closed"),
-                Heard::Notification(Err(error)) => self.deafen(&error.to_string()),
-                Heard::TimeToCall => self.call().await,
-                Heard::NoEcho => {
+                Heard::Notification(Ok(None)) => self.lose("the connection was closed"),
+                Heard::Notification(Err(error)) => self.lose(&error.to_string()),
+                Heard::TimeForLoopback => self.check_loopback().await,
+                Heard::LoopbackMissed => {
                     // One that has heard before is dead, and another one will hear.
-                    self.deaf_on_this_way = !self.proven;
-                    self.deafen(&format!(
-                        "a notification did not come back within {CALL_TIMEOUT:?}: the connection is dead, or a pooler in \
+                    self.cut_off_on_this_way = !self.proven;
+                    self.lose(&format!(
+                        "a notification did not come back within {LOOPBACK_TIMEOUT:?}: the connection is dead, or a pooler in \
                          transaction mode stands between"
                     ));
                 }
-                Heard::Renewed => self.deafen("the worker's connections were given up for dead"),
+                Heard::Renewed => self.lose("the worker's connections were declared dead"),
                 Heard::Offer => {}
             }
         }
     }
 
     async fn follow_offer(&mut self) {
-        let Self { listener: Some(listener), offering, storage, channel, .. } = self else { return };
+        let Self { connection: Some(listener), offering, storage, channel, .. } = self else { return };
         let followed = timeout(TIMEOUT, async {
             let conn = listener.acquire().await.map_err(|e| storage.error("offer to take jobs", e))?;
             offering.follow(storage, conn, channel).await
@@ -185,55 +185,55 @@ impl Ear {
         match followed.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) if driver(&error).is_some_and(|told| told.as_database_error().is_none()) => {
-                self.deafen(&error.to_string());
+                self.lose(&error.to_string());
             }
-            // It was refused. The ear goes on listening; jobs are claimed, as ever.
+            // It was refused. The listener goes on listening; jobs are claimed, as ever.
             Ok(Err(error)) => {
                 tracing::debug!(%error, "cannot offer to take jobs");
                 offering.put_off();
             }
-            Err(_) => self.deafen(&format!("no answer within {TIMEOUT:?}")),
+            Err(_) => self.lose(&format!("no answer within {TIMEOUT:?}")),
         }
     }
 
-    /// A job was handed over.
+    /// A job was handed off.
     async fn read(&mut self, id: JobId) {
-        let Self { listener: Some(listener), offering, storage, .. } = self else { return };
+        let Self { connection: Some(listener), offering, storage, .. } = self else { return };
         let read = timeout(TIMEOUT, async {
-            let conn = listener.acquire().await.map_err(|e| storage.error("read a job that was handed over", e))?;
+            let conn = listener.acquire().await.map_err(|e| storage.error("read a job that was handed off", e))?;
             offering.read(storage, conn, id).await
         });
         match read.await {
-            Ok(Ok(Some(handed))) => self.pending.push_back(Wakeup::Handed(Box::new(handed))),
+            Ok(Ok(Some(handoff))) => self.pending.push_back(Wakeup::HandedOff(Box::new(handoff))),
             // It was taken back before it was heard of.
-            Ok(Ok(None)) => tracing::debug!(job = id, "a job that was handed over is held no longer"),
-            // Whoever hears that it is deaf gives back what it does not know of.
-            Ok(Err(error)) => self.deafen(&error.to_string()),
-            Err(_) => self.deafen(&format!("no answer within {TIMEOUT:?}")),
+            Ok(Ok(None)) => tracing::debug!(job = id, "a job that was handed off is held no longer"),
+            // A worker that is told of the loss releases what it does not know of.
+            Ok(Err(error)) => self.lose(&error.to_string()),
+            Err(_) => self.lose(&format!("no answer within {TIMEOUT:?}")),
         }
     }
 
-    /// Calls to itself, through another connection.
-    async fn call(&mut self) {
+    /// Sends a notification to itself, through another connection.
+    async fn check_loopback(&mut self) {
         let pool = self.storage.db();
-        let call = sqlx::query!("select pg_notify($1, '')", self.channel).execute(self.storage.schema.on(&pool));
-        self.call = match timeout(TIMEOUT, call).await {
-            Ok(Ok(_)) => Call::OnItsWay { until: Instant::now() + CALL_TIMEOUT },
+        let sent = sqlx::query!("select pg_notify($1, '')", self.channel).execute(self.storage.schema.on(&pool));
+        self.loopback = match timeout(TIMEOUT, sent).await {
+            Ok(Ok(_)) => Loopback::OnItsWay { until: Instant::now() + LOOPBACK_TIMEOUT },
             // To claim is worth more than to listen.
             Ok(Err(error)) if has_none(&error) => {
-                self.deafen(&format!("its connection is given up for the worker's calls, which have none: {error}"));
+                self.lose(&format!("its connection is given up for the worker's calls, which have none: {error}"));
                 self.failures = FAILURES_WITHOUT_ROOM;
                 return;
             }
-            // Nothing is known about the ear then.
-            Ok(Err(_)) | Err(_) => Call::None { next: Instant::now() + CALL_TIMEOUT },
+            // Nothing is known about the listener then.
+            Ok(Err(_)) | Err(_) => Loopback::None { next: Instant::now() + LOOPBACK_TIMEOUT },
         };
     }
 
-    /// The ear heard itself.
-    fn echo(&mut self) {
-        self.call = Call::None { next: Instant::now() + CALL_EVERY };
-        self.deaf_on_this_way = false;
+    /// The loopback check came back.
+    fn loopback_heard(&mut self) {
+        self.loopback = Loopback::None { next: Instant::now() + LOOPBACK_EVERY };
+        self.cut_off_on_this_way = false;
         if !self.proven {
             self.proven = true;
             self.failures = 0;
@@ -242,8 +242,8 @@ impl Ear {
     }
 
     async fn connect(&mut self) {
-        if self.deaf_on_this_way {
-            sleep(DEAF_RETRY.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        if self.cut_off_on_this_way {
+            sleep(LOOPBACK_RETRY.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
         } else if self.failures > 0 {
             sleep(reconnect_delay(self.failures)).await;
         }
@@ -254,23 +254,23 @@ impl Ear {
         }
         match timeout(TIMEOUT, self.try_connect(&channel)).await {
             Ok(Ok(listener)) => {
-                self.listener = Some(listener);
+                self.connection = Some(listener);
                 self.channel = channel;
                 self.proven = false;
-                self.call = Call::None { next: Instant::now() };
+                self.loopback = Loopback::None { next: Instant::now() };
                 // A migration that was announced while nobody listened.
                 self.check_revision().await;
             }
-            Ok(Err(NotNow::Lent)) => {
-                self.deaf_on_this_way = true;
-                self.deafen("a pooler in transaction mode stands between, through which no notification comes");
+            Ok(Err(NotNow::TransactionPooled)) => {
+                self.cut_off_on_this_way = true;
+                self.lose("a pooler in transaction mode stands between, through which no notification comes");
             }
             Ok(Err(NotNow::Failed(error))) if has_none(&error) => {
                 close_idle(&self.storage.pool).await;
-                self.deafen(&error.to_string());
+                self.lose(&error.to_string());
             }
-            Ok(Err(NotNow::Failed(error))) => self.deafen(&error.to_string()),
-            Err(_) => self.deafen(&format!("no connection within {TIMEOUT:?}")),
+            Ok(Err(NotNow::Failed(error))) => self.lose(&error.to_string()),
+            Err(_) => self.lose(&format!("no connection within {TIMEOUT:?}")),
         }
     }
 
@@ -279,20 +279,20 @@ impl Ear {
         let mut listener = or_why(&pool, PgListener::connect_with(&pool)).await?;
         // Its own silent reconnecting would hide that notifications were missed.
         listener.eager_reconnect(false);
-        if self.storage.is_lent(listener.acquire().await?).await? {
-            return Err(NotNow::Lent);
+        if self.storage.is_transaction_pooled(listener.acquire().await?).await? {
+            return Err(NotNow::TransactionPooled);
         }
         listener.listen_all([JOBS_INSERT, WORKER_MIGRATE, channel]).await?;
         Ok(listener)
     }
 
-    fn deafen(&mut self, reason: &str) {
-        self.listener = None;
+    fn lose(&mut self, reason: &str) {
+        self.connection = None;
         self.proven = false;
         self.offering.lost();
         self.failures = self.failures.saturating_add(1);
         if self.failures == 1 {
-            self.pending.push_back(Wakeup::Deaf { reason: reason.to_owned() });
+            self.pending.push_back(Wakeup::ListenerLost { reason: reason.to_owned() });
         }
     }
 
@@ -310,7 +310,7 @@ impl Ear {
             WORKER_MIGRATE => self.check_revision().await,
             channel if channel == self.channel => match notification.payload().parse() {
                 Ok(id) => self.read(id).await,
-                Err(_) => self.echo(),
+                Err(_) => self.loopback_heard(),
             },
             _ => {}
         }

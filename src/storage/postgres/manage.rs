@@ -13,12 +13,12 @@ use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_erro
 
 impl PostgresStorage {
     pub(super) async fn release_stale_locks(&self) -> Result<u64> {
-        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But pools that show signs of life are
+        // A lock of four hours is no lock: Graphile's rule, for jobs and queues alike. But workers that send heartbeats are
         // judged by those. The job's turn is now at the earliest. Rows are locked in id order, so that two sweeps at once do
         // not deadlock; held ones are skipped,
         // the next sweep finds them.
         let fail = |e| self.error("release stale locks", e);
-        let mut tx = self.patient_transaction().await?;
+        let mut tx = self.waiting_transaction().await?;
         let released = sqlx::query_scalar!(
             r#"
 with stale_job as (
@@ -58,7 +58,7 @@ select count(*) as "released!" from released_job
         Ok(u64::try_from(released).unwrap_or_default())
     }
 
-    pub(super) async fn present_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+    pub(super) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         sqlx::query_scalar!("select job.id from graphile_worker._private_jobs job where job.id = any ($1)", ids)
             .fetch_all(self.schema.on(&self.db()))
             .await
@@ -99,7 +99,7 @@ order by job.id
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
-    pub(super) async fn fail_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+    pub(super) async fn discard_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
         let rows = jobs!(
             "",
             r#"
@@ -113,7 +113,7 @@ order by job.id
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
-        .map_err(|e| self.error("fail jobs", e))?;
+        .map_err(|e| self.error("discard jobs", e))?;
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
@@ -154,11 +154,11 @@ order by job.id
         Ok(rows.into_iter().map(Job::from).collect())
     }
 
-    pub(super) async fn unlock_pools(&self, pools: &[String]) -> Result<u64> {
-        let fail = |e| self.error("unlock pools", e);
-        let mut tx = self.patient_transaction().await?;
+    pub(super) async fn unlock_workers(&self, workers: &[String]) -> Result<u64> {
+        let fail = |e| self.error("unlock workers", e);
+        let mut tx = self.waiting_transaction().await?;
         // (A schema that only Node has used has no such table.)
-        let has_pools = sqlx::query_scalar!(
+        let has_workers = sqlx::query_scalar!(
             r#"
 select exists (
   select from pg_catalog.pg_class rel
@@ -170,9 +170,9 @@ select exists (
         .fetch_one(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        if has_pools {
-            // Whoever is unlocked counts as dead: a pool that is alive all the same notices, as after a rescue.
-            // Locking: the pools' rows go first, in one order. This waits for their claims, and for who hands a job to them, that are
+        if has_workers {
+            // Whoever is unlocked counts as dead: a worker that is alive all the same notices, as after a rescue.
+            // Locking: the workers' rows go first, in one order. This waits for their claims, and for handoffs to them, that are
             // under way; what those took is seen by the statements that follow, and later ones find no row.
             sqlx::query!(
                 r#"
@@ -184,7 +184,7 @@ where pool.id = any (array(
   for update
 ))
 "#,
-                pools
+                workers
             )
             .execute(self.schema.on(&mut *tx))
             .await
@@ -196,7 +196,7 @@ select count(*) as "held!"
 from graphile_worker._private_jobs job
 where job.locked_by = any ($1)
 "#,
-            pools,
+            workers,
         )
         .fetch_one(self.schema.on(&mut *tx))
         .await
@@ -208,7 +208,7 @@ select
   graphile_worker.force_unlock_workers($1),
   pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || $2::bigint::text || '}')
 "#,
-            pools,
+            workers,
             held,
         )
         .execute(self.schema.on(&mut *tx))
@@ -233,7 +233,7 @@ select
     }
 
     async fn delete_dead_jobs(&self) -> Result<u64> {
-        // In portions, so that no transaction holds locks on millions of rows. `>=`, because a job's attempts may have
+        // In chunks, so that no transaction holds locks on millions of rows. `>=`, because a job's attempts may have
         // been moved past its maximum by hand.
         let mut total = 0;
         loop {
@@ -299,7 +299,7 @@ where ($1::text is null or task.identifier = $1)
   and ($5::text is null or $5 = case
     when job.locked_at is not null then 'running'
     when job.attempts >= job.max_attempts then 'dead'
-    when job.attempts > 0 and job.last_error is not null then 'failed'
+    when job.attempts > 0 and job.last_error is not null then 'retrying'
     when job.run_at > now() then 'scheduled'
     else 'ready'
   end)
@@ -335,7 +335,7 @@ select
   case
     when job.locked_at is not null then 'running'
     when job.attempts >= job.max_attempts then 'dead'
-    when job.attempts > 0 and job.last_error is not null then 'failed'
+    when job.attempts > 0 and job.last_error is not null then 'retrying'
     when job.run_at > now() then 'scheduled'
     else 'ready'
   end as "state!",

@@ -7,7 +7,7 @@
 //! looks again.
 //!
 //! No lock is waited for without a limit: a table's exclusive lock is granted after everybody who reads it (a dump, for an hour), and
-//! all who come later wait behind the request, claims and signs of life among them. So each is asked for during a second, and asked for
+//! all who come later wait behind the request, claims and heartbeats among them. So each is asked for during a second, and asked for
 //! again after a pause in which the others pass.
 //!
 //! A new schema is created without a `worker:migrate` notice: nobody can be working on it, and the notice would stop
@@ -311,7 +311,7 @@ pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnecti
     apply_in(storage, conn, &Found::default()).await
 }
 
-/// One transaction for everything that is missing. The connection that was used to look is given back first: there may be only
+/// One transaction for everything that is missing. The connection that was used to look is released first: there may be only
 /// one.
 async fn apply(storage: &PostgresStorage, looked: Work, found: &Found) -> Result<(), sqlx::Error> {
     drop(looked);

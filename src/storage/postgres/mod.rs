@@ -12,19 +12,19 @@
 //! | `add_plain` | storing jobs without keys |
 //! | `add_one` | storing one job with neither key nor queue |
 //! | `add_guarded` | storing jobs where a trigger may change rows or leave them out |
-//! | `gather` | storing single jobs together that are added at the same time |
-//! | `handover` | handing a new job to a worker that waits for one |
+//! | `coalesce` | storing single jobs together that are added at the same time |
+//! | `handoff` | direct handoff: a new job goes to a worker that waits for one |
 //! | `claim` | taking jobs |
-//! | `caution` | claims and results after one of them took too long |
+//! | `slow_calls` | claims and results after one of them took too long |
 //! | `settle` | writing how jobs ended |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
-//! | `pooled` | finding out that connections are lent by the transaction |
+//! | `transaction_pooling` | finding out that connections are pooled by the transaction |
 //! | `manage` | the administrative verbs |
 //! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
-//! | `inspect` | what an administrator sees of queues, tasks and pools |
-//! | `presence` | signs of life, rescue from pools that fell silent, claims whose answer was lost |
+//! | `inspect` | what an administrator sees of queues, tasks and workers |
+//! | `heartbeat` | heartbeats, rescue from dead workers, claims whose answer was lost |
 //! | `reach` | waiting for a server that is away, and the first look at the schema |
 //! | `row` | reading rows that anybody may have written |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
@@ -38,8 +38,8 @@ mod add_guarded;
 mod add_one;
 mod add_plain;
 mod address;
-mod caution;
 mod claim;
+mod coalesce;
 mod connections;
 mod cron;
 mod doctor;
@@ -47,21 +47,21 @@ mod encoding;
 mod errors;
 mod failure;
 mod forget;
-mod gather;
-mod handover;
+mod handoff;
+mod heartbeat;
 mod inspect;
 mod isolation;
 mod listen;
 mod manage;
 mod migrate;
 mod own;
-mod pooled;
-mod presence;
 mod reach;
 mod rights;
 mod row;
 mod schema;
 mod settle;
+mod slow_calls;
+mod transaction_pooling;
 mod transfer;
 
 use std::sync::Arc;
@@ -77,20 +77,21 @@ use tokio::sync::watch;
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
-use caution::{Busy, Caution};
 use claim::{Cursors, Plainness};
+use coalesce::Coalescer;
+pub(crate) use connections::ConnectionHealth;
 use connections::Connections;
-pub(crate) use connections::Trust;
 use encoding::Characters;
-use gather::Gathering;
-use handover::{Giver, Offering};
+use handoff::{HandoffSender, Offering};
 use isolation::Isolation;
 use rights::Need;
 use schema::Schema;
+use slow_calls::{LockedRows, SlowCallGuard};
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer, PoolId,
-    PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch,
+    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer,
+    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
+    WorkerInfo,
 };
 use crate::error::Result;
 use crate::job::limits::MAX_DELAY;
@@ -107,28 +108,28 @@ pub struct PostgresStorage {
     pool: PgPool,
     /// What statements use: that pool, or a worker's own.
     connections: Connections,
-    trust: Trust,
+    health: ConnectionHealth,
     schema: Arc<Schema>,
     /// Whether transactions name their isolation level, see [`Isolation`].
     isolation: Isolation,
     /// Whether claims and results have taken too long lately.
-    caution: Caution,
+    slow_calls: SlowCallGuard,
     /// Whose rows were locked when their results were to be written.
-    busy: Busy,
+    locked_rows: LockedRows,
     /// When those were tried last whom somebody's lock keeps from being rescued wholly.
-    burials: presence::Burials,
+    unfinished_rescues: heartbeat::UnfinishedRescues,
     /// Where claims begin.
     cursors: Arc<Cursors>,
     /// Which kind of claim to try.
     plainness: Arc<Plainness>,
     /// Single adds under way.
-    gathering: Arc<Gathering>,
-    /// To whom they may be handed.
-    giver: Arc<Giver>,
+    coalescer: Arc<Coalescer>,
+    /// The workers to which they may be handed off.
+    sender: Arc<HandoffSender>,
     /// Which characters the database's encoding has.
     characters: Arc<Characters>,
-    /// Whether the last sign of life has not been answered.
-    sign_unanswered: Arc<AtomicBool>,
+    /// Whether the last heartbeat has not been answered.
+    heartbeat_unanswered: Arc<AtomicBool>,
 }
 
 impl PostgresStorage {
@@ -147,26 +148,26 @@ impl PostgresStorage {
     /// [`Error::InvalidSchemaName`].
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
         // A pool of the user's has the user's own hooks.
-        Self::with_trust(pool, schema, prepared, Trust::default())
+        Self::with_health(pool, schema, prepared, ConnectionHealth::default())
     }
 
-    /// The same for a pool that this crate has made, which goes by `trust`.
-    pub(crate) fn with_trust(pool: PgPool, schema: &str, prepared: bool, trust: Trust) -> Result<Self> {
+    /// The same for a pool that this crate has made, which goes by `health`.
+    pub(crate) fn with_health(pool: PgPool, schema: &str, prepared: bool, health: ConnectionHealth) -> Result<Self> {
         let schema = Arc::new(Schema::new(schema, prepared)?);
         let connections = Connections::Shared(pool.clone());
         Ok(Self {
-            trust,
+            health,
             pool,
             connections,
             schema,
             isolation: Isolation::default(),
-            caution: Caution::default(),
-            busy: Busy::default(),
-            burials: presence::Burials::default(),
-            gathering: Arc::default(),
-            giver: Arc::default(),
+            slow_calls: SlowCallGuard::default(),
+            locked_rows: LockedRows::default(),
+            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
+            coalescer: Arc::default(),
+            sender: Arc::default(),
             characters: Arc::default(),
-            sign_unanswered: Arc::default(),
+            heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
         })
@@ -209,22 +210,22 @@ impl PostgresStorage {
         }
     }
 
-    async fn settle_batch(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        let under_way = self.caution.begin();
-        let written = if let Some(applied) = under_way.answered(self.settle_all(pool, settled).await)? {
+    async fn settle_batch(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        let call = self.slow_calls.begin();
+        let written = if let Some(applied) = call.answered(self.settle_all(worker, settled).await)? {
             Settled::applied(applied)
         } else {
             // In pieces, each by itself: so it is not tried again as a whole, which would find the first ones gone.
-            let under_way = self.caution.begin();
-            let written = under_way.answered(self.settle_the_free(pool, settled).await)?;
-            self.busy.learn(settled, &written.busy);
+            let call = self.slow_calls.begin();
+            let written = call.answered(self.settle_the_free(worker, settled).await)?;
+            self.locked_rows.learn(settled, &written.busy);
             written
         };
         let mut freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).peekable();
         if freed.peek().is_some() {
             self.cursors.queues_were_freed(freed, Instant::now());
         }
-        if settled.iter().any(|settlement| settlement.outcome.gives_back()) {
+        if settled.iter().any(|settlement| settlement.outcome.releases()) {
             self.cursors.forget_soon();
         }
         Ok(written)
@@ -277,14 +278,14 @@ impl Storage for PostgresStorage {
         let connections = Connections::like(&self.pool);
         Arc::new(Self {
             connections,
-            gathering: Arc::default(),
-            giver: Arc::default(),
-            sign_unanswered: Arc::default(),
+            coalescer: Arc::default(),
+            sender: Arc::default(),
+            heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
-            caution: Caution::default(),
-            busy: Busy::default(),
-            burials: presence::Burials::default(),
+            slow_calls: SlowCallGuard::default(),
+            locked_rows: LockedRows::default(),
+            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
             ..self.clone()
         })
     }
@@ -304,11 +305,11 @@ impl Storage for PostgresStorage {
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         match jobs {
-            [job] if self.gathering.may_gather(job) => Ok(vec![self.add_gathering(job).await?]),
+            [job] if self.coalescer.may_coalesce(job) => Ok(vec![self.add_coalesced(job).await?]),
             _ => {
                 let stored = self.add_all(jobs).await?;
                 if let [job] = jobs {
-                    self.gathering.learn(&job.task);
+                    self.coalescer.learn(&job.task);
                 }
                 Ok(stored)
             }
@@ -319,18 +320,18 @@ impl Storage for PostgresStorage {
         self.claim_jobs(request).await
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
-        match self.settle_batch(pool, settled).await {
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        match self.settle_batch(worker, settled).await {
             Err(error) if encoding::is_for_a_character(&error) => match self.storable_results(settled).await? {
-                Some(storable) => self.settle_batch(pool, &storable).await,
+                Some(storable) => self.settle_batch(worker, &storable).await,
                 None => Err(error),
             },
             written => written,
         }
     }
 
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        self.freed(self.retrying(|| self.release_unknown_jobs(pool, holds)).await)
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.freed(self.retrying(|| self.release_untracked_jobs(worker, holds)).await)
     }
 
     async fn release_stale(&self) -> Result<u64> {
@@ -340,25 +341,25 @@ impl Storage for PostgresStorage {
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
         self.retrying(|| async {
             self.refuse_hidden(Need::Work).await?;
-            self.register_pool(registration).await
+            self.register_worker(registration).await
         })
         .await
     }
 
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.serve_tasks(pool, tasks).await
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.serve_tasks(worker, tasks).await
     }
 
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        self.retrying(|| self.show_sign(pool)).await
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        self.retrying(|| self.write_heartbeat(worker)).await
     }
 
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        self.retrying(|| self.withdraw(pool)).await
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.retrying(|| self.remove_registration(worker)).await
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        let rescued = self.retrying(|| self.rescue_pools(watch)).await?;
+        let rescued = self.retrying(|| self.rescue_workers(watch)).await?;
         if !rescued.is_empty() {
             self.cursors.forget();
         }
@@ -369,7 +370,7 @@ impl Storage for PostgresStorage {
         listen::wakeups(self.clone(), Offering::none())
     }
 
-    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
         listen::wakeups(self.clone(), Offering::new(offers))
     }
 
@@ -393,9 +394,9 @@ impl Storage for PostgresStorage {
         self.retrying(|| self.complete_jobs(ids)).await
     }
 
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        let fail = |reason: String| async move { self.retrying(|| self.fail_jobs(ids, &reason)).await };
-        self.with_storable(super::clean_error(reason), fail).await
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        let discard = |reason: String| async move { self.retrying(|| self.discard_jobs(ids, &reason)).await };
+        self.with_storable(super::clean_error(reason), discard).await
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
@@ -403,38 +404,38 @@ impl Storage for PostgresStorage {
         self.freed(self.retrying(|| self.reschedule_jobs(ids, change)).await)
     }
 
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        self.freed(self.retrying(|| self.unlock_pools(pools)).await)
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.freed(self.retrying(|| self.unlock_workers(workers)).await)
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         self.retrying(|| self.clean(what)).await
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.retrying(|| self.take_jobs_out(mover, after, limit, max_bytes)).await
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.retrying(|| self.reserve_jobs(transfer_id, after, limit, max_bytes)).await
     }
 
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        self.retrying(|| self.delete_taken_jobs(mover, ids)).await
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.retrying(|| self.delete_reserved_jobs(transfer_id, ids)).await
     }
 
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        match self.retrying(|| self.import_jobs(run, mover, jobs)).await {
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        match self.retrying(|| self.import_jobs(run, transfer_id, jobs)).await {
             Err(error) if encoding::is_for_a_character(&error) => match self.storable_jobs(jobs).await? {
-                Some(storable) => self.retrying(|| self.import_jobs(run, mover, &storable)).await,
+                Some(storable) => self.retrying(|| self.import_jobs(run, transfer_id, &storable)).await,
                 None => Err(error),
             },
             imported => imported,
         }
     }
 
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.explained(Need::Work, self.forget_imported(mover).await).await
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.explained(Need::Work, self.forget_imported(transfer_id).await).await
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.explained(Need::Read, self.present_jobs(ids).await).await
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.explained(Need::Read, self.existing_jobs(ids).await).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
@@ -469,16 +470,16 @@ impl Storage for PostgresStorage {
             .map_err(|e| self.error("read the clock", e))
     }
 
-    async fn diagnose(&self) -> Vec<Checked> {
+    async fn diagnose(&self) -> Vec<Check> {
         self.look_at_everything().await
     }
 
-    async fn serving(&self) -> Result<Vec<PoolInfo>> {
+    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
         self.list_serving().await
     }
 
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        self.explained(Need::Read, self.list_pools().await).await
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.explained(Need::Read, self.list_workers().await).await
     }
 }
 

@@ -25,23 +25,23 @@ impl PostgresStorage {
     ///
     /// # Errors
     /// [`Error::Storage`] with the reason of the last try; [`Error::LoginRefused`] and [`Error::EncryptionRefused`].
-    pub async fn reach(&self, patience: Duration) -> Result<()> {
-        farewell(self.connect(patience).await?).await;
+    pub async fn reach(&self, max_wait: Duration) -> Result<()> {
+        farewell(self.connect(max_wait).await?).await;
         Ok(())
     }
 
     /// The same, and looks whether the schema can be worked with as it is, on the connection on which the server has answered: to
     /// open another one costs both sides as much as the look. (So this is for a pool without hooks of the user's.) If it cannot,
     /// or could not be looked at, whoever wants to know why has to look again.
-    pub(crate) async fn reach_ready(&self, patience: Duration) -> Result<bool> {
-        let mut connection = self.connect(patience).await?;
+    pub(crate) async fn reach_ready(&self, max_wait: Duration) -> Result<bool> {
+        let mut connection = self.connect(max_wait).await?;
         // Behind a pooler, statements outside of transactions may meet different servers.
         let ready = self.schema.persistent() && check_on(self, &mut connection).await.is_ok();
         farewell(connection).await;
         Ok(ready)
     }
 
-    async fn connect(&self, patience: Duration) -> Result<PgConnection> {
+    async fn connect(&self, max_wait: Duration) -> Result<PgConnection> {
         let begun = Instant::now();
         let mut delay = FIRST_DELAY;
         loop {
@@ -56,7 +56,7 @@ impl PostgresStorage {
                 Ok(refusal) => refusal,
                 Err(error) => self.error("reach the database", error),
             };
-            let left = patience.saturating_sub(begun.elapsed());
+            let left = max_wait.saturating_sub(begun.elapsed());
             if left.is_zero() || !error.is_away() {
                 return Err(error);
             }

@@ -11,7 +11,7 @@ use super::schema::quote;
 use crate::error::{Error, Result};
 
 /// How long the questions behind an error may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,11 +170,11 @@ order by 1
         // If it cannot be asked, it is told as it was.
         Err(match error {
             Error::MissingPrivilege { grant, source } => {
-                let asked = tokio::time::timeout(PATIENCE, self.what_is_missing(need)).await;
+                let asked = tokio::time::timeout(MAX_WAIT, self.what_is_missing(need)).await;
                 Error::MissingPrivilege { grant: asked.ok().and_then(Result::ok).unwrap_or(grant), source }
             }
             Error::ReadOnly { action, why, source } => {
-                let asked = tokio::time::timeout(PATIENCE, self.why_read_only()).await;
+                let asked = tokio::time::timeout(MAX_WAIT, self.why_read_only()).await;
                 let found = asked.ok().and_then(Result::ok).flatten();
                 let why = found.map_or(why, |(what, remedy)| format!("{what}; {remedy}"));
                 Error::ReadOnly { action, why, source }

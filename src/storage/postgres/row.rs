@@ -150,7 +150,7 @@ impl From<JobRow> for Job {
         job.revision = row.revision;
         job.flags = row.flags.map(|flags| flag_names(&flags.text)).unwrap_or_default();
         job.locked_at = row.locked_at.map(|time| time.0);
-        job.locked_by = row.locked_by.map(|pool| pool.text);
+        job.locked_by = row.locked_by.map(|worker| worker.text);
         job
     }
 }

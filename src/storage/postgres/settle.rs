@@ -1,7 +1,7 @@
 //! Writing how jobs ended.
 //!
 //! Two statements, each for a whole batch: one deletes what is done, one updates the rest. Both are fenced by
-//! (job id, pool, moment of the claim): a job or queue that carries another claim by now is left alone. A queue is
+//! (job id, worker, moment of the claim): a job or queue that carries another claim by now is left alone. A queue is
 //! released by the same fence even if its job row is gone, so that nobody has to wait for a sweep.
 //!
 //! `locked_by || ''` hides the column's statistics from the planner. They are usually taken while few jobs are locked, which
@@ -22,7 +22,7 @@ use super::errors::is_locked;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{JobId, RunAt};
-use crate::storage::{INTERRUPTED, Outcome, PoolId, Settled, Settlement, clean_error};
+use crate::storage::{INTERRUPTED, Outcome, Settled, Settlement, WorkerId, clean_error};
 
 /// How long a result waits for somebody's lock, in milliseconds, as text.
 const A_SECOND: &str = "1000";
@@ -37,15 +37,15 @@ fn is_mixed(batch: &[Settlement]) -> bool {
 
 impl PostgresStorage {
     /// Writes results, all or none: none if somebody keeps the row of one locked.
-    pub(super) async fn settle_all(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Option<Vec<JobId>>> {
-        if self.busy.knows_any(settled) {
+    pub(super) async fn settle_all(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Option<Vec<JobId>>> {
+        if self.locked_rows.knows_any(settled) {
             return Ok(None);
         }
         self.retrying(|| async {
             // Both or neither of two statements: after a failure nobody has to guess which half was applied.
             let mixed = is_mixed(settled);
             let mut work = if mixed { self.transaction_in_time().await?.into() } else { self.work_in_time().await? };
-            match self.settle_jobs(&mut work, pool, settled, A_SECOND).await {
+            match self.settle_jobs(&mut work, worker, settled, A_SECOND).await {
                 Err(error) if is_locked(&error) => Ok(None),
                 applied => {
                     let applied = applied?;
@@ -61,26 +61,26 @@ impl PostgresStorage {
     async fn settle_jobs(
         &self,
         conn: &mut PgConnection,
-        pool: &PoolId,
+        worker: &WorkerId,
         settled: &[Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
             settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
         let mut applied = Vec::new();
         if let Some(moment) = one_moment(&done) {
-            applied = self.delete_of_one_claim(conn, pool, moment, &done, patience).await?;
+            applied = self.delete_of_one_claim(conn, worker, moment, &done, max_wait).await?;
         } else if !done.is_empty() {
-            applied = self.delete_completed(conn, pool, &done, patience).await?;
+            applied = self.delete_completed(conn, worker, &done, max_wait).await?;
         }
         if !rest.is_empty() {
-            applied.extend(self.write_others(conn, pool, &rest, patience).await?);
+            applied.extend(self.write_others(conn, worker, &rest, max_wait).await?);
         }
         Ok(applied)
     }
 
     /// The same, but for what somebody else keeps locked, which is answered as busy. Waits for nobody, or hardly.
-    pub(super) async fn settle_the_free(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+    pub(super) async fn settle_the_free(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
         let (mut applied, mut busy) = (Vec::new(), Vec::new());
         let mut stack = vec![settled.to_vec()];
         while let Some(batch) = stack.pop() {
@@ -92,7 +92,7 @@ impl PostgresStorage {
             if free.is_empty() {
                 continue;
             }
-            match self.settle_jobs(&mut tx, pool, &free, HARDLY).await {
+            match self.settle_jobs(&mut tx, worker, &free, HARDLY).await {
                 Ok(more) => {
                     tx.commit().await.map_err(|e| self.error("write results", e))?;
                     applied.extend(more);
@@ -170,10 +170,10 @@ where (
     async fn delete_of_one_claim(
         &self,
         conn: &mut PgConnection,
-        pool: &PoolId,
+        worker: &WorkerId,
         moment: DateTime<Utc>,
         done: &[&Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let ids: Vec<JobId> = done.iter().map(|settlement| settlement.claim.id).collect();
         sqlx::query_scalar!(
@@ -186,10 +186,10 @@ where job.id = any ($2)
   and (select set_config('lock_timeout', $4, true)) is not null
 returning job.id
 "#,
-            pool.as_str(),
+            worker.as_str(),
             &ids,
             moment,
-            patience,
+            max_wait,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -199,12 +199,12 @@ returning job.id
     async fn delete_completed(
         &self,
         conn: &mut PgConnection,
-        pool: &PoolId,
+        worker: &WorkerId,
         done: &[&Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let claims = Claims::of(done);
-        // Locking: rows that this pool holds, which nobody else writes but an administrator who breaks the lock.
+        // Locking: rows that this worker holds, which nobody else writes but an administrator who breaks the lock.
         sqlx::query_scalar!(
             r#"
 with settled as materialized (
@@ -229,11 +229,11 @@ released as (
 )
 select deleted.id from deleted
 "#,
-            pool.as_str(),
+            worker.as_str(),
             &claims.id,
             &claims.locked_at,
             &claims.queue as &[Option<&str>],
-            patience,
+            max_wait,
         )
         .fetch_all(self.schema.on(conn))
         .await
@@ -243,13 +243,13 @@ select deleted.id from deleted
     async fn write_others(
         &self,
         conn: &mut PgConnection,
-        pool: &PoolId,
+        worker: &WorkerId,
         rest: &[&Settlement],
-        patience: &str,
+        max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
-        // attempts: a dead job uses up its attempts; a returned or snoozed one gets its attempt back, unless its key
+        // attempts: a dead job uses up its attempts; a released or snoozed one gets its attempt back, unless its key
         // was taken while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut
         // off, unless it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
         // run_at: as Graphile counts, from the later of now and the job's own time; bounded, so that a row with an
@@ -303,7 +303,7 @@ written as (
     and job.locked_at = settled.locked_at
   returning job.id, settled.outcome
 ),
--- What is given back is ready, and others may have it.
+-- What is released is ready, and others may have it.
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from written
@@ -314,7 +314,7 @@ select written.id as "id!"
 from written
 left join notified on true
 "#,
-            pool.as_str(),
+            worker.as_str(),
             &claims.id,
             &claims.locked_at,
             &claims.queue as &[Option<&str>],
@@ -324,7 +324,7 @@ left join notified on true
             &changes.run_at as &[Option<DateTime<Utc>>],
             &changes.delay as &[Option<i64>],
             &changes.payload as &[Option<&str>],
-            patience,
+            max_wait,
             INTERRUPTED,
         )
         .fetch_all(self.schema.on(conn))
@@ -383,7 +383,7 @@ impl<'a> Changes<'a> {
                     ("interrupted", Some(error), wait, payload.as_ref())
                 }
                 Outcome::Snoozed { until } => ("snoozed", None, Some(*until), None),
-                Outcome::Returned => ("returned", None, None, None),
+                Outcome::Released => ("returned", None, None, None),
             };
             changes.outcome.push(outcome);
             changes.error.push(error.map(|text| clean_error(text)));

@@ -6,22 +6,22 @@ use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, FailureKind, Result};
 use crate::job::{Job, JobId};
-use crate::storage::{PoolId, check_whole, taken_out};
+use crate::storage::{WorkerId, check_whole, reserved_at};
 
 impl PostgresStorage {
-    pub(super) async fn take_jobs_out(
+    pub(super) async fn reserve_jobs(
         &self,
-        mover: &str,
+        transfer_id: &str,
         after: Option<JobId>,
         limit: u32,
         max_bytes: u64,
     ) -> Result<Vec<Job>> {
         let mut after = after.unwrap_or(JobId::MIN);
         loop {
-            let next = self.next_to_move(mover, after, limit, max_bytes).await?;
+            let next = self.next_to_move(transfer_id, after, limit, max_bytes).await?;
             let Some(last) = next.last() else { return Ok(Vec::new()) };
             after = *last;
-            let taken = self.take_these_out(mover, &next).await?;
+            let taken = self.reserve_these(transfer_id, &next).await?;
             // Others may hold all of these at this moment, and not those behind.
             if !taken.is_empty() {
                 return Ok(taken);
@@ -30,7 +30,7 @@ impl PostgresStorage {
     }
 
     /// The jobs that come next, as many as are so many bytes together.
-    async fn next_to_move(&self, mover: &str, after: JobId, limit: u32, max_bytes: u64) -> Result<Vec<JobId>> {
+    async fn next_to_move(&self, transfer_id: &str, after: JobId, limit: u32, max_bytes: u64) -> Result<Vec<JobId>> {
         // One step for each job, so that no payload is unpacked to be measured but of those that are taken, and of one more. Locks
         // nothing.
         sqlx::query_scalar!(
@@ -56,7 +56,7 @@ from walk
 where walk.jobs = 1 or (walk.jobs > 1 and walk.bytes <= $4)
 order by walk.id
 "#,
-            mover,
+            transfer_id,
             after,
             i32::try_from(limit).unwrap_or(i32::MAX),
             i64::try_from(max_bytes).unwrap_or(i64::MAX),
@@ -66,7 +66,7 @@ order by walk.id
         .map_err(|e| self.error("look for jobs to move", e))
     }
 
-    async fn take_these_out(&self, mover: &str, ids: &[JobId]) -> Result<Vec<Job>> {
+    async fn reserve_these(&self, transfer_id: &str, ids: &[JobId]) -> Result<Vec<Job>> {
         // Locking: jobs that somebody is just claiming or changing are passed by. The moment lies so far in the future that no
         // sweep, ours or Node's, ever takes the lock for old.
         let rows = jobs!(
@@ -90,22 +90,22 @@ join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 order by job.id
 "#,
-            mover,
+            transfer_id,
             ids,
-            taken_out(),
+            reserved_at(),
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
-        .map_err(|e| self.error("take jobs out", e))?;
+        .map_err(|e| self.error("reserve jobs", e))?;
         let jobs: Vec<Job> = rows.into_iter().map(Job::from).collect();
         check_whole(&jobs)?;
         Ok(jobs)
     }
 
-    pub(super) async fn delete_taken_jobs(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
+    pub(super) async fn delete_reserved_jobs(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
         let deleted = sqlx::query!(
             "delete from graphile_worker._private_jobs where id = any ($2) and locked_by = $1",
-            mover,
+            transfer_id,
             ids
         )
         .execute(self.schema.on(&self.db()))
@@ -115,12 +115,12 @@ order by job.id
     }
 
     #[expect(clippy::too_many_lines, reason = "four statements of one transaction")]
-    pub(super) async fn import_jobs(&self, run: &PoolId, mover: &str, batch: &[Job]) -> Result<Vec<JobId>> {
+    pub(super) async fn import_jobs(&self, run: &WorkerId, transfer_id: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
         let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();
         let mut tx = self.transaction().await?;
-        // As for a claim: the lock keeps whoever takes this run for dead waiting until we commit.
+        // As for a claim: the lock keeps whoever declares this run dead waiting until we commit.
         let registered = sqlx::query!(
             "select id from graphile_worker.backfill_pools where id = $1 and seen_at > 'epoch' for key share",
             run.as_str()
@@ -143,7 +143,7 @@ where moved.key is null
 on conflict do nothing
 returning id
 "#,
-            mover,
+            transfer_id,
             &ids,
             &keys as &[Option<&str>],
         )
@@ -221,7 +221,7 @@ select count(stored.id) as "stored!" from stored left join notified on true
         }
         let here = sqlx::query_scalar!(
             "select id from graphile_worker.backfill_imports where mover = $1 and id = any ($2) order by id",
-            mover,
+            transfer_id,
             &ids,
         )
         .fetch_all(self.schema.on(&mut *tx))
@@ -231,8 +231,8 @@ select count(stored.id) as "stored!" from stored left join notified on true
         Ok(here)
     }
 
-    pub(super) async fn forget_imported(&self, mover: &str) -> Result<()> {
-        sqlx::query!("delete from graphile_worker.backfill_imports where mover = $1", mover)
+    pub(super) async fn forget_imported(&self, transfer_id: &str) -> Result<()> {
+        sqlx::query!("delete from graphile_worker.backfill_imports where mover = $1", transfer_id)
             .execute(self.schema.on(&self.db()))
             .await
             .map_err(|e| self.error("forget a move", e))?;

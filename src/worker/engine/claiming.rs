@@ -9,11 +9,11 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::super::events::Event;
-use super::jobs::{GIVE_BACK_AFTER, Waiting};
+use super::jobs::{RELEASE_AFTER, Waiting};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{ClaimRequest, Claimed, PoolId, is_unanswered};
+use crate::storage::{ClaimRequest, Claimed, WorkerId, is_unanswered};
 
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
@@ -30,7 +30,7 @@ const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for looking for jobs of a lost claim first, which reads the whole table.
 pub(super) const DOUBTING_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a worker whose signs of life are not answered waits before it looks again whether it may claim.
+/// How long a worker whose heartbeats are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// The most bytes of payloads that are claimed at once, and beyond which nothing more is claimed ahead.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -56,9 +56,9 @@ pub(super) struct Claims {
     /// The last answer was as much as had been asked for.
     deep: bool,
     /// The next one passes nothing by.
-    thorough: bool,
-    /// The one that gives back what the pool does not know of, before it claims: no other may be on its way meanwhile, or
-    /// what that one takes would be given back too.
+    full_scan: bool,
+    /// The one that releases what the worker does not know of, before it claims: no other may be on its way meanwhile, or
+    /// what that one takes would be released too.
     doubting: Option<u64>,
     /// Jobs in their last attempt are at the head of the line. They are taken only when they can start, so nothing is claimed
     /// ahead.
@@ -75,7 +75,7 @@ impl Claims {
         self.in_flight.is_empty()
     }
 
-    /// Whether jobs that the pool does not know of are being given back.
+    /// Whether jobs that the worker does not know of are being released.
     pub fn is_doubting(&self) -> bool {
         self.doubting.is_some()
     }
@@ -94,7 +94,7 @@ impl Claims {
 pub(super) struct Answer {
     number: u64,
     limit: usize,
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     claimed: Result<Claimed>,
 }
 
@@ -104,7 +104,7 @@ type Limits = Vec<(String, usize)>;
 impl Engine {
     pub(super) fn claim_if_useful(&mut self) {
         if self.registering.is_some()
-            || self.handover.is_pending()
+            || self.handoff.is_pending()
             || !self.more
             || self.ending.is_some()
             || self.failure.is_some()
@@ -116,7 +116,7 @@ impl Engine {
             return;
         }
         if self.mode == Mode::UntilShutdown && self.lease.is_over() {
-            // Nothing that is claimed now could be started: the signs of life are not answered, whatever else is.
+            // Nothing that is claimed now could be started: the heartbeats are not answered, whatever else is.
             self.claim_not_before = Some(now + LEASE_PAUSE);
             return;
         }
@@ -162,7 +162,7 @@ impl Engine {
         if self.doubt_since.is_some_and(|since| now >= since + DOUBT) {
             self.doubt_since = None;
         }
-        let (line, pool) = (self.line.clone(), Arc::clone(&self.pool));
+        let (line, worker) = (self.line.clone(), Arc::clone(&self.worker));
         let forbidden = self.options.forbidden_flags.clone();
         let now = self.client.clock().time();
         self.woken = false;
@@ -174,43 +174,43 @@ impl Engine {
         let number = self.claims.newest;
         self.claims.doubting = doubts.then_some(number);
         self.claims.awaits_queues = false;
-        let thorough = std::mem::take(&mut self.claims.thorough);
+        let full_scan = std::mem::take(&mut self.claims.full_scan);
         let run_length = self.pace.run_length();
         self.claims.in_flight.push(Box::pin(async move {
             let storage = line.storage();
             let claimed = async {
                 if let Some(held) = in_doubt {
-                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_unknown(&pool, &held)).await?;
+                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_untracked(&worker, &held)).await?;
                     if jobs > 0 {
-                        tracing::warn!(jobs, "gave back jobs of a claim whose answer was lost");
+                        tracing::warn!(jobs, "released jobs of a claim whose answer was lost");
                     }
                 }
                 let claim = async {
                     let flags = forbidden.now().await?;
                     let request =
-                        ClaimRequest::new(&pool, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
-                    let request = request.run_length(run_length).thorough(thorough);
+                        ClaimRequest::new(&worker, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
+                    let request = request.run_length(run_length).full_scan(full_scan);
                     let request = request.max_bytes(MAX_BYTES).free_slots(free_slots);
                     storage.claim(&request).await
                 };
                 line.call(CLAIM_TIMEOUT, claim).await
             };
             let claimed = claimed.await;
-            Answer { number, limit, pool, claimed }
+            Answer { number, limit, worker, claimed }
         }));
     }
 
-    pub(super) fn claimed(&mut self, Answer { number, limit, pool, claimed }: Answer) {
+    pub(super) fn claimed(&mut self, Answer { number, limit, worker, claimed }: Answer) {
         self.claims.asked -= limit;
         if self.claims.doubting == Some(number) {
             self.claims.doubting = None;
-            self.handover.unknown_released();
+            self.handoff.unknown_released();
         }
         match claimed {
-            Ok(claimed) if pool != self.pool => {
+            Ok(claimed) if worker != self.worker => {
                 // Asked for under an identity that has been given up since: others have these jobs, or will.
                 let since = Instant::now();
-                self.give_back(in_runs(claimed.jobs, &pool, since));
+                self.release_unstarted(in_runs(claimed.jobs, &worker, since));
             }
             Ok(claimed) => {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
@@ -222,17 +222,17 @@ impl Engine {
                     self.claims.in_time.map(|in_time| in_time * 2).filter(|in_time| *in_time < MAX_UNWRITTEN);
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
                 self.more = self.woken || claimed.more || (self.more && number < self.claims.newest);
-                if let Some(pause) = claimed.look_again {
+                if let Some(pause) = claimed.rescan_after {
                     if pause.is_zero() {
                         // The claim ended before it had seen everything, and the next one goes on from there.
                         self.more = true;
                     } else if self.mode == Mode::UntilIdle {
                         // A run that ends when idle has to be sure.
-                        self.claims.thorough = true;
+                        self.claims.full_scan = true;
                         self.more = true;
                     } else {
                         let time = Instant::now() + pause;
-                        self.look_again_at = Some(self.look_again_at.map_or(time, |earlier| earlier.min(time)));
+                        self.rescan_at = Some(self.rescan_at.map_or(time, |earlier| earlier.min(time)));
                     }
                 }
                 let is_last = |job: &Job| job.attempts >= job.max_attempts;
@@ -245,7 +245,7 @@ impl Engine {
                 }
                 if claimed.for_free_slots {
                     self.pause = FIRST_PAUSE;
-                } else if claimed.more && claimed.jobs.is_empty() && claimed.look_again != Some(Duration::ZERO) {
+                } else if claimed.more && claimed.jobs.is_empty() && claimed.rescan_after != Some(Duration::ZERO) {
                     // Everything in sight is in queues that others are taking at this moment.
                     self.claim_not_before = Some(Instant::now() + self.pause);
                     self.pause = (self.pause * 2).min(self.options.poll_interval);
@@ -255,12 +255,12 @@ impl Engine {
                     self.learn_of_queues(side_by_side, limit, claimed.more);
                 }
                 self.take_in(claimed.jobs);
-                if self.handover.beside_claim {
-                    self.handover.beside_claim = !self.claims.is_empty();
-                    self.give_back_last_attempts();
+                if self.handoff.beside_claim {
+                    self.handoff.beside_claim = !self.claims.is_empty();
+                    self.release_last_attempts();
                 }
                 if self.ending.is_some() || self.registering.is_some() {
-                    self.give_back_waiting();
+                    self.release_waiting();
                 }
             }
             Err(error) if error.is_gone() => self.gone(error),
@@ -316,7 +316,7 @@ impl Engine {
         (!tasks.is_empty()).then_some((tasks, limits))
     }
 
-    /// Takes in jobs that this pool holds now, to start as soon as they can.
+    /// Takes in jobs that this worker holds now, to start as soon as they can.
     pub(super) fn take_in(&mut self, jobs: Vec<Job>) {
         for job in &jobs {
             self.held.insert(job.id, job.locked_at.unwrap_or_default());
@@ -327,9 +327,9 @@ impl Engine {
             self.waiting_since = since;
         }
         self.waiting_bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
-        let runs = in_runs(jobs, &self.pool, since);
+        let runs = in_runs(jobs, &self.worker, since);
         if runs.iter().any(|run| !run.rest.is_empty()) {
-            self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
+            self.rests_back_at.get_or_insert(since + RELEASE_AFTER);
         }
         self.waiting.extend(runs);
         if ahead_of_new {
@@ -339,8 +339,8 @@ impl Engine {
         }
     }
 
-    /// Gives back jobs in their last attempt that cannot start at once.
-    fn give_back_last_attempts(&mut self) {
+    /// Releases jobs in their last attempt that cannot start at once.
+    fn release_last_attempts(&mut self) {
         let free = self.options.concurrency.saturating_sub(self.running.len());
         let must_wait = |place: usize, job: &Job| place >= free && job.attempts >= job.max_attempts;
         if !self.waiting.iter().enumerate().any(|(place, waiting)| must_wait(place, &waiting.job)) {
@@ -351,7 +351,7 @@ impl Engine {
             all.into_iter().enumerate().partition(|(place, waiting)| must_wait(*place, &waiting.job));
         self.waiting = stay.into_iter().map(|(_, waiting)| waiting).collect();
         self.waiting_bytes -= back.iter().map(|(_, waiting)| waiting.bytes()).sum::<usize>();
-        self.give_back(back.into_iter().map(|(_, waiting)| waiting));
+        self.release_unstarted(back.into_iter().map(|(_, waiting)| waiting));
     }
 
     /// After a prefetch that found little, the next one waits.
@@ -393,7 +393,7 @@ fn count_side_by_side(jobs: &[Job]) -> usize {
 }
 
 /// Jobs of one serial queue as the run that they are.
-fn in_runs(jobs: Vec<Job>, pool: &Arc<PoolId>, since: Instant) -> Vec<Waiting> {
+fn in_runs(jobs: Vec<Job>, worker: &Arc<WorkerId>, since: Instant) -> Vec<Waiting> {
     let mut runs: Vec<Waiting> = Vec::with_capacity(jobs.len());
     let mut of_queue: HashMap<String, usize, foldhash::fast::RandomState> = HashMap::default();
     for job in jobs {
@@ -404,7 +404,7 @@ fn in_runs(jobs: Vec<Job>, pool: &Arc<PoolId>, since: Instant) -> Vec<Waiting> {
             }
             of_queue.insert(queue.clone(), runs.len());
         }
-        runs.push(Waiting { job: Arc::new(job), pool: Arc::clone(pool), since, rest: VecDeque::new() });
+        runs.push(Waiting { job: Arc::new(job), worker: Arc::clone(worker), since, rest: VecDeque::new() });
     }
     runs
 }

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use super::super::events::Event;
 use super::super::settler::Summary;
-use super::super::shutdown::Urgency;
+use super::super::shutdown::Stage;
 use super::jobs::Started;
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
 use crate::storage::Outcome;
 
-/// How long a dropped job may take to unwind, and how long a hurried shutdown lasts.
+/// How long a dropped job may take to unwind, and how long a forced shutdown lasts.
 const HURRY: Duration = Duration::from_secs(1);
 /// How long results may take to be written after the last job ended, at the least.
 const WRITE_GRACE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub(super) struct Ending {
 impl Engine {
     pub(super) fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
-        self.shut_down(Urgency::Graceful);
+        self.shut_down(Stage::Graceful);
     }
 
     /// What the jobs are in was taken away. No result can be written, and others may run the same jobs out of what is there now, so those
@@ -43,28 +43,28 @@ impl Engine {
         tracing::error!(%error, running = self.running.len(), "the worker ends; its jobs are asked to end now");
         self.lease.end();
         self.failure = Some(error);
-        self.shut_down(Urgency::Graceful);
+        self.shut_down(Stage::Graceful);
         self.cancel.cancel();
     }
 
-    pub(super) fn shut_down(&mut self, urgency: Urgency) {
+    pub(super) fn shut_down(&mut self, stage: Stage) {
         let now = Instant::now();
-        if urgency == Urgency::Run {
+        if stage == Stage::Run {
             return;
         }
         let ending = self.ending.get_or_insert_with(|| {
             let drop = now + self.options.grace;
             Ending { cancel: (now + self.options.cancel_after).min(drop), drop, abandon: drop + HURRY }
         });
-        if urgency == Urgency::Hurry {
+        if stage == Stage::Forced {
             ending.cancel = now;
             ending.drop = ending.drop.min(now + HURRY);
             ending.abandon = ending.drop + HURRY;
         }
-        let (running, hurry) = (self.running.len(), urgency == Urgency::Hurry);
-        self.events.tell(|| Event::ShuttingDown { running, hurry });
+        let (running, forced) = (self.running.len(), stage == Stage::Forced);
+        self.events.tell(|| Event::ShuttingDown { running, forced });
         tracing::info!(running, waiting = self.waiting.len(), "no more jobs are started");
-        self.give_back_waiting();
+        self.release_waiting();
         self.further_the_end(now);
     }
 
@@ -78,7 +78,7 @@ impl Engine {
             self.drop_jobs.cancel();
         }
         if now >= ending.abandon && self.claims.abandon() {
-            // What it may have taken is given back when the pool is unregistered.
+            // What it may have taken is released when the worker is deregistered.
             tracing::warn!("a claim was not answered before the worker had to end");
         }
     }
@@ -103,20 +103,20 @@ impl Engine {
             tracing::error!(job = started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
             let outcome = Outcome::interrupted("it blocked its thread").after(self.options.dead_after);
             self.events.tell(|| Event::of_outcome(Arc::clone(&started.job), &outcome, Duration::ZERO));
-            self.settle(&started.pool, &started.job, outcome);
+            self.settle(&started.worker, &started.job, outcome);
         }
         self.running.detach_all();
-        let Self { results, settler, give_up, line, pool, ending, failure, options, mut shutdown, .. } = self;
+        let Self { results, settler, give_up, line, worker, ending, failure, options, mut shutdown, .. } = self;
         drop(results);
         let limit = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
         let timer = async {
-            let hurried = async {
-                if shutdown.wait_for(|urgency| *urgency == Urgency::Hurry).await.is_err() {
+            let forced = async {
+                if shutdown.wait_for(|stage| *stage == Stage::Forced).await.is_err() {
                     std::future::pending::<()>().await;
                 }
                 tokio::time::sleep(WRITE_GRACE).await;
             };
-            let _ = tokio::time::timeout(limit, hurried).await;
+            let _ = tokio::time::timeout(limit, forced).await;
             give_up.cancel();
             std::future::pending::<()>().await;
         };
@@ -125,12 +125,12 @@ impl Engine {
             () = timer => Ok((Summary::default(), 0)),
         }
         .map_err(|error| Error::Internal(format!("the settler failed: {error}")))?;
-        // Only a pool that holds nothing knowingly takes its sign of life away; for what it holds, others must notice its
-        // silence.
+        // Only a worker that holds nothing knowingly deregisters; for what it holds, others must notice
+        // the missed heartbeats.
         if unwritten == 0 && !failure.as_ref().is_some_and(Error::is_gone) {
-            let withdrawn = tokio::time::timeout(WRITE_GRACE, line.storage().withdraw_presence(&pool)).await;
-            if !matches!(withdrawn, Ok(Ok(()))) {
-                tracing::warn!("the sign of life could not be taken away; others will notice the silence");
+            let deregistered = tokio::time::timeout(WRITE_GRACE, line.storage().deregister(&worker)).await;
+            if !matches!(deregistered, Ok(Ok(()))) {
+                tracing::warn!("could not deregister; others will notice the missed heartbeats");
             }
         }
         match (failure, unwritten) {

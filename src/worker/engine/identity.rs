@@ -1,4 +1,4 @@
-//! Who the worker is: how it is registered, and what becomes of it when others took it for dead.
+//! Who the worker is: how it is registered, and what becomes of it when others declared it dead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,44 +8,44 @@ use tokio::time::Instant;
 
 use super::super::events::Event;
 use super::super::lease::{Lease, Sent, sent_now};
-use super::super::upkeep::{Identity, Registrar};
+use super::super::maintenance::{Identity, Registrar};
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::{Error, FailureKind, Result};
-use crate::storage::{Line, PoolId, Registration};
+use crate::storage::{Line, Registration, WorkerId};
 
 /// Registering that has not been answered for this long never will be.
 pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a run whose signs of life are not answered waits before it looks again whether it may claim.
+/// How long a run whose heartbeats are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A new identity on its way to be registered, and when that was asked for.
-pub(super) type Registering = BoxFuture<'static, (Arc<PoolId>, Sent, Result<bool>)>;
+pub(super) type Registering = BoxFuture<'static, (Arc<WorkerId>, Sent, Result<bool>)>;
 
 impl Engine {
-    /// Others took this pool for dead and released what it held. Its results no longer count (the fence sees to that),
+    /// Others declared this worker dead and released what it held. Its results no longer count (the fence sees to that),
     /// so its jobs are asked to end, and the worker goes on as somebody else.
-    pub(super) fn evicted(&mut self, pool: &Arc<PoolId>) {
-        if *pool != self.pool || self.registering.is_some() {
+    pub(super) fn evicted(&mut self, worker: &Arc<WorkerId>) {
+        if *worker != self.worker || self.registering.is_some() {
             return;
         }
         if self.ending.is_some() {
             // No new identity is needed any more.
             if !self.cancel.is_cancelled() {
-                tracing::error!(%pool, "this worker was taken for dead while it ends; its jobs are asked to end now");
+                tracing::error!(%worker, "lease expired while the worker ends: other workers took over its jobs; cancelling them here");
                 self.cancel.cancel();
             }
             return;
         }
         let new = Arc::new(self.mode.identity());
         tracing::error!(
-            was = %pool, now = %new, running = self.running.len(),
-            "this worker was taken for dead; its jobs were released to others and are asked to end here"
+            was = %worker, now = %new, running = self.running.len(),
+            "lease expired: other workers took over this worker's jobs; cancelling them here"
         );
-        self.events.tell(|| Event::Evicted { was: Arc::clone(pool), now: Arc::clone(&new) });
+        self.events.tell(|| Event::Evicted { was: Arc::clone(worker), now: Arc::clone(&new) });
         self.cancel.cancel();
-        self.give_back_waiting();
+        self.release_waiting();
         let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.tasks), self.options.dead_after);
         self.registered_with = Arc::clone(&tasks);
         self.registering = Some(Box::pin(async move {
@@ -56,34 +56,34 @@ impl Engine {
         }));
     }
 
-    pub(super) fn registered(&mut self, new: Arc<PoolId>, sent: Sent, registered: Result<bool>) {
+    pub(super) fn registered(&mut self, new: Arc<WorkerId>, sent: Sent, registered: Result<bool>) {
         self.registering = None;
         match registered {
             Ok(true) => {
                 self.cancel = Arc::default();
-                // Whatever the old identity held was released by those who took it for dead.
+                // Whatever the old identity held was released by those who declared it dead.
                 self.held.clear();
-                self.handover.begin_anew();
-                self.pool = Arc::clone(&new);
+                self.handoff.begin_anew();
+                self.worker = Arc::clone(&new);
                 self.lease = Lease::new(self.options.dead_after, sent);
-                self.identities.send_replace(Identity { pool: new, lease: self.lease.clone() });
+                self.identities.send_replace(Identity { worker: new, lease: self.lease.clone() });
                 self.tell_tasks();
                 self.look();
             }
             Err(error) if error.is_gone() => self.gone(error),
             // A run that ends when idle tells what fails, and does not wait for better times.
             Err(error) if self.mode == Mode::UntilIdle => self.fail(error),
-            // In both cases the upkeep will notice again, and another identity is chosen.
-            Ok(false) => tracing::warn!(pool = %new, "this identity is somebody's already; choosing another"),
+            // In both cases the maintenance will notice again, and another identity is chosen.
+            Ok(false) => tracing::warn!(worker = %new, "this identity is somebody's already; choosing another"),
             Err(error) => tracing::warn!(%error, "the new identity could not be registered; trying again"),
         }
     }
 }
 
 impl Engine {
-    /// A run that ends when idle claims only while its lease lasts, too: what it claimed without could not be started, would be given
-    /// back, and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
-    /// what its signs go to.
+    /// A run that ends when idle claims only while its lease lasts, too: what it claimed without could not be started, would be released,
+    /// and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
+    /// what its heartbeats go to.
     pub(super) fn await_lease(&mut self) {
         if self.mode != Mode::UntilIdle || !self.more || self.ending.is_some() || self.registering.is_some() {
             return;
@@ -92,7 +92,7 @@ impl Engine {
         if over > self.options.dead_after {
             let quiet = over + self.options.dead_after;
             self.fail(Error::storage(
-                "show that this worker is alive",
+                "send this worker's heartbeats",
                 FailureKind::Unknown,
                 format!("there was no answer for {quiet:?}"),
             ));
@@ -103,26 +103,26 @@ impl Engine {
     }
 }
 
-/// Registers tasks and pool, waiting for the storage as long as it takes (or failing at once, in a run that ends). Answers the
-/// identity under which the pool is registered (another one if the first is taken), and when that was asked for. It may be taken by
+/// Registers tasks and worker, waiting for the storage as long as it takes (or failing at once, in a run that ends). Answers the
+/// identity under which the worker is registered (another one if the first is taken), and when that was asked for. It may be taken by
 /// ourselves, through a try whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the
 /// dead.
 pub(super) async fn begin(
     line: &Line,
     registrar: &Registrar,
     tasks: &Arc<[String]>,
-    mut pool: Arc<PoolId>,
+    mut worker: Arc<WorkerId>,
     mode: Mode,
-) -> Result<(Arc<PoolId>, Sent)> {
+) -> Result<(Arc<WorkerId>, Sent)> {
     let mut delay = FIRST_CLAIM_DELAY;
     let mut first_try = true;
     let storage = line.storage();
     loop {
         let register = async {
             let sent = sent_now();
-            Ok(registrar.register(&pool, tasks).await?.then_some(sent))
+            Ok(registrar.register(&worker, tasks).await?.then_some(sent))
         };
-        // To register opens the connection of the signs of life. The first claim needs another one: a question that asks nothing opens it
+        // To register opens the connection of the heartbeats. The first claim needs another one: a question that asks nothing opens it
         // meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one only, it is not asked again.
         let open_another = async {
             if first_try {
@@ -138,10 +138,10 @@ pub(super) async fn begin(
             }
         };
         match line.call(REGISTER_TIMEOUT, begun).await {
-            Ok(Some(sent)) => return Ok((pool, sent)),
+            Ok(Some(sent)) => return Ok((worker, sent)),
             Ok(None) => {
-                tracing::warn!(%pool, "this identity is somebody's already; choosing another");
-                pool = Arc::new(mode.identity());
+                tracing::warn!(%worker, "this identity is somebody's already; choosing another");
+                worker = Arc::new(mode.identity());
             }
             Err(error) if mode == Mode::UntilShutdown && error.is_transient() => {
                 tracing::warn!(%error, ?delay, "the worker cannot start yet; trying again");

@@ -12,16 +12,16 @@ use super::super::execute::{execute, failed};
 use super::super::settler::Finished;
 use super::Engine;
 use crate::job::Job;
-use crate::storage::{ClaimRef, Outcome, PoolId, Settlement, clean_error};
+use crate::storage::{ClaimRef, Outcome, Settlement, WorkerId, clean_error};
 use crate::task::{Handler, JobContext, TaskError};
 
-/// Claimed jobs that have not started within this time are given back: the pace was misjudged.
-pub(super) const GIVE_BACK_AFTER: Duration = Duration::from_millis(500);
+/// Claimed jobs that have not started within this time are released: the pace was misjudged.
+pub(super) const RELEASE_AFTER: Duration = Duration::from_millis(500);
 
 /// A job that was claimed and waits for a slot.
 pub(super) struct Waiting {
     pub job: Arc<Job>,
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub since: Instant,
     /// The rest of its run: the next jobs of its serial queue, which was claimed with them and is held until the last one is settled.
     /// They start one after the other, so they take no slot and do not count as waiting.
@@ -31,7 +31,7 @@ pub(super) struct Waiting {
 /// A job that was started.
 pub(super) struct Started {
     pub job: Arc<Job>,
-    pub pool: Arc<PoolId>,
+    pub worker: Arc<WorkerId>,
     pub handler: Arc<Handler>,
     /// See [`Waiting::rest`].
     pub rest: VecDeque<Arc<Job>>,
@@ -41,20 +41,20 @@ pub(super) struct Started {
 impl Engine {
     pub(super) fn start_waiting(&mut self) {
         let before = self.waiting.len();
-        // What waits for long is given back; what is written makes the loop turn again.
+        // What waits for long is released; what is written makes the loop turn again.
         while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
-            let Some(Waiting { job, pool, since, rest }) = self.waiting.pop_front() else { break };
+            let Some(Waiting { job, worker, since, rest }) = self.waiting.pop_front() else { break };
             let Some(handler) = self.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
                 self.waiting_bytes -= bytes(&job) + rest.iter().map(|job| bytes(job)).sum::<usize>();
-                self.give_back([Waiting { job, pool, since, rest }]);
+                self.release_unstarted([Waiting { job, worker, since, rest }]);
                 continue;
             };
             self.waiting_bytes -= bytes(&job);
-            // A run that had to wait begins now. (What is left of one that began so long ago was given back.)
-            let since = if since.elapsed() < GIVE_BACK_AFTER { since } else { Instant::now() };
+            // A run that had to wait begins now. (What is left of one that began so long ago was released.)
+            let since = if since.elapsed() < RELEASE_AFTER { since } else { Instant::now() };
             if !rest.is_empty() {
-                self.rests_back_at.get_or_insert(since + GIVE_BACK_AFTER);
+                self.rests_back_at.get_or_insert(since + RELEASE_AFTER);
             }
             // A token of its own only for a job that may be cancelled alone: it costs a little.
             let cancel = match handler.time_limit() {
@@ -66,11 +66,11 @@ impl Engine {
             let chain = self.middleware.clone();
             let lease = self.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
-            let started = Started { job: Arc::clone(&job), pool, handler: Arc::clone(&handler), rest, since };
+            let started = Started { job: Arc::clone(&job), worker, handler: Arc::clone(&handler), rest, since };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
-                    return (Outcome::Returned, begin.elapsed());
+                    return (Outcome::Released, begin.elapsed());
                 }
                 let outcome = execute(&chain, &handler, &job, ctx, &ending, &dropped).await;
                 (outcome, begin.elapsed())
@@ -91,7 +91,7 @@ impl Engine {
         let (outcome, took) = match result {
             Ok((outcome, took)) => {
                 // What was not even started says nothing of the pace.
-                if outcome != Outcome::Returned {
+                if outcome != Outcome::Released {
                     self.pace.job_took(took);
                 }
                 (outcome, took)
@@ -110,83 +110,83 @@ impl Engine {
             self.look();
         }
         let Some(next) = started.rest.pop_front() else {
-            self.settle(&started.pool, &started.job, outcome);
+            self.settle(&started.worker, &started.job, outcome);
             return;
         };
         // What could not even start goes back to its place, before the next one.
-        let stays = outcome.gives_back();
-        self.settle_amid_run(&started.pool, &started.job, outcome);
-        let Started { pool, rest, since, .. } = started;
-        let next = Waiting { job: next, pool, since, rest };
-        if !stays && *next.pool == *self.pool && self.registering.is_none() && self.ending.is_none() {
+        let stays = outcome.releases();
+        self.settle_amid_run(&started.worker, &started.job, outcome);
+        let Started { worker, rest, since, .. } = started;
+        let next = Waiting { job: next, worker, since, rest };
+        if !stays && *next.worker == *self.worker && self.registering.is_none() && self.ending.is_none() {
             // It takes the slot of the one before, unless something more urgent waits.
             let urgent = self.waiting.iter().take_while(|other| other.job.priority < next.job.priority).count();
             self.waiting.insert(urgent, next);
         } else {
             self.waiting_bytes -= next.bytes();
-            self.give_back([next]);
+            self.release_unstarted([next]);
         }
     }
 
-    pub(super) fn settle(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
-        self.send(pool, ClaimRef::of(job), outcome);
+    pub(super) fn settle(&self, worker: &Arc<WorkerId>, job: &Job, outcome: Outcome) {
+        self.send(worker, ClaimRef::of(job), outcome);
     }
 
     /// The same for a job after which others of its run come.
-    fn settle_amid_run(&self, pool: &Arc<PoolId>, job: &Job, outcome: Outcome) {
-        self.send(pool, ClaimRef::of(job).keeping_queue(), outcome);
+    fn settle_amid_run(&self, worker: &Arc<WorkerId>, job: &Job, outcome: Outcome) {
+        self.send(worker, ClaimRef::of(job).keeping_queue(), outcome);
     }
 
-    fn send(&self, pool: &Arc<PoolId>, claim: ClaimRef, outcome: Outcome) {
+    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, outcome: Outcome) {
         let settlement = Settlement { claim, outcome: shortened(outcome) };
         self.backlog.gave(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
-        let _ = self.results.send(Finished { pool: Arc::clone(pool), settlement });
+        let _ = self.results.send(Finished { worker: Arc::clone(worker), settlement });
     }
 
-    /// Gives back jobs that were claimed and have not started.
-    pub(super) fn give_back_waiting(&mut self) {
+    /// Releases jobs that were claimed and have not started.
+    pub(super) fn release_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.give_back(waiting);
-        self.give_back_rests(None);
+        self.release_unstarted(waiting);
+        self.release_rests(None);
         self.waiting_bytes = 0;
     }
 
-    pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Waiting>) {
+    pub(super) fn release_unstarted(&self, jobs: impl IntoIterator<Item = Waiting>) {
         let mut count = 0;
-        for Waiting { job, pool, rest, .. } in jobs {
+        for Waiting { job, worker, rest, .. } in jobs {
             count += 1 + rest.len();
             let mut run = std::iter::once(job).chain(rest).peekable();
             while let Some(job) = run.next() {
                 // The queue is released with the last one.
                 if run.peek().is_some() {
-                    self.settle_amid_run(&pool, &job, Outcome::Returned);
+                    self.settle_amid_run(&worker, &job, Outcome::Released);
                 } else {
-                    self.settle(&pool, &job, Outcome::Returned);
+                    self.settle(&worker, &job, Outcome::Released);
                 }
             }
         }
         if count > 0 {
-            self.events.tell(|| Event::GivenBack { jobs: count });
+            self.events.tell(|| Event::Released { jobs: count });
         }
     }
 
-    /// Gives back what is left of the runs that are worked on, but keeps their queues: those are released with the jobs that run now. Of
+    /// Releases what is left of the runs that are worked on, but keeps their queues: those are released with the jobs that run now. Of
     /// all runs, or of those that were claimed before a moment.
-    pub(super) fn give_back_rests(&mut self, before: Option<Instant>) {
+    pub(super) fn release_rests(&mut self, before: Option<Instant>) {
         let mut rests = Vec::new();
         for started in self.started.values_mut() {
             if before.is_none_or(|before| started.since <= before) {
-                let pool = &started.pool;
-                rests.extend(started.rest.drain(..).map(|job| (Arc::clone(pool), job)));
+                let worker = &started.worker;
+                rests.extend(started.rest.drain(..).map(|job| (Arc::clone(worker), job)));
             }
         }
-        for (pool, job) in &rests {
+        for (worker, job) in &rests {
             self.waiting_bytes -= bytes(job);
-            self.settle_amid_run(pool, job, Outcome::Returned);
+            self.settle_amid_run(worker, job, Outcome::Released);
         }
         if !rests.is_empty() {
-            self.events.tell(|| Event::GivenBack { jobs: rests.len() });
+            self.events.tell(|| Event::Released { jobs: rests.len() });
         }
     }
 }
@@ -230,6 +230,6 @@ fn log_outcome(job: &Job, outcome: &Outcome, took: Duration) {
         Outcome::Interrupted { error, .. } => {
             tracing::warn!(target: LOG, job = id, task, attempt, error, "the job is cut off, and ready for another worker");
         }
-        Outcome::Returned => tracing::debug!(target: LOG, job = id, task, "the job is given back"),
+        Outcome::Released => tracing::debug!(target: LOG, job = id, task, "the job is released"),
     }
 }

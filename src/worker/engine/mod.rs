@@ -1,20 +1,20 @@
 //! The one loop that decides.
 //!
-//! It owns everything that runs: the jobs (a `JoinSet`), the claims in flight, the settler, the upkeep. Each turn it
+//! It owns everything that runs: the jobs (a `JoinSet`), the claims in flight, the settler, the maintenance. Each turn it
 //! starts claimed jobs in free slots, asks for more if more may be there, and then waits for whatever comes first.
 //!
 //! | file | what it decides |
 //! | --- | --- |
 //! | `jobs` | starting jobs, and what becomes of them |
 //! | `claiming` | when to ask for more, and for how many |
-//! | `handover` | when to offer to be handed jobs, and what becomes of them |
-//! | `identity` | who the worker is: registering, and what becomes of it when it was taken for dead |
+//! | `handoff` | when to offer to receive jobs, and what becomes of them |
+//! | `identity` | who the worker is: registering, and what becomes of it when it was declared dead |
 //! | `tasks` | which tasks it runs, when that changes |
 //! | `ending` | shutdown, and the last writes |
 
 mod claiming;
 mod ending;
-mod handover;
+mod handoff;
 mod identity;
 mod jobs;
 mod tasks;
@@ -35,23 +35,23 @@ use tokio_util::sync::CancellationToken;
 use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
+use super::maintenance::{Identity, Maintenance, News};
 use super::pace::Pace;
 use super::settler::{Backlog, Finished, Settler, Summary, Written};
-use super::shutdown::{Urgency, on_signals};
+use super::shutdown::{Stage, on_signals};
 use super::tasks::Tasks;
-use super::upkeep::{Identity, News, Upkeep};
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
 use crate::error::{Error, Result};
 use crate::job::JobId;
-use crate::storage::{Line, Outcome, PoolId, Wakeup};
+use crate::storage::{Line, Outcome, Wakeup, WorkerId};
 use crate::task::{Chain, Handler};
 use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE};
 use ending::Ending;
-use handover::Handover;
+use handoff::Handoffs;
 use identity::{Registering, begin};
-use jobs::{GIVE_BACK_AFTER, Started, Waiting};
+use jobs::{RELEASE_AFTER, Started, Waiting};
 use tasks::Telling;
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
@@ -69,10 +69,10 @@ pub(super) enum Mode {
 
 impl Mode {
     /// A new identity for a worker of this kind.
-    pub(super) fn identity(self) -> PoolId {
+    pub(super) fn identity(self) -> WorkerId {
         match self {
-            Self::UntilShutdown => PoolId::random(),
-            Self::UntilIdle => PoolId::random_one_time(),
+            Self::UntilShutdown => WorkerId::random(),
+            Self::UntilIdle => WorkerId::random_one_time(),
         }
     }
 }
@@ -86,7 +86,7 @@ pub(super) struct Engine {
     tasks: Arc<[String]>,
     /// The tasks that have a limit of their own.
     limited: Vec<(String, usize)>,
-    /// The others: jobs of these may be handed over at any moment.
+    /// The others: jobs of these may be handed off at any moment.
     offered: Arc<[String]>,
     /// What these are to be.
     task_sets: watch::Receiver<Arc<Tasks>>,
@@ -98,10 +98,10 @@ pub(super) struct Engine {
     mode: Mode,
     events: Events,
 
-    pool: Arc<PoolId>,
+    worker: Arc<WorkerId>,
     identities: watch::Sender<Identity>,
     registering: Option<Registering>,
-    /// Cancelled when the first claim is answered, and it is known whether the ear hears: then the signs of life begin.
+    /// Cancelled when the first claim is answered, and it is known whether the listener hears: then the heartbeats begin.
     under_way: CancellationToken,
     /// How long others take this identity for alive.
     lease: Lease,
@@ -120,7 +120,7 @@ pub(super) struct Engine {
     /// Of their payloads.
     waiting_bytes: usize,
     waiting_since: Instant,
-    /// When to look for runs of serial queues that take longer than was expected, and to give back the rest of each.
+    /// When to look for runs of serial queues that take longer than was expected, and to release the rest of each.
     rests_back_at: Option<Instant>,
     /// Prefetched jobs waited for too long; nothing is prefetched until a job has ended.
     prefetch_rests: bool,
@@ -132,7 +132,7 @@ pub(super) struct Engine {
     abort_refetch_delay_at: Option<u64>,
 
     claims: Claims,
-    handover: Handover,
+    handoff: Handoffs,
     /// Whether a claim may find something.
     more: bool,
     /// A wakeup came while a claim was in flight, which may not have seen what it announces.
@@ -148,7 +148,7 @@ pub(super) struct Engine {
     pace: Pace,
     next_poll: Instant,
     /// The storage may have passed jobs by, and finds them then.
-    look_again_at: Option<Instant>,
+    rescan_at: Option<Instant>,
     /// Moments at which jobs of ours are known to become ready.
     due: BTreeSet<Instant>,
 
@@ -159,7 +159,7 @@ pub(super) struct Engine {
     settler: JoinHandle<(Summary, usize)>,
     give_up: CancellationToken,
 
-    shutdown: watch::Receiver<Urgency>,
+    shutdown: watch::Receiver<Stage>,
     handle: ShutdownHandle,
     ending: Option<Ending>,
     failure: Option<Error>,
@@ -176,7 +176,7 @@ impl Engine {
         let settler = Settler::new(line.clone(), finished, written_tx, give_up.clone(), events, backlog.clone());
         let mut task_sets = worker.tasks.subscribe();
         let tasks = Arc::clone(&task_sets.borrow_and_update());
-        let pool = Arc::new(mode.identity());
+        let id = Arc::new(mode.identity());
         let now = Instant::now();
         let lease = Lease::new(worker.options.dead_after, sent_now());
         Self {
@@ -194,8 +194,8 @@ impl Engine {
             options: worker.options.clone(),
             mode,
             events: worker.events.clone(),
-            identities: watch::Sender::new(Identity { pool: Arc::clone(&pool), lease: lease.clone() }),
-            pool,
+            identities: watch::Sender::new(Identity { worker: Arc::clone(&id), lease: lease.clone() }),
+            worker: id,
             registering: None,
             under_way: CancellationToken::new(),
             lease,
@@ -213,7 +213,7 @@ impl Engine {
             announced: 0,
             abort_refetch_delay_at: None,
             claims: Claims::default(),
-            handover: Handover::new(),
+            handoff: Handoffs::new(),
             more: true,
             woken: false,
             doubt_since: None,
@@ -223,7 +223,7 @@ impl Engine {
             pause: FIRST_PAUSE,
             pace: Pace::default(),
             next_poll: now,
-            look_again_at: None,
+            rescan_at: None,
             due: BTreeSet::new(),
             results,
             backlog,
@@ -249,7 +249,7 @@ impl Engine {
         };
         tokio::pin!(signals);
         let (news_tx, news) = mpsc::unbounded_channel();
-        let upkeep = Upkeep::start(
+        let maintenance = Maintenance::start(
             self.line.clone(),
             self.client.storage(),
             self.identities.subscribe(),
@@ -257,25 +257,25 @@ impl Engine {
             self.events.clone(),
             news_tx,
         );
-        self.under_way = upkeep.under_way();
-        let registrar = upkeep.registrar();
-        let first = Arc::clone(&self.pool);
+        self.under_way = maintenance.under_way();
+        let registrar = maintenance.registrar();
+        let first = Arc::clone(&self.worker);
         let begun = tokio::select! {
             begun = begin(&self.line, &registrar, &self.tasks, first, self.mode) => begun.map(Some),
             () = &mut signals => Ok(None),
-            _ = self.shutdown.wait_for(|urgency| *urgency > Urgency::Run) => Ok(None),
+            _ = self.shutdown.wait_for(|stage| *stage > Stage::Run) => Ok(None),
         };
         let begun = begun.map(|registered| {
-            if let Some((pool, sent)) = registered {
+            if let Some((worker, sent)) = registered {
                 // To register may have taken long.
                 self.lease.extend(sent);
-                self.pool = Arc::clone(&pool);
-                self.identities.send_replace(Identity { pool, lease: self.lease.clone() });
+                self.worker = Arc::clone(&worker);
+                self.identities.send_replace(Identity { worker, lease: self.lease.clone() });
             }
         });
         match begun {
             Ok(()) => self.events.tell(|| Event::Started {
-                pool: Arc::clone(&self.pool),
+                worker: Arc::clone(&self.worker),
                 storage: self.line.storage().name(),
                 tasks: self.tasks.to_vec(),
                 concurrency: self.options.concurrency,
@@ -285,23 +285,23 @@ impl Engine {
         let crontab = self.run_crontab();
         let events = self.events.clone();
         let name = self.line.storage().name();
-        // Upkeep and signals go on until the last result is written: meanwhile others must not take us for dead, and a
+        // Maintenance and signals go on until the last result is written: meanwhile others must not declare us dead, and a
         // second signal must be heard.
         tokio::select! {
             ended = async { self.turn(news).await.end().await } => ended,
-            () = upkeep.run() => Err(Error::Internal("the worker's upkeep ended".to_owned())),
+            () = maintenance.run() => Err(Error::Internal("the worker's maintenance ended".to_owned())),
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
         }
-        .inspect(|Summary { completed, failed, dead, snoozed, interrupted, returned, lost }| {
+        .inspect(|Summary { completed, failed, dead, snoozed, interrupted, released, stale }| {
             tracing::info!(
                 completed,
                 failed,
                 dead,
                 snoozed,
                 interrupted,
-                returned,
-                lost,
+                released,
+                stale,
                 storage = name,
                 "the worker has ended"
             );
@@ -328,7 +328,7 @@ impl Engine {
                 tokio::select! {
                     // Boxed, because it is large and most workers have no crontab.
                     () = Box::pin(scheduler.run()) => {}
-                    _ = shutdown.wait_for(|urgency| *urgency > Urgency::Run) => {}
+                    _ = shutdown.wait_for(|stage| *stage > Stage::Run) => {}
                 }
             }
             std::future::pending::<()>().await;
@@ -339,14 +339,14 @@ impl Engine {
     async fn turn(mut self, mut news: mpsc::UnboundedReceiver<News>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
         let mut wakeups = if listen {
-            self.line.storage().wakeups_and_jobs(self.handover.offers())
+            self.line.storage().wakeups_and_handoffs(self.handoff.offers())
         } else {
             futures::stream::pending().boxed()
         };
         self.schedule_poll();
         // Whoever asked before the loop was there to hear it.
-        let urgency = *self.shutdown.borrow_and_update();
-        self.shut_down(urgency);
+        let stage = *self.shutdown.borrow_and_update();
+        self.shut_down(stage);
         let mut listens = false;
         loop {
             self.start_waiting();
@@ -374,17 +374,17 @@ impl Engine {
                 wakeup = next_wakeup(&mut wakeups), if listens => self.wake(wakeup),
                 Some(written) = self.written.recv() => self.written(written),
                 Some(news) = news.recv() => match news {
-                    News::Evicted(pool) => self.evicted(&pool),
+                    News::Evicted(worker) => self.evicted(&worker),
                     News::Gone(error) => self.gone(error),
                 },
-                (pool, sent, registered) = in_flight(&mut self.registering) => self.registered(pool, sent, registered),
-                released = in_flight(&mut self.handover.releasing) => self.released(released),
+                (worker, sent, registered) = in_flight(&mut self.registering) => self.registered(worker, sent, registered),
+                released = in_flight(&mut self.handoff.releasing) => self.released(released),
                 Ok(()) = self.task_sets.changed() => self.tasks_changed(),
                 () = in_flight(&mut self.telling) => self.telling = None,
                 changed = self.shutdown.changed() => {
                     if changed.is_ok() {
-                        let urgency = *self.shutdown.borrow_and_update();
-                        self.shut_down(urgency);
+                        let stage = *self.shutdown.borrow_and_update();
+                        self.shut_down(stage);
                     }
                 }
                 () = tokio::time::sleep_until(alarm) => self.alarm(),
@@ -404,10 +404,10 @@ impl Engine {
                 self.events.tell(|| Event::Listening);
                 self.look();
             }
-            Wakeup::Handed(handed) => self.handed(*handed),
-            Wakeup::Deaf { reason } => {
-                self.handover.deaf();
-                self.events.tell(|| Event::Deaf { reason: reason.clone() });
+            Wakeup::HandedOff(handoff) => self.handed_off(*handoff),
+            Wakeup::ListenerLost { reason } => {
+                self.handoff.listener_lost();
+                self.events.tell(|| Event::ListenerLost { reason: reason.clone() });
                 tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
             }
             Wakeup::BreakingMigration { revision, supported } => {
@@ -457,13 +457,13 @@ impl Engine {
                 ending.abandon
             }
         });
-        let give_back = self.give_back_at();
+        let release_at = self.release_at();
         let poll = (self.ending.is_none()).then_some(self.next_poll);
         let claim = self.claim_not_before.filter(|_| self.more && self.claims.is_empty());
         let due = self.due.first().copied().filter(|_| self.ending.is_none());
-        let again = self.look_again_at.filter(|_| self.ending.is_none());
-        let handover = self.handover.alarm().filter(|_| self.ending.is_none());
-        [ending, give_back, self.rests_back_at, poll, claim, due, again, handover]
+        let again = self.rescan_at.filter(|_| self.ending.is_none());
+        let handoff = self.handoff.alarm().filter(|_| self.ending.is_none());
+        [ending, release_at, self.rests_back_at, poll, claim, due, again, handoff]
             .into_iter()
             .flatten()
             .min()
@@ -483,16 +483,16 @@ impl Engine {
             self.due.pop_first();
             self.look();
         }
-        if self.look_again_at.is_some_and(|time| now >= time) {
-            self.look_again_at = None;
+        if self.rescan_at.is_some_and(|time| now >= time) {
+            self.rescan_at = None;
             self.look();
         }
         if self.claim_not_before.is_some_and(|earliest| now >= earliest) {
             self.claim_not_before = None;
             self.abort_refetch_delay_at = None;
         }
-        if self.give_back_at().is_some_and(|time| now >= time) {
-            tracing::debug!(jobs = self.waiting.len(), "jobs claimed ahead could not start in time; giving them back");
+        if self.release_at().is_some_and(|time| now >= time) {
+            tracing::debug!(jobs = self.waiting.len(), "jobs claimed ahead could not start in time; releasing them");
             self.pace.forget();
             if let Some(prefetch) = self.options.prefetch {
                 self.prefetch_rests = true;
@@ -500,24 +500,24 @@ impl Engine {
                     self.waiting.drain(..).partition(|waiting: &Waiting| now >= waiting.since + prefetch.ttl);
                 self.waiting = rest;
                 self.waiting_bytes -= old.iter().map(Waiting::bytes).sum::<usize>();
-                self.give_back(old);
+                self.release_unstarted(old);
             } else {
-                self.give_back_waiting();
+                self.release_waiting();
             }
         }
         if self.rests_back_at.is_some_and(|time| now >= time) {
-            self.give_back_rests(now.checked_sub(GIVE_BACK_AFTER));
+            self.release_rests(now.checked_sub(RELEASE_AFTER));
             let rests = self.started.values().filter(|started| !started.rest.is_empty());
-            self.rests_back_at = rests.map(|started| started.since + GIVE_BACK_AFTER).min();
+            self.rests_back_at = rests.map(|started| started.since + RELEASE_AFTER).min();
         }
         self.further_the_end(now);
     }
 
     /// When jobs that wait inside the worker have waited for too long.
-    fn give_back_at(&self) -> Option<Instant> {
+    fn release_at(&self) -> Option<Instant> {
         match self.options.prefetch {
             Some(prefetch) => self.waiting.iter().map(|waiting| waiting.since + prefetch.ttl).min(),
-            None => (!self.waiting.is_empty()).then(|| self.waiting_since + GIVE_BACK_AFTER),
+            None => (!self.waiting.is_empty()).then(|| self.waiting_since + RELEASE_AFTER),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::FIRST_ASIDE;
+use super::FIRST_DEFERRAL;
 use crate::storage::{INTERRUPTED, Outcome, Settlement};
 
 /// A result that is being written.
@@ -18,7 +18,7 @@ pub(super) struct Item {
 pub(super) struct Mark {
     /// It was tried before without an answer: then it may have been written all the same.
     pub(super) in_doubt: bool,
-    /// How long it waits if it is put aside.
+    /// How long it waits if it is deferred.
     pub(super) delay: Duration,
     /// Since when the database has refused it.
     pub(super) refused_since: Option<Instant>,
@@ -29,7 +29,7 @@ pub(super) struct Mark {
 
 impl Default for Mark {
     fn default() -> Self {
-        Self { in_doubt: false, delay: FIRST_ASIDE, refused_since: None, refusals: 0, first_refusal: None }
+        Self { in_doubt: false, delay: FIRST_DEFERRAL, refused_since: None, refusals: 0, first_refusal: None }
     }
 }
 

@@ -104,7 +104,7 @@ pub async fn jobs_are_deleted_while_they_run(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
-/// Survives by: retries, results that are held (`worker/settler.rs`), and signs of life in another table.
+/// Survives by: retries, results that are held (`worker/settler.rs`), and heartbeats in another table.
 pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(400, 300).await;
@@ -282,7 +282,7 @@ pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
-/// Survives by: results that are put aside (`worker/settler.rs`) when their rows, or what goes with them, are locked
+/// Survives by: results that are deferred (`worker/settler.rs`) when their rows, or what goes with them, are locked
 /// (`postgres/settle.rs`), and are asked for together later.
 pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
@@ -335,7 +335,7 @@ pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/presence.rs`).
+/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/heartbeat.rs`).
 pub async fn a_dead_workers_row_stays_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(10, 5_000).await;
@@ -395,7 +395,7 @@ pub async fn a_result_is_refused(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: claims that have time enough after one had not (`postgres/caution.rs`).
+/// Survives by: claims that have time enough after one had not (`postgres/slow_calls.rs`).
 pub async fn a_short_timeout_meets_a_long_walk(ground: &Ground) -> Outcome {
     let mut scene = with_role(ground, &["statement_timeout = '100ms'"]).await;
     let count = ground.scaled(600_000, 2_000_000);

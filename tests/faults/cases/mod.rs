@@ -1,7 +1,7 @@
 //! The cases, by what they hit.
 
 mod data;
-mod handover;
+mod handoff;
 mod network;
 mod poolers;
 mod processes;
@@ -92,12 +92,12 @@ pub fn all() -> Vec<Case> {
             jobs_ignore_that_they_are_cancelled,
             jobs_hold_every_connection_of_the_pool,
             fifty_workers_start_at_once;
-        handover:
-            workers_are_killed_while_jobs_are_handed_over,
-            a_worker_is_stopped_while_jobs_are_handed_over,
-            the_listener_is_terminated_while_jobs_are_handed_over,
-            the_listener_dies_without_a_word_while_jobs_are_handed_over,
-            the_server_crashes_while_jobs_are_handed_over;
+        handoff:
+            workers_are_killed_while_jobs_are_handed_off,
+            a_worker_is_stopped_while_jobs_are_handed_off,
+            the_listener_is_terminated_while_jobs_are_handed_off,
+            the_listener_dies_without_a_word_while_jobs_are_handed_off,
+            the_server_crashes_while_jobs_are_handed_off;
         server:
             the_listener_is_terminated,
             every_connection_is_terminated_again_and_again,

@@ -27,15 +27,15 @@ pub async fn every_connection_is_reset(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: the sign of life on a new connection, which proves the old ones dead (`storage/line.rs`).
+/// Survives by: the heartbeat on a new connection, which proves the old ones dead (`storage/line.rs`).
 pub async fn connections_die_without_a_word(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(500, 500).await;
     three_workers(&mut scene).await;
-    // In the moment between the first claim and the first sign of life nothing could tell; then claims give up after 30 s.
-    let signs = "select case when count(*) = 3 then 1::bigint else 0 end from pg_stat_activity
+    // In the moment between the first claim and the first heartbeat nothing could tell; then claims give up after 30 s.
+    let heartbeats = "select case when count(*) = 3 then 1::bigint else 0 end from pg_stat_activity
                  where datname = current_database() and query ~ '^update .* set seen_at = clock_timestamp'";
-    scene.until_answered("a sign of life by each", signs).await;
+    scene.until_answered("a heartbeat by each", heartbeats).await;
     scene.proxy.kill_silently();
     scene.outage_is_over();
     // What was running finishes; nothing new can start until the dead connections are given up.
@@ -52,7 +52,7 @@ pub async fn connections_die_without_a_word(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: the same, and by not taking anybody for dead right after an outage for all.
+/// Survives by: the same, and by not declaring anybody dead right after an outage for all.
 pub async fn nothing_passes_for_longer_than_the_lease(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(600, 500).await;
@@ -66,7 +66,7 @@ pub async fn nothing_passes_for_longer_than_the_lease(ground: &Ground) -> Outcom
     outcome
 }
 
-/// Survives by: the ear's calls to itself (`postgres/listen.rs`), and polling meanwhile.
+/// Survives by: the listener's loopback checks (`postgres/listen.rs`), and polling meanwhile.
 pub async fn the_listeners_connection_dies_without_a_word(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.start("a");
@@ -79,7 +79,7 @@ pub async fn the_listeners_connection_dies_without_a_word(ground: &Ground) -> Ou
     scene.add(20, 10).await;
     scene.until_finished(20).await;
     let polled = begun.elapsed();
-    scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
+    scene.until("the lost listener is noticed", "exists (select from told where what = 'listener lost')").await;
     scene.until("hearing again", "(select count(*) from told where what = 'listening') > 1").await;
     let recovered = begun.elapsed();
     assert!(recovered < Duration::from_secs(20), "a call each 10 s, and 5 s for the answer: {recovered:?}");
@@ -163,7 +163,7 @@ pub async fn answers_are_lost(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: claims ahead by the pace just measured (`worker/pace.rs`), results in batches, and a sign of life with time for an answer.
+/// Survives by: claims ahead by the pace just measured (`worker/pace.rs`), results in batches, and a heartbeat with time for an answer.
 pub async fn everything_is_slow(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.proxy.set(Way::Slow(Duration::from_millis(200)));

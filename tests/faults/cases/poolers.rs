@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use backfill::storage::Verdict;
+use backfill::storage::CheckStatus;
 use chrono::Utc;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -110,17 +110,17 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
         )
         .await;
     let told = client.storage().diagnose().await;
-    let deaf = told.iter().any(|checked| {
+    let not_listening = told.iter().any(|checked| {
         checked.what == "notifications"
-            && matches!(&checked.verdict, Verdict::Found { remedy, .. } if remedy.contains("pooler"))
+            && matches!(&checked.status, CheckStatus::Found { remedy, .. } if remedy.contains("pooler"))
     });
-    assert_eq!(deaf, mode == "transaction", "the doctor knows: {told:?}");
+    assert_eq!(not_listening, mode == "transaction", "the doctor knows: {told:?}");
     if mode == "transaction" {
-        scene.until("the deafness is noticed", "exists (select from told where what = 'deaf')").await;
-        scene.remark = "deafness is noticed; polling".to_owned();
+        scene.until("the lost listener is noticed", "exists (select from told where what = 'listener lost')").await;
+        scene.remark = "loss is noticed; polling".to_owned();
     } else {
         scene.until("listening", "exists (select from told where what = 'listening')").await;
-        assert_eq!(scene.count("select count(*) from told where what = 'deaf'").await, 0);
+        assert_eq!(scene.count("select count(*) from told where what = 'listener lost'").await, 0);
         scene.remark = "listening".to_owned();
     }
     scene.add(100, 1000).await;
@@ -137,7 +137,7 @@ pub async fn through_a_pooler_by_the_session(ground: &Ground) -> Outcome {
 }
 
 /// Survives by: statements with a transaction of their own (`postgres/isolation.rs`), and a listener that notices that its connection
-/// is lent (`postgres/pooled.rs`). This PgBouncer does not track prepared statements, or need not.
+/// is pooled so (`postgres/transaction_pooling.rs`). This PgBouncer does not track prepared statements, or need not.
 pub async fn through_a_pooler_by_the_transaction(ground: &Ground) -> Outcome {
     through(ground, "transaction", false).await
 }
@@ -164,7 +164,7 @@ pub async fn a_pooler_has_few_connections_for_many_workers(ground: &Ground) -> O
     scene.add(40, ground.scaled(20_000, 40_000)).await;
     let mut outcome = scene.end().await;
     drop(pooler);
-    assert_eq!(outcome.starts, outcome.jobs, "nobody is taken for dead");
+    assert_eq!(outcome.starts, outcome.jobs, "nobody is declared dead");
     outcome.remark = "four workers share 20 connections".to_owned();
     outcome
 }

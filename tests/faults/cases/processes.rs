@@ -10,7 +10,7 @@ use crate::cluster::Stop;
 use crate::scene::Outcome;
 use crate::worker::How;
 
-/// Survives by: rescue (`postgres/presence.rs`), 15 s after the last sign of life.
+/// Survives by: rescue (`postgres/heartbeat.rs`), 15 s after the last heartbeat.
 pub async fn a_worker_is_killed(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let rounds = ground.scaled(1, 4);
@@ -43,7 +43,7 @@ pub async fn a_worker_is_killed(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: rescue, which leaves the attempt used (`postgres/presence.rs`), and the index of what is available, in which a job
+/// Survives by: rescue, which leaves the attempt used (`postgres/heartbeat.rs`), and the index of what is available, in which a job
 /// without attempts left is not.
 pub async fn a_job_kills_every_process_that_runs_it(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
@@ -64,16 +64,16 @@ pub async fn a_job_kills_every_process_that_runs_it(ground: &Ground) -> Outcome 
         )
         .await;
     let dead = scene.client.job(job.id).await.expect("read").expect("it is kept");
-    assert!(dead.last_error.is_some_and(|text| text.contains("stopped showing signs of life")), "it says why");
+    assert!(dead.last_error.is_some_and(|text| text.contains("stopped sending heartbeats")), "it says why");
     let mut outcome = scene.end().await;
     outcome.remark = "dead after the two attempts it had".to_owned();
     outcome
 }
 
-/// Survives by: jobs that died with a worker twice come back apart from each other (`postgres/presence.rs`).
+/// Survives by: jobs that died with a worker twice come back apart from each other (`postgres/heartbeat.rs`).
 pub async fn a_poison_job_has_neighbours(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
-    scene.told.presence = (500, 1_500);
+    scene.told.heartbeat = (500, 1_500);
     scene.add_with(9, 300, How::Sleep, 4).await;
     let poison = scene.add_with(1, 100, How::AbortAlways, 4).await;
     scene.disown(&poison);
@@ -250,7 +250,7 @@ pub async fn a_job_overflows_the_stack(ground: &Ground) -> Outcome {
     a_job_kills_its_process(ground, How::Overflow).await
 }
 
-/// Survives by: the thread of the signs of life (`worker/upkeep.rs`).
+/// Survives by: the thread of the heartbeats (`worker/maintenance.rs`).
 pub async fn jobs_block_every_thread(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add_how(2, 20_000, How::Block).await;
@@ -260,7 +260,7 @@ pub async fn jobs_block_every_thread(ground: &Ground) -> Outcome {
     scene.add(20, 100).await;
     scene.start("b");
     let outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs, "a busy worker is not taken for dead");
+    assert_eq!(outcome.starts, outcome.jobs, "a busy worker is not declared dead");
     outcome
 }
 
@@ -295,7 +295,7 @@ pub async fn jobs_hold_every_connection_of_the_pool(ground: &Ground) -> Outcome 
     outcome
 }
 
-/// Survives by: `for update skip locked`, and identities that the table refuses a second time (`postgres/presence.rs`).
+/// Survives by: `for update skip locked`, and identities that the table refuses a second time (`postgres/heartbeat.rs`).
 pub async fn fifty_workers_start_at_once(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let workers = ground.scaled(20, 50);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backfill::storage::Verdict;
+use backfill::storage::CheckStatus;
 use tokio::time::sleep;
 
 use super::{Ground, three_workers};
@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Stop};
 use crate::scene::{Outcome, Scene, connect};
 use crate::support::LISTENS;
 
-/// Survives by: the ear's reconnecting (`postgres/listen.rs`), and polling meanwhile.
+/// Survives by: the listener's reconnecting (`postgres/listen.rs`), and polling meanwhile.
 pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.start("a");
@@ -27,8 +27,8 @@ pub async fn the_listener_is_terminated(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: retries of every call; a settlement that was applied and not answered is idempotent, a claim that was is given
-/// back (`release_unknown`).
+/// Survives by: retries of every call; a settlement that was applied and not answered is idempotent, a claim that was is released
+/// (`release_untracked`).
 pub async fn every_connection_is_terminated_again_and_again(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let time = ground.seconds(8, 60);
@@ -74,12 +74,12 @@ pub async fn the_server_is_restarted(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Fast, Duration::ZERO).await
 }
 
-/// Survives by: the same, and a silence that counts from the server's start.
+/// Survives by: the same, and missed heartbeats that count from the server's start.
 pub async fn the_server_crashes(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Immediate, Duration::ZERO).await
 }
 
-/// Survives by: a silence counts from the server's start, and only for who has been in contact (`worker/upkeep.rs`).
+/// Survives by: missed heartbeats count from the server's start, and only for who has been in contact (`worker/maintenance.rs`).
 pub async fn the_server_is_down_for_longer_than_the_lease(ground: &Ground) -> Outcome {
     the_server_is_down(ground, Stop::Fast, ground.seconds(20, 60)).await
 }
@@ -187,7 +187,7 @@ pub async fn a_standby_is_promoted(ground: &Ground) -> Outcome {
 }
 
 /// Survives by: new connections when a server says that it may only be read (`postgres/errors.rs`), for those that listen and
-/// show the sign of life too.
+/// send the heartbeat too.
 pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
     let (primary, standby, mut scene) = pair_at_work(ground).await;
     // Nobody's connection is cut: the old primary lives on, and refuses to write.
@@ -208,7 +208,7 @@ pub async fn the_old_primary_may_only_be_read(ground: &Ground) -> Outcome {
            or (datname = current_database() and pid <> pg_backend_pid()
              and query ilike any (array['%update %backfill_pools%', '%locked_by%']))"
     );
-    // The sign of life is shown every five seconds.
+    // A heartbeat is sent every five seconds.
     let begun = Instant::now();
     while sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(left.clone())).fetch_one(&old).await.expect("ask") > 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "somebody still trusts the old primary");
@@ -242,8 +242,8 @@ pub async fn a_standby_is_gone_and_holds_vacuum_back(ground: &Ground) -> Outcome
     scene.until_answered("its end", "select count(*) from pg_replication_slots where not active").await;
     let held_back = async |scene: &Scene| {
         let checked = scene.client.storage().diagnose().await;
-        checked.into_iter().find_map(|check| match check.verdict {
-            Verdict::Found { problem, remedy } if check.what == "vacuum" => Some(format!("{problem}; {remedy}")),
+        checked.into_iter().find_map(|check| match check.status {
+            CheckStatus::Found { problem, remedy } if check.what == "vacuum" => Some(format!("{problem}; {remedy}")),
             _ => None,
         })
     };

@@ -138,8 +138,8 @@ async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSp
 
 /// Says of these tasks if no live worker runs them; whether it did. The jobs are added, so nothing here fails.
 async fn tell_unserved<'a>(client: &BackfillClient, tasks: impl IntoIterator<Item = &'a str>) -> bool {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let serving = tokio::time::timeout(PATIENCE, Serving::of(&**client.storage())).await;
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let serving = tokio::time::timeout(TIMEOUT, Serving::of(&**client.storage())).await;
     let problems = match serving {
         Ok(Ok(serving)) => serving.problems_of(tasks),
         _ => Vec::new(),

@@ -1,11 +1,11 @@
 //! `backfill doctor`.
 
 use backfill::cron::zone_data;
-use backfill::storage::{Checked, Storage, Verdict};
+use backfill::storage::{Check, CheckStatus, Storage};
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::copy;
+use super::transfer;
 
 use crate::args::Global;
 use crate::database;
@@ -19,28 +19,28 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     // A database that cannot be reached, or has nothing in it, has said so.
     if checked.len() > 1 {
         checked.push(moves(&*storage).await);
-        checked.push(Checked::new("tasks", tasks(&*storage).await));
-        checked.push(Checked::new("time zones", Verdict::Fine { detail: zone_data().to_string() }));
+        checked.push(Check::new("tasks", tasks(&*storage).await));
+        checked.push(Check::new("time zones", CheckStatus::Fine { detail: zone_data().to_string() }));
     }
     let mut found = 0;
     let mut told = Vec::new();
     for check in &checked {
         let what = check.what;
-        match &check.verdict {
-            Verdict::Found { problem, remedy } => {
+        match &check.status {
+            CheckStatus::Found { problem, remedy } => {
                 found += 1;
                 told.push(json!({ "check": what, "status": "found", "problem": problem, "remedy": remedy }));
                 if !output.is_json() {
                     output.line(format!("found    {what}: {problem}\n         remedy: {remedy}"))?;
                 }
             }
-            Verdict::Skipped { why } => {
+            CheckStatus::Skipped { why } => {
                 told.push(json!({ "check": what, "status": "skipped", "why": why }));
                 if !output.is_json() {
                     output.line(format!("skipped  {what}: {why}"))?;
                 }
             }
-            Verdict::Fine { detail } => {
+            CheckStatus::Fine { detail } => {
                 told.push(json!({ "check": what, "status": "fine", "detail": detail }));
                 if !output.is_json() {
                     output.line(format!("fine     {what}: {detail}"))?;
@@ -55,19 +55,19 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
 }
 
 /// Jobs that no live worker runs.
-async fn tasks(storage: &dyn Storage) -> Verdict {
+async fn tasks(storage: &dyn Storage) -> CheckStatus {
     /// Ready for so long without a worker is not the moment between two.
     const OVERDUE: TimeDelta = TimeDelta::minutes(10);
     let looked =
-        async { Ok::<_, backfill::Error>((storage.pools().await?, storage.tasks().await?, storage.time().await?)) };
-    let (pools, tasks, now) = match looked.await {
+        async { Ok::<_, backfill::Error>((storage.workers().await?, storage.tasks().await?, storage.time().await?)) };
+    let (workers, tasks, now) = match looked.await {
         Ok(looked) => looked,
-        Err(error) => return Verdict::Skipped { why: error.to_string() },
+        Err(error) => return CheckStatus::Skipped { why: error.to_string() },
     };
-    let serving = Serving::of_pools(&pools);
+    let serving = Serving::of_workers(&workers);
     let problems = serving.problems(&tasks);
     if !problems.is_empty() {
-        return Verdict::Found {
+        return CheckStatus::Found {
             problem: problems.join("; "),
             remedy: "start a worker that has these tasks, or remove the jobs (`backfill jobs --task NAME`, `backfill complete`); if \
                      Node's workers run them, all is well: those do not tell"
@@ -77,9 +77,9 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
     let jobs: u64 = tasks.iter().map(|task| waiting(&task.jobs)).sum();
     let overdue = tasks.iter().filter_map(|task| task.oldest_ready).any(|ready| now - ready > OVERDUE);
     // Those of Node's are seen only while they hold something.
-    let others = pools.iter().any(|pool| pool.seen_at.is_none() && !copy::is_move(&pool.id));
+    let others = workers.iter().any(|worker| worker.seen_at.is_none() && !transfer::is_move(&worker.id));
     if serving.workers == 0 && overdue && !others {
-        return Verdict::Found {
+        return CheckStatus::Found {
             problem: format!(
                 "of {} that {} some are ready for more than ten minutes, and no live worker of backfill's is registered",
                 count_of(jobs, "job"),
@@ -88,7 +88,7 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
             remedy: "start one: `backfill worker`; if Node's workers run them, look at those".to_owned(),
         };
     }
-    Verdict::Fine {
+    CheckStatus::Fine {
         detail: if serving.workers == 0 {
             "no live worker of backfill's is registered, and no job has been ready for long".to_owned()
         } else {
@@ -97,28 +97,28 @@ async fn tasks(storage: &dyn Storage) -> Verdict {
     }
 }
 
-/// Jobs that `backfill copy` has taken out of everybody's reach.
-async fn moves(storage: &dyn Storage) -> Checked {
-    let verdict = match storage.pools().await {
-        Err(error) => Verdict::Skipped { why: error.to_string() },
-        Ok(pools) => {
-            let held: Vec<String> = pools
+/// Jobs that `backfill move` has reserved.
+async fn moves(storage: &dyn Storage) -> Check {
+    let status = match storage.workers().await {
+        Err(error) => CheckStatus::Skipped { why: error.to_string() },
+        Ok(workers) => {
+            let held: Vec<String> = workers
                 .iter()
-                .filter(|pool| copy::is_move(&pool.id))
-                .map(|pool| format!("{} are held by the move {}", count_of(pool.jobs, "job"), pool.id))
+                .filter(|worker| transfer::is_move(&worker.id))
+                .map(|worker| format!("{} are held by {}", count_of(worker.jobs, "job"), worker.id))
                 .collect();
             if held.is_empty() {
-                Verdict::Fine { detail: "no job is on its way to another place".to_owned() }
+                CheckStatus::Fine { detail: "no job is on its way to another place".to_owned() }
             } else {
-                Verdict::Found {
+                CheckStatus::Found {
                     problem: held.join(", "),
                     remedy:
-                        "run `backfill copy` again, from here to where they were going, unless it is under way; do not \
+                        "run `backfill move` again, from here to where they were going, unless it is under way; do not \
                              unlock them: some may have arrived"
                             .to_owned(),
                 }
             }
         }
     };
-    Checked::new("moves", verdict)
+    Check::new("moves", status)
 }

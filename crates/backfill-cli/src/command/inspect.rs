@@ -17,13 +17,13 @@ pub fn counts_json(counts: &Counts) -> Value {
         "ready": counts.ready,
         "scheduled": counts.scheduled,
         "running": counts.running,
-        "failed": counts.failed,
+        "retrying": counts.retrying,
         "dead": counts.dead,
     })
 }
 
 pub fn counts_row(counts: &Counts) -> [String; 5] {
-    [counts.ready, counts.scheduled, counts.running, counts.failed, counts.dead].map(|count| count.to_string())
+    [counts.ready, counts.scheduled, counts.running, counts.retrying, counts.dead].map(|count| count.to_string())
 }
 
 pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
@@ -45,7 +45,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
     }
     let now = database::now(&client).await;
     let mut table =
-        table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
+        table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
     for queue in queues {
         let mut row = vec![short(&queue.name, 60)];
         row.extend(counts_row(&queue.jobs));
@@ -89,7 +89,7 @@ pub fn task_json(task: &backfill::TaskInfo, serving: &Serving) -> Value {
 
 pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> String {
     let mut table = table(
-        &["TASK", "READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD", "WORKERS", "OLDEST READY"],
+        &["TASK", "READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD", "WORKERS", "OLDEST READY"],
         &[1, 2, 3, 4, 5, 6],
     );
     for task in tasks {
@@ -104,44 +104,44 @@ pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTim
 
 pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let pools = client.pools().await?;
+    let workers = client.workers().await?;
     if output.is_json() {
-        let told = pools.iter().map(|pool| {
+        let told = workers.iter().map(|worker| {
             json!({
-                "id": pool.id,
-                "started_at": pool.started_at.map(rfc3339),
-                "seen_at": pool.seen_at.map(rfc3339),
-                "tasks": pool.tasks,
-                "silent_seconds": pool.silence.map(|silence| silence.as_secs_f64()),
-                "jobs": pool.jobs,
-                "queues": pool.queues,
-                "oldest_lock": pool.oldest_lock.map(rfc3339),
+                "id": worker.id,
+                "started_at": worker.started_at.map(rfc3339),
+                "seen_at": worker.seen_at.map(rfc3339),
+                "tasks": worker.tasks,
+                "last_seen_ago_seconds": worker.last_seen_ago.map(|ago| ago.as_secs_f64()),
+                "jobs": worker.jobs,
+                "queues": worker.queues,
+                "oldest_lock": worker.oldest_lock.map(rfc3339),
             })
         });
         return output.json(&told.collect::<Vec<_>>());
     }
-    if pools.is_empty() {
+    if workers.is_empty() {
         return output.line("no workers");
     }
     let now = database::now(&client).await;
-    let serving = Serving::of_pools(&pools);
-    let mut table = table(&["POOL", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK", "TASKS"], &[3, 4]);
-    for pool in pools {
-        let seen = match pool.silence {
-            Some(_) if pool.seen_at.is_some_and(|seen| seen == DateTime::UNIX_EPOCH) => {
+    let serving = Serving::of_workers(&workers);
+    let mut table = table(&["WORKER", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK", "TASKS"], &[3, 4]);
+    for worker in workers {
+        let seen = match worker.last_seen_ago {
+            Some(_) if worker.seen_at.is_some_and(|seen| seen == DateTime::UNIX_EPOCH) => {
                 "dead; somebody's lock keeps its jobs".to_owned()
             }
-            Some(silence) => format!("{} ago", length(std::time::Duration::from_secs(silence.as_secs()))),
-            None => "shows no signs of life (Node)".to_owned(),
+            Some(ago) => format!("{} ago", length(std::time::Duration::from_secs(ago.as_secs()))),
+            None => "sends no heartbeats (Node)".to_owned(),
         };
         table.add_row([
-            visible(&pool.id),
-            pool.started_at.map(|time| relative(time, now)).unwrap_or_default(),
+            visible(&worker.id),
+            worker.started_at.map(|time| relative(time, now)).unwrap_or_default(),
             seen,
-            pool.jobs.to_string(),
-            pool.queues.to_string(),
-            pool.oldest_lock.map(|time| relative(time, now)).unwrap_or_default(),
-            short(&pool.tasks.unwrap_or_default().join(" "), 60),
+            worker.jobs.to_string(),
+            worker.queues.to_string(),
+            worker.oldest_lock.map(|time| relative(time, now)).unwrap_or_default(),
+            short(&worker.tasks.unwrap_or_default().join(" "), 60),
         ]);
     }
     let mut told = vec![text(&table)];

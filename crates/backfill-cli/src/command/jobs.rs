@@ -21,7 +21,7 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         State::Ready => JobState::Ready,
         State::Scheduled => JobState::Scheduled,
         State::Running => JobState::Running,
-        State::Failed => JobState::Failed,
+        State::Retrying => JobState::Retrying,
         State::Dead => JobState::Dead,
     });
     filter.task = args.task;

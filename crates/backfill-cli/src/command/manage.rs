@@ -6,7 +6,7 @@ use backfill::{BackfillClient, Error, Job, JobId, Payload, Reschedule};
 use serde_json::json;
 
 use super::jobs;
-use crate::args::{FailArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockArgs};
+use crate::args::{DiscardArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, UnlockArgs};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::unknown;
@@ -14,16 +14,16 @@ use crate::output::{JobJson, Output, count_of};
 
 pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let changed = in_portions(output, &args.ids, |ids| client.complete(ids)).await?;
+    let changed = in_chunks(output, &args.ids, |ids| client.complete(ids)).await?;
     tell(&client, output, "completed", &args.ids, &changed).await
 }
 
-pub async fn fail(global: &Global, output: &Output, args: &FailArgs) -> Result<(), Failure> {
+pub async fn discard(global: &Global, output: &Output, args: &DiscardArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
     // An empty one would say nothing; Node says the same.
     let reason = if args.reason.is_empty() { "Manually marked as failed" } else { &args.reason };
-    let changed = in_portions(output, &args.ids.ids, |ids| client.fail(ids, reason)).await?;
-    tell(&client, output, "failed", &args.ids.ids, &changed).await
+    let changed = in_chunks(output, &args.ids.ids, |ids| client.discard(ids, reason)).await?;
+    tell(&client, output, "discarded", &args.ids.ids, &changed).await
 }
 
 pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs)
     if let Some(attempts) = args.max_attempts {
         change = change.max_attempts(attempts);
     }
-    let changed = in_portions(output, &args.ids.ids, |ids| client.reschedule(ids, &change)).await?;
+    let changed = in_chunks(output, &args.ids.ids, |ids| client.reschedule(ids, &change)).await?;
     tell(&client, output, "rescheduled", &args.ids.ids, &changed).await
 }
 
@@ -57,13 +57,13 @@ pub async fn run_now(global: &Global, output: &Output, args: &IdsArgs) -> Result
     }
     let alive: Vec<JobId> = args.ids.iter().copied().filter(|id| !dead.contains(id)).collect();
     let (now, anew) = (Reschedule::new().run_in(Duration::ZERO), Reschedule::new().run_in(Duration::ZERO).attempts(0));
-    let mut changed = in_portions(output, &alive, |ids| client.reschedule(ids, &now)).await?;
-    changed.extend(in_portions(output, &dead, |ids| client.reschedule(ids, &anew)).await?);
+    let mut changed = in_chunks(output, &alive, |ids| client.reschedule(ids, &now)).await?;
+    changed.extend(in_chunks(output, &dead, |ids| client.reschedule(ids, &anew)).await?);
     tell(&client, output, "rescheduled", &args.ids, &changed).await
 }
 
 /// Changes jobs, not too many at once: each comes back whole. Payloads that are not going to be printed are let go.
-async fn in_portions<'i, F>(
+async fn in_chunks<'i, F>(
     output: &Output,
     ids: &'i [JobId],
     change: impl Fn(&'i [JobId]) -> F,
@@ -71,10 +71,10 @@ async fn in_portions<'i, F>(
 where
     F: Future<Output = Result<Vec<Job>, Error>>,
 {
-    const PORTION: usize = 4;
+    const CHUNK: usize = 4;
     let mut changed = Vec::new();
-    for portion in ids.chunks(PORTION) {
-        let mut jobs = change(portion).await?;
+    for chunk in ids.chunks(CHUNK) {
+        let mut jobs = change(chunk).await?;
         if !output.is_json() {
             for job in &mut jobs {
                 job.payload = Payload::empty();
@@ -139,12 +139,12 @@ pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Resu
 
 pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let known = client.pools().await?;
-    for pool in &args.pools {
-        if !known.iter().any(|known| known.id == *pool) {
-            return Err(failed(unknown("worker pool", pool, known.iter().map(|known| known.id.as_str()))));
+    let known = client.workers().await?;
+    for worker in &args.workers {
+        if !known.iter().any(|known| known.id == *worker) {
+            return Err(failed(unknown("worker", worker, known.iter().map(|known| known.id.as_str()))));
         }
     }
-    let jobs = client.unlock(args.pools).await?;
+    let jobs = client.unlock(args.workers).await?;
     output.either(&json!({ "jobs": jobs }), format!("released {}", count_of(jobs, "job")))
 }

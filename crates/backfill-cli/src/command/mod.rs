@@ -3,7 +3,6 @@
 pub mod add;
 pub mod cleanup;
 pub mod completions;
-pub mod copy;
 pub mod crontab;
 pub mod doctor;
 pub mod input;
@@ -13,4 +12,5 @@ pub mod manage;
 pub mod migrate;
 pub mod spec;
 pub mod stats;
+pub mod transfer;
 pub mod worker;

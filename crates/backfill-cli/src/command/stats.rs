@@ -33,10 +33,10 @@ pub async fn run(global: &Global, output: &Output, args: StatsArgs) -> Result<()
 async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(), Failure> {
     let tasks = client.tasks().await?;
     let counts = client.counts().await?;
-    let workers = client.pools().await?;
+    let workers = client.workers().await?;
     let now = database::now(client).await;
-    let serving = Serving::of_pools(&workers);
-    let busy: u64 = workers.iter().map(|pool| pool.jobs).sum();
+    let serving = Serving::of_workers(&workers);
+    let busy: u64 = workers.iter().map(|worker| worker.jobs).sum();
     if output.is_json() {
         let tasks: Vec<Value> = tasks.iter().map(|task| task_json(task, &serving)).collect();
         return output.json(&json!({
@@ -46,7 +46,7 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
             "workers": workers.len(),
         }));
     }
-    let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "FAILED", "DEAD"], &[0, 1, 2, 3, 4]);
+    let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD"], &[0, 1, 2, 3, 4]);
     totals.add_row(counts_row(&counts));
     let hold = if workers.len() == 1 { "holds" } else { "hold" };
     let mut told =

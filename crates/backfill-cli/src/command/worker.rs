@@ -44,13 +44,13 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
             file.display()
         );
     }
-    let patience = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
-    let storage = first::unless_ended(database::reached(global, patience)).await?;
+    let max_wait = if args.fail_fast || args.once { Duration::ZERO } else { Duration::MAX };
+    let storage = first::unless_ended(database::reached(global, max_wait)).await?;
     let elsewhere = if args.no_migrate { None } else { database::elsewhere_if_missing(&storage).await };
     if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_empty()) {
         tracing::warn!("creating {}{elsewhere}", database::described(&storage).0);
     }
-    let made_ready = async { Ok(make_ready(&*storage, !args.no_migrate, patience).await?) };
+    let made_ready = async { Ok(make_ready(&*storage, !args.no_migrate, max_wait).await?) };
     let revision = first::unless_ended(made_ready).await?;
     let place = storage.name();
     let client = BackfillClient::with_storage(storage);
@@ -70,7 +70,7 @@ pub async fn run(global: &Global, output: &Output, args: Box<WorkerArgs>) -> Res
         "serving"
     );
     let handle = worker.shutdown_handle();
-    let run = async { if args.once { worker.run_once().await } else { worker.run().await } };
+    let run = async { if args.once { worker.run_until_idle().await } else { worker.run().await } };
     let unread = async {
         logging::nobody_reads().await;
         handle.shutdown();
@@ -135,12 +135,12 @@ async fn watch_others(client: &BackfillClient, worker: &Worker, scheduled: &[Str
 
 async fn tell_unserved(client: &BackfillClient, worker: &Worker, scheduled: &[String], told: &mut BTreeSet<String>) {
     let looked = async { Ok::<_, backfill::Error>((client.storage().serving().await?, client.tasks().await?)) };
-    let (pools, tasks) = match looked.await {
+    let (workers, tasks) = match looked.await {
         Ok(looked) => looked,
         // It is told by whatever needs the database.
         Err(error) => return tracing::debug!(%error, "cannot look for tasks that nobody runs"),
     };
-    let mut serving = Serving::of_pools(&pools);
+    let mut serving = Serving::of_workers(&workers);
     // It has gone, if it was to run once.
     serving.add(worker.tasks().iter().map(String::as_str));
     let by_crontab = serving.problems_of(scheduled.iter().map(String::as_str));
@@ -164,10 +164,11 @@ fn settings(
         .concurrency(args.concurrency)
         .poll_interval(args.poll_interval)
         .listen(!args.no_listen)
-        .take_handed(!args.no_handover)
+        .accept_handoffs(!args.no_handoff)
         .forbidden_flags(args.forbidden_flags.iter().filter(|flag| !flag.is_empty()))
         .sweep_interval(args.min_reset_locked_interval, args.max_reset_locked_interval)
-        .presence(args.sign_of_life, args.dead_after)
+        .heartbeat_every(args.heartbeat_interval)
+        .dead_after(args.dead_after)
         .second_signal_after(args.second_signal_after)
         .cancel_after(args.cancel_after)
         .grace(args.grace);
@@ -271,7 +272,7 @@ fn value_for<T: Copy>(task: &str, values: &[ForTask<T>]) -> Option<T> {
 }
 
 fn tell(output: &Output, summary: &Summary) -> Result<(), Failure> {
-    let Summary { completed, failed, dead, snoozed, interrupted, returned, lost, .. } = *summary;
+    let Summary { completed, failed, dead, snoozed, interrupted, released, stale, .. } = *summary;
     if output.is_json() {
         return output.json(&json!({
             "completed": completed,
@@ -279,13 +280,13 @@ fn tell(output: &Output, summary: &Summary) -> Result<(), Failure> {
             "dead": dead,
             "snoozed": snoozed,
             "interrupted": interrupted,
-            "returned": returned,
-            "lost": lost,
+            "released": released,
+            "stale": stale,
         }));
     }
     let mut told = vec![count_of(completed, "job") + " done", count_of(failed, "attempt") + " failed"];
     for (count, what) in
-        [(dead, "given up"), (interrupted, "cut off"), (returned, "given back"), (lost, "ended too late")]
+        [(dead, "given up"), (interrupted, "cut off"), (released, "released"), (stale, "ended too late")]
     {
         if count > 0 {
             told.push(format!("{count} {what}"));

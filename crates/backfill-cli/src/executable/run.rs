@@ -129,7 +129,7 @@ async fn end(
         () = &mut over => {}
         () = ctx.cancelled() => {
             group.ask_to_end();
-            // A worker that goes on (it was only taken for dead) does not drop this, so its time limit stays.
+            // A worker that goes on (it was only declared dead) does not drop this, so its time limit stays.
             tokio::select! {
                 status = child.wait() => return Ok((status?, End::Asked)),
                 () = over => {}

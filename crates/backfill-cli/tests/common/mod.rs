@@ -168,7 +168,7 @@ impl Running {
     /// Waits until a line of the log has this in it, and answers the line.
     pub async fn logs(&mut self, what: &str) -> String {
         let begin = self.log.len();
-        let found = tokio::time::timeout(support::PATIENCE, async {
+        let found = tokio::time::timeout(support::TIMEOUT, async {
             while let Some(line) = self.lines.next_line().await.expect("read") {
                 self.log.push_str(&line);
                 self.log.push('\n');

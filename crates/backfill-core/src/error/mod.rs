@@ -197,10 +197,10 @@ pub enum Error {
         supported: i32,
     },
 
-    /// The run of a move shows no sign of life any more, by the other storage's account; another run may have taken over. Nothing
+    /// The run of a move sends no heartbeats any more, by the other storage's account; another run may have taken over. Nothing
     /// was stored.
     #[error(
-        "the run {run} of this move was taken for dead, and another may have taken over; nothing more was stored; run it again"
+        "the run {run} of this move was declared dead, and another may have taken over; nothing more was stored; run it again"
     )]
     MoveTakenOver {
         /// Its identity.

@@ -7,7 +7,7 @@
 //! - An **attempt** is one start of a job. It is counted when the job is claimed, so a worker that dies has
 //!   used it.
 //! - A **key** ([`JobKeyMode`]) makes sure that at most one waiting job exists for one purpose.
-//! - A **claim** is a job held by one worker pool: nobody else starts it until it is settled or released.
+//! - A **claim** is a job held by one worker: nobody else starts it until it is settled or released.
 
 mod key;
 pub mod limits;
@@ -65,9 +65,9 @@ pub struct Job {
     pub revision: i32,
     /// Its flags, sorted.
     pub flags: Vec<String>,
-    /// Since when a worker pool holds it.
+    /// Since when a worker holds it.
     pub locked_at: Option<DateTime<Utc>>,
-    /// The worker pool that holds it.
+    /// The worker that holds it.
     pub locked_by: Option<String>,
 }
 
@@ -103,7 +103,7 @@ impl Job {
         } else if self.attempts >= self.max_attempts {
             JobState::Dead
         } else if self.attempts > 0 && self.last_error.is_some() {
-            JobState::Failed
+            JobState::Retrying
         } else if self.run_at > now {
             JobState::Scheduled
         } else {

@@ -13,17 +13,17 @@ pub enum JobState {
     Ready,
     /// Its time has not come.
     Scheduled,
-    /// A worker pool holds it.
+    /// A worker holds it.
     Running,
-    /// An attempt failed; waits for the next, or is due for it.
-    Failed,
+    /// An attempt failed, and attempts are left: waits for the next, or is due for it.
+    Retrying,
     /// No attempts left. Stays until somebody reschedules or removes it.
     Dead,
 }
 
 impl JobState {
     /// All states.
-    pub const ALL: [Self; 5] = [Self::Ready, Self::Scheduled, Self::Running, Self::Failed, Self::Dead];
+    pub const ALL: [Self; 5] = [Self::Ready, Self::Scheduled, Self::Running, Self::Retrying, Self::Dead];
 
     /// The state's name, in lower case.
     #[must_use]
@@ -32,7 +32,7 @@ impl JobState {
             Self::Ready => "ready",
             Self::Scheduled => "scheduled",
             Self::Running => "running",
-            Self::Failed => "failed",
+            Self::Retrying => "retrying",
             Self::Dead => "dead",
         }
     }
@@ -51,7 +51,7 @@ impl FromStr for JobState {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Error::InvalidJob {
             what: "job state",
             value: text.to_owned(),
-            problem: "must be ready, scheduled, running, failed or dead".to_owned(),
+            problem: "must be ready, scheduled, running, retrying or dead".to_owned(),
         })
     }
 }

@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 
 use crate::job::Job;
 
-/// The name under which one worker pool holds jobs: `locked_by` in the schema.
+/// The name under which one worker holds jobs: `locked_by` in the schema. (Graphile calls it a pool.)
 ///
 /// The shape is Graphile's: `pool-` (or `otpool-` for a run that ends by itself) and 18 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PoolId(String);
+pub struct WorkerId(String);
 
-impl PoolId {
+impl WorkerId {
     /// A new random id for a worker that runs until it is shut down.
     #[must_use]
     pub fn random() -> Self {
@@ -26,7 +26,7 @@ impl PoolId {
         Self::with_prefix("otpool")
     }
 
-    /// An id of one's own choice, for what is no worker but shows signs of life like one.
+    /// An id of one's own choice, for what is no worker but sends heartbeats like one.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self(name.into())
@@ -46,7 +46,7 @@ impl PoolId {
     }
 }
 
-impl fmt::Display for PoolId {
+impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -57,7 +57,7 @@ impl fmt::Display for PoolId {
 #[non_exhaustive]
 pub struct ClaimRequest<'a> {
     /// Who will hold the jobs.
-    pub pool: &'a PoolId,
+    pub worker: &'a WorkerId,
     /// The task names it can run.
     pub tasks: &'a [String],
     /// How many, at the most.
@@ -78,16 +78,16 @@ pub struct ClaimRequest<'a> {
     pub forbidden_flags: &'a [String],
     /// The time by which jobs are ready, if it is not the storage's own.
     pub now: Option<DateTime<Utc>>,
-    /// Whether nothing that is ready may be passed by, however long it takes to find it (see [`Claimed::look_again`]).
-    pub thorough: bool,
+    /// Whether nothing that is ready may be passed by, however long it takes to find it (see [`Claimed::rescan_after`]).
+    pub full_scan: bool,
 }
 
 impl<'a> ClaimRequest<'a> {
     /// A request for up to `limit` jobs of these tasks.
     #[must_use]
-    pub fn new(pool: &'a PoolId, tasks: &'a [String], limit: usize) -> Self {
+    pub fn new(worker: &'a WorkerId, tasks: &'a [String], limit: usize) -> Self {
         Self {
-            pool,
+            worker,
             tasks,
             limit,
             run_length: 1,
@@ -96,7 +96,7 @@ impl<'a> ClaimRequest<'a> {
             limits: &[],
             forbidden_flags: &[],
             now: None,
-            thorough: false,
+            full_scan: false,
         }
     }
 
@@ -144,8 +144,8 @@ impl<'a> ClaimRequest<'a> {
 
     /// Whether nothing that is ready may be passed by.
     #[must_use]
-    pub fn thorough(mut self, thorough: bool) -> Self {
-        self.thorough = thorough;
+    pub fn full_scan(mut self, full_scan: bool) -> Self {
+        self.full_scan = full_scan;
         self
     }
 }
@@ -161,7 +161,7 @@ pub struct Claimed {
     pub for_free_slots: bool,
     /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then. Zero means
     /// that the claim ended before it had seen everything: the next one goes on from there.
-    pub look_again: Option<Duration>,
+    pub rescan_after: Option<Duration>,
 }
 
 #[cfg(test)]
@@ -169,12 +169,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pool_ids_have_graphiles_shape() {
-        for (id, prefix) in [(PoolId::random(), "pool-"), (PoolId::random_one_time(), "otpool-")] {
+    fn worker_ids_have_graphiles_shape() {
+        for (id, prefix) in [(WorkerId::random(), "pool-"), (WorkerId::random_one_time(), "otpool-")] {
             let digits = id.as_str().strip_prefix(prefix).unwrap();
             assert_eq!(digits.len(), 18);
             assert!(digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
         }
-        assert_ne!(PoolId::random(), PoolId::random());
+        assert_ne!(WorkerId::random(), WorkerId::random());
     }
 }

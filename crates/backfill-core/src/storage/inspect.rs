@@ -1,4 +1,4 @@
-//! What an administrator sees of queues, tasks and worker pools.
+//! What an administrator sees of queues, tasks and workers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub struct QueueInfo {
     pub name: String,
     /// Since when one of its jobs runs.
     pub locked_at: Option<DateTime<Utc>>,
-    /// The worker pool that runs it.
+    /// The worker that runs it.
     pub locked_by: Option<String>,
     /// Its jobs by state.
     pub jobs: Counts,
@@ -48,18 +48,18 @@ impl TaskInfo {
     }
 }
 
-/// A worker pool that shows a sign of life or holds something.
+/// A worker that sends heartbeats or holds something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PoolInfo {
+pub struct WorkerInfo {
     /// Its id.
     pub id: String,
-    /// When it registered; `None` for pools that do not, which are Node's.
+    /// When it registered; `None` for workers that do not, which are Node's.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it last showed a sign of life, by the storage's clock.
+    /// When it last sent a heartbeat, by the storage's clock.
     pub seen_at: Option<DateTime<Utc>>,
     /// How long ago that was, by the storage's clock.
-    pub silence: Option<Duration>,
+    pub last_seen_ago: Option<Duration>,
     /// The tasks that it runs, sorted; `None` if it does not tell, as Node's.
     pub tasks: Option<Vec<String>>,
     /// How many jobs it holds.
@@ -70,10 +70,19 @@ pub struct PoolInfo {
     pub oldest_lock: Option<DateTime<Utc>>,
 }
 
-impl PoolInfo {
-    /// A pool that holds nothing.
+impl WorkerInfo {
+    /// A worker that holds nothing.
     #[must_use]
     pub fn new(id: String) -> Self {
-        Self { id, started_at: None, seen_at: None, silence: None, tasks: None, jobs: 0, queues: 0, oldest_lock: None }
+        Self {
+            id,
+            started_at: None,
+            seen_at: None,
+            last_seen_ago: None,
+            tasks: None,
+            jobs: 0,
+            queues: 0,
+            oldest_lock: None,
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::job::{Job, JobId, JobState, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
 #[must_use]
-pub fn taken_out() -> DateTime<Utc> {
+pub fn reserved_at() -> DateTime<Utc> {
     NaiveDate::from_ymd_opt(9000, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN).and_utc()
 }
 
@@ -304,8 +304,8 @@ pub struct Counts {
     pub scheduled: u64,
     /// See [`JobState::Running`].
     pub running: u64,
-    /// See [`JobState::Failed`].
-    pub failed: u64,
+    /// See [`JobState::Retrying`].
+    pub retrying: u64,
     /// See [`JobState::Dead`].
     pub dead: u64,
 }
@@ -314,7 +314,7 @@ impl Counts {
     /// All jobs.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.ready + self.scheduled + self.running + self.failed + self.dead
+        self.ready + self.scheduled + self.running + self.retrying + self.dead
     }
 
     /// Jobs that will still run by themselves.
@@ -329,7 +329,7 @@ impl Counts {
             JobState::Ready => self.ready += count,
             JobState::Scheduled => self.scheduled += count,
             JobState::Running => self.running += count,
-            JobState::Failed => self.failed += count,
+            JobState::Retrying => self.retrying += count,
             JobState::Dead => self.dead += count,
         }
     }

@@ -5,24 +5,24 @@
 //!
 //! The verbs take and give lists: a single job is a list of one, and no second path exists.
 //!
-//! - To **claim** is to take ready jobs for one worker pool: each is locked by the pool's id and its attempt is
+//! - To **claim** is to take ready jobs for one worker: each is locked by the worker's id and its attempt is
 //!   counted.
 //! - To **settle** is to say how claimed jobs ended. A settlement names its claim ([`ClaimRef`]); one whose
 //!   claim somebody else has meanwhile broken (the *fence*) changes nothing.
 //! - A **wakeup** tells a worker that a claim may find something.
-//! - A new job may be **handed over** to a worker that [offers](Offer) to take it: then it is stored as claimed.
+//! - A new job may be **handed off** to a worker that [offers](Offer) to take it: then it is stored as claimed.
 
-mod checkup;
+mod check;
 mod claim;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod cron;
-mod frontier;
-mod handover;
+mod cursor;
+mod handoff;
+mod heartbeat;
 mod inspect;
 mod manage;
 pub mod memory;
-mod presence;
 mod settle;
 mod wakeup;
 
@@ -36,14 +36,14 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-pub use checkup::{Checked, Verdict};
-pub use claim::{ClaimRequest, Claimed, PoolId};
+pub use check::{Check, CheckStatus};
+pub use claim::{ClaimRequest, Claimed, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
-pub use frontier::{Beginning, Frontier, Place, Reached};
-pub use handover::{Handed, Offer};
-pub use inspect::{PoolInfo, QueueInfo, TaskInfo};
-pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, taken_out};
-pub use presence::{Registration, Rescued, Watch};
+pub use cursor::{Cursor, Position, Reached, Start};
+pub use handoff::{Handoff, Offer};
+pub use heartbeat::{Registration, Rescued, Watch};
+pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
+pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, reserved_at};
 pub use settle::{ClaimRef, INTERRUPTED, MAX_ERROR_BYTES, Outcome, Settled, Settlement, clean_error};
 pub use wakeup::Wakeup;
 
@@ -56,13 +56,13 @@ use crate::job::{Job, JobId};
 /// Every call happens as a whole or not at all, but for `cleanup`, whose parts are separate.
 /// Dropping a call's future before it ends leaves open which of the two. Workers do drop calls that take too long, and repair
 /// it: a settlement is sent again, and after a claim that was dropped they call
-/// [`release_unknown`](Self::release_unknown).
+/// [`release_untracked`](Self::release_untracked).
 #[async_trait]
 pub trait Storage: Any + Debug + Send + Sync {
     /// What people call it, such as `PostgreSQL, schema "graphile_worker"`. Never holds a secret.
     fn name(&self) -> String;
 
-    /// The same storage for a worker, which must be able to claim, settle and show its sign of life while the user's code
+    /// The same storage for a worker, which must be able to claim, settle and send its heartbeats while the user's code
     /// uses up whatever this one shares with it (such as a pool of connections).
     fn for_worker(&self) -> Arc<dyn Storage>;
 
@@ -90,72 +90,73 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// Takes up to `limit` ready jobs, smallest priority and then oldest `run_at` first; of one serial queue at
     /// the most one, and only while no other of it is held by anybody.
     ///
-    /// A pool that is not registered (see [`register`](Self::register)) gets nothing.
+    /// A worker that is not registered (see [`register`](Self::register)) gets nothing.
     ///
-    /// It may pass ready jobs by to save itself a long search, unless the request is `thorough`; then the answer says when to
+    /// It may pass ready jobs by to save itself a long search, unless the request is `full_scan`; then the answer says when to
     /// look again.
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed>;
 
     /// Which of these jobs are there, in any state.
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>>;
 
     /// Says how claimed jobs ended; answers the ids of those whose claim still stood. Settling twice is the same
-    /// as settling once. What somebody else holds for long must not keep the rest from being written: it is answered as busy.
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled>;
+    /// as settling once. Rows that another transaction keeps locked are skipped and
+    /// returned in `busy`.
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled>;
 
-    /// Gives back what this pool holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
+    /// Releases what this worker holds but for the jobs that it `holds` knowingly: those of a claim whose answer was lost.
     /// They get their attempt back. Answers how many.
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64>;
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64>;
 
-    /// Releases locks older than four hours (Graphile's rule), but for those of pools that are registered, who are judged by their
-    /// signs of life; answers how many jobs.
+    /// Releases locks older than four hours (Graphile's rule), but for those of workers that are registered, who are judged by their
+    /// heartbeats; answers how many jobs.
     async fn release_stale(&self) -> Result<u64>;
 
-    /// Registers a pool, which is its first sign of life, and makes the names of its tasks known, so that jobs of these names can be
+    /// Registers a worker, which is its first heartbeat, and makes the names of its tasks known, so that jobs of these names can be
     /// claimed. Answers `false` if this identity is registered already: then it is somebody else's, and only the names are known.
     /// A call that fails registers nothing, unless its answer was lost.
-    async fn register(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.register_with(&Registration::new(pool, tasks)).await
+    async fn register(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.register_with(&Registration::new(worker, tasks)).await
     }
 
-    /// The same, with everything that a pool may say of itself.
+    /// The same, with everything that a worker may say of itself.
     async fn register_with(&self, registration: &Registration<'_>) -> Result<bool>;
 
-    /// Tells which tasks a registered pool runs from now on, and makes their names known. Answers `false` if it is not registered.
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        self.register(pool, tasks).await.map(|_| true)
+    /// Tells which tasks a registered worker runs from now on, and makes their names known. Answers `false` if it is not registered.
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.register(worker, tasks).await.map(|_| true)
     }
 
-    /// Shows that a pool is alive, and answers whether it is still registered: `false` means that somebody took it for dead and
+    /// Shows that a worker is alive, and answers whether it is still registered: `false` means that somebody declared it dead and
     /// released what it held.
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool>;
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool>;
 
-    /// Unregisters a pool that has stopped in an orderly way. What it still holds, without knowing it, is given back as
-    /// by [`release_unknown`](Self::release_unknown).
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()>;
+    /// Deregisters a worker that has stopped in an orderly way. What it still holds, without knowing it, is released as
+    /// by [`release_untracked`](Self::release_untracked).
+    async fn deregister(&self, worker: &WorkerId) -> Result<()>;
 
-    /// Releases what registered pools hold that have been silent for longer than this, and unregisters them. Their
-    /// jobs keep the attempt they used and are ready at once. Pools that never registered are left alone.
-    async fn rescue(&self, silence: Duration) -> Result<Vec<Rescued>> {
-        self.rescue_with(&Watch::new(silence)).await
+    /// Releases what registered workers hold that were last seen longer ago than this, and deregisters them. Their
+    /// jobs keep the attempt they used and are ready at once. Workers that never registered are left alone.
+    async fn rescue(&self, dead_after: Duration) -> Result<Vec<Rescued>> {
+        self.rescue_with(&Watch::new(dead_after)).await
     }
 
-    /// The same by one that has not always been in contact. A pool that has registered a longer silence than what is asked for is
+    /// The same by one that has not always been in contact. A worker that has registered a longer time than what is asked for is
     /// judged by its own.
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>>;
 
     /// A stream of wakeups that reconnects by itself and never ends by itself. It begins with [`Wakeup::Listening`].
     ///
-    /// Whatever makes jobs ready is told, once it is durable: adding and replacing, the crontab's gate, rescheduling, giving back,
+    /// Whatever makes jobs ready is told, once it is durable: adding and replacing, the crontab's gate, rescheduling, releasing,
     /// unlocking, rescuing, importing. (Jobs whose time comes are not told: workers look now and then.)
     fn wakeups(&self) -> BoxStream<'static, Wakeup>;
 
-    /// The same, and jobs that are handed over (see [`Offer`]) while there is an offer. After [`Wakeup::Deaf`] jobs may have been
-    /// handed over that were not told: they are given back by [`release_unknown`](Self::release_unknown), which also ends the
-    /// offer. What is handed over at the end of an offer may be told after it.
+    /// The same, and jobs that are handed off (see [`Offer`]) while there is an offer. After [`Wakeup::ListenerLost`] jobs may have been
+    /// handed off that were not told: they are released by [`release_untracked`](Self::release_untracked), which also ends the
+    /// offer. What is handed off at the end of an offer may be told after it.
     ///
-    /// A storage need not hand over anything.
-    fn wakeups_and_jobs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
+    /// A storage need not hand off anything.
+    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
         drop(offers);
         self.wakeups()
     }
@@ -179,39 +180,39 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>>;
 
     /// Makes jobs that nobody holds dead; answers the changed ones.
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>>;
 
     /// Changes jobs that nobody holds; answers the changed ones. Fails by [`Reschedule::check`], and then changes nothing.
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>>;
 
-    /// Releases everything that these pools (or, from Node up to 0.16, workers) hold, and unregisters them: one that is alive
-    /// all the same finds that it was taken for dead. Answers how many jobs.
-    async fn unlock(&self, pools: &[String]) -> Result<u64>;
+    /// Releases everything that these workers (of Node, from 0.17 on: pools) hold, and deregisters them: one that is alive
+    /// all the same finds that it was declared dead. Answers how many jobs.
+    async fn unlock(&self, workers: &[String]) -> Result<u64>;
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned>;
 
-    /// Takes jobs that wait (ready, scheduled, or failed with attempts left) out of everybody's reach, to move them to another
+    /// Reserves jobs that wait (ready, scheduled or retrying), to move them to another
     /// storage: by id, with a greater one than `after`, at most `limit`, and at most `max_bytes` of payloads and errors together (a single
-    /// larger job comes alone). Among them are those that this mover took before and
+    /// larger job comes alone). Among them are those that this transfer reserved before and
     /// that are still here, as after a move that was interrupted. No attempt is counted, and neither workers nor sweeps touch
-    /// them until [`delete_taken`](Self::delete_taken), or [`unlock`](Self::unlock) of the mover, which gives them back.
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>>;
+    /// them until [`delete_reserved`](Self::delete_reserved), or [`unlock`](Self::unlock) of the transfer, which releases them.
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>>;
 
-    /// Deletes jobs that this mover has taken out; answers how many.
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64>;
+    /// Deletes jobs that this transfer has reserved; answers how many.
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64>;
 
-    /// Stores jobs that were taken out of another storage, as they are but for their numbers and locks: each once, however often
-    /// it comes, which is remembered under the mover's name and the job's old number until
+    /// Stores jobs that were reserved in another storage, as they are but for their numbers and locks: each once, however often
+    /// it comes, which is remembered under the transfer's id and the job's old number until
     /// [`forget_imports`](Self::forget_imports). Answers the old numbers of those that are here, or were: all but the jobs
     /// whose key another job here has.
     ///
     /// The `run` of the move must be registered here (see [`register`](Self::register)), or nothing is stored and the
-    /// call fails: one that was taken for dead must not store what another run has moved since.
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
+    /// call fails: one that was declared dead must not store what another run has moved since.
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>>;
 
-    /// Forgets what a mover has brought, once it is gone from where it came.
-    async fn forget_imports(&self, mover: &str) -> Result<()>;
+    /// Forgets what a transfer has brought, once it is gone from where it came.
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()>;
 
     /// Reads one job.
     async fn job(&self, id: JobId) -> Result<Option<Job>>;
@@ -232,13 +233,13 @@ pub trait Storage: Any + Debug + Send + Sync {
     async fn task_names(&self) -> Result<Vec<String>>;
 
     /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
-    async fn diagnose(&self) -> Vec<Checked>;
+    async fn diagnose(&self) -> Vec<Check>;
 
-    /// The worker pools that show signs of life or hold something, by id.
-    async fn pools(&self) -> Result<Vec<PoolInfo>>;
+    /// The workers that send heartbeats or hold something, by id.
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
 
-    /// The registered worker pools and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.
-    async fn serving(&self) -> Result<Vec<PoolInfo>> {
-        Ok(self.pools().await?.into_iter().filter(|pool| pool.seen_at.is_some()).collect())
+    /// The registered workers and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.
+    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
+        Ok(self.workers().await?.into_iter().filter(|worker| worker.seen_at.is_some()).collect())
     }
 }

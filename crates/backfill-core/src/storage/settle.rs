@@ -14,7 +14,7 @@ pub const INTERRUPTED: &str = "the worker shut down before the job ended";
 
 /// One claim of one job: the fence.
 ///
-/// A claim is named by the job, the pool, and the moment of the claim. A settlement applies only while the
+/// A claim is named by the job, the worker, and the moment of the claim. A settlement applies only while the
 /// stored job still carries all three, so a worker that was paused past its lease cannot settle a job that
 /// somebody else (or even itself, later) has claimed since. The moment is used rather than the attempt's number
 /// because enqueuers and administrators may change that number under a running job.
@@ -100,7 +100,7 @@ pub enum Outcome {
         payload: Option<Payload>,
     },
     /// Never started: give the attempt back and leave the rest as it was.
-    Returned,
+    Released,
 }
 
 impl Outcome {
@@ -131,8 +131,8 @@ impl Outcome {
 
     /// Whether the job is ready again by this, and somebody else may take it.
     #[must_use]
-    pub fn gives_back(&self) -> bool {
-        matches!(self, Self::Returned | Self::Interrupted { .. })
+    pub fn releases(&self) -> bool {
+        matches!(self, Self::Released | Self::Interrupted { .. })
     }
 }
 

@@ -1,18 +1,18 @@
 //! What tells a worker to look for jobs.
 
-use super::Handed;
+use super::Handoff;
 
 /// A reason to claim, or to stop; or a job without claiming.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wakeup {
     /// About this many jobs were added.
     JobsAdded(u64),
-    /// A job was handed over, to the worker that hears this.
-    Handed(Box<Handed>),
+    /// A job was handed off, to the worker that hears this.
+    HandedOff(Box<Handoff>),
     /// Wakeups are being delivered from now on; some may have been missed before, so look once.
     Listening,
     /// Wakeups are not delivered at present; polling has to do. The stream tries to reconnect.
-    Deaf {
+    ListenerLost {
         /// Why.
         reason: String,
     },

@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
                 revision: row.revision?,
                 flags: row.flags.0,
                 locked_at: self.course.moment.map(Timestamp),
-                locked_by: Some(self.request.pool.as_str().to_owned().into()),
+                locked_by: Some(self.request.worker.as_str().to_owned().into()),
             }))
         };
         self.claimed.jobs.extend(job());

@@ -276,7 +276,7 @@ impl Cursors {
         self.forget_if_it_is_time(now);
         let freed = self.freed.load(Ordering::Relaxed);
         let freed_queues: Vec<String> = std::mem::take(&mut *lock(&self.untold)).into_iter().collect();
-        if request.thorough {
+        if request.full_scan {
             return Looks {
                 plain: None,
                 plain_rows: None,
@@ -411,7 +411,7 @@ impl Cursors {
         self.know(&course.seen_levels);
         self.with(set, |lines| {
             if lines.generation != looks.generation {
-                claimed.look_again = Some(Duration::ZERO);
+                claimed.rescan_after = Some(Duration::ZERO);
                 return;
             }
             let freed_meanwhile = self.freed.load(Ordering::Relaxed) != looks.freed;
@@ -423,10 +423,11 @@ impl Cursors {
                 lines.go_back_if_moved(now);
             }
             if goes_on {
-                claimed.look_again = Some(Duration::ZERO);
+                claimed.rescan_after = Some(Duration::ZERO);
             } else if claimed.jobs.len() < request.limit {
                 let passes = [lines.plain.as_ref().and_then(|plain| plain.next), lines.queued.next, lines.back_at];
-                claimed.look_again = passes.into_iter().flatten().min().map(|next| next.saturating_duration_since(now));
+                claimed.rescan_after =
+                    passes.into_iter().flatten().min().map(|next| next.saturating_duration_since(now));
             }
         });
     }

@@ -39,7 +39,7 @@ impl PostgresStorage {
         let in_all = want.saturating_mul(run_length).min(MAX_IN_RUNS.max(want));
         let looks = self.cursors.begin(request, in_all, Instant::now());
         let try_plain = looks.are_simple() && request.limits.is_empty() && self.plainness.is_likely();
-        let under_way = self.caution.begin();
+        let call = self.slow_calls.begin();
         let mut telling = Telling(Some((&self.cursors, &looks.freed_queues)));
         let claimed = self.retrying(|| async {
             let mut work = self.work_in_time().await?;
@@ -47,7 +47,7 @@ impl PostgresStorage {
             self.done(work).await?;
             Ok(claimed)
         });
-        let claimed = under_way.answered(claimed.await);
+        let claimed = call.answered(claimed.await);
         let (mut claimed, course) = claimed?;
         telling.0 = None;
         if course.queue_took.is_some() {
@@ -110,7 +110,7 @@ from graphile_worker.backfill_claim(
   freed => $23
 )
 "#,
-            request.pool.as_str(),
+            request.worker.as_str(),
             request.tasks,
             want,
             run_length,

@@ -14,8 +14,8 @@ const OLD_TRANSACTION_SECONDS: f64 = 300.0;
 const MANY_DEAD_ROWS: i64 = 50_000;
 /// A table of fewer rows is planned well without statistics.
 const MANY_ROWS: i64 = 10_000;
-/// More silence than the usual 15 seconds and a check by others every 5.
-const SILENT_SECONDS: f64 = 30.0;
+/// Longer ago than the usual 15 seconds and a check by others every 5.
+const LAST_SEEN_SECONDS: f64 = 30.0;
 const CLOCK_SECONDS: i64 = 5;
 
 impl PostgresStorage {
@@ -35,12 +35,12 @@ impl PostgresStorage {
         ))
     }
 
-    /// `own` says whether our own objects are there, of which one is the table of pools.
+    /// `own` says whether our own objects are there, of which one is the table of workers.
     pub(super) async fn locks(&self, own: bool) -> Findings {
         let fail = |e| self.error("look at locks", e);
         let rows = sqlx::query!(
             r#"
-select lock.locked_by as "pool!", count(*) as "locks!"
+select lock.locked_by as "worker!", count(*) as "locks!"
 from (
   select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
   union all
@@ -54,17 +54,17 @@ order by 1
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        let mut seen = Seen::fine("no lock is stale, and no registered pool is silent");
+        let mut seen = Seen::fine("no lock is stale, and every registered worker was seen lately");
         for row in rows {
             seen = seen.problem(
-                format!("{} locks of {} are older than four hours", row.locks, row.pool),
-                format!("run a worker (it releases them within ten minutes), or `backfill unlock {}`", row.pool),
+                format!("{} locks of {} are older than four hours", row.locks, row.worker),
+                format!("run a worker (it releases them within ten minutes), or `backfill unlock {}`", row.worker),
             );
         }
         if !own {
             return Ok(seen);
         }
-        let silent = sqlx::query!(
+        let dead = sqlx::query!(
             r#"
 select pool.id, extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "seconds!"
 from graphile_worker.backfill_pools pool
@@ -74,15 +74,15 @@ where pool.seen_at < clock_timestamp()
   and pool.seen_at > 'epoch'
 order by pool.id
 "#,
-            SILENT_SECONDS,
+            LAST_SEEN_SECONDS,
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        for row in silent {
+        for row in dead {
             seen = seen.problem(
                 format!(
-                    "the worker pool {} has been silent for {:.0} s, and no worker has taken care of it",
+                    "the worker {} was last seen {:.0} s ago, and no worker has released its jobs",
                     row.id, row.seconds
                 ),
                 format!("run a worker (it frees the jobs at once), or `backfill unlock {}`", row.id),
@@ -94,9 +94,9 @@ order by pool.id
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        for pool in kept {
+        for worker in kept {
             seen = seen.problem(
-                format!("the worker pool {pool} is dead, and somebody's lock keeps jobs that it held from being freed"),
+                format!("the worker {worker} is dead, and somebody's lock keeps jobs that it held from being freed"),
                 format!(
                     "end the transaction that has locked them: select pid from pg_locks where mode = 'RowShareLock' and \
                      relation = '{}._private_jobs'::regclass;",

@@ -1,8 +1,8 @@
-//! What is held by nobody who will give it back, and what is dated ahead.
+//! What is held and will not be released, and what is dated ahead.
 
 use super::{Findings, Seen};
 use crate::storage::postgres::PostgresStorage;
-use crate::storage::taken_out;
+use crate::storage::reserved_at;
 
 /// More than clocks that agree differ by.
 const AHEAD_SECONDS: f64 = 60.0;
@@ -42,7 +42,7 @@ order by 1
         }
         let locks = sqlx::query!(
             r#"
-select lock.locked_by as "pool!", count(*) as "locks!"
+select lock.locked_by as "worker!", count(*) as "locks!"
 from (
   select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
   union all
@@ -54,21 +54,21 @@ group by lock.locked_by
 order by 1
 "#,
             AHEAD_SECONDS,
-            taken_out(),
+            reserved_at(),
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
         for row in locks {
             seen = seen.problem(
-                format!("{} locks of {} are dated ahead, so they never seem old", row.locks, row.pool),
-                format!("if that worker is gone: `backfill unlock {}`", row.pool),
+                format!("{} locks of {} are dated ahead, so they never seem old", row.locks, row.worker),
+                format!("if that worker is gone: `backfill unlock {}`", row.worker),
             );
         }
         if !own {
             return Ok(seen);
         }
-        let pools = sqlx::query_scalar!(
+        let workers = sqlx::query_scalar!(
             r#"
 select pool.id from graphile_worker.backfill_pools pool
 where pool.seen_at > clock_timestamp() + make_interval(secs => $1)
@@ -79,17 +79,17 @@ order by 1
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        for pool in pools {
+        for worker in workers {
             seen = seen.problem(
-                format!("the last heartbeat of {pool} is dated ahead, so it would not be missed if it died"),
-                format!("set the server's clock right; if that worker is gone: `backfill unlock {pool}`"),
+                format!("the last heartbeat of {worker} is dated ahead, so it would not be missed if it died"),
+                format!("set the server's clock right; if that worker is gone: `backfill unlock {worker}`"),
             );
         }
         Ok(seen)
     }
 
     /// Jobs and queues that are held under the name of a worker that is not registered, although none of Node's, which
-    /// never are, can be it: its row was deleted. It will not give back what it does not know to be its own any more.
+    /// never are, can be it: its row was deleted. It will not release what it does not know to be its own any more.
     pub(super) async fn strays(&self, own: bool) -> Findings {
         if !own {
             return Ok(Seen::fine("no worker registers here yet"));
@@ -105,7 +105,7 @@ order by 1
         }
         let rows = sqlx::query!(
             r#"
-select lock.locked_by as "pool!", count(*) as "locks!"
+select lock.locked_by as "worker!", count(*) as "locks!"
 from (
   select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
   union all
@@ -134,12 +134,12 @@ order by 1
             seen = seen.problem(
                 format!(
                     "{} locks are held by {}, which is not registered, and no worker of Node's listens: its row was deleted",
-                    row.locks, row.pool
+                    row.locks, row.worker
                 ),
                 format!(
                     "unless a worker of Node's runs under that name: `backfill unlock {}`; and do not delete rows of \
                      backfill_pools: `backfill unlock` frees with them what they hold",
-                    row.pool
+                    row.worker
                 ),
             );
         }

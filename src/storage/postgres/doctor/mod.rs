@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `drift` | tables, indexes and functions that are not as this version would make them |
 //! | `health` | locks that nobody holds, dead rows, who holds vacuum back, numbers that run out, the clock |
-//! | `holders` | jobs that nobody will give back, and what is dated ahead |
+//! | `holders` | jobs that nobody will release, and what is dated ahead |
 //! | `reach` | privileges, and whether notifications arrive |
 
 mod drift;
@@ -21,7 +21,7 @@ use super::migrate::FIRST_WITH_PRIVATE_TABLES;
 use super::{PostgresStorage, REVISION, migrate};
 use crate::error::{Error, Unready};
 use crate::nearest::did_you_mean;
-use crate::storage::{Checked, Verdict};
+use crate::storage::{Check, CheckStatus};
 
 /// What a check says: nothing wrong, or each thing that is. An error means that it could not look.
 type Findings = Result<Seen, Error>;
@@ -67,7 +67,7 @@ const POLL: &str = "give workers an address without a pooler in transaction mode
 
 impl PostgresStorage {
     /// The schema need not be there.
-    pub(super) async fn look_at_everything(&self) -> Vec<Checked> {
+    pub(super) async fn look_at_everything(&self) -> Vec<Check> {
         let mut checked = Vec::new();
         let connected = self.connection().await;
         let reachable = connected.is_ok();
@@ -84,7 +84,7 @@ impl PostgresStorage {
         report(&mut checked, "revision", revision, "");
         if is_read_only {
             let why = "nothing can be notified where nothing can be written".to_owned();
-            checked.push(Checked::new("notifications", Verdict::Skipped { why }));
+            checked.push(Check::new("notifications", CheckStatus::Skipped { why }));
         } else {
             report(&mut checked, "notifications", self.notifications().await, POLL);
         }
@@ -108,7 +108,7 @@ impl PostgresStorage {
         } else {
             for what in ["privileges", "objects", "locks", "holders", "times", "orphans", "rows", "numbers"] {
                 let why = "the schema is not one that this version can look at".to_owned();
-                checked.push(Checked::new(what, Verdict::Skipped { why }));
+                checked.push(Check::new(what, CheckStatus::Skipped { why }));
             }
         }
         checked
@@ -180,17 +180,17 @@ select
     }
 }
 
-fn report(checked: &mut Vec<Checked>, what: &'static str, findings: Findings, remedy: &str) {
-    let verdicts = match findings {
-        Ok(Seen { detail, nothing: true, .. }) => vec![Verdict::Skipped { why: detail }],
-        Ok(Seen { detail, problems, .. }) if problems.is_empty() => vec![Verdict::Fine { detail }],
+fn report(checked: &mut Vec<Check>, what: &'static str, findings: Findings, remedy: &str) {
+    let statuses = match findings {
+        Ok(Seen { detail, nothing: true, .. }) => vec![CheckStatus::Skipped { why: detail }],
+        Ok(Seen { detail, problems, .. }) if problems.is_empty() => vec![CheckStatus::Fine { detail }],
         Ok(Seen { problems, .. }) => {
-            problems.into_iter().map(|(problem, remedy)| Verdict::Found { problem, remedy }).collect()
+            problems.into_iter().map(|(problem, remedy)| CheckStatus::Found { problem, remedy }).collect()
         }
         Err(error) if !remedy.is_empty() => {
-            vec![Verdict::Found { problem: error.to_string(), remedy: remedy.to_owned() }]
+            vec![CheckStatus::Found { problem: error.to_string(), remedy: remedy.to_owned() }]
         }
-        Err(error) => vec![Verdict::Skipped { why: error.to_string() }],
+        Err(error) => vec![CheckStatus::Skipped { why: error.to_string() }],
     };
-    checked.extend(verdicts.into_iter().map(|verdict| Checked::new(what, verdict)));
+    checked.extend(statuses.into_iter().map(|status| Check::new(what, status)));
 }

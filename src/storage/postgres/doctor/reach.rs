@@ -9,7 +9,7 @@ use super::{Findings, POLL, Seen};
 use crate::storage::postgres::PostgresStorage;
 
 /// How long a notification may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
 impl PostgresStorage {
     pub(super) async fn privileges(&self) -> Findings {
@@ -82,9 +82,10 @@ order by 1
         let channel = format!("backfill:doctor:{:016x}", fastrand::u64(..));
         let mut listener = PgListener::connect_with(&self.pool).await.map_err(fail)?;
         listener.eager_reconnect(false);
-        if self.is_lent(listener.acquire().await.map_err(fail)?).await.map_err(fail)? {
-            let lent = "a pooler in transaction mode stands between: LISTEN does not work on this way to the database";
-            return Ok(Seen::fine("").problem(lent, POLL));
+        if self.is_transaction_pooled(listener.acquire().await.map_err(fail)?).await.map_err(fail)? {
+            let pooled =
+                "a pooler in transaction mode stands between: LISTEN does not work on this way to the database";
+            return Ok(Seen::fine("").problem(pooled, POLL));
         }
         listener.listen(&channel).await.map_err(fail)?;
         // Through the pool, as from another program; in its own time, so that a pooler may give the connection away.
@@ -92,14 +93,14 @@ order by 1
             .execute(self.schema.on(&self.db()))
             .await
             .map_err(|e| self.error("notify", e))?;
-        let heard = tokio::time::timeout(PATIENCE, listener.try_recv()).await;
+        let heard = tokio::time::timeout(MAX_WAIT, listener.try_recv()).await;
         let seen = Seen::fine("notifications arrive");
         if matches!(heard, Ok(Ok(Some(_)))) {
             return Ok(seen);
         }
         Ok(seen.problem(
             format!(
-                "a notification did not arrive within {PATIENCE:?}: LISTEN does not work on this way to the database"
+                "a notification did not arrive within {MAX_WAIT:?}: LISTEN does not work on this way to the database"
             ),
             POLL,
         ))

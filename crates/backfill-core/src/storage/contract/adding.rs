@@ -62,7 +62,7 @@ pub async fn defaults_are_graphiles(storage: Subject) {
 
 /// Replacing is not patching: what the new job leaves out goes back to its default.
 pub async fn replace_updates_a_waiting_job_entirely(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let first = add_one(
         &storage,
         spec().key("k").serial_queue("q").priority(-3).max_attempts(3).flag("f").run_at(in_an_hour()),
@@ -75,8 +75,8 @@ pub async fn replace_updates_a_waiting_job_entirely(storage: Subject) {
     assert_eq!(second.created_at, first.created_at);
     assert!(second.run_at <= Utc::now() + TimeDelta::seconds(1));
 
-    let claimed = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &claimed, failed("no", Duration::ZERO)).await;
+    let claimed = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &claimed, failed("no", Duration::ZERO)).await;
     let third = add_one(&storage, JobSpec::new("other", "x").key("k").serial_queue("q2")).await;
     assert_eq!((third.id, third.attempts, &third.last_error), (first.id, 0, &None));
     assert_eq!((third.task.as_str(), third.queue.as_deref()), ("other", Some("q2")));
@@ -84,7 +84,7 @@ pub async fn replace_updates_a_waiting_job_entirely(storage: Subject) {
 
 /// `PreserveRunAt` keeps the time of a job that was never tried.
 pub async fn preserve_run_at_keeps_the_time_of_an_untried_job_only(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let at = in_an_hour();
     let again = || spec().key("k").key_mode(JobKeyMode::PreserveRunAt).priority(2);
     add_one(&storage, spec().key("k").run_at(at)).await;
@@ -92,26 +92,26 @@ pub async fn preserve_run_at_keeps_the_time_of_an_untried_job_only(storage: Subj
     assert_eq!((kept.run_at, kept.priority, kept.revision), (at, Priority(2), 1));
 
     add_one(&storage, spec().key("k")).await;
-    let claimed = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &claimed, failed("no", at)).await;
+    let claimed = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &claimed, failed("no", at)).await;
     let tried = add_one(&storage, again()).await;
     assert!(tried.run_at < at, "a job waiting for its retry gets the new time");
 }
 
 /// `UnsafeDedupe` changes nothing but the revision, whatever the job is doing.
 pub async fn unsafe_dedupe_keeps_whatever_is_there(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let dedupe =
         || JobSpec::new("other", "new").key("k").key_mode(JobKeyMode::UnsafeDedupe).serial_queue("q").priority(9);
     let first = add_one(&storage, spec().key("k").key_mode(JobKeyMode::UnsafeDedupe)).await;
     assert_eq!(first.revision, 0);
     for revision in 1..=3 {
         if revision == 2 {
-            claim_one(&storage, &pool).await;
+            claim_one(&storage, &worker).await;
         }
         if revision == 3 {
             let running = must_read(&storage, first.id).await;
-            settle(&storage, &pool, &running, Outcome::Dead { error: "x".to_owned() }).await;
+            settle(&storage, &worker, &running, Outcome::Dead { error: "x".to_owned() }).await;
         }
         let before = must_read(&storage, first.id).await;
         let answer = add_one(&storage, dedupe()).await;
@@ -126,24 +126,24 @@ pub async fn unsafe_dedupe_keeps_whatever_is_there(storage: Subject) {
 
 /// A running job cannot be changed any more: it goes on, but its failure is final, and a new job does the new work.
 pub async fn replacing_a_running_job_leaves_it_keyless_and_without_retry(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let old = add_one(&storage, spec().key("k")).await;
-    let running = claim_one(&storage, &pool).await;
+    let running = claim_one(&storage, &worker).await;
     let new = add_one(&storage, JobSpec::new(TASK, "new").key("k")).await;
     assert_ne!(new.id, old.id);
     let left = must_read(&storage, old.id).await;
     assert_eq!((left.key, left.attempts, left.locked_by.is_some()), (None, 25, true));
-    settle(&storage, &pool, &running, failed("no", Duration::ZERO)).await;
-    let claimed = claim(&storage, &pool, 10).await;
+    settle(&storage, &worker, &running, failed("no", Duration::ZERO)).await;
+    let claimed = claim(&storage, &worker, 10).await;
     assert_eq!(claimed.iter().map(|job| job.id).collect::<Vec<_>>(), [new.id]);
 }
 
 /// A dead job loses its key to a new one, and stays.
 pub async fn replacing_a_dead_job_adds_a_new_one(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let old = add_one(&storage, spec().key("k").max_attempts(1)).await;
-    let running = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &running, failed("no", Duration::ZERO)).await;
+    let running = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &running, failed("no", Duration::ZERO)).await;
     let new = add_one(&storage, spec().key("k")).await;
     assert_ne!(new.id, old.id);
     let left = must_read(&storage, old.id).await;
@@ -167,12 +167,12 @@ pub async fn concurrent_adds_under_one_key_leave_one_job(storage: Subject) {
     for n in 0..40 {
         let storage = storage.clone();
         adds.spawn(async move {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             let job = add_one(&storage, JobSpec::new(TASK, n).key("k")).await;
             assert_eq!(job.key.as_deref(), Some("k"));
             if n % 4 == 0 {
-                for job in claim(&storage, &pool, 1).await {
-                    settle(&storage, &pool, &job, Outcome::Completed).await;
+                for job in claim(&storage, &worker, 1).await {
+                    settle(&storage, &worker, &job, Outcome::Completed).await;
                 }
             }
         });
@@ -200,7 +200,7 @@ pub async fn hostile_strings_round_trip(storage: Subject) {
         "line\nbreak\ttab\r",
         " ",
     ];
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     for text in hostile {
         let spec = JobSpec::new(text, text).serial_queue(text).key(text).flag(text);
         let job = add_one(&storage, spec).await;
@@ -208,9 +208,9 @@ pub async fn hostile_strings_round_trip(storage: Subject) {
         assert_eq!(job.flags, [text]);
         assert_eq!(job.payload.decode::<String>().expect("text"), text);
         let tasks = [text.to_owned()];
-        let claimed = storage.claim(&crate::storage::ClaimRequest::new(&pool, &tasks, 5)).await.expect("claim").jobs;
+        let claimed = storage.claim(&crate::storage::ClaimRequest::new(&worker, &tasks, 5)).await.expect("claim").jobs;
         assert_eq!(claimed.len(), 1);
-        settle(&storage, &pool, &claimed[0], failed(text, Duration::ZERO)).await;
+        settle(&storage, &worker, &claimed[0], failed(text, Duration::ZERO)).await;
         assert_eq!(must_read(&storage, job.id).await.last_error.as_deref(), Some(text));
         assert_eq!(storage.remove(text).await.expect("remove").map(|job| job.id), Some(job.id));
     }

@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, PoolId, Reschedule, Settlement, Wakeup};
+use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, Reschedule, Settlement, Wakeup, WorkerId};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let ago = |minutes| Utc::now() - TimeDelta::minutes(minutes);
     let specs = vec![
         JobSpec::new(TASK, 5).priority(1).run_at(ago(1)),
@@ -28,31 +28,31 @@ pub async fn order_is_priority_then_time(storage: Subject) {
     add(&storage, specs).await;
     let mut order = Vec::new();
     for limit in [1, 3, 10] {
-        for job in claim(&storage, &pool, limit).await {
+        for job in claim(&storage, &worker, limit).await {
             order.push(job.payload.decode::<i32>().expect("a number"));
         }
     }
     assert_eq!(order, [0, 1, 2, 3, 4, 5]);
 }
 
-/// The future, other tasks, and the limit are respected; a claim counts the attempt and carries the pool's id.
+/// The future, other tasks, and the limit are respected; a claim counts the attempt and carries the worker's id.
 pub async fn only_ready_jobs_of_known_tasks_up_to_the_limit(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add(&storage, vec![spec(), spec(), spec(), spec().run_in(Duration::from_secs(60)), JobSpec::new("unknown", 1)])
         .await;
-    assert!(claim(&storage, &pool, 0).await.is_empty());
-    let two = claim(&storage, &pool, 2).await;
+    assert!(claim(&storage, &worker, 0).await.is_empty());
+    let two = claim(&storage, &worker, 2).await;
     assert_eq!(two.len(), 2);
     for job in &two {
-        assert_eq!((job.attempts, job.locked_by.as_deref()), (1, Some(pool.as_str())));
+        assert_eq!((job.attempts, job.locked_by.as_deref()), (1, Some(worker.as_str())));
         assert!(job.locked_at.is_some());
     }
-    assert_eq!(claim(&storage, &pool, 10).await.len(), 1);
-    assert!(claim(&storage, &pool, 10).await.is_empty());
+    assert_eq!(claim(&storage, &worker, 10).await.len(), 1);
+    assert!(claim(&storage, &worker, 10).await.is_empty());
     let none: [String; 0] = [];
-    assert!(storage.claim(&ClaimRequest::new(&pool, &none, 5)).await.expect("claim").jobs.is_empty());
+    assert!(storage.claim(&ClaimRequest::new(&worker, &none, 5)).await.expect("claim").jobs.is_empty());
     let both = [TASK.to_owned(), "unknown".to_owned()];
-    assert_eq!(storage.claim(&ClaimRequest::new(&pool, &both, 5)).await.expect("claim").jobs.len(), 1);
+    assert_eq!(storage.claim(&ClaimRequest::new(&worker, &both, 5)).await.expect("claim").jobs.len(), 1);
 }
 
 /// Eight claimers, a thousand jobs: each job goes to one of them.
@@ -63,10 +63,10 @@ pub async fn each_job_is_claimed_by_exactly_one_of_many_claimers(storage: Subjec
     for n in 0..8 {
         let storage = storage.clone();
         claimers.spawn(async move {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             let mut mine = Vec::new();
             loop {
-                let jobs = claim(&storage, &pool, 1 + n * 3).await;
+                let jobs = claim(&storage, &worker, 1 + n * 3).await;
                 if jobs.is_empty() {
                     return mine;
                 }
@@ -112,9 +112,9 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
     for _ in 0..8 {
         let (storage, in_flight, done) = (storage.clone(), in_flight.clone(), done.clone());
         claimers.spawn(async move {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             while done.lock().expect("lock").len() < QUEUES * EACH {
-                let jobs = claim(&storage, &pool, 4).await;
+                let jobs = claim(&storage, &worker, 4).await;
                 for job in &jobs {
                     let queue = job.queue.clone().expect("a queue");
                     let other = in_flight.lock().expect("lock").insert(queue, job.id);
@@ -129,7 +129,7 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
                     .iter()
                     .map(|job| Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed })
                     .collect();
-                assert_eq!(storage.settle(&pool, &settled).await.expect("settle").applied.len(), jobs.len());
+                assert_eq!(storage.settle(&worker, &settled).await.expect("settle").applied.len(), jobs.len());
             }
         });
     }
@@ -148,7 +148,7 @@ pub async fn a_locked_queue_does_not_hide_other_jobs(storage: Subject) {
     assert_eq!(claim_one(&storage, &other).await.id, free.id);
 }
 
-/// A claim that passes ready jobs by says when to look again; one that is thorough passes none by.
+/// A claim that passes ready jobs by says when to look again; one that is a `full_scan` passes none by.
 pub async fn what_is_passed_by_is_found_when_asked_for(storage: Subject) {
     let (one, other) = (register(&storage).await, register(&storage).await);
     // So many that cannot be taken stand at the head of the line that a storage may want to begin behind them.
@@ -166,24 +166,27 @@ pub async fn what_is_passed_by_is_found_when_asked_for(storage: Subject) {
         let urgent = add_one(&storage, spec().priority(-9)).await;
         let claimed = storage.claim(&request).await.expect("claim");
         let found = claimed.jobs.iter().any(|job| job.id == urgent.id);
-        assert!(found || claimed.look_again.is_some() || claimed.jobs.len() == 2, "round {round}: it is not forgotten");
+        assert!(
+            found || claimed.rescan_after.is_some() || claimed.jobs.len() == 2,
+            "round {round}: it is not forgotten"
+        );
         if !found {
-            let thorough = storage.claim(&request.thorough(true)).await.expect("claim").jobs;
-            assert_eq!(thorough.first().map(|job| job.id), Some(urgent.id));
+            let full_scan = storage.claim(&request.full_scan(true)).await.expect("claim").jobs;
+            assert_eq!(full_scan.first().map(|job| job.id), Some(urgent.id));
         }
     }
 }
 
 /// Attempts are counted when a job is claimed, and end.
 pub async fn jobs_without_attempts_left_are_not_claimed(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add_one(&storage, spec().max_attempts(2)).await;
     for attempt in 1..=2 {
-        let job = claim_one(&storage, &pool).await;
+        let job = claim_one(&storage, &worker).await;
         assert_eq!(job.attempts, attempt);
-        settle(&storage, &pool, &job, failed("no", Duration::ZERO)).await;
+        settle(&storage, &worker, &job, failed("no", Duration::ZERO)).await;
     }
-    assert!(claim(&storage, &pool, 1).await.is_empty());
+    assert!(claim(&storage, &worker, 1).await.is_empty());
     assert_eq!(storage.counts().await.expect("counts").dead, 1);
 }
 
@@ -200,12 +203,12 @@ pub async fn adding_wakes_a_listener(storage: Subject) {
         .expect("in time");
 }
 
-/// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand over anything.)
-pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
-    let pool = Arc::new(register(&storage).await);
-    let offer = Offer::new(Arc::clone(&pool), [TASK.to_owned()].into(), 1);
+/// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand off anything.)
+pub async fn a_job_is_handed_off_or_claimed_and_never_both(storage: Subject) {
+    let worker = Arc::new(register(&storage).await);
+    let offer = Offer::new(Arc::clone(&worker), [TASK.to_owned()].into(), 1);
     let offers = watch::Sender::new(Some(offer));
-    let mut wakeups = storage.wakeups_and_jobs(offers.subscribe());
+    let mut wakeups = storage.wakeups_and_handoffs(offers.subscribe());
     let (tell, mut heard) = mpsc::unbounded_channel();
     let listening = tokio::spawn(async move {
         while let Some(wakeup) = wakeups.next().await {
@@ -218,25 +221,25 @@ pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
     assert_eq!(first, Some(Wakeup::Listening));
     for _ in 0..100 {
         let added = add_one(&storage, spec()).await;
-        let claimed = claim(&storage, &pool, 10).await;
+        let claimed = claim(&storage, &worker, 10).await;
         let job = if added.locked_by.is_none() {
             assert_eq!((added.attempts, claimed.len()), (0, 1), "it can be claimed");
             claimed.into_iter().next().expect("one")
         } else {
-            assert_eq!((added.attempts, added.locked_by.as_deref()), (1, Some(pool.as_str())));
+            assert_eq!((added.attempts, added.locked_by.as_deref()), (1, Some(worker.as_str())));
             assert!(claimed.is_empty(), "nobody else gets it");
-            let handed = tokio::time::timeout(within, async {
+            let handed_off = tokio::time::timeout(within, async {
                 loop {
                     match heard.recv().await {
-                        Some(Wakeup::Handed(handed)) => return *handed,
+                        Some(Wakeup::HandedOff(handoff)) => return *handoff,
                         other => assert!(other.is_some(), "it listens"),
                     }
                 }
             });
-            handed.await.expect("it is told").job
+            handed_off.await.expect("it is told").job
         };
         assert_eq!((job.id, job.attempts), (added.id, 1));
-        settle(&storage, &pool, &job, Outcome::Completed).await;
+        settle(&storage, &worker, &job, Outcome::Completed).await;
     }
     assert_eq!(storage.counts().await.expect("counts").total(), 0, "each was settled");
     listening.abort();
@@ -244,11 +247,11 @@ pub async fn a_job_is_handed_over_or_claimed_and_never_both(storage: Subject) {
 
 /// Large jobs are claimed by their bytes, so that what is claimed ahead fits into memory; one job always is.
 pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let large = || JobSpec::new(TASK, "x".repeat(10_000));
     add(&storage, vec![large(), large(), spec(), large(), large().serial_queue("q"), large()]).await;
     let tasks = [TASK.to_owned()];
-    let request = |bytes| ClaimRequest::new(&pool, &tasks, 100).max_bytes(bytes);
+    let request = |bytes| ClaimRequest::new(&worker, &tasks, 100).max_bytes(bytes);
     let claimed = storage.claim(&request(25_000)).await.expect("claim");
     assert_eq!((claimed.jobs.len(), claimed.more), (3, true), "two large ones, a small one, and there is more");
     let claimed = storage.claim(&request(1)).await.expect("claim");
@@ -270,11 +273,11 @@ pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
 /// A job in its last attempt is taken only if it can start: if the worker died before, it would be dead without having run. And
 /// nothing behind it is taken before it.
 pub async fn last_attempts_are_taken_for_free_slots_only(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let last = || spec().max_attempts(1);
     add(&storage, vec![spec(), last(), spec(), last(), spec()]).await;
     let tasks = [TASK.to_owned()];
-    let request = |slots| ClaimRequest::new(&pool, &tasks, 100).free_slots(slots);
+    let request = |slots| ClaimRequest::new(&worker, &tasks, 100).free_slots(slots);
     let mut taken = Vec::new();
     for (slots, expected, left) in [(1, 1, true), (0, 0, true), (2, 2, true), (1, 2, false)] {
         let claimed = storage.claim(&request(slots)).await.expect("claim");
@@ -287,30 +290,30 @@ pub async fn last_attempts_are_taken_for_free_slots_only(storage: Subject) {
 
 /// Bytes of jobs that cannot be taken anyway count for nothing: of a serial queue, and beyond the limit of a task.
 pub async fn only_what_can_be_taken_counts_by_its_bytes(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let large = |task: &str| JobSpec::new(task, "x".repeat(10_000));
-    storage.register(&PoolId::random(), &["limited".to_owned()]).await.expect("register");
+    storage.register(&WorkerId::random(), &["limited".to_owned()]).await.expect("register");
     add(&storage, (0..5).map(|_| large(TASK).serial_queue("q")).collect()).await;
     add(&storage, (0..5).map(|_| large("limited")).collect()).await;
     add(&storage, vec![spec(), spec(), spec()]).await;
     let (tasks, limits) = ([TASK.to_owned(), "limited".to_owned()], [("limited".to_owned(), 1)]);
-    let request = ClaimRequest::new(&pool, &tasks, 100).limits(&limits).max_bytes(25_000);
+    let request = ClaimRequest::new(&worker, &tasks, 100).limits(&limits).max_bytes(25_000);
     let claimed = storage.claim(&request).await.expect("claim");
     assert_eq!((claimed.jobs.len(), claimed.more), (5, false), "one of the queue, one of the task, and the rest");
 }
 
 /// Which jobs are there.
 pub async fn the_present_are_told(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let jobs = add(&storage, vec![spec(), spec(), spec()]).await;
-    let done = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &done, Outcome::Completed).await;
-    claim_one(&storage, &pool).await;
+    let done = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &done, Outcome::Completed).await;
+    claim_one(&storage, &worker).await;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::MAX]).collect();
-    let mut present = storage.present(&ids).await.expect("look");
-    present.sort_unstable();
-    assert_eq!(present, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
-    assert!(storage.present(&[]).await.expect("look").is_empty());
+    let mut existing = storage.existing(&ids).await.expect("look");
+    existing.sort_unstable();
+    assert_eq!(existing, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
+    assert!(storage.existing(&[]).await.expect("look").is_empty());
 }
 
 /// A wakeup is worth something only if it comes long before a worker would look by itself, which is after two seconds.
@@ -340,7 +343,7 @@ pub(super) fn assert_comes_before_a_poll(mut late: Vec<Duration>) {
 
 /// Whatever makes a job ready wakes a listener: replacing it, rescheduling it, releasing it.
 pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let later = || spec().key("k").run_in(Duration::from_secs(3600));
     let job = add_one(&storage, later()).await;
     let mut wakeups = storage.wakeups();
@@ -351,12 +354,12 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
         "replacing",
         "rescheduling",
         "unlocking",
-        "giving back",
-        "settling as returned",
+        "releasing",
+        "settling as released",
         "settling as cut off",
         "rescuing",
     ] {
-        let pool = if how == "replacing" { pool.clone() } else { register(&storage).await };
+        let worker = if how == "replacing" { worker.clone() } else { register(&storage).await };
         match how {
             "replacing" => drop(add_one(&storage, spec().key("k")).await),
             "rescheduling" => {
@@ -364,24 +367,24 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
                 assert_eq!(storage.reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
             }
             "unlocking" => {
-                claim_one(&storage, &pool).await;
-                assert_eq!(storage.unlock(&[pool.to_string()]).await.expect("unlock"), 1);
+                claim_one(&storage, &worker).await;
+                assert_eq!(storage.unlock(&[worker.to_string()]).await.expect("unlock"), 1);
             }
-            "giving back" => {
-                claim_one(&storage, &pool).await;
-                assert_eq!(storage.release_unknown(&pool, &[]).await.expect("give back"), 1);
+            "releasing" => {
+                claim_one(&storage, &worker).await;
+                assert_eq!(storage.release_untracked(&worker, &[]).await.expect("release"), 1);
             }
-            "settling as returned" => {
-                let job = claim_one(&storage, &pool).await;
-                settle(&storage, &pool, &job, Outcome::Returned).await;
+            "settling as released" => {
+                let job = claim_one(&storage, &worker).await;
+                settle(&storage, &worker, &job, Outcome::Released).await;
             }
             "settling as cut off" => {
-                let job = claim_one(&storage, &pool).await;
-                settle(&storage, &pool, &job, Outcome::interrupted("")).await;
+                let job = claim_one(&storage, &worker).await;
+                settle(&storage, &worker, &job, Outcome::interrupted("")).await;
             }
             _ => {
-                claim_one(&storage, &pool).await;
-                super::presence::let_time_pass().await;
+                claim_one(&storage, &worker).await;
+                super::heartbeat::let_time_pass().await;
                 let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
                 assert!(rescued.iter().any(|rescued| rescued.jobs == 1));
             }
@@ -414,18 +417,18 @@ pub async fn a_listener_is_told_first_that_it_listens(storage: Subject) {
     }
 }
 
-/// After a claim whose answer was lost, a pool gives back what it does not know it holds.
-pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
-    let (pool, other) = (register(&storage).await, register(&storage).await);
+/// After a claim whose answer was lost, a worker releases what it does not know it holds.
+pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
+    let (worker, other) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec(), spec().serial_queue("a"), spec().serial_queue("b"), spec().key("k").max_attempts(1)])
         .await;
-    let known = claim(&storage, &pool, 2).await;
-    let lost = claim(&storage, &pool, 9).await;
+    let known = claim(&storage, &worker, 2).await;
+    let lost = claim(&storage, &worker, 9).await;
     assert_eq!((known.len(), lost.len()), (2, 2));
     let of_other = add_one(&storage, spec()).await;
     claim_one(&storage, &other).await;
     let holds: Vec<JobId> = known.iter().map(|job| job.id).collect();
-    assert_eq!(storage.release_unknown(&pool, &holds).await.expect("release"), 2);
+    assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 2);
     for job in &lost {
         let job = super::must_read(&storage, job.id).await;
         assert_eq!((job.attempts, job.locked_by), (0, None));
@@ -438,27 +441,27 @@ pub async fn a_claim_whose_answer_was_lost_is_given_back(storage: Subject) {
 
     // A job that was removed meanwhile is not revived.
     add_one(&storage, spec().key("gone").max_attempts(1)).await;
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
     storage.remove("gone").await.expect("remove");
-    assert_eq!(storage.release_unknown(&pool, &holds).await.expect("release"), 1);
+    assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 1);
     assert!(claim(&storage, &other, 9).await.is_empty());
 }
 
 /// A job whose claim was not answered gets its attempt back, also the last one, and whatever was changed about it before.
 pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
-    for way in ["release_unknown", "withdraw"] {
+    for way in ["release_untracked", "deregister"] {
         for changed in [false, true] {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             let job = add_one(&storage, spec().max_attempts(1)).await;
             if changed {
                 storage.reschedule(&[job.id], &Reschedule::new().priority(5)).await.expect("reschedule");
             }
-            let claimed = claim_one(&storage, &pool).await;
+            let claimed = claim_one(&storage, &worker).await;
             assert_eq!(claimed.attempts, 1);
-            if way == "withdraw" {
-                storage.withdraw_presence(&pool).await.expect("withdraw");
+            if way == "deregister" {
+                storage.deregister(&worker).await.expect("deregister");
             } else {
-                assert_eq!(storage.release_unknown(&pool, &[]).await.expect("release"), 1);
+                assert_eq!(storage.release_untracked(&worker, &[]).await.expect("release"), 1);
             }
             let free = super::must_read(&storage, job.id).await;
             assert_eq!((free.attempts, free.locked_by, free.last_error), (0, None, None), "{way}, changed: {changed}");
@@ -467,16 +470,16 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
     }
     // Whoever takes the key of a running job does so after it was claimed.
     for way in ["remove", "replace"] {
-        let pool = register(&storage).await;
+        let worker = register(&storage).await;
         let job = add_one(&storage, spec().key("k").max_attempts(1)).await;
         storage.reschedule(&[job.id], &Reschedule::new().priority(-5)).await.expect("reschedule");
-        assert_eq!(claim_one(&storage, &pool).await.id, job.id);
+        assert_eq!(claim_one(&storage, &worker).await.id, job.id);
         if way == "remove" {
             storage.remove("k").await.expect("remove");
         } else {
             add_one(&storage, spec().key("k").run_in(Duration::from_hours(1))).await;
         }
-        storage.withdraw_presence(&pool).await.expect("withdraw");
+        storage.deregister(&worker).await.expect("deregister");
         let left = super::must_read(&storage, job.id).await;
         assert_eq!((left.attempts, left.locked_by), (1, None), "{way}: it never runs again");
     }
@@ -484,16 +487,16 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
 
 /// A job with any forbidden flag stays, whatever else it has; no flags always pass.
 pub async fn forbidden_flags_are_left_alone(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let jobs =
         add(&storage, vec![spec().flag("a").flag("b"), spec().flag("b"), spec().flag("c").serial_queue("q"), spec()])
             .await;
     let tasks = [TASK.to_owned()];
     let ids = |flags: &[&str]| {
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (storage, pool, tasks) = (storage.clone(), pool.clone(), tasks.clone());
+        let (storage, worker, tasks) = (storage.clone(), worker.clone(), tasks.clone());
         async move {
-            let request = ClaimRequest::new(&pool, &tasks, 10).forbidden_flags(&flags);
+            let request = ClaimRequest::new(&worker, &tasks, 10).forbidden_flags(&flags);
             let jobs = storage.claim(&request).await.expect("claim").jobs;
             jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
         }
@@ -505,15 +508,16 @@ pub async fn forbidden_flags_are_left_alone(storage: Subject) {
 
 /// Of a task with a limit no more is taken than that, and what is left of the claim goes to others.
 pub async fn limits_of_tasks_hold_and_leave_room_for_others(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add(&storage, (0..20).map(|_| spec().priority(-1)).collect()).await;
     add(&storage, (0..5).map(|_| spec().priority(-1).serial_queue("q")).collect()).await;
     add(&storage, (0..5).map(|_| JobSpec::new("other", 1)).collect()).await;
     let tasks = [TASK.to_owned(), "other".to_owned()];
     let taken = |limit, rooms: Vec<(String, usize)>| {
-        let (storage, pool, tasks) = (storage.clone(), pool.clone(), tasks.clone());
+        let (storage, worker, tasks) = (storage.clone(), worker.clone(), tasks.clone());
         async move {
-            let claimed = storage.claim(&ClaimRequest::new(&pool, &tasks, limit).limits(&rooms)).await.expect("claim");
+            let claimed =
+                storage.claim(&ClaimRequest::new(&worker, &tasks, limit).limits(&rooms)).await.expect("claim");
             let of = |task: &str| claimed.jobs.iter().filter(|job| job.task == task).count();
             (of(TASK), of("other"), claimed.more)
         }
@@ -530,10 +534,10 @@ pub async fn limits_of_tasks_hold_and_leave_room_for_others(storage: Subject) {
 
 /// By another clock than the storage's.
 pub async fn jobs_are_ready_by_the_time_that_is_given(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let job = add_one(&storage, spec().run_at(Utc::now() + TimeDelta::hours(2))).await;
     let tasks = [TASK.to_owned()];
-    let at = |hours| ClaimRequest::new(&pool, &tasks, 1).now(Some(Utc::now() + TimeDelta::hours(hours)));
+    let at = |hours| ClaimRequest::new(&worker, &tasks, 1).now(Some(Utc::now() + TimeDelta::hours(hours)));
     assert!(storage.claim(&at(1)).await.expect("claim").jobs.is_empty());
     let claimed = storage.claim(&at(3)).await.expect("claim").jobs;
     assert_eq!(claimed[0].id, job.id);

@@ -7,31 +7,31 @@ use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, must_read, read, register, settle, spec};
 use crate::job::{JobSpec, JobState, Priority};
-use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, PoolId, Reschedule};
+use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, Reschedule, WorkerId};
 
 /// Removing by key.
 pub async fn remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     assert!(storage.remove("nobody").await.expect("remove").is_none());
     let waiting = add_one(&storage, spec().key("k")).await;
     assert_eq!(storage.remove("k").await.expect("remove"), Some(waiting.clone()));
     assert!(read(&storage, waiting.id).await.is_none());
 
     let running = add_one(&storage, spec().key("k")).await;
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
     let removed = storage.remove("k").await.expect("remove").expect("a job");
     assert_eq!((removed.id, removed.key, removed.attempts), (running.id, None, 25));
-    assert_eq!(must_read(&storage, running.id).await.locked_by.as_deref(), Some(pool.as_str()));
+    assert_eq!(must_read(&storage, running.id).await.locked_by.as_deref(), Some(worker.as_str()));
     assert!(storage.remove("k").await.expect("remove").is_none());
 }
 
 /// Jobs that somebody runs are not touched.
 pub async fn complete_and_fail_leave_running_jobs_alone(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let jobs = add(&storage, vec![spec().priority(-1), spec(), spec()]).await;
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
     let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
-    let failed = storage.fail(&ids[..2], "because").await.expect("fail");
+    let failed = storage.discard(&ids[..2], "because").await.expect("discard");
     assert_eq!(failed.len(), 1);
     assert_eq!((failed[0].id, failed[0].attempts, failed[0].last_error.as_deref()), (ids[1], 25, Some("because")));
     let completed = storage.complete(&ids).await.expect("complete");
@@ -41,21 +41,21 @@ pub async fn complete_and_fail_leave_running_jobs_alone(storage: Subject) {
 
 /// Zero is a value like any other.
 pub async fn reschedule_sets_zero_and_revives(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let job = add_one(&storage, spec().priority(7).max_attempts(1)).await;
-    let running = claim_one(&storage, &pool).await;
+    let running = claim_one(&storage, &worker).await;
     assert!(storage.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule").is_empty());
-    settle(&storage, &pool, &running, failed("no", Duration::from_secs(900))).await;
+    settle(&storage, &worker, &running, failed("no", Duration::from_secs(900))).await;
 
     let at = DateTime::from_timestamp(Utc::now().timestamp() - 5, 0).unwrap_or_default();
     let change = Reschedule::new().priority(0).attempts(0).run_at(at);
     let changed = storage.reschedule(&[job.id], &change).await.expect("reschedule");
     assert_eq!((changed[0].priority, changed[0].attempts, changed[0].run_at), (Priority(0), 0, at));
     assert_eq!(changed[0].last_error.as_deref(), Some("no"), "the error is kept");
-    let running = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &running, failed("no", Duration::ZERO)).await;
+    let running = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &running, failed("no", Duration::ZERO)).await;
     storage.reschedule(&[job.id], &Reschedule::new().max_attempts(2)).await.expect("reschedule");
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
 
     // By the storage's own clock.
     let other = add_one(&storage, spec().run_in(Duration::from_secs(3600))).await;
@@ -66,10 +66,10 @@ pub async fn reschedule_sets_zero_and_revives(storage: Subject) {
     let minute = TimeDelta::seconds(60);
     assert!((before + minute..=after + minute).contains(&run_at), "{before} {run_at} {after}");
     storage.reschedule(&[other.id], &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
-    assert_eq!(claim_one(&storage, &pool).await.id, other.id);
+    assert_eq!(claim_one(&storage, &worker).await.id, other.id);
 }
 
-/// Everything that a pool holds is free.
+/// Everything that a worker holds is free.
 pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
     let (dead, alive) = (register(&storage).await, register(&storage).await);
     add(&storage, vec![spec().serial_queue("a"), spec(), spec().serial_queue("a"), spec().serial_queue("b")]).await;
@@ -83,38 +83,38 @@ pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
     assert!(again.iter().all(|job| job.attempts == 2), "the attempt was used");
 }
 
-/// A pool that is unlocked claims nothing after that, and what it claimed at that moment is free too: nothing stays locked under a
+/// A worker that is unlocked claims nothing after that, and what it claimed at that moment is free too: nothing stays locked under a
 /// name that nobody looks after.
-pub async fn a_pool_that_is_unlocked_while_it_claims_holds_nothing(storage: Subject) {
+pub async fn a_worker_that_is_unlocked_while_it_claims_holds_nothing(storage: Subject) {
     for _ in 0..5 {
-        let pool = register(&storage).await;
+        let worker = register(&storage).await;
         add(&storage, (0..60).map(|n| spec().serial_queue(format!("q{}", n % 40))).collect()).await;
         let mut claimers = JoinSet::new();
         for _ in 0..4 {
-            let (storage, pool) = (storage.clone(), pool.clone());
-            claimers.spawn(async move { while !claim(&storage, &pool, 3).await.is_empty() {} });
+            let (storage, worker) = (storage.clone(), worker.clone());
+            claimers.spawn(async move { while !claim(&storage, &worker, 3).await.is_empty() {} });
         }
         tokio::task::yield_now().await;
-        storage.unlock(&[pool.to_string()]).await.expect("unlock");
+        storage.unlock(&[worker.to_string()]).await.expect("unlock");
         while let Some(ended) = claimers.join_next().await {
             ended.expect("no panic");
         }
-        assert!(!storage.show_presence(&pool).await.expect("a sign"));
-        let pools = storage.pools().await.expect("pools");
-        assert!(!pools.iter().any(|held| held.id == pool.as_str()), "{pools:?}");
+        assert!(!storage.heartbeat(&worker).await.expect("heartbeat"));
+        let workers = storage.workers().await.expect("workers");
+        assert!(!workers.iter().any(|held| held.id == worker.as_str()), "{workers:?}");
         assert_eq!(storage.counts().await.expect("counts").running, 0);
     }
 }
 
 /// Cleaning up takes what nothing needs.
 pub async fn cleanup_deletes_only_what_is_unused(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let names: Vec<String> = ["kept", "unused"].map(str::to_owned).to_vec();
-    storage.register(&PoolId::random(), &names).await.expect("register");
+    storage.register(&WorkerId::random(), &names).await.expect("register");
     let dead = add_one(&storage, JobSpec::new(TASK, 1).serial_queue("gone").max_attempts(1).priority(-1)).await;
     let waiting = add_one(&storage, JobSpec::new("waiting", 1).serial_queue("used")).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, failed("no", Duration::ZERO)).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, failed("no", Duration::ZERO)).await;
     storage.reschedule(&[dead.id], &Reschedule::new().attempts(9)).await.expect("past the maximum");
 
     assert_eq!(storage.cleanup(&Cleanup::new()).await.expect("cleanup"), Cleaned::default());
@@ -126,26 +126,26 @@ pub async fn cleanup_deletes_only_what_is_unused(storage: Subject) {
     assert_eq!(must_read(&storage, waiting.id).await, waiting);
     // Names that were forgotten are simply new again.
     add_one(&storage, spec().serial_queue("gone")).await;
-    assert_eq!(claim_one(&storage, &pool).await.queue.as_deref(), Some("gone"));
+    assert_eq!(claim_one(&storage, &worker).await.queue.as_deref(), Some("gone"));
 }
 
 /// One job in each state, found and counted.
 pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let dead = add_one(&storage, spec().max_attempts(1).priority(-9)).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, Outcome::Dead { error: "x".to_owned() }).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, Outcome::Dead { error: "x".to_owned() }).await;
     let failing = add_one(&storage, spec().priority(-8)).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, failed("x", Duration::from_secs(900))).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, failed("x", Duration::from_secs(900))).await;
     let running = add_one(&storage, spec()).await;
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
     let ready = add_one(&storage, JobSpec::new("other", 1).serial_queue("q").key("k")).await;
     let scheduled = add_one(&storage, spec().run_in(Duration::from_secs(900))).await;
 
     let by_state = [
         (JobState::Dead, dead.id),
-        (JobState::Failed, failing.id),
+        (JobState::Retrying, failing.id),
         (JobState::Running, running.id),
         (JobState::Ready, ready.id),
         (JobState::Scheduled, scheduled.id),
@@ -158,7 +158,7 @@ pub async fn jobs_are_listed_and_counted_by_state(storage: Subject) {
         assert_eq!(list(JobFilter::new().state(state)).await, [id], "{state}");
     }
     let counts = storage.counts().await.expect("counts");
-    assert_eq!((counts.dead, counts.failed, counts.running, counts.ready, counts.scheduled), (1, 1, 1, 1, 1));
+    assert_eq!((counts.dead, counts.retrying, counts.running, counts.ready, counts.scheduled), (1, 1, 1, 1, 1));
     assert_eq!(list(JobFilter::new().task("other")).await, [ready.id]);
     assert_eq!(list(JobFilter::new().queue("q")).await, [ready.id]);
     assert_eq!(list(JobFilter::new().key("k")).await, [ready.id]);
@@ -172,10 +172,10 @@ pub async fn counts_add_up_while_jobs_change(storage: Subject) {
     let changing = {
         let storage = storage.clone();
         async move {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             for _ in 0..40 {
-                for job in claim(&storage, &pool, 7).await {
-                    settle(&storage, &pool, &job, Outcome::Returned).await;
+                for job in claim(&storage, &worker, 7).await {
+                    settle(&storage, &worker, &job, Outcome::Released).await;
                 }
             }
         }
@@ -193,17 +193,17 @@ pub async fn counts_add_up_while_jobs_change(storage: Subject) {
 }
 
 /// What an administrator sees.
-pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
-    let pool = register(&storage).await;
+pub async fn queues_tasks_and_workers_are_told(storage: Subject) {
+    let worker = register(&storage).await;
     let idle = register(&storage).await;
     let ready = add(&storage, vec![spec().serial_queue("b"), spec().serial_queue("b"), JobSpec::new("other", 1)]).await;
-    let held = claim_one(&storage, &pool).await;
+    let held = claim_one(&storage, &worker).await;
     assert_eq!(held.id, ready[0].id);
 
     let queues = storage.queues().await.expect("queues");
     assert_eq!(queues.len(), 1);
     assert_eq!((queues[0].name.as_str(), queues[0].jobs.running, queues[0].jobs.ready), ("b", 1, 1));
-    assert_eq!(queues[0].locked_by.as_deref(), Some(pool.as_str()));
+    assert_eq!(queues[0].locked_by.as_deref(), Some(worker.as_str()));
     assert_eq!(queues[0].locked_at, held.locked_at);
 
     let tasks = storage.tasks().await.expect("tasks");
@@ -211,14 +211,14 @@ pub async fn queues_tasks_and_pools_are_told(storage: Subject) {
     assert_eq!((tasks[0].jobs.running, tasks[0].jobs.ready, tasks[0].jobs.total()), (1, 1, 2));
     assert_eq!(tasks[1].oldest_ready, Some(ready[2].run_at));
 
-    let pools = storage.pools().await.expect("pools");
-    let told = |id: &PoolId| pools.iter().find(|pool| pool.id == id.as_str()).expect("it is told").clone();
-    let (busy, idle) = (told(&pool), told(&idle));
+    let workers = storage.workers().await.expect("workers");
+    let told = |id: &WorkerId| workers.iter().find(|worker| worker.id == id.as_str()).expect("it is told").clone();
+    let (busy, idle) = (told(&worker), told(&idle));
     assert_eq!((busy.jobs, busy.queues, busy.oldest_lock), (1, 1, held.locked_at));
     assert_eq!((idle.jobs, idle.queues, idle.oldest_lock), (0, 0, None));
     assert!(busy.seen_at.is_some() && busy.started_at.is_some());
-    assert!(busy.silence.is_some_and(|silence| silence < Duration::from_secs(60)));
-    assert_eq!(pools.len(), 2);
+    assert!(busy.last_seen_ago.is_some_and(|ago| ago < Duration::from_secs(60)));
+    assert_eq!(workers.len(), 2);
 }
 
 /// What no job may have is refused before anything is changed, wherever the jobs are.
@@ -275,10 +275,10 @@ pub async fn large_payloads_are_stored_among_small_ones(storage: Subject) {
     for (job, size) in listed.iter().zip(sizes) {
         assert_eq!(job.payload.decode::<String>().expect("JSON").len(), size * 2);
     }
-    let pool = register(&storage).await;
-    let taken = storage.take_out("copy-1", None, 10, u64::MAX).await.expect("take out");
-    storage.delete_taken("copy-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
-    storage.import(&pool, "copy-1", &taken).await.expect("import");
+    let worker = register(&storage).await;
+    let taken = storage.reserve("move-1", None, 10, u64::MAX).await.expect("reserve");
+    storage.delete_reserved("move-1", &jobs.iter().map(|job| job.id).collect::<Vec<_>>()).await.expect("delete");
+    storage.import(&worker, "move-1", &taken).await.expect("import");
     let arrived = storage.jobs(&JobFilter::new()).await.expect("list");
     assert!(arrived.iter().map(|job| &job.payload).eq(jobs.iter().map(|job| &job.payload)), "in their order");
 }

@@ -14,10 +14,10 @@
 //! | module | what is promised |
 //! | --- | --- |
 //! | [`adding`] | answers, defaults, each key mode, hostile strings |
-//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing over, lost answers |
+//! | [`claiming`] | exactly once among eight claimers, order, serial queues, flags, limits, wakeups, handing off, lost answers |
 //! | [`queues`] | the order of serial queues, and runs of their jobs |
 //! | [`settling`] | each outcome, the fence, settling twice |
-//! | [`presence`] | signs of life, rescue, identities |
+//! | [`heartbeat`] | heartbeats, rescue, identities |
 //! | [`cron`] | the gate of crontabs |
 //! | [`managing`] | the administrative verbs, counts that add up |
 //! | [`moving`] | moving jobs to another storage, each once |
@@ -28,16 +28,16 @@
 pub mod adding;
 pub mod claiming;
 pub mod cron;
+pub mod heartbeat;
 pub mod managing;
 pub mod moving;
-pub mod presence;
 pub mod processes;
 pub mod queues;
 pub mod settling;
 
 use std::sync::Arc;
 
-use super::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Storage};
+use super::{ClaimRef, ClaimRequest, Outcome, Settlement, Storage, WorkerId};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, RunAt};
 
@@ -73,12 +73,12 @@ macro_rules! storage_contract_tests {
             a_locked_queue_does_not_hide_other_jobs
             what_is_passed_by_is_found_when_asked_for
             jobs_without_attempts_left_are_not_claimed
-            a_job_is_handed_over_or_claimed_and_never_both
+            a_job_is_handed_off_or_claimed_and_never_both
             adding_wakes_a_listener
             a_wakeup_comes_long_before_the_next_poll
             making_a_job_ready_wakes_a_listener
             a_listener_is_told_first_that_it_listens
-            a_claim_whose_answer_was_lost_is_given_back
+            a_claim_whose_answer_was_lost_is_released
             a_job_that_never_ran_never_becomes_dead
             forbidden_flags_are_left_alone
             limits_of_tasks_hold_and_leave_room_for_others
@@ -108,7 +108,7 @@ macro_rules! storage_contract_tests {
             jobs_that_are_cut_off_again_and_again_run_out_of_attempts
             a_replaced_job_is_never_revived
             a_broken_claim_settles_nothing
-            a_second_claim_by_the_same_pool_is_another_claim
+            a_second_claim_by_the_same_worker_is_another_claim
             settling_twice_is_settling_once
             error_texts_never_break_the_write
             items_that_are_left_become_the_payload
@@ -118,31 +118,31 @@ macro_rules! storage_contract_tests {
             complete_and_fail_leave_running_jobs_alone
             reschedule_sets_zero_and_revives
             unlock_releases_jobs_and_queues
-            a_pool_that_is_unlocked_while_it_claims_holds_nothing
+            a_worker_that_is_unlocked_while_it_claims_holds_nothing
             cleanup_deletes_only_what_is_unused
             jobs_are_listed_and_counted_by_state
-            queues_tasks_and_pools_are_told
+            queues_tasks_and_workers_are_told
             counts_add_up_while_jobs_change
             reschedule_refuses_what_no_job_may_have
             lists_are_read_without_payloads_or_so_many_bytes_of_them
             large_payloads_are_stored_among_small_ones
         ]);
         $crate::storage_contract_tests!(@module moving $fresh [
-            what_is_taken_out_is_out_of_reach_until_it_is_given_back
+            what_is_reserved_is_out_of_reach_until_it_is_released
             a_move_that_was_interrupted_goes_on
-            what_is_taken_out_is_bounded_by_bytes
+            what_is_reserved_is_bounded_by_bytes
             jobs_arrive_as_they_were_and_once
             a_taken_key_keeps_its_job_where_it_is
-            a_run_that_was_taken_for_dead_stores_nothing
+            a_run_that_was_declared_dead_stores_nothing
         ]);
-        $crate::storage_contract_tests!(@module presence $fresh [
-            silent_pools_are_rescued
+        $crate::storage_contract_tests!(@module heartbeat $fresh [
+            workers_without_heartbeats_are_rescued
             jobs_that_died_twice_come_back_apart
-            pools_that_show_signs_of_life_or_withdrew_are_left_alone
-            a_rescued_pool_learns_it
+            workers_with_heartbeats_or_deregistered_are_left_alone
+            a_rescued_worker_learns_it
             an_identity_is_given_once
-            the_longer_of_two_silences_counts
-            pools_tell_which_tasks_they_run
+            the_longer_of_two_deadlines_counts
+            workers_tell_which_tasks_they_run
         ]);
     };
     (@module $module:ident $fresh:ident [$($case:ident)*]) => {
@@ -176,26 +176,26 @@ async fn add_one(storage: &Subject, spec: JobSpec) -> Job {
     add(storage, vec![spec]).await.remove(0)
 }
 
-/// A registered pool.
-async fn register(storage: &Subject) -> PoolId {
-    let pool = PoolId::random();
-    assert!(storage.register(&pool, &[]).await.expect("register"));
-    pool
+/// A registered worker.
+async fn register(storage: &Subject) -> WorkerId {
+    let worker = WorkerId::random();
+    assert!(storage.register(&worker, &[]).await.expect("register"));
+    worker
 }
 
-async fn claim(storage: &Subject, pool: &PoolId, limit: usize) -> Vec<Job> {
-    storage.claim(&ClaimRequest::new(pool, &[TASK.to_owned()], limit)).await.expect("claim").jobs
+async fn claim(storage: &Subject, worker: &WorkerId, limit: usize) -> Vec<Job> {
+    storage.claim(&ClaimRequest::new(worker, &[TASK.to_owned()], limit)).await.expect("claim").jobs
 }
 
 /// Claims exactly one job.
-async fn claim_one(storage: &Subject, pool: &PoolId) -> Job {
-    let mut jobs = claim(storage, pool, 1).await;
+async fn claim_one(storage: &Subject, worker: &WorkerId) -> Job {
+    let mut jobs = claim(storage, worker, 1).await;
     assert_eq!(jobs.len(), 1, "one job is ready");
     jobs.remove(0)
 }
 
-async fn settle(storage: &Subject, pool: &PoolId, job: &Job, outcome: Outcome) -> Vec<JobId> {
-    storage.settle(pool, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle").applied
+async fn settle(storage: &Subject, worker: &WorkerId, job: &Job, outcome: Outcome) -> Vec<JobId> {
+    storage.settle(worker, &[Settlement { claim: ClaimRef::of(job), outcome }]).await.expect("settle").applied
 }
 
 fn failed(error: &str, retry: impl Into<RunAt>) -> Outcome {

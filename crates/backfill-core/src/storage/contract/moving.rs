@@ -6,95 +6,95 @@ use super::{Subject, add, add_one, claim, claim_one, failed, must_read, read, re
 use crate::job::{Job, JobId, JobSpec};
 use crate::storage::{Cleanup, Reschedule};
 
-const MOVER: &str = "copy-1";
+const TRANSFER: &str = "move-1";
 
 fn ids(jobs: &[Job]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-/// Neither workers nor sweeps nor administrators touch what is being moved; given back, it is as it was.
-pub async fn what_is_taken_out_is_out_of_reach_until_it_is_given_back(storage: Subject) {
-    let pool = register(&storage).await;
+/// Neither workers nor sweeps nor administrators touch what is being moved; released, it is as it was.
+pub async fn what_is_reserved_is_out_of_reach_until_it_is_released(storage: Subject) {
+    let worker = register(&storage).await;
     let running = add_one(&storage, spec().priority(-1)).await;
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
     let dead = add_one(&storage, spec().max_attempts(1).priority(-1)).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, failed("no", Duration::ZERO)).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, failed("no", Duration::ZERO)).await;
     let mut waiting =
         add(&storage, vec![spec().serial_queue("q"), spec().run_in(Duration::from_secs(900)), spec().key("k")]).await;
     waiting.sort_by_key(|job| job.id);
 
-    let taken = storage.take_out(MOVER, None, 100, u64::MAX).await.expect("take out");
+    let taken = storage.reserve(TRANSFER, None, 100, u64::MAX).await.expect("reserve");
     assert_eq!(ids(&taken), ids(&waiting), "what waits, by id; neither what runs nor what is dead");
-    assert!(taken.iter().all(|job| job.attempts == 0 && job.locked_by.as_deref() == Some(MOVER)));
-    assert!(claim(&storage, &pool, 10).await.is_empty());
+    assert!(taken.iter().all(|job| job.attempts == 0 && job.locked_by.as_deref() == Some(TRANSFER)));
+    assert!(claim(&storage, &worker, 10).await.is_empty());
     assert_eq!(storage.release_stale().await.expect("sweep"), 0);
     assert!(storage.rescue(Duration::from_secs(900)).await.expect("rescue").is_empty());
-    assert_eq!(storage.release_unknown(&pool, &[running.id]).await.expect("release"), 0);
+    assert_eq!(storage.release_untracked(&worker, &[running.id]).await.expect("release"), 0);
     let all = ids(&waiting);
     assert!(storage.complete(&all).await.expect("complete").is_empty());
     assert!(storage.reschedule(&all, &Reschedule::new().priority(1)).await.expect("reschedule").is_empty());
     storage.cleanup(&Cleanup::new().queues().tasks(Vec::<String>::new())).await.expect("cleanup");
 
-    assert_eq!(storage.unlock(&[MOVER.to_owned()]).await.expect("give back"), 3);
+    assert_eq!(storage.unlock(&[TRANSFER.to_owned()]).await.expect("release"), 3);
     for job in &waiting {
         assert_eq!(must_read(&storage, job.id).await, *job);
     }
     assert!(read(&storage, dead.id).await.is_some());
-    assert_eq!(claim(&storage, &pool, 10).await.len(), 2);
+    assert_eq!(claim(&storage, &worker, 10).await.len(), 2);
 }
 
-/// A mover finds what it took before beside what is new, page by page.
+/// A transfer finds what it reserved before beside what is new, page by page.
 pub async fn a_move_that_was_interrupted_goes_on(storage: Subject) {
     let jobs = add(&storage, (0..5).map(|_| spec()).collect()).await;
-    assert_eq!(storage.take_out(MOVER, None, 3, u64::MAX).await.expect("take out").len(), 3);
-    assert_eq!(storage.delete_taken(MOVER, &[jobs[0].id]).await.expect("delete"), 1);
-    assert_eq!(storage.delete_taken("copy-2", &[jobs[1].id]).await.expect("delete"), 0, "somebody else's");
-    assert_eq!(storage.delete_taken(MOVER, &[jobs[4].id]).await.expect("delete"), 0, "not taken out");
-    let page = storage.take_out(MOVER, None, 3, u64::MAX).await.expect("take out");
+    assert_eq!(storage.reserve(TRANSFER, None, 3, u64::MAX).await.expect("reserve").len(), 3);
+    assert_eq!(storage.delete_reserved(TRANSFER, &[jobs[0].id]).await.expect("delete"), 1);
+    assert_eq!(storage.delete_reserved("move-2", &[jobs[1].id]).await.expect("delete"), 0, "somebody else's");
+    assert_eq!(storage.delete_reserved(TRANSFER, &[jobs[4].id]).await.expect("delete"), 0, "not reserved");
+    let page = storage.reserve(TRANSFER, None, 3, u64::MAX).await.expect("reserve");
     assert_eq!(ids(&page), ids(&jobs[1..4]));
-    let rest = storage.take_out(MOVER, Some(jobs[3].id), 3, u64::MAX).await.expect("take out");
+    let rest = storage.reserve(TRANSFER, Some(jobs[3].id), 3, u64::MAX).await.expect("reserve");
     assert_eq!(ids(&rest), ids(&jobs[4..]));
-    assert!(storage.take_out("copy-2", None, 3, u64::MAX).await.expect("take out").is_empty());
+    assert!(storage.reserve("move-2", None, 3, u64::MAX).await.expect("reserve").is_empty());
 }
 
-/// Large jobs come in portions that are held easily.
-pub async fn what_is_taken_out_is_bounded_by_bytes(storage: Subject) {
+/// Large jobs come in chunks that are held easily.
+pub async fn what_is_reserved_is_bounded_by_bytes(storage: Subject) {
     let large = || JobSpec::new("large", "x".repeat(1_000));
     let mut specs: Vec<JobSpec> = (0..4).map(|_| spec()).collect();
     specs.insert(2, large());
     specs.push(large());
     let jobs = add(&storage, specs).await;
     let all = ids(&jobs);
-    let mut portions = Vec::new();
+    let mut chunks = Vec::new();
     let mut after = None;
     loop {
-        let taken = storage.take_out(MOVER, after, 3, 500).await.expect("take out");
+        let taken = storage.reserve(TRANSFER, after, 3, 500).await.expect("reserve");
         let Some(last) = taken.last() else { break };
         after = Some(last.id);
-        portions.push(ids(&taken));
+        chunks.push(ids(&taken));
     }
-    assert_eq!(portions, [&all[..2], &all[2..3], &all[3..5], &all[5..]], "a large one goes alone");
-    assert_eq!(storage.take_out(MOVER, None, 3, 0).await.expect("take out").len(), 1, "never none");
+    assert_eq!(chunks, [&all[..2], &all[2..3], &all[3..5], &all[5..]], "a large one goes alone");
+    assert_eq!(storage.reserve(TRANSFER, None, 3, 0).await.expect("reserve").len(), 1, "never none");
 }
 
 /// A job that comes again, because nobody knows whether it came, is not stored again.
 pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     // Made here, to have jobs that have lived.
     let lived = add_one(&storage, spec().serial_queue("q").key("k").flag("f").priority(3).max_attempts(7)).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, failed("why", Duration::from_secs(900))).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, failed("why", Duration::from_secs(900))).await;
     let odd = r#"{ "b" : 1, "a":9007199254740993, "b":"\u0000" }"#;
     let payload = crate::job::Payload::from_json(odd).expect("json");
     let odd = add_one(&storage, JobSpec::with_payload("odd", payload)).await;
-    let taken = storage.take_out(MOVER, None, 10, u64::MAX).await.expect("take out");
+    let taken = storage.reserve(TRANSFER, None, 10, u64::MAX).await.expect("reserve");
     assert_eq!(ids(&taken), [lived.id, odd.id]);
-    storage.delete_taken(MOVER, &ids(&taken)).await.expect("delete");
+    storage.delete_reserved(TRANSFER, &ids(&taken)).await.expect("delete");
     storage.cleanup(&Cleanup::new().queues().tasks(Vec::<String>::new())).await.expect("cleanup");
 
     for _ in 0..2 {
-        assert_eq!(storage.import(&pool, MOVER, &taken).await.expect("import"), ids(&taken));
+        assert_eq!(storage.import(&worker, TRANSFER, &taken).await.expect("import"), ids(&taken));
     }
     let stored = storage.jobs(&crate::storage::JobFilter::new()).await.expect("list");
     assert_eq!(stored.len(), 2);
@@ -107,33 +107,33 @@ pub async fn jobs_arrive_as_they_were_and_once(storage: Subject) {
     }
     assert!(stored[0].id > odd.id, "under numbers of their own");
     assert_eq!((stored[0].attempts, stored[0].last_error.as_deref()), (1, Some("why")));
-    // Another mover's jobs have the same numbers and are others.
+    // Another transfer's jobs have the same numbers and are others.
     let other = Job::new(lived.id, "other", odd.payload.clone(), odd.created_at);
-    assert_eq!(storage.import(&pool, "copy-2", &[other]).await.expect("import"), [lived.id]);
+    assert_eq!(storage.import(&worker, "move-2", &[other]).await.expect("import"), [lived.id]);
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
     // What was done meanwhile does not come back.
     storage.complete(&ids(&stored)).await.expect("complete");
-    assert_eq!(storage.import(&pool, MOVER, &taken).await.expect("import"), ids(&taken));
+    assert_eq!(storage.import(&worker, TRANSFER, &taken).await.expect("import"), ids(&taken));
     assert_eq!(storage.counts().await.expect("counts").total(), 1);
-    storage.forget_imports(MOVER).await.expect("forget");
-    storage.import(&pool, MOVER, &taken).await.expect("import");
+    storage.forget_imports(TRANSFER).await.expect("forget");
+    storage.import(&worker, TRANSFER, &taken).await.expect("import");
     assert_eq!(storage.counts().await.expect("counts").total(), 3);
 }
 
-/// A run that was taken for dead stores nothing more: another may have moved the same jobs, and forgotten them.
-pub async fn a_run_that_was_taken_for_dead_stores_nothing(storage: Subject) {
+/// A run that was declared dead stores nothing more: another may have moved the same jobs, and forgotten them.
+pub async fn a_run_that_was_declared_dead_stores_nothing(storage: Subject) {
     let run = register(&storage).await;
     add(&storage, vec![spec()]).await;
-    let taken = storage.take_out(MOVER, None, 10, u64::MAX).await.expect("take out");
-    storage.unlock(&[run.to_string()]).await.expect("taken for dead");
-    let error = storage.import(&run, MOVER, &taken).await.expect_err("it is not registered").to_string();
-    assert!(error.contains(run.as_str()) && error.contains("taken for dead"), "{error}");
+    let taken = storage.reserve(TRANSFER, None, 10, u64::MAX).await.expect("reserve");
+    storage.unlock(&[run.to_string()]).await.expect("declared dead");
+    let error = storage.import(&run, TRANSFER, &taken).await.expect_err("it is not registered").to_string();
+    assert!(error.contains(run.as_str()) && error.contains("declared dead"), "{error}");
     assert_eq!(storage.counts().await.expect("counts").total(), 1);
 }
 
 /// The job that has the key here stays, and so does the other where it is.
 pub async fn a_taken_key_keeps_its_job_where_it_is(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add_one(&storage, JobSpec::new("here", 1).key("k")).await;
     let now = add_one(&storage, spec()).await;
     let job = |id, key: Option<&str>| {
@@ -142,8 +142,8 @@ pub async fn a_taken_key_keeps_its_job_where_it_is(storage: Subject) {
         job
     };
     let jobs = [job(1, Some("k")), job(2, None), job(3, Some("other"))];
-    assert_eq!(storage.import(&pool, MOVER, &jobs).await.expect("import"), [2, 3]);
+    assert_eq!(storage.import(&worker, TRANSFER, &jobs).await.expect("import"), [2, 3]);
     storage.remove("k").await.expect("remove");
-    assert_eq!(storage.import(&pool, MOVER, &jobs).await.expect("import"), [1, 2, 3], "now it can come");
+    assert_eq!(storage.import(&worker, TRANSFER, &jobs).await.expect("import"), [1, 2, 3], "now it can come");
     assert_eq!(storage.counts().await.expect("counts").total(), 4);
 }

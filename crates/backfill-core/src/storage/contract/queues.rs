@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{Job, JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Outcome, PoolId, Settlement, Wakeup};
+use crate::storage::{ClaimRef, ClaimRequest, Outcome, Settlement, Wakeup, WorkerId};
 
 /// Another task than [`TASK`].
 const OTHER: &str = "other";
@@ -20,13 +20,13 @@ fn number(job: &Job) -> i32 {
 }
 
 /// A claim of runs of up to so many jobs, of these tasks.
-async fn claim_runs(storage: &Subject, pool: &PoolId, tasks: &[&str], limit: usize, run: usize) -> Vec<Job> {
+async fn claim_runs(storage: &Subject, worker: &WorkerId, tasks: &[&str], limit: usize, run: usize) -> Vec<Job> {
     let tasks: Vec<String> = tasks.iter().map(|&task| task.to_owned()).collect();
-    storage.claim(&ClaimRequest::new(pool, &tasks, limit).run_length(run)).await.expect("claim").jobs
+    storage.claim(&ClaimRequest::new(worker, &tasks, limit).run_length(run)).await.expect("claim").jobs
 }
 
 /// Settles runs: each queue is released with its last job.
-async fn complete_runs(storage: &Subject, pool: &PoolId, jobs: &[Job]) {
+async fn complete_runs(storage: &Subject, worker: &WorkerId, jobs: &[Job]) {
     let last: HashMap<Option<&str>, JobId> = jobs.iter().map(|job| (job.queue.as_deref(), job.id)).collect();
     let settled: Vec<Settlement> = jobs
         .iter()
@@ -36,7 +36,7 @@ async fn complete_runs(storage: &Subject, pool: &PoolId, jobs: &[Job]) {
             Settlement { claim: if is_last { claim } else { claim.keeping_queue() }, outcome: Outcome::Completed }
         })
         .collect();
-    assert_eq!(storage.settle(pool, &settled).await.expect("settle").applied.len(), jobs.len());
+    assert_eq!(storage.settle(worker, &settled).await.expect("settle").applied.len(), jobs.len());
 }
 
 /// Eight claimers, a backlog with priorities, retries, and tasks that only some of them serve: of each queue, jobs are claimed in their
@@ -65,10 +65,10 @@ pub async fn serial_queues_keep_their_order_under_contention(storage: Subject) {
         let (storage, started, done) = (storage.clone(), started.clone(), done.clone());
         let total = jobs.len();
         claimers.spawn(async move {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             let tasks: &[&str] = if n % 2 == 0 { &[TASK] } else { &[OTHER, TASK] };
             while done.lock().expect("lock").len() < total {
-                let jobs = claim_runs(&storage, &pool, tasks, 1 + n, 1 + n % 3).await;
+                let jobs = claim_runs(&storage, &worker, tasks, 1 + n, 1 + n % 3).await;
                 let runs: HashMap<Option<&str>, JobId> =
                     jobs.iter().map(|job| (job.queue.as_deref(), job.id)).collect();
                 for job in jobs.iter().filter(|job| job.attempts == 1) {
@@ -84,7 +84,7 @@ pub async fn serial_queues_keep_their_order_under_contention(storage: Subject) {
                     let is_last = job.queue.is_none() || runs[&job.queue.as_deref()] == job.id;
                     let claim = ClaimRef::of(job);
                     let claim = if is_last { claim } else { claim.keeping_queue() };
-                    let settled = storage.settle(&pool, &[Settlement { claim, outcome }]).await.expect("settle");
+                    let settled = storage.settle(&worker, &[Settlement { claim, outcome }]).await.expect("settle");
                     assert_eq!(settled.applied, [job.id], "nobody else had it");
                     assert!(fails || done.lock().expect("lock").insert(job.id), "a job ran twice");
                 }
@@ -104,13 +104,13 @@ pub async fn serial_queues_keep_their_order_under_contention(storage: Subject) {
 /// A worker gets the first ready job of a queue, or none: not one that stands behind a job of another task, a forbidden one, or one that
 /// could not be found in time.
 pub async fn nothing_of_a_queue_is_taken_before_its_first_job(storage: Subject) {
-    let pool = register(&storage).await;
-    storage.register(&PoolId::random(), &[OTHER.to_owned()]).await.expect("register");
+    let worker = register(&storage).await;
+    storage.register(&WorkerId::random(), &[OTHER.to_owned()]).await.expect("register");
     add(&storage, vec![JobSpec::new(OTHER, 0).serial_queue("a"), JobSpec::new(TASK, 1).serial_queue("a")]).await;
     add(&storage, vec![spec().serial_queue("b").flag("slow"), spec().serial_queue("b")]).await;
     let flags = ["slow".to_owned()];
     let tasks = [TASK.to_owned()];
-    let request = ClaimRequest::new(&pool, &tasks, 10).forbidden_flags(&flags).run_length(3);
+    let request = ClaimRequest::new(&worker, &tasks, 10).forbidden_flags(&flags).run_length(3);
     assert!(storage.claim(&request).await.expect("claim").jobs.is_empty());
     // What is not ready yet does not count.
     add(&storage, vec![JobSpec::new(OTHER, 2).serial_queue("c").run_in(Duration::from_secs(60))]).await;
@@ -119,7 +119,7 @@ pub async fn nothing_of_a_queue_is_taken_before_its_first_job(storage: Subject) 
         storage.claim(&request).await.expect("claim").jobs.iter().map(|job| job.id).collect::<Vec<_>>(),
         [ready.id]
     );
-    assert_eq!(claim_runs(&storage, &pool, &[OTHER, TASK], 10, 1).await.len(), 2, "a's first and b's first");
+    assert_eq!(claim_runs(&storage, &worker, &[OTHER, TASK], 10, 1).await.len(), 2, "a's first and b's first");
 }
 
 /// Behind a backlog of one queue a claim may begin where others found something; of that queue it still takes the oldest.
@@ -153,7 +153,7 @@ pub async fn a_queues_backlog_is_never_overtaken_by_its_newest(storage: Subject)
 /// settled.
 pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) {
     let (one, other) = (register(&storage).await, register(&storage).await);
-    storage.register(&PoolId::random(), &[OTHER.to_owned()]).await.expect("register");
+    storage.register(&WorkerId::random(), &[OTHER.to_owned()]).await.expect("register");
     let of = |task: &str, n: i32| JobSpec::new(task, n).serial_queue("q");
     let ago = Utc::now() - TimeDelta::minutes(1);
     let mut specs: Vec<JobSpec> = (0..5).map(|n| of(TASK, n)).collect();
@@ -188,10 +188,10 @@ pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) 
     let run = claim_runs(&storage, &other, &[TASK, OTHER], 9, 9).await;
     assert_eq!(numbers(&run), [6, 7, 8]);
 
-    // Whatever is given back of it goes back to its place.
+    // Whatever is released of it goes back to its place.
     let back: Vec<Settlement> = run[1..]
         .iter()
-        .map(|job| Settlement { claim: ClaimRef::of(job).keeping_queue(), outcome: Outcome::Returned })
+        .map(|job| Settlement { claim: ClaimRef::of(job).keeping_queue(), outcome: Outcome::Released })
         .collect();
     storage.settle(&other, &back).await.expect("settle");
     assert!(claim_runs(&storage, &one, &[TASK], 9, 9).await.is_empty(), "still held");
@@ -201,16 +201,16 @@ pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) 
 
 /// A run is bounded by its bytes, and of a task with a limit of its own it is one job.
 pub async fn a_run_is_bounded_like_any_claim(storage: Subject) {
-    let pool = register(&storage).await;
-    storage.register(&PoolId::random(), &["limited".to_owned()]).await.expect("register");
+    let worker = register(&storage).await;
+    storage.register(&WorkerId::random(), &["limited".to_owned()]).await.expect("register");
     let large = |task: &str| JobSpec::new(task, "x".repeat(10_000)).serial_queue(task);
     add(&storage, (0..5).map(|_| large(TASK)).collect()).await;
     add(&storage, (0..5).map(|_| large("limited")).collect()).await;
     let (tasks, limits) = ([TASK.to_owned(), "limited".to_owned()], [("limited".to_owned(), 4)]);
-    let request = ClaimRequest::new(&pool, &tasks, 100).run_length(50);
+    let request = ClaimRequest::new(&worker, &tasks, 100).run_length(50);
     let claimed = storage.claim(&request.max_bytes(25_000)).await.expect("claim").jobs;
     assert_eq!(claimed.iter().filter(|job| job.task == TASK).count(), 2, "as many bytes as were asked for");
-    complete_runs(&storage, &pool, &claimed).await;
+    complete_runs(&storage, &worker, &claimed).await;
     let claimed = storage.claim(&request.limits(&limits)).await.expect("claim").jobs;
     let count = |task: &str| claimed.iter().filter(|job| job.task == task).count();
     assert_eq!((count(TASK), count("limited")), (3, 1));
@@ -223,8 +223,8 @@ pub async fn a_freed_queue_wakes_whoever_serves_its_next_job(storage: Subject) {
     let mut wakeups = storage.wakeups();
     let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
     assert_eq!(first, Some(Wakeup::Listening));
-    let pool = PoolId::random();
-    assert!(storage.register(&pool, &[TASK.to_owned()]).await.expect("register"));
+    let worker = WorkerId::random();
+    assert!(storage.register(&worker, &[TASK.to_owned()]).await.expect("register"));
     let of = |task: &str| JobSpec::new(task, 1).serial_queue("q");
     add(&storage, vec![of(TASK), of(OTHER)]).await;
     let mut woken = async || {
@@ -232,8 +232,8 @@ pub async fn a_freed_queue_wakes_whoever_serves_its_next_job(storage: Subject) {
         tokio::time::timeout(within, woken).await.expect("in time");
     };
     woken().await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, Outcome::Completed).await;
-    assert!(claim(&storage, &pool, 5).await.is_empty());
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, Outcome::Completed).await;
+    assert!(claim(&storage, &worker, 5).await.is_empty());
     woken().await;
 }

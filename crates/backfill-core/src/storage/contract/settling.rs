@@ -11,21 +11,21 @@ use crate::storage::{INTERRUPTED, MAX_ERROR_BYTES, Outcome, Reschedule, Rescued}
 
 /// A completed job is deleted, and its queue is free.
 pub async fn completed_jobs_are_gone(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
-    let first = claim_one(&storage, &pool).await;
-    assert_eq!(settle(&storage, &pool, &first, Outcome::Completed).await, [first.id]);
+    let first = claim_one(&storage, &worker).await;
+    assert_eq!(settle(&storage, &worker, &first, Outcome::Completed).await, [first.id]);
     assert!(read(&storage, first.id).await.is_none());
-    claim_one(&storage, &pool).await;
+    claim_one(&storage, &worker).await;
 }
 
 /// What is written about a failure is what was said; the rest stays.
 pub async fn failed_jobs_wait_as_told(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let added = add_one(&storage, spec().serial_queue("q").key("k").flag("f")).await;
-    let job = claim_one(&storage, &pool).await;
+    let job = claim_one(&storage, &worker).await;
     let before = Utc::now();
-    assert_eq!(settle(&storage, &pool, &job, failed("why", Duration::from_secs(100))).await, [job.id]);
+    assert_eq!(settle(&storage, &worker, &job, failed("why", Duration::from_secs(100))).await, [job.id]);
     let left = must_read(&storage, job.id).await;
     let delay = left.run_at - before;
     assert!((delay - TimeDelta::seconds(100)).abs() < TimeDelta::seconds(5), "{delay}");
@@ -35,33 +35,33 @@ pub async fn failed_jobs_wait_as_told(storage: Subject) {
 
     let at = DateTime::from_timestamp(Utc::now().timestamp() - 60, 0).unwrap_or_default();
     storage.reschedule(&[job.id], &Reschedule::new().run_at(at)).await.expect("reschedule");
-    let again = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &again, failed("why 2", at)).await;
+    let again = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &again, failed("why 2", at)).await;
     assert_eq!(must_read(&storage, job.id).await.run_at, at, "a time of the task's own is written as it is");
 }
 
 /// A job that is given up uses up its attempts.
 pub async fn dead_jobs_stay_dead(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add_one(&storage, spec()).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, Outcome::Dead { error: "never".to_owned() }).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, Outcome::Dead { error: "never".to_owned() }).await;
     let left = must_read(&storage, job.id).await;
     assert_eq!((left.attempts, left.last_error.as_deref(), left.locked_by), (25, Some("never"), None));
-    assert!(claim(&storage, &pool, 1).await.is_empty());
+    assert!(claim(&storage, &worker, 1).await.is_empty());
 }
 
-/// Neither snoozing nor giving back uses an attempt.
+/// Neither snoozing nor releasing uses an attempt.
 pub async fn snoozed_and_returned_jobs_get_their_attempt_back(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let added = add_one(&storage, spec().serial_queue("q")).await;
-    let job = claim_one(&storage, &pool).await;
-    settle(&storage, &pool, &job, Outcome::Returned).await;
+    let job = claim_one(&storage, &worker).await;
+    settle(&storage, &worker, &job, Outcome::Released).await;
     assert_eq!(must_read(&storage, job.id).await, added, "as if it had never been claimed");
 
-    let job = claim_one(&storage, &pool).await;
+    let job = claim_one(&storage, &worker).await;
     let until = RunAt::In(Duration::from_secs(3600));
-    settle(&storage, &pool, &job, Outcome::Snoozed { until }).await;
+    settle(&storage, &worker, &job, Outcome::Snoozed { until }).await;
     let left = must_read(&storage, job.id).await;
     assert_eq!((left.attempts, &left.last_error), (0, &None));
     assert!(left.run_at > Utc::now() + TimeDelta::minutes(50));
@@ -100,17 +100,17 @@ pub async fn jobs_that_are_cut_off_are_ready_again_with_their_attempt(storage: S
 /// A job that brings its workers to an end, again and again, is stopped like one that kills them, and those beside it come back
 /// apart from it.
 pub async fn jobs_that_are_cut_off_again_and_again_run_out_of_attempts(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let ids: Vec<_> =
         add(&storage, (0..20).map(|_| spec().max_attempts(3)).collect()).await.iter().map(|j| j.id).collect();
     // The first end of a worker costs nothing.
     for attempts in [0, 1, 2, 3_i16] {
         storage.reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
-        let jobs = claim(&storage, &pool, 20).await;
+        let jobs = claim(&storage, &worker, 20).await;
         assert_eq!(jobs.len(), 20, "{attempts}");
         let before = storage.time().await.expect("the time");
         for job in &jobs {
-            assert_eq!(settle(&storage, &pool, job, Outcome::interrupted("why")).await, [job.id]);
+            assert_eq!(settle(&storage, &worker, job, Outcome::interrupted("why")).await, [job.id]);
         }
         let after = storage.time().await.expect("the time");
         let bound = TimeDelta::from_std(Duration::from_secs_f64(Rescued::spread(attempts))).expect("minutes");
@@ -124,14 +124,14 @@ pub async fn jobs_that_are_cut_off_again_and_again_run_out_of_attempts(storage: 
         assert_eq!(times.len() > 3, attempts > 1, "{attempts}: {times:?}");
     }
     storage.reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
-    assert!(claim(&storage, &pool, 20).await.is_empty(), "none is left");
+    assert!(claim(&storage, &worker, 20).await.is_empty(), "none is left");
 }
 
 /// A job whose key was taken while it ran, by a new job or by removal, never becomes available again.
 pub async fn a_replaced_job_is_never_revived(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let outcomes = [
-        Outcome::Returned,
+        Outcome::Released,
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
         failed("no", Duration::ZERO),
         Outcome::interrupted("no"),
@@ -140,10 +140,10 @@ pub async fn a_replaced_job_is_never_revived(storage: Subject) {
     for outcome in outcomes {
         // With its attempts all used, the number of attempts alone does not tell that it was replaced.
         add_one(&storage, spec().key("k").max_attempts(1)).await;
-        let job = claim_one(&storage, &pool).await;
+        let job = claim_one(&storage, &worker).await;
         storage.remove("k").await.expect("remove");
-        settle(&storage, &pool, &job, outcome.clone()).await;
-        assert!(claim(&storage, &pool, 1).await.is_empty(), "{outcome:?}");
+        settle(&storage, &worker, &job, outcome.clone()).await;
+        assert!(claim(&storage, &worker, 1).await.is_empty(), "{outcome:?}");
     }
 }
 
@@ -153,7 +153,7 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
     add(&storage, vec![spec().serial_queue("q"), spec().serial_queue("q")]).await;
     let paused = claim_one(&storage, &one).await;
     storage.unlock(&[one.to_string()]).await.expect("unlock");
-    assert!(!storage.show_presence(&one).await.expect("a sign"), "it counts as dead, and is told so");
+    assert!(!storage.heartbeat(&one).await.expect("heartbeat"), "it counts as dead, and is told so");
     assert!(storage.register(&one, &[]).await.expect("register again"));
     let held = claim_one(&storage, &other).await;
     assert_eq!(held.id, paused.id);
@@ -162,7 +162,7 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
         failed("late", Duration::ZERO),
         Outcome::Dead { error: "late".to_owned() },
         Outcome::Snoozed { until: RunAt::In(Duration::ZERO) },
-        Outcome::Returned,
+        Outcome::Released,
         Outcome::interrupted("late"),
     ] {
         assert!(settle(&storage, &one, &paused, outcome).await.is_empty());
@@ -173,41 +173,41 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
     claim_one(&storage, &one).await;
 }
 
-/// The fence tells two claims of one pool apart.
-pub async fn a_second_claim_by_the_same_pool_is_another_claim(storage: Subject) {
-    let pool = register(&storage).await;
+/// The fence tells two claims of one worker apart.
+pub async fn a_second_claim_by_the_same_worker_is_another_claim(storage: Subject) {
+    let worker = register(&storage).await;
     add_one(&storage, spec().serial_queue("q")).await;
-    let first = claim_one(&storage, &pool).await;
-    storage.unlock(&[pool.to_string()]).await.expect("unlock");
-    assert!(!storage.show_presence(&pool).await.expect("a sign"), "it counts as dead, and is told so");
-    assert!(storage.register(&pool, &[]).await.expect("register again"));
-    let second = claim_one(&storage, &pool).await;
+    let first = claim_one(&storage, &worker).await;
+    storage.unlock(&[worker.to_string()]).await.expect("unlock");
+    assert!(!storage.heartbeat(&worker).await.expect("heartbeat"), "it counts as dead, and is told so");
+    assert!(storage.register(&worker, &[]).await.expect("register again"));
+    let second = claim_one(&storage, &worker).await;
     assert_eq!(first.id, second.id);
-    assert!(settle(&storage, &pool, &first, Outcome::Completed).await.is_empty());
-    assert_eq!(settle(&storage, &pool, &second, Outcome::Completed).await, [second.id]);
+    assert!(settle(&storage, &worker, &first, Outcome::Completed).await.is_empty());
+    assert_eq!(settle(&storage, &worker, &second, Outcome::Completed).await, [second.id]);
 }
 
 /// A settlement whose answer was lost may be sent again.
 pub async fn settling_twice_is_settling_once(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add(&storage, vec![spec(), spec()]).await;
-    let jobs = claim(&storage, &pool, 2).await;
-    settle(&storage, &pool, &jobs[0], Outcome::Completed).await;
-    settle(&storage, &pool, &jobs[1], failed("once", Duration::from_secs(60))).await;
+    let jobs = claim(&storage, &worker, 2).await;
+    settle(&storage, &worker, &jobs[0], Outcome::Completed).await;
+    settle(&storage, &worker, &jobs[1], failed("once", Duration::from_secs(60))).await;
     let left = must_read(&storage, jobs[1].id).await;
-    assert!(settle(&storage, &pool, &jobs[0], Outcome::Completed).await.is_empty());
-    assert!(settle(&storage, &pool, &jobs[1], failed("twice", Duration::ZERO)).await.is_empty());
+    assert!(settle(&storage, &worker, &jobs[0], Outcome::Completed).await.is_empty());
+    assert!(settle(&storage, &worker, &jobs[1], failed("twice", Duration::ZERO)).await.is_empty());
     assert_eq!(must_read(&storage, jobs[1].id).await, left);
 }
 
 /// NUL, nothing, and ten megabytes are all stored somehow.
 pub async fn error_texts_never_break_the_write(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     let long = "é".repeat(5 * 1024 * 1024);
     for text in ["nul \0 inside", "", long.as_str()] {
         let added = add_one(&storage, spec()).await;
-        let job = claim_one(&storage, &pool).await;
-        assert_eq!(settle(&storage, &pool, &job, failed(text, Duration::from_secs(60))).await, [added.id]);
+        let job = claim_one(&storage, &worker).await;
+        assert_eq!(settle(&storage, &worker, &job, failed(text, Duration::from_secs(60))).await, [added.id]);
         let stored = must_read(&storage, added.id).await.last_error.unwrap_or_default();
         assert!(!stored.is_empty() && stored.len() < MAX_ERROR_BYTES + 100);
     }
@@ -215,12 +215,12 @@ pub async fn error_texts_never_break_the_write(storage: Subject) {
 
 /// A batch that failed in part keeps the items that are left.
 pub async fn items_that_are_left_become_the_payload(storage: Subject) {
-    let pool = register(&storage).await;
+    let worker = register(&storage).await;
     add_one(&storage, JobSpec::new(super::TASK, [1, 2, 3])).await;
-    let job = claim_one(&storage, &pool).await;
+    let job = claim_one(&storage, &worker).await;
     let left = Payload::from_json("[2]").expect("json");
     let outcome =
         Outcome::Failed { error: "x".to_owned(), retry: RunAt::In(Duration::ZERO), payload: Some(left.clone()) };
-    settle(&storage, &pool, &job, outcome).await;
+    settle(&storage, &worker, &job, outcome).await;
     assert_eq!(must_read(&storage, job.id).await.payload, left);
 }

@@ -13,8 +13,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
 use super::{
-    Checked, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, PoolId,
-    PoolInfo, QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Verdict, Wakeup, Watch,
+    Check, CheckStatus, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
+    QueueInfo, Registration, Reschedule, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId, WorkerInfo,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -81,28 +81,28 @@ impl Storage for MemoryStorage {
         Ok(self.state().claim(request))
     }
 
-    async fn present(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         let state = self.state();
         Ok(ids.iter().copied().filter(|id| state.job(*id).is_some()).collect())
     }
 
-    async fn settle(&self, pool: &PoolId, settled: &[Settlement]) -> Result<Settled> {
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
         let freed: Vec<&str> = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).collect();
         let (applied, for_others) = {
             let mut state = self.state();
-            let applied = state.settle(pool, settled);
-            (applied, state.are_next_for_others(pool, &freed))
+            let applied = state.settle(worker, settled);
+            (applied, state.are_next_for_others(worker, &freed))
         };
         let is_back =
-            |settlement: &&Settlement| settlement.outcome.gives_back() && applied.contains(&settlement.claim.id);
-        let given_back = settled.iter().filter(is_back).count();
+            |settlement: &&Settlement| settlement.outcome.releases() && applied.contains(&settlement.claim.id);
+        let released = settled.iter().filter(is_back).count();
         // Whoever frees a queue looks for its next job itself; others have heard of nothing.
-        self.notify(given_back.max(usize::from(for_others)));
+        self.notify(released.max(usize::from(for_others)));
         Ok(Settled::applied(applied))
     }
 
-    async fn release_unknown(&self, pool: &PoolId, holds: &[JobId]) -> Result<u64> {
-        let released = self.state().release_unknown(pool, holds);
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        let released = self.state().release_untracked(worker, holds);
         self.notify(released);
         Ok(released as u64)
     }
@@ -117,23 +117,23 @@ impl Storage for MemoryStorage {
         Ok(self.state().register(registration))
     }
 
-    async fn serve(&self, pool: &PoolId, tasks: &[String]) -> Result<bool> {
-        Ok(self.state().serve(pool, tasks))
+    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        Ok(self.state().serve(worker, tasks))
     }
 
-    async fn show_presence(&self, pool: &PoolId) -> Result<bool> {
-        Ok(self.state().show_presence(pool))
+    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        Ok(self.state().heartbeat(worker))
     }
 
-    async fn withdraw_presence(&self, pool: &PoolId) -> Result<()> {
-        let released = self.state().withdraw_presence(pool);
+    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        let released = self.state().deregister(worker);
         self.notify(released);
         Ok(())
     }
 
     async fn rescue_with(&self, watch: &Watch) -> Result<Vec<super::Rescued>> {
         let rescued = self.state().rescue(watch);
-        self.notify(rescued.iter().map(|pool| usize::try_from(pool.jobs).unwrap_or_default()).sum());
+        self.notify(rescued.iter().map(|worker| usize::try_from(worker.jobs).unwrap_or_default()).sum());
         Ok(rescued)
     }
 
@@ -173,8 +173,8 @@ impl Storage for MemoryStorage {
         Ok(self.state().complete(ids))
     }
 
-    async fn fail(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        Ok(self.state().fail(ids, reason))
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        Ok(self.state().discard(ids, reason))
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
@@ -184,8 +184,8 @@ impl Storage for MemoryStorage {
         Ok(changed)
     }
 
-    async fn unlock(&self, pools: &[String]) -> Result<u64> {
-        let released = self.state().unlock(pools);
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        let released = self.state().unlock(workers);
         self.notify(released);
         Ok(released as u64)
     }
@@ -194,23 +194,23 @@ impl Storage for MemoryStorage {
         Ok(self.state().clean(what))
     }
 
-    async fn take_out(&self, mover: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        Ok(self.state().take_out(mover, after, limit, max_bytes))
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        Ok(self.state().reserve(transfer_id, after, limit, max_bytes))
     }
 
-    async fn delete_taken(&self, mover: &str, ids: &[JobId]) -> Result<u64> {
-        Ok(self.state().delete_taken(mover, ids))
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        Ok(self.state().delete_reserved(transfer_id, ids))
     }
 
-    async fn import(&self, run: &PoolId, mover: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
         let here =
-            self.state().import(run, mover, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
+            self.state().import(run, transfer_id, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
         self.notify(here.len());
         Ok(here)
     }
 
-    async fn forget_imports(&self, mover: &str) -> Result<()> {
-        self.state().forget_imports(mover);
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.state().forget_imports(transfer_id);
         Ok(())
     }
 
@@ -238,12 +238,12 @@ impl Storage for MemoryStorage {
         Ok(self.state().task_names())
     }
 
-    async fn diagnose(&self) -> Vec<Checked> {
-        let verdict = Verdict::Fine { detail: "nothing survives this process".to_owned() };
-        vec![Checked::new("memory", verdict)]
+    async fn diagnose(&self) -> Vec<Check> {
+        let status = CheckStatus::Fine { detail: "nothing survives this process".to_owned() };
+        vec![Check::new("memory", status)]
     }
 
-    async fn pools(&self) -> Result<Vec<PoolInfo>> {
-        Ok(self.state().pools())
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        Ok(self.state().workers())
     }
 }

@@ -12,7 +12,7 @@ use crate::job::{Job, JobId, JobKeyMode, JobState, NewJob, Payload, Priority, Ru
 use crate::storage::clean_error;
 use crate::storage::{
     ClaimRef, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, INTERRUPTED, JobFilter, KnownCrontab, Outcome,
-    PoolId, PoolInfo, QueueInfo, Registration, Reschedule, Rescued, Settlement, TaskInfo, Watch,
+    QueueInfo, Registration, Reschedule, Rescued, Settlement, TaskInfo, Watch, WorkerId, WorkerInfo,
 };
 
 /// Graphile's rule: a lock this old is no lock.
@@ -31,8 +31,8 @@ pub(super) struct State {
     /// Serial queues, and the claim that holds each.
     queues: BTreeMap<String, Option<Lock>>,
     tasks: BTreeSet<String>,
-    /// Worker pools that show a sign of life.
-    pools: BTreeMap<String, SignOfLife>,
+    /// Workers that send a heartbeat.
+    workers: BTreeMap<String, Registered>,
     crontabs: BTreeMap<String, KnownCrontab>,
     /// Jobs that came from another storage: by whom, and their numbers there.
     imports: BTreeMap<String, HashSet<JobId>>,
@@ -40,7 +40,7 @@ pub(super) struct State {
 }
 
 #[derive(Clone, Debug)]
-struct SignOfLife {
+struct Registered {
     tasks: Vec<String>,
     started_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
@@ -146,7 +146,7 @@ impl State {
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest<'_>) -> Claimed {
-        if !self.pools.contains_key(request.pool.as_str()) {
+        if !self.workers.contains_key(request.worker.as_str()) {
             return Claimed::default();
         }
         let now = self.now();
@@ -208,7 +208,7 @@ impl State {
         }
         let taken_queues: HashSet<String> =
             chosen.iter().filter_map(|id| self.jobs.get(id).and_then(|job| job.queue.clone())).collect();
-        let lock = Lock { by: request.pool.to_string(), at: now };
+        let lock = Lock { by: request.worker.to_string(), at: now };
         for queue in taken_queues {
             self.queues.insert(queue, Some(lock.clone()));
         }
@@ -223,16 +223,16 @@ impl State {
                 })
             })
             .collect();
-        Claimed { jobs, more, for_free_slots, look_again: None }
+        Claimed { jobs, more, for_free_slots, rescan_after: None }
     }
 
-    pub(super) fn settle(&mut self, pool: &PoolId, settled: &[Settlement]) -> Vec<JobId> {
+    pub(super) fn settle(&mut self, worker: &WorkerId, settled: &[Settlement]) -> Vec<JobId> {
         let now = self.now();
-        settled.iter().filter(|settlement| self.settle_one(pool, settlement, now)).map(|s| s.claim.id).collect()
+        settled.iter().filter(|settlement| self.settle_one(worker, settlement, now)).map(|s| s.claim.id).collect()
     }
 
-    /// Whether the next job of one of these queues, which are free, is of a task that this pool does not serve.
-    pub(super) fn are_next_for_others(&mut self, pool: &PoolId, queues: &[&str]) -> bool {
+    /// Whether the next job of one of these queues, which are free, is of a task that this worker does not serve.
+    pub(super) fn are_next_for_others(&mut self, worker: &WorkerId, queues: &[&str]) -> bool {
         if queues.is_empty() {
             return false;
         }
@@ -245,13 +245,13 @@ impl State {
             let queue = job.queue.as_deref().filter(|queue| queues.contains(*queue));
             queue.is_some_and(|queue| self.queues.get(queue).is_none_or(Option::is_none) && seen.insert(queue))
         });
-        let served = self.pools.get(pool.as_str()).map(|sign| &sign.tasks);
+        let served = self.workers.get(worker.as_str()).map(|registered| &registered.tasks);
         first.by_ref().take(queues.len()).any(|job| served.is_none_or(|tasks| !tasks.contains(&job.task)))
     }
 
-    fn settle_one(&mut self, pool: &PoolId, settlement: &Settlement, now: DateTime<Utc>) -> bool {
+    fn settle_one(&mut self, worker: &WorkerId, settlement: &Settlement, now: DateTime<Utc>) -> bool {
         let claim = &settlement.claim;
-        let lock = Lock { by: pool.to_string(), at: claim.locked_at };
+        let lock = Lock { by: worker.to_string(), at: claim.locked_at };
         if let Some(held) = claim.queue.as_ref().and_then(|queue| self.queues.get_mut(queue))
             && held.as_ref() == Some(&lock)
         {
@@ -276,23 +276,23 @@ impl State {
         true
     }
 
-    pub(super) fn release_unknown(&mut self, pool: &PoolId, holds: &[JobId]) -> usize {
+    pub(super) fn release_untracked(&mut self, worker: &WorkerId, holds: &[JobId]) -> usize {
         let unknown: Vec<Job> = self
             .jobs
             .values()
-            .filter(|job| job.locked_by.as_deref() == Some(pool.as_str()) && !holds.contains(&job.id))
+            .filter(|job| job.locked_by.as_deref() == Some(worker.as_str()) && !holds.contains(&job.id))
             .cloned()
             .collect();
-        let returned: Vec<Settlement> = unknown
+        let released: Vec<Settlement> = unknown
             .iter()
             .map(|job| {
                 let mut claim = ClaimRef::of(job);
                 // A takeover leaves no key, all attempts used, and a moment of change after the claim's.
                 claim.had_key = job.attempts >= job.max_attempts && job.updated_at > claim.locked_at;
-                Settlement { claim, outcome: Outcome::Returned }
+                Settlement { claim, outcome: Outcome::Released }
             })
             .collect();
-        self.settle(pool, &returned).len()
+        self.settle(worker, &released).len()
     }
 
     pub(super) fn release_stale(&mut self) -> usize {
@@ -300,12 +300,12 @@ impl State {
         self.release(now, |lock| lock.at < now - STALE, None)
     }
 
-    pub(super) fn unlock(&mut self, pools: &[String]) -> usize {
-        for pool in pools {
-            self.pools.remove(pool.as_str());
+    pub(super) fn unlock(&mut self, workers: &[String]) -> usize {
+        for worker in workers {
+            self.workers.remove(worker.as_str());
         }
         // Unlocking leaves run_at alone.
-        self.release(DateTime::<Utc>::MIN_UTC, |lock| pools.contains(&lock.by), None)
+        self.release(DateTime::<Utc>::MIN_UTC, |lock| workers.contains(&lock.by), None)
     }
 
     /// Releases jobs and queues whose lock matches; jobs then run at `earliest` or later.
@@ -337,46 +337,50 @@ impl State {
     }
 
     pub(super) fn register(&mut self, registration: &Registration<'_>) -> bool {
-        let (now, pool) = (self.now(), registration.pool);
+        let (now, worker) = (self.now(), registration.worker);
         self.tasks.extend(registration.tasks.iter().cloned());
-        if self.pools.contains_key(pool.as_str()) {
+        if self.workers.contains_key(worker.as_str()) {
             return false;
         }
         let dead_after = registration.dead_after.unwrap_or_default();
         let tasks = sorted(registration.tasks);
-        self.pools.insert(pool.to_string(), SignOfLife { tasks, started_at: now, seen_at: now, dead_after });
+        self.workers.insert(worker.to_string(), Registered { tasks, started_at: now, seen_at: now, dead_after });
         true
     }
 
-    pub(super) fn serve(&mut self, pool: &PoolId, tasks: &[String]) -> bool {
+    pub(super) fn serve(&mut self, worker: &WorkerId, tasks: &[String]) -> bool {
         self.tasks.extend(tasks.iter().cloned());
-        self.pools.get_mut(pool.as_str()).map(|sign| sign.tasks = sorted(tasks)).is_some()
+        self.workers.get_mut(worker.as_str()).map(|registered| registered.tasks = sorted(tasks)).is_some()
     }
 
-    pub(super) fn show_presence(&mut self, pool: &PoolId) -> bool {
+    pub(super) fn heartbeat(&mut self, worker: &WorkerId) -> bool {
         let now = self.now();
-        self.pools.get_mut(pool.as_str()).map(|sign| sign.seen_at = now).is_some()
+        self.workers.get_mut(worker.as_str()).map(|registered| registered.seen_at = now).is_some()
     }
 
-    pub(super) fn withdraw_presence(&mut self, pool: &PoolId) -> usize {
-        self.pools.remove(pool.as_str());
-        self.release_unknown(pool, &[])
+    pub(super) fn deregister(&mut self, worker: &WorkerId) -> usize {
+        self.workers.remove(worker.as_str());
+        self.release_untracked(worker, &[])
     }
 
     pub(super) fn rescue(&mut self, watch: &Watch) -> Vec<Rescued> {
         let now = self.now();
-        let is_dead = |sign: &SignOfLife| {
-            let silence = watch.silence.max(sign.dead_after);
-            silence <= watch.contact && (now - sign.seen_at).to_std().is_ok_and(|silent| silent > silence)
+        let is_dead = |registered: &Registered| {
+            let dead_after = watch.dead_after.max(registered.dead_after);
+            dead_after <= watch.contact && (now - registered.seen_at).to_std().is_ok_and(|ago| ago > dead_after)
         };
-        let dead: Vec<String> =
-            self.pools.iter().filter(|(_, sign)| is_dead(sign)).map(|(pool, _)| pool.clone()).collect();
+        let dead: Vec<String> = self
+            .workers
+            .iter()
+            .filter(|(_, registered)| is_dead(registered))
+            .map(|(worker, _)| worker.clone())
+            .collect();
         dead.into_iter()
-            .map(|pool| {
-                self.pools.remove(&pool);
-                let error = Rescued::last_error(&pool);
-                let jobs = self.release(now, |lock| lock.by == pool, Some(&error));
-                Rescued { pool, jobs: jobs as u64 }
+            .map(|worker| {
+                self.workers.remove(&worker);
+                let error = Rescued::last_error(&worker);
+                let jobs = self.release(now, |lock| lock.by == worker, Some(&error));
+                Rescued { worker, jobs: jobs as u64 }
             })
             .collect()
     }
@@ -442,26 +446,26 @@ impl State {
             .collect()
     }
 
-    pub(super) fn pools(&mut self) -> Vec<PoolInfo> {
+    pub(super) fn workers(&mut self) -> Vec<WorkerInfo> {
         let now = self.now();
-        let mut pools: BTreeMap<String, PoolInfo> = BTreeMap::new();
-        for (id, sign) in &self.pools {
-            let mut pool = PoolInfo::new(id.clone());
-            pool.started_at = Some(sign.started_at);
-            pool.seen_at = Some(sign.seen_at);
-            pool.tasks = Some(sign.tasks.clone());
-            pool.silence = (now - sign.seen_at).to_std().ok();
-            pools.insert(id.clone(), pool);
+        let mut workers: BTreeMap<String, WorkerInfo> = BTreeMap::new();
+        for (id, registered) in &self.workers {
+            let mut worker = WorkerInfo::new(id.clone());
+            worker.started_at = Some(registered.started_at);
+            worker.seen_at = Some(registered.seen_at);
+            worker.tasks = Some(registered.tasks.clone());
+            worker.last_seen_ago = (now - registered.seen_at).to_std().ok();
+            workers.insert(id.clone(), worker);
         }
         let jobs = self.jobs.values().filter_map(lock_of).map(|lock| (lock, 1, 0));
         let queues = self.queues.values().flatten().cloned().map(|lock| (lock, 0, 1));
         for (lock, jobs, queues) in jobs.chain(queues) {
-            let pool = pools.entry(lock.by.clone()).or_insert_with(|| PoolInfo::new(lock.by));
-            pool.jobs += jobs;
-            pool.queues += queues;
-            pool.oldest_lock = Some(pool.oldest_lock.map_or(lock.at, |oldest| oldest.min(lock.at)));
+            let worker = workers.entry(lock.by.clone()).or_insert_with(|| WorkerInfo::new(lock.by));
+            worker.jobs += jobs;
+            worker.queues += queues;
+            worker.oldest_lock = Some(worker.oldest_lock.map_or(lock.at, |oldest| oldest.min(lock.at)));
         }
-        pools.into_values().collect()
+        workers.into_values().collect()
     }
 
     pub(super) fn remove(&mut self, key: &str) -> Option<Job> {
@@ -475,7 +479,7 @@ impl State {
         self.free_ones(ids, now).into_iter().filter_map(|id| self.delete(id)).collect()
     }
 
-    pub(super) fn fail(&mut self, ids: &[JobId], reason: &str) -> Vec<Job> {
+    pub(super) fn discard(&mut self, ids: &[JobId], reason: &str) -> Vec<Job> {
         let now = self.now();
         let reason = clean_error(reason);
         self.free_ones(ids, now)
@@ -658,7 +662,7 @@ fn write_outcome(job: &mut Job, claim: &ClaimRef, outcome: &Outcome, now: DateTi
                 job.attempts = (job.attempts - 1).max(0);
             }
         }
-        Outcome::Returned => {
+        Outcome::Released => {
             if !taken_over {
                 job.attempts = (job.attempts - 1).max(0);
             }

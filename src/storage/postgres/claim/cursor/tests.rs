@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::job::{Job, Payload};
-use crate::storage::PoolId;
+use crate::storage::WorkerId;
 
 /// A worker's cursors, and a clock that only the test moves.
 struct Rig {
     cursors: Cursors,
     now: Instant,
-    pool: PoolId,
+    pool: WorkerId,
     tasks: Vec<String>,
 }
 
@@ -32,7 +32,12 @@ fn course(plain: Duration, queued: Duration) -> Course {
 
 impl Rig {
     fn new() -> Self {
-        Self { cursors: Cursors::default(), now: Instant::now(), pool: PoolId::named("p"), tasks: vec!["t".to_owned()] }
+        Self {
+            cursors: Cursors::default(),
+            now: Instant::now(),
+            pool: WorkerId::named("p"),
+            tasks: vec!["t".to_owned()],
+        }
     }
 
     fn request(&self) -> ClaimRequest<'_> {
@@ -48,7 +53,7 @@ impl Rig {
         let looks = self.looks();
         let mut claimed = Claimed { jobs, ..Claimed::default() };
         self.cursors.end(&looks, &self.request(), &mut claimed, course, self.now);
-        (looks, claimed.look_again)
+        (looks, claimed.rescan_after)
     }
 
     /// The worker has found that looks are cheap.
@@ -332,13 +337,13 @@ fn a_thorough_claim_passes_nothing_by_and_teaches_nothing() {
     let rig = Rig::new();
     rig.claim(vec![], &Course { plain_end: Some((0, at(1))), ..course(MS * 5, MS / 2) });
     let before = rig.looks();
-    let request = rig.request().thorough(true);
+    let request = rig.request().full_scan(true);
     let looks = rig.cursors.begin(&request, 10, rig.now);
     assert_eq!((looks.plain, looks.plain_rows, looks.queued, looks.queue_rows), (None, None, None, i32::MAX));
     assert!(looks.passed.is_empty() && !looks.are_simple());
     let mut claimed = Claimed::default();
     rig.cursors.end(&looks, &request, &mut claimed, &course(MS * 500, MS * 500), rig.now);
-    assert_eq!((claimed.look_again, rig.looks().plain), (None, before.plain));
+    assert_eq!((claimed.rescan_after, rig.looks().plain), (None, before.plain));
 }
 
 #[test]
@@ -358,7 +363,7 @@ fn when_jobs_were_made_ready_that_may_have_been_passed_by_all_begins_anew() {
     // What a claim learned that began before does not count.
     let mut claimed = Claimed::default();
     rig.cursors.end(&begun, &rig.request(), &mut claimed, &cut, rig.now);
-    assert_eq!((rig.looks().plain, claimed.look_again), (None, Some(Duration::ZERO)));
+    assert_eq!((rig.looks().plain, claimed.rescan_after), (None, Some(Duration::ZERO)));
 }
 
 #[test]

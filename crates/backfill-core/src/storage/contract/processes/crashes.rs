@@ -18,7 +18,7 @@ use crate::storage::{DueJob, JobFilter, Outcome, Reschedule};
 /// The system calls by which a process changes a file, or speaks to a server and hears its answer. What others can see of a
 /// process changes only there.
 const CALLS: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "recvfrom"];
-const MOVER: &str = "copy-within";
+const TRANSFER: &str = "move-within";
 
 fn numbered(number: i64) -> JobSpec {
     JobSpec::new(TASK, json!({ "n": number }))
@@ -37,7 +37,7 @@ fn number_of(job: &Job) -> i64 {
 pub(super) async fn live(storage: &Subject) {
     // Whoever was killed before leaves claims behind. They come free.
     storage.rescue(Duration::from_millis(1)).await.expect("rescue");
-    let pool = register(storage).await;
+    let worker = register(storage).await;
     let plain = [number(), number(), number()];
     add(storage, plain.map(numbered).into()).await;
     for number in plain {
@@ -51,25 +51,25 @@ pub(super) async fn live(storage: &Subject) {
     }
     let due_number = number();
     let due = numbered(due_number).check(DEFAULT_MAX_PAYLOAD_BYTES).expect("a case's own spec is valid");
-    let due = DueJob { identifier: pool.to_string(), job: due };
+    let due = DueJob { identifier: worker.to_string(), job: due };
     assert!(storage.add_due(Utc::now(), &[due]).await.expect("add")[0].is_some());
     tell("added", due_number);
 
-    let mut claimed = claim(storage, &pool, 20).await;
+    let mut claimed = claim(storage, &worker, 20).await;
     if let Some(job) = claimed.pop() {
-        settle(storage, &pool, &job, failed("no", Duration::ZERO)).await;
+        settle(storage, &worker, &job, failed("no", Duration::ZERO)).await;
     }
     if let Some(job) = claimed.pop() {
-        settle(storage, &pool, &job, Outcome::Snoozed { until: Duration::ZERO.into() }).await;
+        settle(storage, &worker, &job, Outcome::Snoozed { until: Duration::ZERO.into() }).await;
     }
     // One is not known any more.
     claimed.pop();
     for job in claimed {
         tell("settling", number_of(&job));
-        settle(storage, &pool, &job, Outcome::Completed).await;
+        settle(storage, &worker, &job, Outcome::Completed).await;
         tell("done", number_of(&job));
     }
-    storage.release_unknown(&pool, &[]).await.expect("release");
+    storage.release_untracked(&worker, &[]).await.expect("release");
 
     move_within(storage).await;
     let job = add_one(storage, numbered(number()).run_in(Duration::from_secs(900))).await;
@@ -78,19 +78,19 @@ pub(super) async fn live(storage: &Subject) {
     tell("settling", number_of(&job));
     storage.complete(&[job.id]).await.expect("complete");
     tell("done", number_of(&job));
-    storage.withdraw_presence(&pool).await.expect("withdraw");
+    storage.deregister(&worker).await.expect("deregister");
 }
 
 /// Moves all jobs to where they are, under new numbers, as if it were elsewhere, and those that an interrupted move held first.
 async fn move_within(storage: &Subject) {
     let run = register(storage).await;
-    let taken = storage.take_out(MOVER, None, 10_000, u64::MAX).await.expect("take out");
-    let arrived = storage.import(&run, MOVER, &taken).await.expect("import");
-    storage.delete_taken(MOVER, &arrived).await.expect("delete");
+    let taken = storage.reserve(TRANSFER, None, 10_000, u64::MAX).await.expect("reserve");
+    let arrived = storage.import(&run, TRANSFER, &taken).await.expect("import");
+    storage.delete_reserved(TRANSFER, &arrived).await.expect("delete");
     // Keyed jobs stay: their keys are taken there.
-    storage.unlock(&[MOVER.to_owned()]).await.expect("give back");
-    storage.forget_imports(MOVER).await.expect("forget");
-    storage.withdraw_presence(&run).await.expect("withdraw");
+    storage.unlock(&[TRANSFER.to_owned()]).await.expect("release");
+    storage.forget_imports(TRANSFER).await.expect("forget");
+    storage.deregister(&run).await.expect("deregister");
 }
 
 /// What children were told.
@@ -117,7 +117,7 @@ impl Told {
     async fn check(&self, storage: &Subject, when: &str) {
         let stored = storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
         // What a move holds may have arrived, and have been done there.
-        let within_reach = stored.iter().filter(|job| job.locked_by.as_deref() != Some(MOVER)).map(number_of);
+        let within_reach = stored.iter().filter(|job| job.locked_by.as_deref() != Some(TRANSFER)).map(number_of);
         assert!(within_reach.collect::<BTreeSet<_>>().is_disjoint(&self.done), "{when}: what is done is gone");
         let stored: BTreeSet<i64> = stored.iter().map(number_of).collect();
         let lost: Vec<&i64> =
@@ -133,15 +133,15 @@ impl Told {
         let waiting = storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
         let waiting: Vec<_> = waiting.iter().map(|job| job.id).collect();
         storage.reschedule(&waiting, &Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
-        let pool = register(storage).await;
+        let worker = register(storage).await;
         loop {
-            let jobs = claim(storage, &pool, 100).await;
+            let jobs = claim(storage, &worker, 100).await;
             if jobs.is_empty() {
                 break;
             }
             for job in jobs {
                 assert!(self.done.insert(number_of(&job)), "{job:?} is there twice, or was done");
-                settle(storage, &pool, &job, Outcome::Completed).await;
+                settle(storage, &worker, &job, Outcome::Completed).await;
             }
         }
         let left = storage.jobs(&JobFilter::new()).await.expect("list");

@@ -157,14 +157,14 @@ fn tell(what: &str, id: i64) {
 pub async fn play(role: &str, storage: Subject) {
     match role {
         "claim" => {
-            let pool = register(&storage).await;
+            let worker = register(&storage).await;
             loop {
-                let jobs = claim(&storage, &pool, 5).await;
+                let jobs = claim(&storage, &worker, 5).await;
                 if jobs.is_empty() {
                     return;
                 }
                 for job in jobs {
-                    assert_eq!(settle(&storage, &pool, &job, Outcome::Completed).await, [job.id]);
+                    assert_eq!(settle(&storage, &worker, &job, Outcome::Completed).await, [job.id]);
                     tell("done", job.id);
                 }
             }

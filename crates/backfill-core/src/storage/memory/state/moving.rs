@@ -2,43 +2,48 @@
 
 use super::{State, is_available};
 use crate::job::{Job, JobId};
-use crate::storage::{PoolId, taken_out};
+use crate::storage::{WorkerId, reserved_at};
 
 impl State {
-    pub(in crate::storage::memory) fn take_out(
+    pub(in crate::storage::memory) fn reserve(
         &mut self,
-        mover: &str,
+        transfer_id: &str,
         after: Option<JobId>,
         limit: u32,
         max_bytes: u64,
     ) -> Vec<Job> {
-        let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(mover);
+        let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(transfer_id);
         let from = after.map_or(JobId::MIN, |id| id.saturating_add(1));
         let size = |job: &Job| job.payload.as_str().len() + job.last_error.as_ref().map_or(0, String::len);
         let waiting = self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize);
         let ids: Vec<JobId> = within(max_bytes, waiting, |job| size(job)).map(|job| job.id).collect();
         let take = |id| {
             self.change(id, |job| {
-                job.locked_by = Some(mover.to_owned());
-                job.locked_at = Some(taken_out());
+                job.locked_by = Some(transfer_id.to_owned());
+                job.locked_at = Some(reserved_at());
             })
         };
         ids.into_iter().filter_map(take).collect()
     }
 
-    pub(in crate::storage::memory) fn delete_taken(&mut self, mover: &str, ids: &[JobId]) -> u64 {
-        let is_taken = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.locked_by.as_deref() == Some(mover));
+    pub(in crate::storage::memory) fn delete_reserved(&mut self, transfer_id: &str, ids: &[JobId]) -> u64 {
+        let is_taken = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.locked_by.as_deref() == Some(transfer_id));
         let taken: Vec<JobId> = ids.iter().filter(is_taken).copied().collect();
         taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
     }
 
-    pub(in crate::storage::memory) fn import(&mut self, run: &PoolId, mover: &str, jobs: &[Job]) -> Option<Vec<JobId>> {
-        if !self.pools.contains_key(run.as_str()) {
+    pub(in crate::storage::memory) fn import(
+        &mut self,
+        run: &WorkerId,
+        transfer_id: &str,
+        jobs: &[Job],
+    ) -> Option<Vec<JobId>> {
+        if !self.workers.contains_key(run.as_str()) {
             return None;
         }
         let mut here = Vec::new();
         for job in jobs {
-            if self.imports.get(mover).is_some_and(|known| known.contains(&job.id)) {
+            if self.imports.get(transfer_id).is_some_and(|known| known.contains(&job.id)) {
                 here.push(job.id);
                 continue;
             }
@@ -56,14 +61,14 @@ impl State {
             copy.locked_by = None;
             self.index(&copy);
             self.jobs.insert(copy.id, copy);
-            self.imports.entry(mover.to_owned()).or_default().insert(job.id);
+            self.imports.entry(transfer_id.to_owned()).or_default().insert(job.id);
             here.push(job.id);
         }
         Some(here)
     }
 
-    pub(in crate::storage::memory) fn forget_imports(&mut self, mover: &str) {
-        self.imports.remove(mover);
+    pub(in crate::storage::memory) fn forget_imports(&mut self, transfer_id: &str) {
+        self.imports.remove(transfer_id);
     }
 }
 

@@ -1,0 +1,41 @@
+//! What a health check says.
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Check {
+    /// What was looked at, such as `privileges`.
+    pub what: &'static str,
+    /// What was seen.
+    pub status: CheckStatus,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckStatus {
+    /// As it should be.
+    Fine {
+        /// In short.
+        detail: String,
+    },
+    /// Something is wrong.
+    Found {
+        /// What.
+        problem: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// It could not be looked at.
+    Skipped {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Check {
+    /// What was seen of this.
+    #[must_use]
+    pub fn new(what: &'static str, status: CheckStatus) -> Self {
+        Self { what, status }
+    }
+}

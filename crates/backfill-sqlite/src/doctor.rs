@@ -1,0 +1,164 @@
+//! Looking for what is wrong with the file. Changes nothing.
+
+use backfill_core::error::{Error, Unready};
+use backfill_core::storage::{Check, CheckStatus};
+use sqlx::SqliteConnection;
+
+use crate::SqliteStorage;
+use crate::migrate;
+
+/// More than it takes a worker to notice that it is not registered, and more than clocks that agree differ by; in microseconds (a
+/// minute).
+const SOME_TIME: i64 = 60 * 1_000_000;
+/// Free space that is worth giving back, in bytes, if it is most of the file.
+const MUCH: i64 = 100 * 1024 * 1024;
+
+impl SqliteStorage {
+    pub(crate) async fn look_at_everything(&self) -> Vec<Check> {
+        let path = self.file.path().display();
+        if let Err(error) = migrate::check(&self.file).await {
+            let remedy = match &error {
+                Error::NotReady { reason: Unready::TooNew { .. }, .. } => "upgrade backfill here, or name another file",
+                Error::NotReady { .. } => "migrate it (`backfill migrate`), or name another file",
+                _ => "check the path and its permissions, and that it is an SQLite file",
+            };
+            return vec![found("file", error.to_string(), remedy)];
+        }
+        let mut connection = match self.file.reader().await {
+            Ok(connection) => connection,
+            Err(error) => return vec![found("file", error.to_string(), "check the path and its permissions")],
+        };
+        let mut checked = vec![fine("file", format!("{path}, version {}", crate::VERSION))];
+        checked.push(self.writable().await);
+        checked.push(journal(&mut connection).await.unwrap_or_else(|error| skipped("journal", &error)));
+        checked.push(integrity(&mut connection).await.unwrap_or_else(|error| skipped("integrity", &error)));
+        checked.push(self.locks(&mut connection).await.unwrap_or_else(|error| skipped("locks", &error)));
+        checked.push(self.times(&mut connection).await.unwrap_or_else(|error| skipped("times", &error)));
+        checked.push(space(&mut connection).await.unwrap_or_else(|error| skipped("space", &error)));
+        checked
+    }
+
+    /// Begins to write, and writes nothing.
+    async fn writable(&self) -> Check {
+        // SQLite refuses the statement, and not the transaction; there is no worker without a name.
+        let nothing = self.file.writer.write("write", |connection| {
+            Box::pin(async move {
+                sqlx::query!("delete from backfill_pools where id is null").execute(connection).await.map(drop)
+            })
+        });
+        match nothing.await {
+            Ok(()) => fine("writing", "the file may be written".to_owned()),
+            Err(error) => found(
+                "writing",
+                format!("jobs cannot be added or run here: {error}"),
+                "make the file, and the directory that it is in, writable for this user; or end what holds the file",
+            ),
+        }
+    }
+
+    /// What is dated ahead, and so would never be due or never be missed.
+    async fn times(&self, connection: &mut SqliteConnection) -> sqlx::Result<Check> {
+        let limit = self.file.now() + SOME_TIME;
+        let ahead = sqlx::query_scalar!(
+            r#"
+select 'the crontab entry ' || identifier as "what!: String" from backfill_crontabs where last_execution > ?1
+union all
+select 'the heartbeat of ' || id from backfill_pools where seen_at > ?1
+order by 1
+"#,
+            limit
+        )
+        .fetch_all(connection)
+        .await?;
+        if ahead.is_empty() {
+            return Ok(fine("times", "no crontab or worker is dated ahead".to_owned()));
+        }
+        Ok(found(
+            "times",
+            format!("dated ahead, so that nothing happens to them before then: {}", ahead.join(", ")),
+            "set the clock right; then, for a crontab entry: update backfill_crontabs set last_execution = null where identifier = \
+             '...'; and for a worker that is gone: `backfill unlock`",
+        ))
+    }
+
+    async fn locks(&self, connection: &mut SqliteConnection) -> sqlx::Result<Check> {
+        let limit = self.file.now() - SOME_TIME;
+        let old = sqlx::query!(
+            r#"
+select job.locked_by as "worker!: String", count(*) as "jobs!: i64"
+from backfill_jobs job indexed by backfill_jobs_held
+where job.locked_by is not null
+  and job.locked_at < ?1
+  and not exists (select 1 from backfill_pools pool where pool.id = job.locked_by)
+group by job.locked_by
+order by 1
+"#,
+            limit
+        )
+        .fetch_all(connection)
+        .await?;
+        if old.is_empty() {
+            return Ok(fine("locks", "no job is held by a worker that is not registered".to_owned()));
+        }
+        let workers: Vec<&str> = old.iter().map(|row| row.worker.as_str()).collect();
+        let jobs: i64 = old.iter().map(|row| row.jobs).sum();
+        Ok(found(
+            "locks",
+            format!("{jobs} jobs have been held for more than a minute by workers that are not registered"),
+            &format!("if they are gone: `backfill unlock {}`", workers.join(" ")),
+        ))
+    }
+}
+
+// Pragmas are not checked statements: the checker cannot describe them.
+
+async fn journal(connection: &mut SqliteConnection) -> sqlx::Result<Check> {
+    let mode: String = sqlx::query_scalar("pragma journal_mode").fetch_one(connection).await?;
+    if mode == "wal" {
+        return Ok(fine("journal", "a write-ahead log".to_owned()));
+    }
+    Ok(found(
+        "journal",
+        format!("the journal's mode is {mode}, in which readers and writers wait for each other"),
+        "start a worker, which changes it; if that does not, the file system cannot do it: use a local disk",
+    ))
+}
+
+async fn integrity(connection: &mut SqliteConnection) -> sqlx::Result<Check> {
+    let said: Vec<String> = sqlx::query_scalar("pragma quick_check(5)").fetch_all(connection).await?;
+    if said == ["ok"] {
+        return Ok(fine("integrity", "the file is whole".to_owned()));
+    }
+    Ok(found(
+        "integrity",
+        said.join("; "),
+        "stop everybody, keep a copy, and restore a backup (or try sqlite3's .recover)",
+    ))
+}
+
+async fn space(connection: &mut SqliteConnection) -> sqlx::Result<Check> {
+    let size: i64 = sqlx::query_scalar("pragma page_size").fetch_one(&mut *connection).await?;
+    let pages: i64 = sqlx::query_scalar("pragma page_count").fetch_one(&mut *connection).await?;
+    let free: i64 = sqlx::query_scalar("pragma freelist_count").fetch_one(connection).await?;
+    let mebibytes = |pages: i64| pages * size / 1024 / 1024;
+    if free * size > MUCH && free * 2 > pages {
+        return Ok(found(
+            "space",
+            format!("{} MiB of the file's {} MiB are free", mebibytes(free), mebibytes(pages)),
+            "they are used again; to give them back, run `sqlite3 FILE vacuum` while nobody works",
+        ));
+    }
+    Ok(fine("space", format!("{} MiB, of which {} MiB are free", mebibytes(pages), mebibytes(free))))
+}
+
+fn fine(what: &'static str, detail: String) -> Check {
+    Check::new(what, CheckStatus::Fine { detail })
+}
+
+fn found(what: &'static str, problem: String, remedy: &str) -> Check {
+    Check::new(what, CheckStatus::Found { problem, remedy: remedy.to_owned() })
+}
+
+fn skipped(what: &'static str, error: &sqlx::Error) -> Check {
+    Check::new(what, CheckStatus::Skipped { why: error.to_string() })
+}

@@ -1,0 +1,381 @@
+//! What a worker does beside running jobs: heartbeats, rescue, and the sweep of stale locks.
+//!
+//! The heartbeat has a thread, a connection and a loop of its own: neither a job that blocks its thread, nor one that uses
+//! up the pool, nor a write that waits for a lock may make the worker look dead. Each heartbeat has a limit; when one is not
+//! answered, the next is sent on a new connection, and if that works the old connections are known to be dead.
+//!
+//! **Whose missed heartbeats count.** Others are declared dead only by a worker that would have seen them: one that has been in
+//! *contact* with the storage itself for as long as they were missing. When the storage was away for everybody, nobody could
+//! send a heartbeat, and all get the time to send one again. A worker that has just started has heard nobody yet, and waits as
+//! long, whatever ends it. (The storage adds to this what it knows, such as that it was started only just now, or that a worker asks for
+//! a longer time.)
+//!
+//! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::builder::Options;
+use super::events::{Event, Events};
+use super::lease::{Lease, sent_now};
+use crate::error::{Error, Result};
+use crate::storage::{Line, Registration, Storage, Watch, WorkerId};
+
+/// Graphile's schedule for the sweep: the first within a minute.
+const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
+/// A look after others that has not been answered for this long never will be. It may read the whole table.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Who the worker is at present.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub worker: Arc<WorkerId>,
+    pub lease: Lease,
+}
+
+/// What the heartbeats bring to light.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Others have declared this worker dead.
+    Evicted(Arc<WorkerId>),
+    /// The storage itself was taken away.
+    Gone(Error),
+}
+
+/// A worker to be registered, as the first heartbeat.
+struct Register {
+    worker: Arc<WorkerId>,
+    tasks: Arc<[String]>,
+    answer: oneshot::Sender<Result<bool>>,
+}
+
+/// Asks for the first heartbeat of a worker, which opens the connection of all later ones.
+#[derive(Clone, Debug)]
+pub(super) struct Registrar(mpsc::UnboundedSender<Register>);
+
+impl Registrar {
+    /// See [`Storage::register_with`].
+    pub(super) async fn register(&self, worker: &Arc<WorkerId>, tasks: &Arc<[String]>) -> Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        let wanted = Register { worker: Arc::clone(worker), tasks: Arc::clone(tasks), answer };
+        let none = || Error::Internal("heartbeats cannot be sent".to_owned());
+        self.0.send(wanted).map_err(|_| none())?;
+        answered.await.map_err(|_| none())?
+    }
+}
+
+/// The maintenance of one worker. Dropping it ends it.
+pub(super) struct Maintenance {
+    line: Line,
+    options: Options,
+    events: Events,
+    contact: watch::Receiver<Reachability>,
+    under_way: CancellationToken,
+    registrar: Registrar,
+    /// Ends when no heartbeats are sent any more.
+    heartbeats: oneshot::Receiver<()>,
+    _end_heartbeats: DropGuard,
+}
+
+impl Maintenance {
+    /// Starts to send heartbeats, once the engine has [registered](Self::registrar) the worker, and a little later or when the worker
+    /// is [under way](Self::under_way).
+    pub(super) fn start(
+        line: Line,
+        storage: &Arc<dyn Storage>,
+        identity: watch::Receiver<Identity>,
+        options: Options,
+        events: Events,
+        news: mpsc::UnboundedSender<News>,
+    ) -> Self {
+        let under_way = CancellationToken::new();
+        let (contact_tx, contact) = watch::channel(Reachability::begins(options.heartbeat_interval));
+        let (registrar, registrations) = mpsc::unbounded_channel();
+        let heartbeats = Heartbeats {
+            registrations,
+            dead_after: options.dead_after,
+            line: line.clone(),
+            identity,
+            under_way: under_way.clone(),
+            every: options.heartbeat_interval,
+            events: events.clone(),
+            news,
+            contact: contact_tx,
+        };
+        let end = CancellationToken::new();
+        let (ended, storage) = (end.clone(), Arc::clone(storage));
+        let (sending, stopped) = oneshot::channel();
+        // Not one of the runtime's threads for blocking work: there may be none left.
+        let thread = std::thread::Builder::new().name("backfill-heartbeats".to_owned()).spawn(move || {
+            // Dropped at the end, however that comes.
+            let _sending: oneshot::Sender<()> = sending;
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    tracing::error!(%error, "heartbeats cannot be sent");
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                // Connections belong to the runtime that opened them.
+                let storage = storage.for_worker();
+                tokio::select! {
+                    () = heartbeats.send(&*storage) => {}
+                    () = ended.cancelled() => {}
+                }
+            });
+            // Whatever a dead connection still waits for is not waited for.
+            runtime.shutdown_background();
+        });
+        if let Err(error) = thread {
+            tracing::error!(%error, "heartbeats cannot be sent");
+        }
+        let registrar = Registrar(registrar);
+        Self {
+            line,
+            options,
+            events,
+            contact,
+            under_way,
+            registrar,
+            heartbeats: stopped,
+            _end_heartbeats: end.drop_guard(),
+        }
+    }
+
+    /// To register the worker, before anything is claimed.
+    pub(super) fn registrar(&self) -> Registrar {
+        self.registrar.clone()
+    }
+
+    /// To be cancelled when the worker has made its beginning.
+    pub(super) fn under_way(&self) -> CancellationToken {
+        self.under_way.clone()
+    }
+
+    /// Runs until it is dropped; ends only if no heartbeats can be sent.
+    pub(super) async fn run(mut self) {
+        tokio::select! {
+            _ = &mut self.heartbeats => {}
+            () = look_after_others(&self.line, &self.options, &self.events, &self.contact) => {}
+        }
+    }
+}
+
+/// Since when the storage has been within reach.
+#[derive(Clone, Copy, Debug)]
+struct Reachability {
+    since: Instant,
+    last: Instant,
+    /// By the wall clock too, because the other one stands still while a machine sleeps.
+    last_by_wall: SystemTime,
+    /// A longer time without an answer is a loss.
+    gap: Duration,
+}
+
+impl Reachability {
+    fn begins(heartbeat_interval: Duration) -> Self {
+        let now = Instant::now();
+        let gap = heartbeat_interval.mul_f64(1.5);
+        Self { since: now, last: now, last_by_wall: SystemTime::now(), gap }
+    }
+
+    /// The storage answered.
+    fn heard(&mut self) {
+        let now = Instant::now();
+        let by_wall = self.last_by_wall.elapsed().unwrap_or_default();
+        if (now - self.last).max(by_wall) > self.gap {
+            self.since = now;
+        }
+        self.last = now;
+        self.last_by_wall = SystemTime::now();
+    }
+
+    /// How long ago the last answer was.
+    fn quiet(&self) -> Duration {
+        self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default())
+    }
+
+    /// For how long it has lasted without a gap: heartbeats that others missed before it began prove nothing.
+    fn lasts(&self) -> Duration {
+        if self.quiet() > self.gap { Duration::ZERO } else { self.since.elapsed() }
+    }
+}
+
+struct Heartbeats {
+    registrations: mpsc::UnboundedReceiver<Register>,
+    dead_after: Duration,
+    line: Line,
+    identity: watch::Receiver<Identity>,
+    under_way: CancellationToken,
+    every: Duration,
+    events: Events,
+    news: mpsc::UnboundedSender<News>,
+    contact: watch::Sender<Reachability>,
+}
+
+impl Heartbeats {
+    /// Answers whether the worker is registered now.
+    async fn register(&self, storage: &dyn Storage, wanted: Register) -> bool {
+        let Register { worker, tasks, mut answer } = wanted;
+        let registration = Registration::new(&worker, &tasks).dead_after(self.dead_after);
+        let registered = tokio::select! {
+            registered = storage.register_with(&registration) => registered,
+            // It took too long, perhaps on a connection that is dead.
+            () = answer.closed() => {
+                storage.reconnect();
+                return false;
+            }
+        };
+        let is_registered = matches!(registered, Ok(true));
+        if is_registered {
+            self.contact.send_replace(Reachability::begins(self.every));
+        }
+        // If nobody waits for the answer any more, the row is left behind, and is swept up with those of the dead.
+        answer.send(registered).is_ok() && is_registered
+    }
+
+    async fn send(mut self, storage: &dyn Storage) {
+        // The connection of the heartbeats is the first of all, so whoever is registered has it. It is given up for a new one only.
+        let registered = loop {
+            let Some(wanted) = self.registrations.recv().await else { return };
+            let worker = Arc::clone(&wanted.worker);
+            if self.register(storage, wanted).await {
+                break worker;
+            }
+        };
+        let _ = self.identity.wait_for(|identity| identity.worker == registered).await;
+        // Registering was a heartbeat too, so the next one need not be in the way of the first jobs.
+        let _ = timeout(self.every / 10, self.under_way.cancelled()).await;
+        let mut tick = interval(self.every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A heartbeat was not answered, and none has been since.
+        let mut suspicious = false;
+        loop {
+            tick.tick().await;
+            let Identity { worker, lease } = self.identity.borrow_and_update().clone();
+            // The second try, on a new connection, tells a dead connection from a storage that is away.
+            for _ in 0..2 {
+                let sent = sent_now();
+                match timeout(self.every / 2, storage.heartbeat(&worker)).await {
+                    Ok(Ok(known)) => {
+                        self.contact.send_modify(Reachability::heard);
+                        if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {
+                            self.line.cut();
+                        }
+                        if known {
+                            lease.extend(sent);
+                        } else {
+                            lease.end();
+                            // Nobody hears it any more when the worker is at its end, and then it does not matter.
+                            let _ = self.news.send(News::Evicted(Arc::clone(&worker)));
+                        }
+                        break;
+                    }
+                    Ok(Err(error)) => {
+                        self.failed(&error.to_string());
+                        if error.is_gone() {
+                            lease.end();
+                            // As above.
+                            let _ = self.news.send(News::Gone(error));
+                        }
+                        break;
+                    }
+                    Err(_) => {
+                        suspicious = true;
+                        storage.reconnect();
+                        self.failed(&format!("no answer for {:?}", self.every / 2));
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        tracing::warn!(error, "could not send a heartbeat");
+        self.events.tell(|| Event::HeartbeatFailed { error: error.to_owned() });
+    }
+}
+
+/// Frees the jobs of dead workers, and locks that are stale.
+async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Reachability>) {
+    let mut tick = interval(options.heartbeat_interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (least, most) = options.sweep;
+    let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.min(most).mul_f64(fastrand::f64());
+    loop {
+        tick.tick().await;
+        let lasts = contact.borrow().lasts();
+        if lasts >= options.dead_after {
+            let watch = Watch::new(options.dead_after).contact(lasts);
+            match line.call(LOOK_TIMEOUT, line.storage().rescue_with(&watch)).await {
+                Ok(rescued) => {
+                    for dead in rescued {
+                        tracing::warn!(
+                            worker = dead.worker,
+                            jobs = dead.jobs,
+                            "worker missed its heartbeats; released its jobs"
+                        );
+                        events.tell(|| Event::Rescued { worker: dead.worker, jobs: dead.jobs });
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "could not look for dead workers"),
+            }
+        }
+        if Instant::now() >= next_sweep {
+            match line.call(LOOK_TIMEOUT, line.storage().release_stale()).await {
+                Ok(jobs) => {
+                    if jobs > 0 {
+                        tracing::warn!(jobs, "released jobs that were locked for more than four hours");
+                    }
+                    events.tell(|| Event::Swept { jobs });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "stale locks could not be looked for");
+                    events.tell(|| Event::SweepFailed { error: error.to_string() });
+                }
+            }
+            next_sweep = Instant::now() + least + most.saturating_sub(least).mul_f64(fastrand::f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+    const DEAD_AFTER: Duration = Duration::from_secs(15);
+
+    #[tokio::test(start_paused = true)]
+    async fn missed_heartbeats_count_only_after_contact_all_the_time() {
+        let mut contact = Reachability::begins(HEARTBEAT_INTERVAL);
+        for _ in 0..3 {
+            assert!(contact.lasts() < DEAD_AFTER, "a new worker has heard nobody yet");
+            advance(HEARTBEAT_INTERVAL).await;
+            contact.heard();
+        }
+        assert!(contact.lasts() >= DEAD_AFTER, "nothing was lost");
+
+        // The storage is away for a minute.
+        advance(Duration::from_secs(8)).await;
+        assert!(contact.lasts() < DEAD_AFTER, "not while it is away");
+        advance(Duration::from_secs(52)).await;
+        contact.heard();
+        assert!(contact.lasts() < DEAD_AFTER, "the others need time to be heard again");
+        for _ in 0..2 {
+            advance(HEARTBEAT_INTERVAL).await;
+            contact.heard();
+            assert!(contact.lasts() < DEAD_AFTER);
+        }
+        advance(HEARTBEAT_INTERVAL).await;
+        contact.heard();
+        assert!(contact.lasts() >= DEAD_AFTER, "now it is they who missed heartbeats");
+    }
+}
