@@ -4,17 +4,23 @@
 //! schema at once.
 //!
 //! ```no_run
-//! use backfill::{BackfillClient, JobContext, JobSpec, Worker, task_fn};
+//! use backfill::{BackfillClient, TaskPayload, Worker};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
+//! struct SendInvoice {
+//!     order: u64,
+//! }
+//!
+//! async fn send_invoice(job: SendInvoice) -> Result<(), std::io::Error> {
+//!     println!("the invoice for order {} is sent", job.order);
+//!     Ok(())
+//! }
 //!
 //! # async fn example() -> backfill::Result<()> {
-//! let client = BackfillClient::new("postgres://localhost/app").await?;
-//! client.add(JobSpec::new("greet", "Ada")).await?;
+//! let jobs = BackfillClient::new("postgres://user:password@localhost/app").await?;
+//! jobs.add(SendInvoice { order: 17 }).await?;
 //!
-//! Worker::builder(client)
-//!     .task(task_fn("greet", |name: String, _ctx: JobContext| async move { println!("hello {name}") }))
-//!     .build()?
-//!     .run()
-//!     .await?;
+//! Worker::builder(jobs).task(send_invoice).build()?.run().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -72,3 +78,8 @@ pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, 
 
 #[cfg(feature = "contract")]
 pub use backfill_core::{storage_contract_tests, storage_process_tests};
+
+/// The programs of README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

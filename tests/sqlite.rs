@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use backfill::storage::sqlite::SqliteStorage;
 use backfill::{BackfillClient, Crontab, JobContext, JobSpec, Worker, task_fn};
 use sqlx::SqlitePool;
 use support::running::{Running, empty};
@@ -44,8 +43,7 @@ async fn a_job_starts_without_a_poll_whoever_added_it() {
     ran().await;
     let db = SqlitePool::connect(&url).await.expect("connect");
     let mut tx = db.begin_with("begin immediate").await.expect("begin");
-    let storage = SqliteStorage::of(&**client.storage()).expect("a file");
-    storage.add_with(&mut tx, [JobSpec::new("t", "in a transaction of the program's")]).await.expect("add");
+    client.add_many([JobSpec::new("t", "in a transaction of the program's")]).within(&mut tx).await.expect("add");
     tx.commit().await.expect("commit");
     ran().await;
     // A job that failed is moved up.
@@ -59,17 +57,16 @@ async fn a_job_starts_without_a_poll_whoever_added_it() {
 async fn a_job_is_part_of_the_programs_own_transaction() {
     let (_directory, url) = place();
     let client = BackfillClient::new(&url).await.expect("open");
-    let storage = SqliteStorage::of(&**client.storage()).expect("a file");
     let db = SqlitePool::connect(&url).await.expect("connect");
     sqlx::raw_sql("create table orders (id integer primary key)").execute(&db).await.expect("create");
     for (order, committed) in [(1, true), (2, false)] {
         let mut tx = db.begin_with("begin immediate").await.expect("begin");
         sqlx::query("insert into orders (id) values (?1)").bind(order).execute(&mut *tx).await.expect("insert");
         let specs = [JobSpec::new("t", order).key(format!("order {order}")), JobSpec::new("t", order)];
-        assert_eq!(storage.add_with(&mut tx, specs).await.expect("add").len(), 2);
+        assert_eq!(client.add_many(specs).within(&mut tx).await.expect("add").len(), 2);
         // What is refused takes nothing else with it.
         let same = [JobSpec::new("t", order).key("k"), JobSpec::new("t", order).key("k")];
-        let error = storage.add_with(&mut tx, same).await.expect_err("one key twice").to_string();
+        let error = client.add_many(same).within(&mut tx).await.expect_err("one key twice").to_string();
         assert!(error.contains("the key \"k\""), "{error}");
         if committed { tx.commit().await } else { tx.rollback().await }.expect("end");
     }
@@ -78,7 +75,7 @@ async fn a_job_is_part_of_the_programs_own_transaction() {
     assert_eq!(orders, 1);
     // On a connection without a transaction, all or none.
     let mut connection = db.acquire().await.expect("connect");
-    storage.add_with(&mut connection, (0..3).map(|n| JobSpec::new("t", n))).await.expect("add");
+    client.add_many((0..3).map(|n| JobSpec::new("t", n))).within(&mut connection).await.expect("add");
     assert_eq!(client.counts().await.expect("counts").ready, 5);
 }
 

@@ -213,7 +213,7 @@ async fn add_in_file(
     jobs: Vec<NewJob>,
 ) -> Result<Vec<Job>> {
     match backfill_sqlite::SqliteStorage::of(&*client.storage) {
-        Some(file) => file.add_checked_with(connection, jobs).await,
+        Some(file) => file.add_within(connection, jobs).await,
         None => Err(Error::Unsupported { what: "a connection to an SQLite file", storage: client.storage.name() }),
     }
 }

@@ -280,8 +280,7 @@ impl BackfillClient {
         self.storage.known_crontabs().await
     }
 
-    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes: for storages with an entrance of
-    /// their own, such as `SqliteStorage::add_checked_with`, which adds in the caller's SQLite transaction.
+    /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes.
     ///
     /// # Errors
     /// For a job outside the limits, and for two with the same key.

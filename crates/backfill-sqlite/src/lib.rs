@@ -1,23 +1,8 @@
 //! Jobs of the queue `backfill` in an SQLite file: durable, with nothing to install and nothing to run.
 //!
-//! Programs reach it through the library's feature `sqlite`, by a URL such as `sqlite://jobs.db`. This crate itself is for
-//! those that add jobs in their own SQLite transaction:
-//!
-//! ```
-//! # async fn example(db: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
-//! use backfill_core::job::JobSpec;
-//! use backfill_core::storage::Storage;
-//! use backfill_sqlite::SqliteStorage;
-//!
-//! let jobs = SqliteStorage::open("sqlite://app.db")?; // the file that the program's own tables are in
-//! jobs.migrate().await?;
-//! let mut tx = db.begin_with("begin immediate").await?;
-//! sqlx::query("insert into orders (id) values (18)").execute(&mut *tx).await?;
-//! jobs.add_with(&mut tx, [JobSpec::new("send_invoice", 18)]).await?;
-//! tx.commit().await?; // both, or neither
-//! # Ok(())
-//! # }
-//! ```
+//! Programs reach it through the library's feature `sqlite`, by a URL such as `sqlite://jobs.db`. The tables have the prefix `backfill_`, so
+//! they can be in the file of a program's own tables, and a job can be added in the program's own transaction on it
+//! (`client.add(…).within(&mut tx)`).
 //!
 //! # How it works
 //!
@@ -66,7 +51,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill_core::Result;
-use backfill_core::job::{Job, JobId, JobSpec, NewJob};
+use backfill_core::job::{Job, JobId, NewJob};
 use backfill_core::storage::{
     Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, Cursor, DueJob, JobFilter, KnownCrontab, Migrated,
     QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
@@ -122,24 +107,8 @@ impl SqliteStorage {
     /// about 20 milliseconds, as those of others. All or none is added.
     ///
     /// # Errors
-    /// For a job outside the limits, before anything is written; or when SQLite fails.
-    pub async fn add_with(
-        &self,
-        connection: &mut SqliteConnection,
-        specs: impl IntoIterator<Item = JobSpec>,
-    ) -> Result<Vec<Job>> {
-        let jobs = specs
-            .into_iter()
-            .map(|spec| spec.check(backfill_core::job::limits::DEFAULT_MAX_PAYLOAD_BYTES))
-            .collect::<Result<Vec<NewJob>>>()?;
-        self.add_checked_with(connection, jobs).await
-    }
-
-    /// The same for jobs that are checked already, as by a client with limits and a clock of its own.
-    ///
-    /// # Errors
     /// When two have the same key, or SQLite fails.
-    pub async fn add_checked_with(&self, connection: &mut SqliteConnection, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
+    pub async fn add_within(&self, connection: &mut SqliteConnection, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
         add::add_in(&self.file, connection, jobs).await
     }
 }
