@@ -9,8 +9,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{BackfillClient, one};
-use crate::error::{Error, Result};
-use crate::job::{Job, JobKeyMode, JobSpec, NewJob, Priority, Queue};
+use crate::error::Result;
+use crate::job::{Job, JobKeyMode, JobSpec, Priority, Queue};
 
 /// A job that is being added. Nothing is sent before it is awaited.
 ///
@@ -74,7 +74,9 @@ mod sqlite {
     use sqlx::pool::PoolConnection;
     use sqlx::{Sqlite, SqliteConnection, Transaction};
 
-    use super::{Connection, Within};
+    use super::{BackfillClient, Connection, Within};
+    use crate::error::{Error, Result};
+    use crate::job::{Job, NewJob};
 
     impl<'a> From<&'a mut SqliteConnection> for Within<'a> {
         fn from(connection: &'a mut SqliteConnection) -> Self {
@@ -91,6 +93,17 @@ mod sqlite {
     impl<'a> From<&'a mut PoolConnection<Sqlite>> for Within<'a> {
         fn from(connection: &'a mut PoolConnection<Sqlite>) -> Self {
             Self(Connection::Sqlite(connection))
+        }
+    }
+
+    pub(super) async fn add_in_file(
+        client: &BackfillClient,
+        connection: &mut SqliteConnection,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Job>> {
+        match backfill_sqlite::SqliteStorage::of(&*client.storage) {
+            Some(file) => file.add_within(connection, jobs).await,
+            None => Err(Error::Unsupported { what: "a connection to an SQLite file", storage: client.storage.name() }),
         }
     }
 }
@@ -202,18 +215,6 @@ async fn add(client: &BackfillClient, specs: Vec<JobSpec>, within: Option<Within
             client.postgres_for("a connection to PostgreSQL")?.add_on(connection, &jobs).await
         }
         #[cfg(feature = "sqlite")]
-        Connection::Sqlite(connection) => add_in_file(client, connection, jobs).await,
-    }
-}
-
-#[cfg(feature = "sqlite")]
-async fn add_in_file(
-    client: &BackfillClient,
-    connection: &mut sqlx::SqliteConnection,
-    jobs: Vec<NewJob>,
-) -> Result<Vec<Job>> {
-    match backfill_sqlite::SqliteStorage::of(&*client.storage) {
-        Some(file) => file.add_within(connection, jobs).await,
-        None => Err(Error::Unsupported { what: "a connection to an SQLite file", storage: client.storage.name() }),
+        Connection::Sqlite(connection) => sqlite::add_in_file(client, connection, jobs).await,
     }
 }

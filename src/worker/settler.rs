@@ -72,7 +72,7 @@ pub(super) enum Written {
 }
 
 /// What a worker did, by what was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Summary {
     /// Jobs done and deleted.

@@ -2,11 +2,9 @@
 
 use std::io::{IsTerminal, Write, stdout};
 
-use backfill::Job;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
@@ -132,55 +130,6 @@ pub fn rfc3339(time: DateTime<Utc>) -> String {
 /// A time to the second.
 pub fn seconds(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-/// A job for machines.
-#[derive(Serialize)]
-pub struct JobJson<'a> {
-    id: i64,
-    task: &'a str,
-    state: &'a str,
-    queue: Option<&'a str>,
-    payload: Box<RawValue>,
-    priority: i16,
-    run_at: String,
-    attempts: i16,
-    max_attempts: i16,
-    last_error: Option<&'a str>,
-    created_at: String,
-    updated_at: String,
-    key: Option<&'a str>,
-    revision: i32,
-    flags: &'a [String],
-    locked_at: Option<String>,
-    locked_by: Option<&'a str>,
-}
-
-impl<'a> JobJson<'a> {
-    pub fn new(job: &'a Job, now: DateTime<Utc>) -> Self {
-        Self {
-            id: job.id,
-            task: &job.task,
-            state: job.state(now).as_str(),
-            queue: job.queue.as_deref(),
-            // What a json column holds is JSON; if a custom storage answers anything else, it is told as null. Line breaks
-            // of pretty-printed payloads would break a document a line.
-            payload: RawValue::from_string(one_line(job.payload.as_str()))
-                .unwrap_or_else(|_| RawValue::NULL.to_owned()),
-            priority: job.priority.0,
-            run_at: rfc3339(job.run_at),
-            attempts: job.attempts,
-            max_attempts: job.max_attempts,
-            last_error: job.last_error.as_deref(),
-            created_at: rfc3339(job.created_at),
-            updated_at: rfc3339(job.updated_at),
-            key: job.key.as_deref(),
-            revision: job.revision,
-            flags: &job.flags,
-            locked_at: job.locked_at.map(rfc3339),
-            locked_by: job.locked_by.as_deref(),
-        }
-    }
 }
 
 /// JSON text without line breaks, which outside of strings are mere white space and inside cannot occur.

@@ -11,6 +11,7 @@
 
 pub mod error;
 pub mod job;
+mod json;
 #[doc(hidden)]
 pub mod nearest;
 pub mod storage;

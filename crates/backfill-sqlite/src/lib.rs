@@ -83,7 +83,7 @@ impl SqliteStorage {
     /// Opens nothing yet; `migrate` makes the file if it is not there.
     ///
     /// # Errors
-    /// [`Error::InvalidClient`] for a URL that cannot be read, for a database in memory, and for one that may only be read.
+    /// [`Error::InvalidClient`](backfill_core::Error::InvalidClient) for a URL that cannot be read, for a database in memory, and for one that may only be read.
     pub fn open(url: &str) -> Result<Self> {
         Ok(Self { file: Arc::new(File::new(url)?), cursor: Arc::default(), part: claim::PART, walk: claim::WALK })
     }

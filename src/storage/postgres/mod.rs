@@ -136,7 +136,7 @@ impl PostgresStorage {
     /// Jobs in this schema, through this pool. Sends nothing.
     ///
     /// # Errors
-    /// [`Error::InvalidSchemaName`].
+    /// [`Error::InvalidSchemaName`](crate::Error::InvalidSchemaName).
     pub fn new(pool: PgPool, schema: &str) -> Result<Self> {
         Self::with_prepared_statements(pool, schema, true)
     }
@@ -145,7 +145,7 @@ impl PostgresStorage {
     /// hands out connections by the transaction and does not track prepared statements needs `false`.
     ///
     /// # Errors
-    /// [`Error::InvalidSchemaName`].
+    /// [`Error::InvalidSchemaName`](crate::Error::InvalidSchemaName).
     pub fn with_prepared_statements(pool: PgPool, schema: &str, prepared: bool) -> Result<Self> {
         // A pool of the user's has the user's own hooks.
         Self::with_health(pool, schema, prepared, ConnectionHealth::default())

@@ -17,7 +17,7 @@ use crate::args::{AddArgs, Global, SpecArgs};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::nearest;
-use crate::output::{JobJson, Output};
+use crate::output::Output;
 use crate::serving::Serving;
 
 /// Jobs in one statement.
@@ -133,7 +133,7 @@ async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSp
     }
     let what = if job.revision > 0 { "updated" } else { "added" };
     let now = database::now(&client).await;
-    output.either(&JobJson::new(&job, now), format!("{what} job {}", job.id))
+    output.either(&job.with_state_at(now), format!("{what} job {}", job.id))
 }
 
 /// Says of these tasks if no live worker runs them; whether it did. The jobs are added, so nothing here fails.

@@ -1,7 +1,6 @@
 //! `backfill cleanup`.
 
 use backfill::Cleanup;
-use serde_json::json;
 
 use crate::args::{CleanupArgs, Global};
 use crate::database;
@@ -42,6 +41,5 @@ pub async fn run(global: &Global, output: &Output, args: CleanupArgs) -> Result<
             told.push(format!("{count} {name}"));
         }
     }
-    let numbers = json!({ "dead_jobs": cleaned.dead_jobs, "tasks": cleaned.tasks, "queues": cleaned.queues });
-    output.either(&numbers, format!("deleted {}", told.join(", ")))
+    output.either(&cleaned, format!("deleted {}", told.join(", ")))
 }

@@ -3,7 +3,6 @@
 use backfill::cron::zone_data;
 use backfill::storage::{Check, CheckStatus, Storage};
 use chrono::TimeDelta;
-use serde_json::json;
 
 use super::transfer;
 
@@ -23,25 +22,21 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         checked.push(Check::new("time zones", CheckStatus::Fine { detail: zone_data().to_string() }));
     }
     let mut found = 0;
-    let mut told = Vec::new();
     for check in &checked {
         let what = check.what;
         match &check.status {
             CheckStatus::Found { problem, remedy } => {
                 found += 1;
-                told.push(json!({ "check": what, "status": "found", "problem": problem, "remedy": remedy }));
                 if !output.is_json() {
                     output.line(format!("found    {what}: {problem}\n         remedy: {remedy}"))?;
                 }
             }
             CheckStatus::Skipped { why } => {
-                told.push(json!({ "check": what, "status": "skipped", "why": why }));
                 if !output.is_json() {
                     output.line(format!("skipped  {what}: {why}"))?;
                 }
             }
             CheckStatus::Fine { detail } => {
-                told.push(json!({ "check": what, "status": "fine", "detail": detail }));
                 if !output.is_json() {
                     output.line(format!("fine     {what}: {detail}"))?;
                 }
@@ -49,7 +44,7 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         }
     }
     if output.is_json() {
-        output.json(&told)?;
+        output.json(&checked)?;
     }
     if found == 0 { Ok(()) } else { Err(Failure::Told) }
 }

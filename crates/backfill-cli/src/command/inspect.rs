@@ -11,17 +11,6 @@ use crate::output::{Output, rfc3339, seconds, short, table, text, visible};
 use crate::serving::Serving;
 use crate::value::{length, relative};
 
-/// Counts for machines.
-pub fn counts_json(counts: &Counts) -> Value {
-    json!({
-        "ready": counts.ready,
-        "scheduled": counts.scheduled,
-        "running": counts.running,
-        "retrying": counts.retrying,
-        "dead": counts.dead,
-    })
-}
-
 pub fn counts_row(counts: &Counts) -> [String; 5] {
     [counts.ready, counts.scheduled, counts.running, counts.retrying, counts.dead].map(|count| count.to_string())
 }
@@ -30,15 +19,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
     let client = database::client(global).await?;
     let queues = client.queues().await?;
     if output.is_json() {
-        let told = queues.iter().map(|queue| {
-            json!({
-                "name": queue.name,
-                "locked_at": queue.locked_at.map(rfc3339),
-                "locked_by": queue.locked_by,
-                "jobs": counts_json(&queue.jobs),
-            })
-        });
-        return output.json(&told.collect::<Vec<_>>());
+        return output.json(&queues);
     }
     if queues.is_empty() {
         return output.line("no queues");
@@ -84,7 +65,7 @@ fn after_a_gap(problems: Vec<String>) -> impl Iterator<Item = String> {
 
 /// A task for machines. How many live workers of backfill's run it is null where one does not tell.
 pub fn task_json(task: &backfill::TaskInfo, serving: &Serving) -> Value {
-    json!({ "name": task.name, "jobs": counts_json(&task.jobs), "workers": serving.workers_of(&task.name) })
+    json!({ "name": task.name, "jobs": task.jobs, "workers": serving.workers_of(&task.name) })
 }
 
 pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> String {
@@ -106,19 +87,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     let client = database::client(global).await?;
     let workers = client.workers().await?;
     if output.is_json() {
-        let told = workers.iter().map(|worker| {
-            json!({
-                "id": worker.id,
-                "started_at": worker.started_at.map(rfc3339),
-                "seen_at": worker.seen_at.map(rfc3339),
-                "tasks": worker.tasks,
-                "last_seen_ago_seconds": worker.last_seen_ago.map(|ago| ago.as_secs_f64()),
-                "jobs": worker.jobs,
-                "queues": worker.queues,
-                "oldest_lock": worker.oldest_lock.map(rfc3339),
-            })
-        });
-        return output.json(&told.collect::<Vec<_>>());
+        return output.json(&workers);
     }
     if workers.is_empty() {
         return output.line("no workers");
@@ -155,14 +124,7 @@ pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
     let client = database::client(global).await?;
     let known = client.crontabs().await?;
     if output.is_json() {
-        let told = known.iter().map(|known| {
-            json!({
-                "identifier": known.identifier,
-                "known_since": rfc3339(known.known_since),
-                "last_execution": known.last_execution.map(rfc3339),
-            })
-        });
-        return output.json(&told.collect::<Vec<_>>());
+        return output.json(&known);
     }
     if known.is_empty() {
         return output.line("no crontab entries");

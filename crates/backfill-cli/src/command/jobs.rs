@@ -9,7 +9,7 @@ use crate::args::{Global, JobArgs, JobsArgs, State};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::{nearest, unknown};
-use crate::output::{JobJson, Output, seconds, short, table, text, visible};
+use crate::output::{Output, seconds, short, table, text, visible};
 use crate::value::relative;
 
 pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<(), Failure> {
@@ -82,7 +82,7 @@ async fn print_whole(
         page = u32::try_from((PAGE_BYTES * count / (bytes as u64 + 1)).clamp(1, PAGE_JOBS)).unwrap_or(1);
         left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
         for job in jobs {
-            list.item(&JobJson::new(&job, now))?;
+            list.item(&job.with_state_at(now))?;
         }
     }
     list.end()
@@ -140,7 +140,7 @@ pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<()
         return Err(failed(format!("there is no job {}; done jobs are deleted", args.id)));
     };
     let now = database::now(&client).await;
-    if output.is_json() { output.json(&JobJson::new(&job, now)) } else { output.line(describe(&job, now)) }
+    if output.is_json() { output.json(&job.with_state_at(now)) } else { output.line(describe(&job, now)) }
 }
 
 fn describe(job: &Job, now: DateTime<Utc>) -> String {

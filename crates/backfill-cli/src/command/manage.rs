@@ -10,7 +10,7 @@ use crate::args::{DiscardArgs, Global, IdsArgs, RemoveArgs, RescheduleArgs, Unlo
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::unknown;
-use crate::output::{JobJson, Output, count_of};
+use crate::output::{Output, count_of};
 
 pub async fn complete(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
@@ -104,7 +104,7 @@ async fn tell(
     }
     let now = database::now(client).await;
     if output.is_json() {
-        let jobs: Vec<JobJson> = changed.iter().map(|job| JobJson::new(job, now)).collect();
+        let jobs: Vec<_> = changed.iter().map(|job| job.with_state_at(now)).collect();
         let left: Vec<_> = left.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect();
         output.json(&json!({ "changed": jobs, "unchanged": left }))?;
     } else {
@@ -134,7 +134,7 @@ pub async fn remove(global: &Global, output: &Output, args: &RemoveArgs) -> Resu
     } else {
         format!("removed job {}", job.id)
     };
-    output.either(&JobJson::new(&job, database::now(&client).await), text)
+    output.either(&job.with_state_at(database::now(&client).await), text)
 }
 
 pub async fn unlock(global: &Global, output: &Output, args: UnlockArgs) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use backfill::BackfillClient;
 use serde_json::{Value, json};
 
-use super::inspect::{counts_json, counts_row, task_json, tasks_table};
+use super::inspect::{counts_row, task_json, tasks_table};
 use crate::args::{Global, StatsArgs};
 use crate::database;
 use crate::failure::Failure;
@@ -41,7 +41,7 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
         let tasks: Vec<Value> = tasks.iter().map(|task| task_json(task, &serving)).collect();
         return output.json(&json!({
             "at": rfc3339(now),
-            "jobs": counts_json(&counts),
+            "jobs": counts,
             "tasks": tasks,
             "workers": workers.len(),
         }));

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use backfill::storage::make_ready;
 use backfill::{BackfillClient, Clock, Crontab, Handler, Prefetch, Summary, Worker, WorkerBuilder};
-use serde_json::json;
 
 use crate::args::{Global, WorkerArgs};
 use crate::database;
@@ -272,17 +271,9 @@ fn value_for<T: Copy>(task: &str, values: &[ForTask<T>]) -> Option<T> {
 }
 
 fn tell(output: &Output, summary: &Summary) -> Result<(), Failure> {
-    let Summary { completed, failed, dead, snoozed, interrupted, released, stale, .. } = *summary;
+    let Summary { completed, failed, dead, interrupted, released, stale, .. } = *summary;
     if output.is_json() {
-        return output.json(&json!({
-            "completed": completed,
-            "failed": failed,
-            "dead": dead,
-            "snoozed": snoozed,
-            "interrupted": interrupted,
-            "released": released,
-            "stale": stale,
-        }));
+        return output.json(summary);
     }
     let mut told = vec![count_of(completed, "job") + " done", count_of(failed, "attempt") + " failed"];
     for (count, what) in

@@ -9,6 +9,7 @@
 //! - A **key** ([`JobKeyMode`]) makes sure that at most one waiting job exists for one purpose.
 //! - A **claim** is a job held by one worker: nobody else starts it until it is settled or released.
 
+mod json;
 mod key;
 pub mod limits;
 mod new;
@@ -21,6 +22,7 @@ mod typed;
 
 use chrono::{DateTime, Utc};
 
+pub use json::JobWithState;
 pub use key::JobKeyMode;
 pub use new::NewJob;
 pub use payload::Payload;

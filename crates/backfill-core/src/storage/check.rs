@@ -1,17 +1,22 @@
 //! What a health check says.
 
+use serde::Serialize;
+
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Check {
     /// What was looked at, such as `privileges`.
+    #[serde(rename = "check")]
     pub what: &'static str,
     /// What was seen.
+    #[serde(flatten)]
     pub status: CheckStatus,
 }
 
 /// What was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
 pub enum CheckStatus {
     /// As it should be.
     Fine {

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use super::Counts;
+use crate::json;
 
 /// A serial queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueueInfo {
     /// Its name.
     pub name: String,
     /// Since when one of its jobs runs.
+    #[serde(serialize_with = "json::optional_time")]
     pub locked_at: Option<DateTime<Utc>>,
     /// The worker that runs it.
     pub locked_by: Option<String>,
@@ -29,7 +32,7 @@ impl QueueInfo {
 }
 
 /// A task name that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TaskInfo {
     /// The name.
@@ -37,6 +40,7 @@ pub struct TaskInfo {
     /// Its jobs by state.
     pub jobs: Counts,
     /// The `run_at` of the ready job that waits longest.
+    #[serde(serialize_with = "json::optional_time")]
     pub oldest_ready: Option<DateTime<Utc>>,
 }
 
@@ -49,16 +53,19 @@ impl TaskInfo {
 }
 
 /// A worker that sends heartbeats or holds something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerInfo {
     /// Its id.
     pub id: String,
     /// When it registered; `None` for workers that do not, which are Node's.
+    #[serde(serialize_with = "json::optional_time")]
     pub started_at: Option<DateTime<Utc>>,
     /// When it last sent a heartbeat, by the storage's clock.
+    #[serde(serialize_with = "json::optional_time")]
     pub seen_at: Option<DateTime<Utc>>,
     /// How long ago that was, by the storage's clock.
+    #[serde(rename = "last_seen_ago_seconds", serialize_with = "json::optional_seconds")]
     pub last_seen_ago: Option<Duration>,
     /// The tasks that it runs, sorted; `None` if it does not tell, as Node's.
     pub tasks: Option<Vec<String>>,
@@ -67,6 +74,7 @@ pub struct WorkerInfo {
     /// How many serial queues it holds.
     pub queues: u64,
     /// Since when it holds the job or queue that it has held longest.
+    #[serde(serialize_with = "json::optional_time")]
     pub oldest_lock: Option<DateTime<Utc>>,
 }
 

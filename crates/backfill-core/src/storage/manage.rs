@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use serde::Serialize;
 
 use crate::error::{Error, FailureKind, Result};
 use crate::job::limits::{MAX_DELAY, check_time};
@@ -33,7 +34,7 @@ pub fn check_whole(jobs: &[Job]) -> Result<()> {
 }
 
 /// What a migration did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Migrated {
     /// The revision found, if there was one.
@@ -191,7 +192,7 @@ impl Cleanup {
 }
 
 /// What was deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cleaned {
     /// Dead jobs.
     pub dead_jobs: u64,
@@ -295,7 +296,7 @@ impl JobFilter {
 }
 
 /// How many jobs are in each state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counts {
     /// See [`JobState::Ready`].
