@@ -95,6 +95,7 @@ async fn has(client: &BackfillClient, task: &str, count: usize) {
     until(&format!("{task} has {count} jobs"), || async { jobs(client, task).await.len() >= count }).await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_workers_with_one_crontab_add_one_job_per_entry_and_minute() {
     let (client, pool, schema) = client().await;
@@ -134,6 +135,7 @@ async fn several_workers_with_one_crontab_add_one_job_per_entry_and_minute() {
     assert_eq!(ask(&pool, &schema, known).await, "even4,every4,never-");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_while_no_worker_ran_is_caught_up_within_fill_but_never_before_the_first_sight() {
     let (client, _, _) = client().await;
@@ -161,6 +163,7 @@ async fn what_was_missed_while_no_worker_ran_is_caught_up_within_fill_but_never_
     assert!(jobs(&client, "plain").await.is_empty());
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_due_while_the_storage_was_away_is_caught_up_within_fill_when_it_is_back() {
     let (inner, _, _) = client().await;
@@ -241,6 +244,7 @@ async fn refuse_jobs_of(pool: &PgPool, schema: &str, task: &str, code: &str) {
     sql(pool, schema, &text).await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_entry_that_the_database_refuses_never_stops_the_others() {
     let (client, pool, schema) = client().await;
@@ -262,6 +266,7 @@ async fn one_entry_that_the_database_refuses_never_stops_the_others() {
     assert!(jobs(&client, "bad").await.is_empty());
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_refused_for_what_may_pass_stops_no_other_and_goes_on_when_it_has_passed() {
     let (client, pool, schema) = client().await;

@@ -150,6 +150,7 @@ fn node_would_fail_later(item: &Item) -> bool {
         || item.options.job_key.as_deref() == Some("")
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs Node: ./scripts/test")]
 #[tokio::test]
 async fn tens_of_thousands_of_lines_mean_what_they_mean_to_node() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));

@@ -62,26 +62,31 @@ async fn works_in(encoding: &str) {
     );
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_claimed_and_settled_in_latin1() {
     works_in("LATIN1").await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_claimed_and_settled_in_win1252() {
     works_in("WIN1252").await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_claimed_and_settled_in_koi8r() {
     works_in("KOI8R").await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_claimed_and_settled_in_euc_jp() {
     works_in("EUC_JP").await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_claimed_and_settled_in_sql_ascii() {
     works_in("SQL_ASCII").await;
@@ -129,6 +134,7 @@ async fn claimed(client: &BackfillClient) -> (Arc<WorkerId>, Job) {
     (worker, jobs.remove(0))
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
     let text = "caf\u{e9} \u{20ac}5 \u{1f980} \u{65e5}\u{672c}\0";
@@ -168,6 +174,7 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_encoding_lacks_is_refused_at_the_add_and_harms_nothing_else() {
     let pool = database_in("LATIN1").await;
@@ -232,6 +239,7 @@ async fn with_damaged_rows() -> (BackfillClient, PgPool, String) {
     (client, pool, schema)
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_doctor() {
     let (client, ..) = with_damaged_rows().await;
@@ -269,6 +277,7 @@ async fn run_all(client: &BackfillClient) -> Vec<(i64, Option<String>)> {
 
 const DAMAGED: &str = "the payload is not valid UTF-8, so the task was not started; repair or delete the row";
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_are_no_text_stop_no_claims_and_fail_by_themselves() {
     let (client, ..) = with_damaged_rows().await;

@@ -46,6 +46,7 @@ async fn count(pool: &sqlx::PgPool, schema: &str) -> String {
     ask(pool, schema, "select count(*) from S._private_jobs").await
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test]
 async fn hostile_strings_are_data_in_every_verb() {
     let (client, pool, schema) = client().await;
@@ -85,6 +86,7 @@ async fn hostile_strings_are_data_in_every_verb() {
     storage.check().await.expect("the schema is whole");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test]
 async fn a_nul_character_is_refused_before_anything_is_written() {
     let (client, pool, schema) = client().await;
@@ -106,6 +108,7 @@ async fn a_nul_character_is_refused_before_anything_is_written() {
     client.discard(&[job.id], bad).await.expect("discard");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test]
 async fn a_schema_of_any_name_works_or_is_refused() {
     let (pool, _) = database().await;
@@ -132,6 +135,7 @@ async fn run(client: &BackfillClient, spec: JobSpec) -> Result<(), String> {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test]
 async fn payloads_are_big_deep_and_odd() {
     let (client, pool, schema) = client().await;
@@ -161,6 +165,7 @@ async fn payloads_are_big_deep_and_odd() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test]
 async fn rows_that_others_wrote_are_read_whatever_is_in_them() {
     let (client, pool, schema) = client().await;

@@ -44,6 +44,7 @@ impl Gauge {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_with_a_limit_of_its_own_keeps_it_and_does_not_hold_up_others() {
     for client in [client().await.0, BackfillClient::in_memory()] {
@@ -172,6 +173,7 @@ async fn middleware_wraps_every_task_from_the_outside_in_and_can_give_and_refuse
     assert_eq!(error(panicking.id).await.as_deref(), Some("the task panicked: middleware broke"));
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forbidden_flags_are_asked_for_before_each_claim() {
     let (client, _, _) = client().await;
@@ -206,6 +208,7 @@ async fn forbidden_flags_are_asked_for_before_each_claim() {
     assert_eq!(worker.build().expect("worker").run_until_idle().await.expect("run").completed, 1);
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prefetched_jobs_start_in_priority_order_and_are_released_at_the_end() {
     let (client, _, _) = client().await;
@@ -241,6 +244,7 @@ async fn prefetched_jobs_start_in_priority_order_and_are_released_at_the_end() {
     assert!(jobs.iter().all(|job| job.attempts == 0 && job.locked_by.is_none()), "with their attempt");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prefetched_jobs_that_wait_for_too_long_are_released_for_others() {
     let (client, _, _) = client().await;
@@ -270,6 +274,7 @@ async fn prefetched_jobs_that_wait_for_too_long_are_released_for_others() {
     running.end().await;
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fetch_that_found_little_is_followed_by_a_pause_that_many_new_jobs_end() {
     let (client, _, _) = client().await;
@@ -376,6 +381,7 @@ async fn a_reader_that_sleeps_does_not_hold_the_worker_up_and_learns_what_it_mis
     assert_eq!(events.count().await, 16);
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_another_clock_jobs_are_ready_when_that_clock_says_so() {
     let (client, _, _) = client().await;
@@ -416,6 +422,7 @@ async fn settings_that_do_not_go_together_are_refused_with_the_value() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_more() {
     for client in [client().await.0, BackfillClient::in_memory()] {

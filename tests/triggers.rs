@@ -67,6 +67,7 @@ async fn add_in_every_way(client: &BackfillClient) -> Vec<(&'static str, backfil
     ways
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_a_trigger_changed_is_told_as_it_was_stored() {
     for body in [
@@ -106,6 +107,7 @@ async fn a_job_that_a_trigger_changed_is_told_as_it_was_stored() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_a_trigger_leaves_out_is_an_error_that_says_so() {
     let (client, pool, schema) = client().await;
@@ -167,6 +169,7 @@ fn recording(client: &BackfillClient) -> (Worker, Arc<std::sync::Mutex<Vec<Job>>
     (builder.event_capacity(100_000).handle_signals(false).build().expect("a worker"), started)
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_put_into_a_queue() {
     for body in [
@@ -201,6 +204,7 @@ async fn an_idle_worker_starts_no_job_that_a_trigger_has_deferred_forbidden_or_p
 }
 
 /// Whoever stored it: another version of this crate, or a trigger that came at that moment.
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_handed_off_with_a_queue_flags_or_a_time_is_released_and_claimed() {
     let (client, pool, schema) = client().await;
@@ -299,6 +303,7 @@ async fn in_a_file_a_changed_job_is_told_as_it_was_stored_and_a_row_left_out_is_
 }
 
 /// What is not there must not be deleted where it came from.
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_into_a_place_that_leaves_rows_out_says_so_and_brings_nothing() {
     let job = |id: i64| {

@@ -1,13 +1,20 @@
-# Node's graphile-worker, which the compatibility tests and the benchmarks compare with. Source it after postgres.sh; then
-# `node_packages`.
+# Node's graphile-worker, which the compatibility tests and the benchmarks compare with. Source it after needs.sh; then
+# `provide node`, `node_packages`.
 
-# Installs the packages that tests/node/package.json names into .cache/node, and sets NODE_BIN and NODE_DIR.
+NODE_DIR=$root/.cache/node
+
+# Whether the packages that tests/node/package.json names are in .cache/node.
+node_is_fresh() {
+  cmp -s "$root/tests/node/package.json" "$NODE_DIR/package.json" && [ -d "$NODE_DIR/node_modules/graphile-worker" ]
+}
+
+# With the packages there, npm has nothing left to do.
+find_node() { node_is_fresh || command -v npm >/dev/null; }
+
+# Brings the packages into .cache/node, and sets NODE_BIN. Nothing outside of this directory is changed.
 node_packages() {
-  local root=$1
-  NODE_DIR=$root/.cache/node
-  command -v npm >/dev/null || apt_install npm
-  if ! cmp -s "$root/tests/node/package.json" "$NODE_DIR/package.json" || [ ! -d "$NODE_DIR/node_modules/graphile-worker" ]; then
-    say "installing graphile-worker and node from npm"
+  if ! node_is_fresh; then
+    say "fetching graphile-worker and node from npm into .cache/node, which takes about a minute"
     rm -rf "$NODE_DIR"
     mkdir -p "$NODE_DIR"
     cp "$root/tests/node/package.json" "$NODE_DIR/package.json"

@@ -1,40 +1,21 @@
-# Throwaway PostgreSQL clusters for tests and benchmarks. Source it; then `pg_find`, `pg_start`, `pg_stop_all`.
+# Throwaway PostgreSQL clusters for tests and benchmarks. Source it after needs.sh; then `provide postgres`, `pg_start`,
+# `pg_stop_all`.
 #
-# A cluster lives in a temporary directory, listens on 127.0.0.1 on a free port, lets everybody in, and is deleted when
+# A cluster lives in a directory in SCRATCH, listens on 127.0.0.1 on a free port, lets everybody in, and is deleted when
 # the script ends. PostgreSQL refuses to run as root, so as root it runs under an unprivileged user.
 
-pg_clusters=()
-
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
-
-# Runs a command as root if that is possible.
-as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
-    die "this needs root: $*"
+# Sets PG_BIN to a directory with initdb, pg_ctl and postgres.
+find_postgres() {
+  if [ -n "${PG_BIN:-}" ]; then
+    [ -x "$PG_BIN/initdb" ] && [ -x "$PG_BIN/postgres" ] || die "PG_BIN is $PG_BIN, which has no initdb and postgres"
+    return
   fi
-}
-
-# Installs a Debian package, saying so.
-apt_install() {
-  command -v apt-get >/dev/null || die "$1 is not installed, and this is not a Debian system; install it and run this again"
-  say "installing the Debian package $1"
-  as_root env DEBIAN_FRONTEND=noninteractive sh -c "(apt-get install -y '$1' || (apt-get update && apt-get install -y '$1')) >/dev/null" ||
-    die "could not install $1"
-}
-
-# Sets PG_BIN to a directory with initdb, pg_ctl and postgres, installing PostgreSQL if there is none.
-pg_find() {
-  [ -n "${PG_BIN:-}" ] && return
   local dir
-  for _ in 1 2; do
-    for dir in "$(pg_config --bindir 2>/dev/null || true)" $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5 -n -r); do
-      if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]; then PG_BIN=$dir; return; fi
-    done
-    # Without this, Debian's package would also start a server of its own.
-    apt_install postgresql
+  # shellcheck disable=SC2012
+  for dir in "$(pg_config --bindir 2>/dev/null || true)" $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5 -n -r); do
+    if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]; then PG_BIN=$dir; return; fi
   done
-  die "PostgreSQL is installed, but its initdb was not found; set PG_BIN to the directory that has it"
+  return 1
 }
 
 # The user that servers run under.
@@ -60,12 +41,10 @@ free_port() {
 
 # pg_start [SETTING...]: starts a cluster and sets PG_URL. Settings are like fsync=off.
 pg_start() {
-  pg_find
   local dir port options="" setting
-  dir=$(mktemp -d "${TMPDIR:-/tmp}/backfill-pg.XXXXXX")
+  dir=$(mktemp -d "$SCRATCH/pg.XXXXXX")
   chmod 755 "$dir"
-  [ "$(id -u)" = 0 ] && chown "$(pg_user)" "$dir"
-  pg_clusters+=("$dir")
+  if [ "$(id -u)" = 0 ]; then chown "$(pg_user)" "$dir"; fi
   pg_as_user env ${PG_LIB:+LD_LIBRARY_PATH="$PG_LIB"} "$PG_BIN/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C >"$dir/initdb.log" 2>&1 ||
     { cat "$dir/initdb.log" >&2; die "initdb failed"; }
   for setting in "$@"; do options="$options -c $setting"; done
@@ -82,11 +61,14 @@ pg_start() {
   die "the throwaway PostgreSQL server did not start"
 }
 
+# Stops every server in SCRATCH, also those that a test has started and not stopped, and deletes its directory.
 pg_stop_all() {
-  local dir
-  for dir in "${pg_clusters[@]}"; do
+  local file dir
+  [ -n "${PG_BIN:-}" ] && [ -n "$SCRATCH" ] || return 0
+  for file in "$SCRATCH"/*/data/postmaster.pid; do
+    [ -e "$file" ] || continue
+    dir=${file%/data/postmaster.pid}
     pg_as_user env ${PG_LIB:+LD_LIBRARY_PATH="$PG_LIB"} "$PG_BIN/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 || true
     rm -rf "$dir"
   done
-  pg_clusters=()
 }

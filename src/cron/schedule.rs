@@ -331,7 +331,9 @@ mod tests {
         let closure = Schedule::when(|minute| minute.minute() == 7 && minute.second() == 0);
         assert_eq!(due(&closure, "2026-11-20T00:07:00Z", "2026-11-20T01:59:00Z"), ["20 00:07:00", "20 01:07:00"]);
         assert!(closure.matches(time("2026-11-20T00:07:59Z")));
-        assert_eq!(Schedule::when(|_| panic!("no")).next_after(time("2026-11-20T00:00:00Z")), None);
+        // It is asked for every minute of a year. Half a million messages would take most of the time of all tests.
+        let panics = Schedule::when(|_| std::panic::resume_unwind(Box::new("no")));
+        assert_eq!(panics.next_after(time("2026-11-20T00:00:00Z")), None);
         assert!(closure == closure.clone() && closure != Schedule::when(|_| true));
     }
 

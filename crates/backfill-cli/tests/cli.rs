@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one life of a job")]
 async fn a_job_is_added_listed_shown_changed_and_deleted() {
@@ -121,6 +122,7 @@ async fn a_job_is_added_listed_shown_changed_and_deleted() {
     assert_eq!(scene.run(&["jobs"]).await.ok(), "no jobs\n");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_tasks_workers_and_stats_are_told_and_dead_workers_unlocked() {
     let scene = Scene::new().await;
@@ -176,6 +178,7 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_workers_unlocked() {
     assert_eq!(scene.run(&["cleanup", "--tasks", "--json"]).await.json()["tasks"], 1);
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_not_said_right_is_answered_with_status_2_and_what_to_do() {
     let scene = Scene::new().await;
@@ -223,6 +226,7 @@ async fn what_was_not_said_right_is_answered_with_status_2_and_what_to_do() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
     let scene = Scene::new().await;
@@ -264,6 +268,7 @@ async fn what_does_not_work_is_answered_with_status_1_and_what_to_do() {
 }
 
 #[cfg(target_os = "linux")]
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_terminal_adding_a_file_shows_how_far_it_is() {
     let scene = Scene::new().await;
@@ -273,6 +278,7 @@ async fn on_a_terminal_adding_a_file_shows_how_far_it_is() {
     assert!(shown.contains("added 30000 jobs"), "{shown}");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_jobs_is_looked_at_before_anything_is_added() {
     let scene = Scene::new().await;
@@ -317,6 +323,7 @@ async fn a_file_of_jobs_is_looked_at_before_anything_is_added() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_stream_of_jobs_is_added_in_constant_memory() {
     let scene = Scene::new().await;
@@ -344,6 +351,7 @@ async fn a_long_stream_of_jobs_is_added_in_constant_memory() {
     assert_eq!(scene.ask("select count(*) from S._private_jobs").await, "60000");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_pipe_ends_it_quietly() {
     let scene = Scene::new().await;
@@ -360,6 +368,7 @@ async fn a_closed_pipe_ends_it_quietly() {
     }
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_is_neither_in_the_process_list_nor_in_output_or_log() {
     let scene = Scene::new().await;
@@ -412,6 +421,7 @@ async fn a_password_is_neither_in_the_process_list_nor_in_output_or_log() {
     assert!(!String::from_utf8_lossy(&help.stdout).contains("sekret"));
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_and_schema_come_from_arguments_or_the_environment() {
     let scene = Scene::empty().await;
@@ -441,6 +451,7 @@ async fn database_and_schema_come_from_arguments_or_the_environment() {
     assert_eq!(list(variables, vec![]).await, ("graphile_worker".to_owned(), json!(20)));
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_added_to_a_schema_that_only_node_has_used() {
     let scene = Scene::empty().await;
@@ -473,6 +484,7 @@ async fn an_unreachable_database_is_told_at_once_with_its_reason() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(5), "nobody waits for what does not come");
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stats_are_told_again_and_again() {
     let scene = Scene::new().await;
@@ -564,6 +576,7 @@ async fn help_and_completions_are_there_for_everything() {
     assert!(run(vec!["--version".to_owned()]).await.starts_with("backfill 4."));
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_that_no_job_may_have_are_refused() {
     let scene = Scene::new().await;
@@ -577,6 +590,7 @@ async fn attempts_that_no_job_may_have_are_refused() {
     scene.run(&["reschedule", "1", "--attempts", "0", "--max-attempts", "1"]).await.ok();
 }
 
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_statement_is_not_printed_to_who_waits_for_its_answer() {
     let scene = Scene::new().await;

@@ -1,9 +1,16 @@
 //! The contract that every storage keeps, on SQLite.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use backfill_core::storage::Storage;
 use backfill_sqlite::SqliteStorage;
+use tempfile::TempDir;
+
+thread_local! {
+    /// Where the files of this thread's test are, until it ends.
+    static DIRECTORIES: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
 
 async fn sqlite() -> Arc<dyn Storage> {
     open(&place().await).await
@@ -12,7 +19,8 @@ async fn sqlite() -> Arc<dyn Storage> {
 /// A fresh file.
 async fn place() -> String {
     let directory = tempfile::tempdir().expect("a directory");
-    let url = format!("sqlite://{}/jobs.db", directory.keep().display());
+    let url = format!("sqlite://{}/jobs.db", directory.path().display());
+    DIRECTORIES.with_borrow_mut(|directories| directories.push(directory));
     SqliteStorage::open(&url).expect("open").migrate().await.expect("migrate");
     url
 }
