@@ -11,7 +11,7 @@ import { mainPackage, platformName, platformOf, platformPackage } from "./make.m
 
 const here = dirname(fileURLToPath(import.meta.url));
 const cargo = { version: "4.0.0-alpha.1", description: "A queue", keywords: ["job"], license: "MIT OR Apache-2.0" };
-const unix = { skip: process.platform === "win32" };
+const unix = { skip: process.platform === "win32", timeout: 60_000 };
 
 test("a static binary says nothing about the C library, one for glibc does", () => {
   assert.deepEqual(platformOf("x86_64-unknown-linux-musl"), { os: ["linux"], cpu: ["x64"] });

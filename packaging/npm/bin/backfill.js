@@ -27,10 +27,12 @@ function find() {
 function runAsChild(program, args) {
   // A URL among the arguments may have a password in it, and every user of the machine can read a command line.
   process.title = "backfill";
-  const child = spawn(program, args, { stdio: "inherit" });
+  let child;
   const passOn = (signal) => child.kill(signal);
   const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"].filter((signal) => signal in constants.signals);
+  // Before it starts: a signal that comes between would end this program and leave the other one alone.
   for (const signal of signals) process.on(signal, passOn);
+  child = spawn(program, args, { stdio: "inherit" });
   child.on("error", (error) => {
     console.error(`error: could not start ${program}: ${error.message}`);
     process.exit(1);
