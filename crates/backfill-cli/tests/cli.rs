@@ -484,6 +484,29 @@ async fn an_unreachable_database_is_told_at_once_with_its_reason() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(5), "nobody waits for what does not come");
 }
 
+/// Migrating is often the first thing that is tried.
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_not_let_in_is_told_the_remedy_whatever_the_command() {
+    let scene = Scene::empty().await;
+    let role = scene.url.replacen("postgres@", "nobody_of_that_name@", 1);
+    let (server, _) = scene.url.rsplit_once('/').expect("a URL with a database");
+    let database = format!("{server}/no_database_of_that_name");
+    let encryption = format!("{}?sslmode=require", scene.url);
+    for command in [&["migrate"][..], &["stats"], &["add", "t"], &["doctor"]] {
+        for (url, remedy) in [
+            (&role, "let it log in (create role, pg_hba.conf), or name another"),
+            (&database, "create it (createdb \"no_database_of_that_name\"), or name another"),
+            (&encryption, "switch TLS on at the server (ssl = on)"),
+        ] {
+            let ran = scene.run(&[&["-c", url.as_str()], command].concat()).await;
+            assert_eq!(ran.status, Some(1), "{command:?}");
+            let told = ran.out + &ran.err;
+            assert!(told.contains(remedy), "{command:?}: {told}");
+        }
+    }
+}
+
 #[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stats_are_told_again_and_again() {

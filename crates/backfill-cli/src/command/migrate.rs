@@ -1,5 +1,7 @@
 //! `backfill migrate`.
 
+use std::time::Duration;
+
 use backfill::Error;
 use backfill::error::Unready;
 use serde_json::json;
@@ -10,7 +12,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
-    let storage = database::storage(global).await?;
+    let storage = database::reached(global, Duration::ZERO).await?;
     let before = storage.check().await;
     let elsewhere = match before {
         Err(ref error) if error.is_missing() => database::elsewhere(&storage).await,

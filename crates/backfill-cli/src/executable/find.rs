@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use backfill::job::limits::MAX_TASK_NAME_CHARS;
+
 /// What is in a directory.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -74,6 +76,15 @@ fn walk(directory: &Path, prefix: &str, found: &mut Found) -> io::Result<()> {
             continue;
         }
         let task = format!("{prefix}{base}");
+        // (Each character of a name is a byte.)
+        if task.len() > MAX_TASK_NAME_CHARS {
+            found.others.push(format!(
+                "{} has a name that no task can have; rename it: at most {MAX_TASK_NAME_CHARS} characters are allowed, with its \
+                 directories",
+                path.display()
+            ));
+            continue;
+        }
         if let Some(first) = found.tasks.get(&task) {
             found.others.push(format!("{} has the task name of {} already", path.display(), first.display()));
             continue;
@@ -146,12 +157,15 @@ mod tests {
         put(root, "group", 0o070);
         fs::create_dir(root.join("elsewhere.d")).unwrap();
         put(root, "elsewhere.d/in", 0o755);
+        let (longest, too_long) = ("x".repeat(128), "y".repeat(124));
+        put(root, &format!("{longest}.sh"), 0o755);
+        put(root, &format!("mail/{too_long}"), 0o755);
         symlink(root.join("hello"), root.join("linked.sh")).unwrap();
         symlink(root.join("mail"), root.join("linked-dir")).unwrap();
         symlink(root.join("nowhere"), root.join("broken")).unwrap();
         let found = find(root).unwrap();
         let names: Vec<&str> = found.tasks.keys().map(String::as_str).collect();
-        assert_eq!(names, ["_ok", "hello", "linked", "mail/deep-er/x_1", "mail/send"]);
+        assert_eq!(names, ["_ok", "hello", "linked", "mail/deep-er/x_1", "mail/send", &longest]);
         let others = found.others.join("\n");
         for told in [
             "plain.txt is not executable",
@@ -162,9 +176,10 @@ mod tests {
             "with space has a name that no task can have",
             "größe.sh has a name",
             "elsewhere.d has programs, and has a name",
+            &format!("{too_long} has a name that no task can have; rename it: at most 128 characters"),
         ] {
             assert!(others.contains(told), "{told} in {others}");
         }
-        assert_eq!(found.others.len(), 8, "{others}");
+        assert_eq!(found.others.len(), 9, "{others}");
     }
 }

@@ -88,6 +88,8 @@ pub(super) struct Looks {
     generation: u64,
     /// How many queues of ours were freed before.
     freed: u64,
+    /// The line of queues was not seen to be short since a look for them was cut, or dear.
+    queues_are_long: bool,
     /// This look is back where queues were taken, off the way of the pass.
     is_aside: bool,
     /// Whose state this is of; `None` for a claim that passes nothing by.
@@ -95,9 +97,11 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// Whether nothing is passed by and nothing is bounded: as long as that is cheap.
+    /// Whether nothing is passed by and nothing is bounded: as long as that is cheap. (A pass that begins anew passes nothing by
+    /// either, but to take jobs as they are would be to walk the whole line of queues that are held.)
     pub fn are_simple(&self) -> bool {
         self.set.is_some()
+            && !self.queues_are_long
             && self.plain.is_none()
             && self.plain_rows.is_none()
             && self.queued.is_none()
@@ -138,6 +142,8 @@ struct Lines {
     /// Of looks that are not bounded, and of those for queues that begin at the start.
     plain_dear: Dear,
     queued_dear: Dear,
+    /// The line of queues was not seen to be short since a look for them was cut, or dear.
+    queues_are_long: bool,
     /// So many rows a look for queues sees, if fewer than it may see were enough.
     window: Option<i32>,
     passed: Arc<Vec<i32>>,
@@ -158,6 +164,7 @@ impl Lines {
             queued: Pass::default(),
             plain_dear: Dear::default(),
             queued_dear: Dear::default(),
+            queues_are_long: false,
             window: None,
             passed: Arc::default(),
             taken_from: None,
@@ -288,6 +295,7 @@ impl Cursors {
                 freed_queues,
                 generation: 0,
                 freed: 0,
+                queues_are_long: false,
                 is_aside: false,
                 set: None,
             };
@@ -328,6 +336,7 @@ impl Cursors {
                 freed_queues,
                 generation: lines.generation,
                 freed,
+                queues_are_long: lines.queues_are_long,
                 is_aside,
                 set: Some(set),
             }
@@ -517,6 +526,7 @@ impl Lines {
         let Some(end) = course.queue_end else {
             self.queued.rows = 0;
             if looks.queued.is_none() {
+                self.queues_are_long &= took_to_look > NOISE;
                 self.queued_dear.is_sure(took_to_look);
             }
             if looks.queued.is_some() {
@@ -528,9 +538,11 @@ impl Lines {
         if end == end_of_line() && self.queued.spent <= NOISE {
             // The whole line is short. Whoever holds these queues may free them at any moment.
             (self.queued, self.passed, self.taken_from, self.back_at) = Default::default();
+            self.queues_are_long = false;
             return false;
         }
         if end == end_of_line() {
+            self.queues_are_long = true;
             self.pass_by(&course.seen_queues);
             self.queued.move_to(end, course);
             self.queued.plan_next(now);
@@ -540,8 +552,10 @@ impl Lines {
         let caught_up = claimed.jobs.iter().any(|job| job.queue.is_none() && (job.priority.0, job.run_at) <= end);
         if caught_up && !takes && looks.queued.is_none() && !self.queued_dear.is_sure(took_to_look) {
             self.queued.rows = 0;
+            self.queues_are_long = false;
             return false;
         }
+        self.queues_are_long = true;
         if self.passed.len() + course.seen_queues.len() > MAX_PASSED {
             self.queued.plan_next(now);
             return false;

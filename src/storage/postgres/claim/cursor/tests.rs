@@ -164,6 +164,26 @@ fn where_something_is_always_found_the_start_is_looked_at_again_all_the_same() {
 }
 
 #[test]
+fn where_a_long_line_of_held_queues_stands_no_look_is_unbounded_when_a_pass_begins_anew() {
+    let mut rig = Rig::assured();
+    let cut = Course { queue_end: Some((0, at(1))), seen_queues: vec![1], ..course(MS / 2, MS * 30) };
+    rig.claim(vec![], &cut);
+    let end = Course { queue_end: Some(end_of_line()), ..course(MS / 2, MS * 30) };
+    let (_, pause) = rig.claim(vec![], &end);
+    for _ in 0..3 {
+        rig.now += pause.expect("a pass is to come");
+        let looks = rig.looks();
+        assert_eq!((looks.queued, looks.plain_rows, looks.are_simple()), (None, None, false));
+        // It may be walked by one look.
+        rig.claim(vec![], &end);
+    }
+    rig.now += pause.expect("a pass is to come");
+    let short = Course { queue_end: Some(end_of_line()), ..course(MS / 2, MS / 2) };
+    rig.claim(vec![], &short);
+    assert!(rig.looks().are_simple());
+}
+
+#[test]
 fn queues_of_which_something_was_passed_by_are_carried_along() {
     let mut rig = Rig::new();
     let cut = |second, queues: &[i32]| Course {
