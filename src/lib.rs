@@ -58,6 +58,8 @@ pub mod task;
 pub mod worker;
 
 #[doc(hidden)]
+pub use backfill_core::job::__Serialize;
+#[doc(hidden)]
 pub use backfill_core::nearest;
 pub use backfill_core::{error, job};
 /// Derives [`TaskPayload`](trait@TaskPayload) for a payload's type.

@@ -400,3 +400,14 @@ async fn creating_a_schema_does_not_stop_node_workers_of_another() {
     until("Node has run the job", || async { client.counts().await.expect("counts").total() == 0 }).await;
     assert!(node.try_wait().expect("wait").is_none(), "Node still runs");
 }
+
+#[tokio::test]
+async fn a_worker_in_a_schema_that_was_renamed_claims_there() {
+    let (pool, url) = database().await;
+    let client = BackfillClient::new(&url).await.expect("migrate");
+    client.add(JobSpec::new("t", 1)).await.expect("add");
+    sql(&pool, "", "alter schema graphile_worker rename to \"moved on\"").await;
+    let client = BackfillClient::new_with_schema(&url, "moved on").await.expect("migrate");
+    let worker = Worker::builder(client).task(task_fn("t", async |_: u8, _: JobContext| {})).build().expect("worker");
+    assert_eq!(worker.run_until_idle().await.expect("run").completed, 1);
+}

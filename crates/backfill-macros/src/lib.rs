@@ -78,7 +78,12 @@ fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let queue = said.serial_queue.map(|queue| quote!(.serial_queue(#queue)));
     let priority = said.priority.map(|priority| quote!(.priority(#priority)));
     let attempts = said.max_attempts.map(|attempts| quote!(.max_attempts(#attempts)));
-    let (type_name, (generics, arguments, bounds)) = (&input.ident, input.generics.split_for_impl());
+    let mut all = input.generics.clone();
+    if all.type_params().next().is_some() {
+        // Whether it can be written depends on the arguments.
+        all.make_where_clause().predicates.push(syn::parse_quote!(Self: #path::__Serialize));
+    }
+    let (type_name, (generics, arguments, bounds)) = (&input.ident, all.split_for_impl());
     Ok(quote! {
         impl #generics #path::TaskPayload for #type_name #arguments #bounds {
             const TASK: &'static str = #task;

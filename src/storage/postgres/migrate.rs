@@ -62,6 +62,8 @@ const OWN: [(i32, &str, &str); 7] = [
     (7, "serves", script!("own/007_serves.sql")),
 ];
 
+/// The number of the script that makes `backfill_claim`.
+const CLAIM: i32 = 6;
 /// The number of the script that makes `add_jobs`. It is also a step on the way to [`REVISION`].
 const ADD_JOBS: i32 = 5;
 /// The body of `add_jobs` before that script, as MD5 with the quoted schema replaced by `S`.
@@ -86,6 +88,8 @@ struct Found {
     breaking: Option<i32>,
     /// How many of our own migrations have been applied.
     own: i32,
+    /// Whether the function that claims works on another schema: this one was renamed, or is a copy.
+    claims_elsewhere: bool,
     /// What everybody relies on at a revision that we can work with, and is not there.
     missing: Vec<String>,
 }
@@ -130,7 +134,7 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
                     return Err(unusable(storage, &found));
                 }
             }
-            Some(revision) if revision >= REVISION && found.own >= last_own() => {
+            Some(revision) if revision >= REVISION && found.own >= last_own() && !found.claims_elsewhere => {
                 check_found(storage, &found)?;
                 storage.done(work).await?;
                 storage.connections.await_returning().await;
@@ -248,13 +252,22 @@ select
   array(
     select distinct fn.proname::text from pg_catalog.pg_proc fn
     where fn.pronamespace = schema.oid and fn.proname = any ($3::text[]::name[])
-  ) as "functions!"
+  ) as "functions!",
+  coalesce(
+    (
+      select position($4 in fn.prosrc) = 0 from pg_catalog.pg_proc fn
+      where fn.pronamespace = schema.oid and fn.proname = 'backfill_claim'
+      limit 1
+    ),
+    false
+  ) as "claims_elsewhere!"
 from (values (1)) as one
 left join pg_catalog.pg_namespace schema on schema.nspname = $1
 "#,
         storage.schema.name(),
         &named(&relations),
         &named(&FUNCTIONS),
+        &format!("{}._private_jobs", storage.schema.quoted()),
     )
     .fetch_one(storage.schema.on(&mut *conn))
     .await
@@ -268,6 +281,7 @@ left join pg_catalog.pg_namespace schema on schema.nspname = $1
         server_version: catalog.server_version,
         server_version_text: catalog.server_version_text,
         schema: catalog.schema,
+        claims_elsewhere: catalog.claims_elsewhere,
         ledger: has(&catalog.relations, "migrations"),
         own_ledger: has(&catalog.relations, "backfill_migrations"),
         jobs: ["jobs", "_private_jobs"].iter().any(|name| has(&catalog.relations, name)),
@@ -373,10 +387,16 @@ from generate_series($1::integer + 1, $3::integer) as id
     if !found.own_ledger {
         run(script!("own/000_ledger.sql")).execute(&mut *tx).await?;
     }
-    for (id, name, script) in OWN.into_iter().filter(|(id, ..)| *id > found.own) {
-        sqlx::query!("insert into graphile_worker.backfill_migrations (id, name) values ($1, $2)", id, name)
-            .execute(storage.schema.on(&mut *tx))
-            .await?;
+    // The body of a function keeps the name that its schema had.
+    let own = if found.claims_elsewhere { found.own.min(CLAIM - 1) } else { found.own };
+    for (id, name, script) in OWN.into_iter().filter(|(id, ..)| *id > own) {
+        sqlx::query!(
+            "insert into graphile_worker.backfill_migrations (id, name) values ($1, $2) on conflict do nothing",
+            id,
+            name
+        )
+        .execute(storage.schema.on(&mut *tx))
+        .await?;
         if id != ADD_JOBS || has_earlier_add_jobs(storage, &mut *tx).await? {
             run(script).execute(&mut *tx).await?;
         }

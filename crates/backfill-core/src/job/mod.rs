@@ -28,6 +28,9 @@ pub use new::NewJob;
 pub use payload::Payload;
 pub use priority::Priority;
 pub use queue::Queue;
+/// For the derive macro.
+#[doc(hidden)]
+pub use serde::Serialize as __Serialize;
 pub use spec::{JobSpec, RunAt};
 pub use state::JobState;
 pub use typed::TaskPayload;

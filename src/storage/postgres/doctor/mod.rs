@@ -18,6 +18,7 @@ mod reach;
 use std::time::Duration;
 
 use super::migrate::FIRST_WITH_PRIVATE_TABLES;
+use super::rights::Need;
 use super::{PostgresStorage, REVISION, migrate};
 use crate::error::{Error, Unready};
 use crate::nearest::did_you_mean;
@@ -175,6 +176,11 @@ select
                 Ok((Seen::fine("").problem(problem, remedy), depth))
             }
             Err(error @ Error::Storage { .. }) => Err(error),
+            // With what is missing, not with all that may be.
+            Err(error @ Error::MissingPrivilege { .. }) => {
+                let told = self.explained::<()>(Need::Read, Err(error)).await.err().map(|error| error.to_string());
+                Ok((Seen::fine("").problem(told.unwrap_or_default(), "see the message"), Depth::None))
+            }
             Err(error) => Ok((Seen::fine("").problem(error.to_string(), "see the message"), Depth::None)),
         }
     }
