@@ -205,7 +205,7 @@ pub(super) async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection)
         Some(revision) if revision < REVISION => {
             Err(storage.unready(Unready::Outdated { found: revision, needed: REVISION }))
         }
-        Some(_) if found.own < last_own() => Err(storage.unready(Unready::OwnObjectsMissing)),
+        Some(_) if found.own < last_own() || found.claims_elsewhere => Err(storage.unready(Unready::OwnObjectsMissing)),
         Some(revision) => check_found(storage, &found).map(|()| revision),
     }
 }
