@@ -246,7 +246,10 @@ impl Act {
     /// Not many more than it takes, and the names of its tasks.
     pub fn claims_no_dearer_than_for(&self, jobs: usize, tasks: &[String], look: f64) {
         let names = i64::try_from(tasks.len()).expect("few");
-        self.reads_no_more_than(PAGES + LOOK_PAGES + 3 * names, ROWS + look, jobs);
+        // A row that is looked at may be on a page of its own, besides those of the index.
+        #[expect(clippy::cast_possible_truncation, reason = "numbers of rows are small")]
+        let look_pages = LOOK_PAGES.max((look * 1.2) as i64);
+        self.reads_no_more_than(PAGES + look_pages + 3 * names, ROWS + look, jobs);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "numbers of jobs are small")]
