@@ -1,6 +1,6 @@
 //! Adds a job, and runs it.
 
-use backfill::{BackfillClient, TaskPayload, Worker};
+use backfill::{TaskPayload, Worker};
 
 /// A job of the task `send_invoice`.
 #[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
@@ -16,7 +16,7 @@ async fn send_invoice(job: SendInvoice) -> Result<(), std::io::Error> {
 
 #[tokio::main]
 async fn main() -> backfill::Result<()> {
-    let jobs = BackfillClient::new("sqlite://jobs.db").await?; // creates the file and its tables
+    let jobs = backfill::connect("sqlite://jobs.db").await?; // creates the file and its tables
     jobs.add(SendInvoice { order: 17 }).await?;
     let worker = Worker::builder(jobs).task(send_invoice).build()?;
     let done = worker.run_until_idle().await?; // `run()` goes on until Ctrl-C or SIGTERM

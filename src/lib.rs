@@ -4,7 +4,7 @@
 //! schema at once.
 //!
 //! ```no_run
-//! use backfill::{BackfillClient, TaskPayload, Worker};
+//! use backfill::{TaskPayload, Worker};
 //!
 //! #[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
 //! struct SendInvoice {
@@ -17,7 +17,7 @@
 //! }
 //!
 //! # async fn example() -> backfill::Result<()> {
-//! let jobs = BackfillClient::new("postgres://user:password@localhost/app").await?;
+//! let jobs = backfill::connect("postgres://user:password@localhost/app").await?;
 //! jobs.add(SendInvoice { order: 17 }).await?;
 //!
 //! Worker::builder(jobs).task(send_invoice).build()?.run().await?;
@@ -77,9 +77,23 @@ pub use task::{
     TaskResult, handler, handler_with, middleware_fn, task_fn,
 };
 pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};
+/// The versions that this crate's interface speaks of, for programs that have no wish of their own.
+pub use {chrono, serde_json, sqlx};
 
 #[cfg(feature = "contract")]
 pub use backfill_core::{storage_contract_tests, storage_process_tests};
+
+/// Opens the queue that this URL means: `postgres://user@host/database`, `sqlite://jobs.db` (with the feature `sqlite`) or `memory:`.
+///
+/// It goes to the network, and to the disk: it connects, waits for up to 30 seconds for a server that is starting, and makes or upgrades the
+/// tables of the queue, which needs the right to create them. [`BackfillClient::builder`] has what can be set, such as another schema
+/// or no migration.
+///
+/// # Errors
+/// When the URL is wrong, the server cannot be reached or does not let this program in, or the tables cannot be made.
+pub async fn connect(url: &str) -> Result<BackfillClient> {
+    BackfillClient::new(url).await
+}
 
 /// The programs of README compile.
 #[cfg(doctest)]
