@@ -196,12 +196,14 @@ impl PostgresStorage {
                     if stored.iter().all(Option::is_none) {
                         self.coalescer.pause();
                     }
-                    let alone = jobs.iter().zip(stored).zip(waiting).map(|((job, stored), (_, tell))| async move {
-                        let _ = tell.send(match stored {
-                            Some(stored) => Ok(stored),
-                            None => self.add_alone(job).await,
-                        });
-                    });
+                    // (A future for each would be kilobytes for each, whether or not it has anything to do.)
+                    let mut alone = Vec::new();
+                    for ((job, stored), (_, tell)) in jobs.iter().zip(stored).zip(waiting) {
+                        match stored {
+                            Some(stored) => drop(tell.send(Ok(stored))),
+                            None => alone.push(async move { drop(tell.send(self.add_alone(job).await)) }),
+                        }
+                    }
                     futures::future::join_all(alone).await;
                 }
                 // Refused as a whole: nothing is stored, and by itself each is told its own error.
