@@ -132,11 +132,6 @@ pub fn seconds(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// JSON text without line breaks, which outside of strings are mere white space and inside cannot occur.
-pub fn one_line(json: &str) -> String {
-    json.replace(['\n', '\r'], " ")
-}
-
 /// A number of things: `1 job`, `2 jobs`.
 pub fn count_of(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })

@@ -21,15 +21,21 @@ fn code(error: &sqlx::Error) -> Option<i32> {
 
 /// What kind of failure this is.
 fn kind(error: &sqlx::Error) -> FailureKind {
-    match (code(error).map(|code| code & 0xff), error) {
-        (Some(code), _) if HELD.contains(&code) => FailureKind::Conflict,
-        (Some(code), _) if PASSING.contains(&code) => FailureKind::Internal,
-        (Some(_), _) => FailureKind::Refused,
+    match (code(error), error) {
+        (Some(code), _) => kind_of(code),
         (None, sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
             FailureKind::Invalid
         }
         (None, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => FailureKind::Unreachable,
         (None, _) => FailureKind::Unknown,
+    }
+}
+
+fn kind_of(code: i32) -> FailureKind {
+    match code & 0xff {
+        code if HELD.contains(&code) => FailureKind::Conflict,
+        code if PASSING.contains(&code) => FailureKind::Internal,
+        _ => FailureKind::Refused,
     }
 }
 
@@ -83,4 +89,22 @@ pub(crate) fn explained(action: &'static str, source: Arc<sqlx::Error>) -> Error
 /// A trigger of the user's has left rows out.
 pub(crate) fn left_out(task: &str, jobs: usize, of: usize) -> sqlx::Error {
     sqlx::Error::AnyDriverError(Box::new(Error::LeftOut { task: task.to_owned(), jobs, of }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_pass_is_transient_and_only_a_file_that_is_held_is_sure_to_be_unchanged() {
+        for code in [5, 517, 6] {
+            assert!(kind_of(code).is_transient() && kind_of(code).is_refusal(), "{code}");
+        }
+        for code in [3, 7, 8, 9, 10, 266, 13, 14, 15, 17] {
+            assert!(kind_of(code).is_transient() && !kind_of(code).is_refusal(), "{code}");
+        }
+        for code in [1, 11, 19, 1811] {
+            assert!(!kind_of(code).is_transient(), "{code}");
+        }
+    }
 }

@@ -21,7 +21,6 @@ use tokio::process::{Child, Command};
 
 use super::lines::{Tail, read};
 use crate::first;
-use crate::output::one_line;
 
 /// How long a program that was asked to end may take before it is killed.
 const MERCY: Duration = Duration::from_secs(5);
@@ -35,6 +34,8 @@ pub fn handler(task: &str, program: &Path, timeout: Duration, withheld: &Arc<[Os
 }
 
 async fn run(program: PathBuf, timeout: Duration, withheld: Arc<[OsString]>, ctx: JobContext) -> Result<(), TaskError> {
+    // On one line: a program may read a line and expect to have it all, as from Node's worker.
+    let input = format!("{{\"payload\":{}}}", serde_json::to_string(&ctx.job().payload)?);
     // Until its end was waited for, or nobody waits any more.
     let (mut child, _own) = first::start(&mut command(&program, ctx.job(), &withheld))
         .map_err(|error| TaskError::new(not_started(&program, &error)))?;
@@ -43,8 +44,6 @@ async fn run(program: PathBuf, timeout: Duration, withheld: Arc<[OsString]>, ctx
     let stdin = child.stdin.take();
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
-    // A program may read a line and expect to have it all, as from Node's worker.
-    let input = format!("{{\"payload\":{}}}", one_line(ctx.job().payload.as_str()));
     let feed = async {
         if let Some(mut stdin) = stdin {
             // A program need not read what it is given; then the pipe is closed.
