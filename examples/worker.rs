@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let worker = Worker::builder(BackfillClient::new(&url).await?)
         .task(task_fn("greet", |name: String, ctx: JobContext| async move {
-            tracing::info!(job = ctx.job().id, "hello {name}");
+            tracing::info!(job = %ctx.job().id, "hello {name}");
         }))
         .task(task_fn("long", |seconds: u64, ctx: JobContext| async move {
             // Work in steps, and stop between them when the worker is asked to end.

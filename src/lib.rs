@@ -36,6 +36,7 @@
 //! | [`storage`] | where jobs are kept, by a URL: PostgreSQL, a file (feature `sqlite`), memory; the [`Storage`](storage::Storage) trait |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
+//! | [`moving`] | moving waiting jobs from one storage to another |
 //! | [`cron`] | crontab text, schedules, and the scheduler that adds what is due |
 //! | [`error`] | the one [`Error`] type |
 //!
@@ -50,9 +51,11 @@
 //!
 //! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.
 
+mod backends;
 pub mod client;
 mod clock;
 pub mod cron;
+pub mod moving;
 pub mod storage;
 pub mod task;
 pub mod worker;

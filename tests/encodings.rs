@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use backfill::error::FailureKind;
 use backfill::storage::contract::{adding, claiming, cron, managing, settling};
-use backfill::storage::{ClaimRef, ClaimRequest, JobFilter, Outcome, Settlement, Storage, WorkerId};
-use backfill::{BackfillClient, Error, Job, JobContext, JobSpec, Worker, task_fn};
+use backfill::storage::{ClaimRef, ClaimRequest, ClaimedJob, JobFilter, Outcome, Registration, Settlement, WorkerId};
+use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use support::{ask, server_url, unique, url_of};
@@ -34,7 +34,7 @@ macro_rules! cases {
     ($pool:expr, $($module:ident [$($case:ident)*])*) => {
         $($({
             println!(concat!(stringify!($module), "::", stringify!($case)));
-            let storage: Arc<dyn Storage> = schema_in($pool).await.0.storage().clone();
+            let storage = schema_in($pool).await.0.storage().consumer();
             $module::$case(storage).await;
         })*)*
     };
@@ -125,12 +125,13 @@ fn all_sql_is_ascii() {
 }
 
 /// A job that is claimed, of a worker that holds it.
-async fn claimed(client: &BackfillClient) -> (Arc<WorkerId>, Job) {
+async fn claimed(client: &BackfillClient) -> (Arc<WorkerId>, ClaimedJob) {
     client.add(JobSpec::new("t", ())).await.expect("add");
     let worker = Arc::new(WorkerId::random());
-    assert!(client.storage().register(&worker, &[]).await.expect("register"));
+    assert!(client.storage().consumer().register(&Registration::new(&worker, &[])).await.expect("register"));
     let request = ["t".to_owned()];
-    let mut jobs = client.storage().claim(&ClaimRequest::new(&worker, &request, 1)).await.expect("claim").jobs;
+    let mut jobs =
+        client.storage().consumer().claim(&ClaimRequest::new(&worker, &request, 1)).await.expect("claim").jobs;
     (worker, jobs.remove(0))
 }
 
@@ -145,18 +146,16 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
         ("UTF8", "caf\u{e9} \u{20ac}5 \u{1f980} \u{65e5}\u{672c}\u{fffd}"),
     ] {
         let (client, _) = schema_in(&database_in(encoding).await).await;
-        let storage = client.storage();
-        for outcome in [
-            Outcome::Failed { error: text.to_owned(), retry: Duration::from_secs(60).into(), payload: None },
-            Outcome::Dead { error: text.to_owned() },
-        ] {
+        let storage = client.storage().consumer();
+        for outcome in [Outcome::failed(text.to_owned(), Duration::from_secs(60)), Outcome::dead(text.to_owned())] {
             let (worker, job) = claimed(&client).await;
-            let settlement = Settlement { claim: ClaimRef::of(&job), outcome };
+            let settlement = Settlement::new(ClaimRef::of(&job), outcome);
             // Beside one that is done, which must not suffer for it.
             let (_, done) = (&worker, client.add(JobSpec::new("t", ())).await.expect("add"));
             let written = storage.settle(&worker, &[settlement]).await.expect("settle");
             assert_eq!(written.applied, [job.id], "{encoding}");
-            let read = storage.job(job.id).await.expect("read").expect("it is there");
+            let read =
+                storage.require_inspect().expect("inspect").job(job.id).await.expect("read").expect("it is there");
             assert_eq!(read.last_error.as_deref(), Some(stored), "{encoding}");
             client.complete(&[done.id]).await.expect("complete");
         }
@@ -164,10 +163,13 @@ async fn an_error_text_keeps_all_but_the_characters_that_the_encoding_lacks() {
         let failed = client.discard(&[waiting.id], text).await.expect("discard");
         assert_eq!(failed[0].last_error.as_deref(), Some(stored), "{encoding}");
         let run = WorkerId::random();
-        assert!(storage.register(&run, &[]).await.expect("register"));
+        assert!(storage.register(&Registration::new(&run, &[])).await.expect("register"));
         let mut moved = waiting.clone();
         moved.last_error = Some(text.replace('\0', "\u{fffd}"));
-        assert_eq!(storage.import(&run, "move-1", &[moved]).await.expect("import"), [waiting.id]);
+        assert_eq!(
+            storage.require_transfer().expect("transfer").import(&run, "move-1", &[moved]).await.expect("import"),
+            [waiting.id]
+        );
         let errors: Vec<_> =
             client.jobs(&JobFilter::new()).await.expect("jobs").into_iter().map(|job| job.last_error).collect();
         assert_eq!(errors.iter().filter(|error| error.as_deref() == Some(stored)).count(), errors.len(), "{encoding}");
@@ -245,7 +247,7 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
     let (client, ..) = with_damaged_rows().await;
     let jobs = client.jobs(&JobFilter::new()).await.expect("jobs");
     assert_eq!(jobs.len(), 7);
-    let job = |id: i64| jobs.iter().find(|job| job.id == id).expect("it is there");
+    let job = |id: i64| jobs.iter().find(|job| job.id.number() == id).expect("it is there");
     assert_eq!(job(1).payload.as_str(), "\"\u{fffd}\"");
     assert!(job(1).payload.is_damaged() && job(1).payload.decode::<String>().is_err());
     assert_eq!(job(2).key.as_deref(), Some("\u{fffd}"));
@@ -257,11 +259,17 @@ async fn rows_that_are_no_text_are_listed_with_all_others_and_found_by_the_docto
     assert!(client.tasks().await.expect("tasks").iter().any(|task| task.name == "\u{fffd}"));
     assert_eq!(client.crontabs().await.expect("crontabs")[0].identifier, "\u{fffd}");
     assert_eq!(client.counts().await.expect("counts").total(), 7);
-    let found = client.storage().diagnose().await;
+    let found = client.storage().doctor().expect("doctor").diagnose().await;
     let found: Vec<_> = found.iter().filter(|check| format!("{check:?}").contains("4 jobs hold bytes")).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     // To move it would change it.
-    let error = client.storage().reserve("move-1", None, 100, u64::MAX).await.expect_err("not as it is");
+    let error = client
+        .storage()
+        .require_transfer()
+        .expect("transfer")
+        .reserve("move-1", None, 100, u64::MAX)
+        .await
+        .expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
 }
 
@@ -272,7 +280,7 @@ async fn run_all(client: &BackfillClient) -> Vec<(i64, Option<String>)> {
     support::soon("all are tried", worker.run_until_idle()).await.expect("run");
     let mut left = client.jobs(&JobFilter::new().task("t")).await.expect("jobs");
     left.sort_by_key(|job| job.id);
-    left.into_iter().map(|job| (job.id, job.last_error)).collect()
+    left.into_iter().map(|job| (job.id.number(), job.last_error)).collect()
 }
 
 const DAMAGED: &str = "the payload is not valid UTF-8, so the task was not started; repair or delete the row";
@@ -300,7 +308,13 @@ async fn in_a_file_rows_that_are_no_text_stop_nothing_and_fail_by_themselves() {
         update backfill_jobs set run_at = -9223372036854775808, created_at = 9223372036854775807 where id = 4;";
     sqlx::raw_sql(damage).execute(&pool).await.expect("damage");
     assert_eq!(client.jobs(&JobFilter::new()).await.expect("jobs").len(), 5);
-    let error = client.storage().reserve("move-1", None, 100, u64::MAX).await.expect_err("not as it is");
+    let error = client
+        .storage()
+        .require_transfer()
+        .expect("transfer")
+        .reserve("move-1", None, 100, u64::MAX)
+        .await
+        .expect_err("not as it is");
     assert!(error.to_string().contains("the payload of job 1 is not valid UTF-8"), "{error}");
     client.unlock(["move-1"]).await.expect("unlock");
     assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);

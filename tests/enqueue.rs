@@ -27,7 +27,7 @@ async fn a_job_added_in_a_transaction_exists_when_it_commits_and_never_when_it_r
     // A database of its own, in which nobody else notifies.
     let (pool, url) = database().await;
     let client = BackfillClient::new(&url).await.expect("migrate");
-    let mut wakeups = client.storage().wakeups();
+    let mut wakeups = client.storage().consumer().wakeups(None);
     soon("listening", wakeups.next()).await;
 
     let mut tx = pool.begin().await.expect("begin");
@@ -300,7 +300,7 @@ insert into S._private_jobs (task_id, run_at) select id, '294276-12-31' from S._
     )
     .await;
     let jobs = client.jobs(&backfill::JobFilter::new()).await.expect("read all");
-    assert_eq!(jobs[0].id, 9_007_199_254_740_995);
+    assert_eq!(jobs[0].id.number(), 9_007_199_254_740_995);
     assert_eq!(jobs[0].payload.as_str(), r#"{ "b":1, "a" : 9007199254740993.000, "b":"\u0000" }"#);
     assert_eq!(jobs[1].payload.as_str(), "null");
     assert_eq!(jobs.len(), 7);

@@ -28,7 +28,13 @@ fn name(event: &Event) -> String {
 async fn upkeep_crontab_and_troubles_are_told() {
     let (inner, pool, schema) = client().await;
     let since = Utc::now() - TimeDelta::minutes(5);
-    inner.storage().register_crontabs(&["t".to_owned()], since).await.expect("register");
+    inner
+        .storage()
+        .require_schedules()
+        .expect("schedules")
+        .register_crontabs(&["t".to_owned()], since)
+        .await
+        .expect("register");
     sql(&pool, &schema, "insert into S.backfill_pools (id, seen_at) values ('pool-dead', now() - interval '1 minute')")
         .await;
     // Every second settlement's answer is lost.

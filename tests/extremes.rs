@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use backfill::cron::{Dialect, Schedule};
-use backfill::storage::{ClaimRef, ClaimRequest, Outcome, Settlement, WorkerId};
+use backfill::storage::{ClaimRef, ClaimRequest, Outcome, Registration, Settlement, Watch, WorkerId};
 use backfill::worker::Prefetch;
 use backfill::{
-    Answer, BackfillClient, Cleanup, Clock, CronEntry, JobContext, JobFilter, JobSpec, Reschedule, RetryPolicy, RunAt,
-    TaskError, Worker, task_fn,
+    Answer, BackfillClient, Cleanup, Clock, CronEntry, JobContext, JobFilter, JobId, JobSpec, Reschedule, RetryPolicy,
+    RunAt, TaskError, Worker, task_fn,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -136,9 +136,9 @@ async fn jobs_with_extreme_values_are_stored_or_refused_and_run() {
     for spec in specs {
         let _ = client.add(spec).await;
     }
-    let stored = client.jobs(&JobFilter::new().limit(u32::MAX).after(i64::MIN)).await.expect("list");
+    let stored = client.jobs(&JobFilter::new().limit(u32::MAX).after(i64::MIN.into())).await.expect("list");
     assert!(stored.len() >= 2, "{stored:?}");
-    let ids: Vec<i64> = stored.iter().map(|job| job.id).chain([i64::MIN, i64::MAX]).collect();
+    let ids: Vec<JobId> = stored.iter().map(|job| job.id).chain([i64::MIN, i64::MAX].map(JobId::from)).collect();
     let whens: Vec<RunAt> = DURATIONS.into_iter().map(RunAt::In).chain(TIMES.into_iter().map(RunAt::Time)).collect();
     for when in &whens {
         let change = match when {
@@ -151,26 +151,26 @@ async fn jobs_with_extreme_values_are_stored_or_refused_and_run() {
     let _ = client.cleanup(&Cleanup::new().dead_jobs().queues().tasks([""; 1])).await;
 
     // Whatever a task answers.
-    let storage = client.storage().clone();
+    let storage = client.storage().consumer();
     let (worker, tasks) = (WorkerId::random(), ["t".to_owned()]);
-    storage.register(&worker, &tasks).await.expect("register");
+    storage.register(&Registration::new(&worker, &tasks)).await.expect("register");
     for when in whens {
         let outcomes = [
-            Outcome::Failed { error: "e".repeat(100_000), retry: when, payload: None },
-            Outcome::Snoozed { until: when },
+            Outcome::failed("e".repeat(100_000), when),
+            Outcome::snoozed(when),
             Outcome::interrupted("").after(Duration::MAX),
         ];
         for outcome in outcomes {
             client.add(JobSpec::new("t", 0).priority(i16::MIN)).await.expect("add");
             let claimed = storage.claim(&ClaimRequest::new(&worker, &tasks, usize::MAX)).await.expect("claim").jobs;
             let results: Vec<Settlement> =
-                claimed.iter().map(|job| Settlement { claim: ClaimRef::of(job), outcome: outcome.clone() }).collect();
+                claimed.iter().map(|job| Settlement::new(ClaimRef::of(job), outcome.clone())).collect();
             storage.settle(&worker, &results).await.expect("settle");
         }
         let _ = Answer::snooze(when);
     }
     for duration in DURATIONS {
-        let _ = storage.rescue(duration).await;
+        let _ = storage.rescue(&Watch::new(duration)).await;
         let _ = TaskError::new("").retry_in(duration);
     }
 }

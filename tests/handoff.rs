@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::{ClaimRef, Handoff, Offer, Outcome, Settlement, Wakeup, WorkerId};
+use backfill::storage::{
+    ClaimRef, ClaimToken, ClaimedJob, Handoff, Offer, Outcome, Registration, Settlement, Wakeup, WorkerId,
+};
 use backfill::worker::Event;
 use backfill::{BackfillClient, Job, JobContext, JobSpec, Worker, task_fn};
 use futures::{Stream, StreamExt};
@@ -45,11 +47,11 @@ struct HandoffReceiver {
 impl HandoffReceiver {
     async fn of(client: &BackfillClient) -> Self {
         let worker = Arc::new(WorkerId::random());
-        let storage = client.storage();
-        assert!(storage.register(&worker, &["t".to_owned()]).await.expect("register"));
+        let storage = client.storage().consumer();
+        assert!(storage.register(&Registration::new(&worker, &["t".to_owned()])).await.expect("register"));
         let offer = Offer::new(Arc::clone(&worker), ["t".to_owned()].into(), 1);
         let offers = watch::Sender::new(Some(offer));
-        let mut heard = storage.wakeups_and_handoffs(offers.subscribe());
+        let mut heard = storage.wakeups(Some(offers.subscribe()));
         let (tell, mut wakeups) = mpsc::unbounded_channel();
         let listening = tokio::spawn(async move {
             while let Some(wakeup) = heard.next().await {
@@ -92,9 +94,9 @@ impl HandoffReceiver {
         self.done(&handed_off.job).await;
     }
 
-    async fn done(&self, job: &Job) {
-        let settlement = Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed };
-        let written = self.client.storage().settle(&self.worker, &[settlement]).await.expect("settle");
+    async fn done(&self, job: &ClaimedJob) {
+        let settlement = Settlement::new(ClaimRef::of(job), Outcome::completed());
+        let written = self.client.storage().consumer().settle(&self.worker, &[settlement]).await.expect("settle");
         assert_eq!(written.applied, [job.id]);
     }
 
@@ -106,7 +108,9 @@ impl HandoffReceiver {
                 if added.locked_by.is_none() {
                     return;
                 }
-                self.done(&added).await;
+                // Its claim is the moment at which it was stored.
+                let token = ClaimToken::from_number(added.created_at.timestamp_micros());
+                self.done(&ClaimedJob::new(added, token)).await;
             }
         })
         .await;
@@ -438,7 +442,7 @@ async fn to_release_what_is_unknown_ends_an_offer_and_another_one_begins_anew() 
     let mut receiver = HandoffReceiver::of(&client).await;
     receiver.take_one().await;
     sql(&pool, &schema, UNHEARD).await;
-    assert_eq!(client.storage().release_untracked(&receiver.worker, &[]).await.expect("release"), 1);
+    assert_eq!(client.storage().consumer().release_untracked(&receiver.worker, &[]).await.expect("release"), 1);
     receiver.receives_nothing("after releasing what is unknown").await;
     let offer = receiver.offers.send_replace(None).expect("it offered");
     receiver.offers.send_replace(Some(Offer::new(offer.worker, offer.tasks, 2)));
@@ -510,7 +514,10 @@ async fn jobs_that_come_from_many_clients_while_workers_come_and_go_all_run_once
         let handler = task_fn("t", move |(): (), ctx: JobContext| {
             let starts = starts.clone();
             async move {
-                sqlx::query("insert into public.starts values ($1)").bind(ctx.job().id).execute(&starts).await?;
+                sqlx::query("insert into public.starts values ($1)")
+                    .bind(ctx.job().id.number())
+                    .execute(&starts)
+                    .await?;
                 Ok::<_, sqlx::Error>(())
             }
         });

@@ -50,7 +50,7 @@ async fn count(pool: &sqlx::PgPool, schema: &str) -> String {
 #[tokio::test]
 async fn hostile_strings_are_data_in_every_verb() {
     let (client, pool, schema) = client().await;
-    let storage = client.storage();
+    let storage = client.storage().consumer();
     for text in hostile() {
         let spec = JobSpec::new(&text, &text).serial_queue(&text).key(&text).flag(&text);
         let job = client.add(spec).await.unwrap_or_else(|error| panic!("{text:?}: {error}"));
@@ -64,7 +64,7 @@ async fn hostile_strings_are_data_in_every_verb() {
         assert_eq!(failed[0].last_error.as_ref(), Some(&text));
         client.reschedule(&[job.id], &Reschedule::new().attempts(0)).await.expect("reschedule");
         assert_eq!(client.unlock([text.as_str()]).await.expect("unlock"), 0);
-        storage.cleanup(&Cleanup::new().tasks([text.as_str()])).await.expect("cleanup");
+        storage.require_admin().expect("admin").cleanup(&Cleanup::new().tasks([text.as_str()])).await.expect("cleanup");
         assert!(client.tasks().await.expect("tasks").iter().any(|task| task.name == text), "kept");
         // A worker serves it, and leaves it alone when its flag is forbidden.
         for (forbidden, left) in [(Some(&text), "1"), (None, "0")] {
@@ -79,11 +79,16 @@ async fn hostile_strings_are_data_in_every_verb() {
         // A crontab entry by this name.
         let entry = CronEntry::new(&text, Schedule::expression("0 * * * * *").expect("a schedule")).identifier(&text);
         Worker::builder(client.clone()).cron(entry).build().unwrap_or_else(|error| panic!("{text:?}: {error}"));
-        storage.register_crontabs(std::slice::from_ref(&text), chrono::Utc::now()).await.expect("register");
+        storage
+            .require_schedules()
+            .expect("schedules")
+            .register_crontabs(std::slice::from_ref(&text), chrono::Utc::now())
+            .await
+            .expect("register");
         assert!(client.crontabs().await.expect("crontabs").iter().any(|known| known.identifier == text));
         assert!(client.remove(&text).await.expect("remove").is_none());
     }
-    storage.check().await.expect("the schema is whole");
+    storage.version().await.expect("the schema is whole");
 }
 
 #[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]

@@ -20,14 +20,14 @@ struct Record {
 async fn record(pool: PgPool, payload: Record, ctx: JobContext) -> Result<(), sqlx::Error> {
     let job = ctx.job();
     sqlx::query("insert into test.runs (job, queue, pool, side, began) values ($1, $2, $3, 'rust', clock_timestamp())")
-        .bind(job.id)
+        .bind(job.id.number())
         .bind(&job.queue)
         .bind(&job.locked_by)
         .execute(&pool)
         .await?;
     tokio::time::sleep(Duration::from_millis(payload.ms)).await;
     sqlx::query("update test.runs set ended = clock_timestamp() where job = $1 and side = 'rust'")
-        .bind(job.id)
+        .bind(job.id.number())
         .execute(&pool)
         .await?;
     Ok(())

@@ -72,7 +72,7 @@ fn assert_started_as_often_as_answered(starts: &Starts, jobs: u32) {
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_starts_its_jobs_once_all_the_same() {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    for storage in [memory, postgres().await] {
+    for storage in [memory, postgres().await as Arc<dyn Storage>] {
         let (starts, _) = run_all(storage, Faults::new(3, 0, Duration::ZERO), 60).await;
         assert_started_as_often_as_answered(&starts, 60);
     }
@@ -81,7 +81,7 @@ async fn a_claim_whose_answer_is_lost_starts_its_jobs_once_all_the_same() {
 #[tokio::test]
 async fn a_result_whose_answer_is_lost_is_written_once_and_not_called_lost() {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    for storage in [memory, postgres().await] {
+    for storage in [memory, postgres().await as Arc<dyn Storage>] {
         let (starts, summary) = run_all(storage, Faults::new(0, 2, Duration::ZERO), 60).await;
         assert_started_as_often_as_answered(&starts, 60);
         assert_eq!((summary.completed, summary.failed, summary.snoozed, summary.stale), (60, 12, 12, 0));
@@ -91,7 +91,7 @@ async fn a_result_whose_answer_is_lost_is_written_once_and_not_called_lost() {
 #[tokio::test]
 async fn late_news_of_a_result_does_not_make_a_worker_forget_the_jobs_next_claim() {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    for storage in [memory, postgres().await] {
+    for storage in [memory, postgres().await as Arc<dyn Storage>] {
         let (starts, _) = run_all(storage, Faults::new(2, 0, Duration::from_millis(30)), 60).await;
         assert_started_as_often_as_answered(&starts, 60);
     }
@@ -110,5 +110,5 @@ async fn who_does_not_know_whether_a_keyed_job_was_stored_adds_it_again_and_has_
     faults.lose_adds.store(false, std::sync::atomic::Ordering::SeqCst);
     let job = client.add(spec()).await.expect("again");
     assert_eq!(job.revision, 1, "it had been stored");
-    assert_eq!(inner.counts().await.expect("counts").total(), 1);
+    assert_eq!(inner.require_inspect().expect("inspect").counts().await.expect("counts").total(), 1);
 }

@@ -71,7 +71,13 @@ async fn work(client: &BackfillClient) -> Summary {
         .task(task_fn("tick", |_: serde_json::Value, _: JobContext| async {}))
         .crontab("0 * * * * tick ?fill=90m".parse::<Crontab>().expect("a crontab"));
     let past = chrono::Utc::now() - chrono::TimeDelta::hours(2);
-    client.storage().register_crontabs(&["tick".to_owned()], past).await.expect("register");
+    client
+        .storage()
+        .require_schedules()
+        .expect("schedules")
+        .register_crontabs(&["tick".to_owned()], past)
+        .await
+        .expect("register");
     let running = Running::start(worker);
     support::until("the crontab is caught up", || async {
         client.crontabs().await.expect("crontabs")[0].last_execution.is_some()

@@ -458,7 +458,7 @@ async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_mor
         assert_eq!(worker.tasks(), ["new", "other"]);
         until("the new task's job is done", || async { *ran.lock().expect("no panic") == [("new", 1)] }).await;
         let told = || async {
-            let workers = client.storage().serving().await.expect("serving");
+            let workers = client.storage().require_inspect().expect("inspect").serving().await.expect("serving");
             workers.into_iter().find_map(|worker| worker.tasks).is_some_and(|tasks| tasks == ["new", "other"])
         };
         until("it is told", told).await;
@@ -474,6 +474,6 @@ async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_mor
         assert_eq!((left.attempts, left.locked_by), (0, None));
         handle.shutdown();
         soon("it ends", run).await.expect("no panic").expect("run");
-        assert!(client.storage().serving().await.expect("serving").is_empty());
+        assert!(client.storage().require_inspect().expect("inspect").serving().await.expect("serving").is_empty());
     }
 }

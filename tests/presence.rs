@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backfill::storage::{ClaimRequest, WorkerId};
+use backfill::storage::{ClaimRequest, Registration, Watch, WorkerId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use futures::StreamExt;
@@ -22,7 +22,7 @@ async fn declare_dead(client: &BackfillClient, pool: &PgPool, schema: &str) {
         // Its next heartbeat may come between these two.
         let long_ago = "update S.backfill_pools set seen_at = seen_at - interval '2 hours', dead_after = null";
         sql(pool, schema, long_ago).await;
-        !client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty()
+        !client.storage().consumer().rescue(&Watch::new(Duration::from_secs(1))).await.expect("rescue").is_empty()
     })
     .await;
 }
@@ -163,13 +163,13 @@ async fn a_worker_whose_claim_was_broken_by_force_cannot_settle_what_another_now
 async fn the_jobs_of_a_dead_worker_are_run_by_another() {
     let (client, ..) = client().await;
     let dead = WorkerId::random();
-    client.storage().register(&dead, &["t".to_owned()]).await.expect("register");
+    client.storage().consumer().register(&Registration::new(&dead, &["t".to_owned()])).await.expect("register");
     client
         .add_many([JobSpec::new("t", ()).serial_queue("q"), JobSpec::new("t", ()).serial_queue("q")])
         .await
         .expect("add");
     let request = ["t".to_owned()];
-    let held = client.storage().claim(&ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
+    let held = client.storage().consumer().claim(&ClaimRequest::new(&dead, &request, 5)).await.expect("claim").jobs;
     assert_eq!(held.len(), 1);
     let builder = Worker::builder(client.clone())
         .task(task_fn("t", |(): (), _: JobContext| async {}))
@@ -184,9 +184,9 @@ async fn the_jobs_of_a_dead_worker_are_run_by_another() {
 #[tokio::test]
 async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_job_from_being_revived() {
     let (client, pool, _) = client().await;
-    let storage = client.storage();
+    let storage = client.storage().consumer();
     let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
-    storage.register(&id, &tasks).await.expect("register");
+    storage.register(&Registration::new(&id, &tasks)).await.expect("register");
     let job = client.add(JobSpec::new("t", 1).key("k")).await.expect("add");
     let mut theirs = pool.begin().await.expect("begin");
     sqlx::query("select now()").execute(&mut *theirs).await.expect("it begins");
@@ -202,9 +202,12 @@ async fn a_key_that_is_taken_in_a_transaction_begun_before_the_claim_keeps_its_j
 /// A job that a worker holds which was last seen two hours ago.
 async fn held_by_a_dead_worker(client: &BackfillClient, pool: &PgPool, schema: &str) -> WorkerId {
     let (dead, tasks) = (WorkerId::random(), ["t".to_owned()]);
-    client.storage().register(&dead, &tasks).await.expect("register");
+    client.storage().consumer().register(&Registration::new(&dead, &tasks)).await.expect("register");
     client.add(JobSpec::new("t", ())).await.expect("add");
-    assert_eq!(client.storage().claim(&ClaimRequest::new(&dead, &tasks, 1)).await.expect("claim").jobs.len(), 1);
+    assert_eq!(
+        client.storage().consumer().claim(&ClaimRequest::new(&dead, &tasks, 1)).await.expect("claim").jobs.len(),
+        1
+    );
     let old = format!("update S.backfill_pools set seen_at = now() - interval '2 hours' where id = '{dead}'");
     sql(pool, schema, &old).await;
     dead
@@ -264,10 +267,10 @@ async fn locks_of_unregistered_workers_are_released_after_four_hours_only() {
         )
     };
     sql(&pool, &schema, &lock("3 hours 59 minutes")).await;
-    assert_eq!(client.storage().release_stale().await.expect("sweep"), 0);
-    assert!(client.storage().rescue(Duration::from_secs(1)).await.expect("rescue").is_empty());
+    assert_eq!(client.storage().consumer().release_stale().await.expect("sweep"), 0);
+    assert!(client.storage().consumer().rescue(&Watch::new(Duration::from_secs(1))).await.expect("rescue").is_empty());
     sql(&pool, &schema, &lock("4 hours 1 minute")).await;
-    assert_eq!(client.storage().release_stale().await.expect("sweep"), 2);
+    assert_eq!(client.storage().consumer().release_stale().await.expect("sweep"), 2);
     let worker =
         Worker::builder(client.clone()).task(task_fn("t", |_: u8, _: JobContext| async {})).build().expect("worker");
     assert_eq!(worker.run_until_idle().await.expect("run").completed, 2);
@@ -277,8 +280,8 @@ async fn locks_of_unregistered_workers_are_released_after_four_hours_only() {
 async fn locks_of_registered_workers_are_left_to_their_heartbeats() {
     let (client, pool, schema) = client().await;
     client.add(JobSpec::new("t", 1).serial_queue("q")).await.expect("add");
-    let (storage, id) = (client.storage(), WorkerId::random());
-    storage.register(&id, &[]).await.expect("register");
+    let (storage, id) = (client.storage().consumer(), WorkerId::random());
+    storage.register(&Registration::new(&id, &[])).await.expect("register");
     let lock = format!("locked_by = '{id}', locked_at = now() - interval '5 hours'");
     sql(&pool, &schema, &format!("update S._private_jobs set {lock}; update S._private_job_queues set {lock}")).await;
     assert_eq!(storage.release_stale().await.expect("sweep"), 0, "a job may run for longer than four hours");
@@ -294,7 +297,7 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
     let short = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
     let short = PgPool::connect_with(short).await.expect("connect");
     let storage = backfill::storage::postgres::PostgresStorage::new(short, &schema).expect("a schema");
-    let storage: &dyn backfill::storage::Storage = &storage;
+    let storage: &dyn backfill::storage::Consumer = &storage;
     let id = WorkerId::random();
     let lock = format!("update S._private_jobs set locked_by = '{id}', locked_at = now(), attempts = 1");
     // As slow as a large table.
@@ -303,10 +306,12 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
                 execute function S.slow()";
     sql(&pool, &schema, slow).await;
     for way in ["rescue", "release_untracked", "deregister", "sweep"] {
-        storage.register(&id, &[]).await.expect("register");
+        storage.register(&Registration::new(&id, &[])).await.expect("register");
         sql(&pool, &schema, &lock).await;
         match way {
-            "rescue" => assert_eq!(storage.rescue(Duration::from_millis(1)).await.expect("rescue")[0].jobs, 1),
+            "rescue" => {
+                assert_eq!(storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue")[0].jobs, 1);
+            }
             "release_untracked" => assert_eq!(storage.release_untracked(&id, &[]).await.expect("release"), 1),
             "deregister" => {}
             _ => {
@@ -452,7 +457,7 @@ async fn jobs_that_hold_every_connection_of_the_pool_do_not_starve_the_worker() 
     let other = BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("connect");
     until("a job holds the connection", || async { starts.load(Ordering::SeqCst) == 1 }).await;
     until("it has been seen alive for longer than the deadline", || async {
-        other.storage().rescue(Duration::from_secs(2)).await.expect("rescue");
+        other.storage().consumer().rescue(&Watch::new(Duration::from_secs(2))).await.expect("rescue");
         ask(
             &pool,
             &schema,
@@ -503,13 +508,16 @@ impl LateClaim {
 #[tokio::test]
 async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     let (client, pool, schema) = client().await;
-    let storage = client.storage().clone();
+    let storage = client.storage().consumer();
     client.add(JobSpec::new("t", ())).await.expect("add");
     let id = WorkerId::random();
-    storage.register(&id, &[]).await.expect("register");
+    storage.register(&Registration::new(&id, &[])).await.expect("register");
 
     let late = LateClaim::begin(&pool, &schema, &id).await;
-    assert!(storage.rescue(Duration::ZERO).await.expect("rescue").is_empty(), "a worker that claims is alive");
+    assert!(
+        storage.rescue(&Watch::new(Duration::ZERO)).await.expect("rescue").is_empty(),
+        "a worker that claims is alive"
+    );
     let (released, ()) = tokio::join!(storage.release_untracked(&id, &[]), late.commit_when_waited_for(&pool, &schema));
     assert_eq!(released.expect("release"), 1);
     assert_eq!(client.counts().await.expect("counts").ready, 1);
@@ -519,10 +527,13 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
     deregistered.expect("deregister");
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 0));
-    storage.register(&id, &[]).await.expect("register");
+    storage.register(&Registration::new(&id, &[])).await.expect("register");
     let late = LateClaim::begin(&pool, &schema, &id).await;
     let names = [id.to_string()];
-    let (unlocked, ()) = tokio::join!(storage.unlock(&names), late.commit_when_waited_for(&pool, &schema));
+    let (unlocked, ()) = tokio::join!(
+        storage.require_admin().expect("admin").unlock(&names),
+        late.commit_when_waited_for(&pool, &schema)
+    );
     assert_eq!(unlocked.expect("unlock"), 1);
     let counts = client.counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 0));
@@ -532,11 +543,11 @@ async fn a_claim_that_commits_after_we_gave_it_up_leaves_nothing_locked() {
 #[tokio::test]
 async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_others_and_is_removed_later() {
     let (client, pool, schema) = client().await;
-    let storage = client.storage();
+    let storage = client.storage().consumer();
     client.add(JobSpec::new("t", 1)).await.expect("add");
     client.add(JobSpec::new("t", 2).serial_queue("q")).await.expect("add");
     let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
-    storage.register(&id, &[]).await.expect("register");
+    storage.register(&Registration::new(&id, &[])).await.expect("register");
     let claimed = storage.claim(&ClaimRequest::new(&id, &tasks, 2)).await.expect("claim").jobs;
     assert_eq!(claimed.len(), 2);
     let mut theirs = pool.begin().await.expect("begin");
@@ -551,15 +562,15 @@ async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_other
         ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_at is not null").await,
         "0"
     );
-    let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+    let rescued = storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
     assert!(rescued.is_empty(), "{rescued:?}");
     assert_eq!(ask(&pool, &schema, "select count(*) from S.backfill_pools").await, "1");
     theirs.rollback().await.expect("rollback");
     // Another one has not just looked for it in vain.
     let storage =
-        BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("a client").storage().clone();
+        BackfillClient::with_pool_and_schema(pool.clone(), &schema).await.expect("a client").storage().consumer();
     until("the other one is free too", || async {
-        storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+        storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
         client.counts().await.expect("counts").running == 0
     })
     .await;
@@ -567,12 +578,12 @@ async fn a_worker_that_ends_while_somebody_locks_one_of_its_jobs_frees_the_other
     assert_eq!(pools().await, "0");
 
     // One that holds a queue is not forgotten either, or the queue would be held for four hours.
-    storage.register(&id, &[]).await.expect("register");
+    storage.register(&Registration::new(&id, &[])).await.expect("register");
     let hold = format!("update S._private_job_queues set locked_by = '{id}', locked_at = now()");
     sql(&pool, &schema, &hold).await;
     storage.deregister(&id).await.expect("deregister");
     assert_eq!(pools().await, "1");
-    storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+    storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
     assert_eq!(pools().await, "0");
     assert_eq!(
         ask(&pool, &schema, "select count(*) from S._private_job_queues where locked_at is not null").await,
@@ -618,14 +629,15 @@ async fn two_workers_that_choose_the_same_identity_do_not_share_it() {
 #[tokio::test]
 async fn registering_is_whole_or_not_at_all() {
     let (client, pool, schema) = client().await;
-    let storage = client.storage();
+    let storage = client.storage().consumer();
     for table in ["_private_tasks", "backfill_pools"] {
         let refuse = format!(
             "create or replace function S.refuse() returns trigger language plpgsql as $$ begin raise exception 'no more'; end $$;
              create trigger refuse before insert on S.{table} for each row execute function S.refuse()"
         );
         sql(&pool, &schema, &refuse).await;
-        let error = storage.register(&WorkerId::random(), &["t".to_owned()]).await.expect_err("it is refused");
+        let tasks = ["t".to_owned()];
+        let error = storage.register(&Registration::new(&WorkerId::random(), &tasks)).await.expect_err("it is refused");
         assert!(format!("{error:?}").contains("no more"), "{error:?}");
         sql(&pool, &schema, &format!("drop trigger refuse on S.{table}")).await;
         let rows = "select (select count(*) from S._private_tasks) + (select count(*) from S.backfill_pools)";

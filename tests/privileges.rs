@@ -2,6 +2,7 @@
 
 mod support;
 
+use backfill::storage::Watch;
 use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -32,15 +33,15 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     let producer = connect(as_role("producer").await).await.expect("the producer finds the schema in order");
     producer.add(JobSpec::new("t", 1).key("k").serial_queue("q")).await.expect("the producer adds");
     producer.add(JobSpec::new("t", 2).key("k").serial_queue("q")).await.expect("and replaces");
-    let error = producer.complete(&[1]).await.expect_err("it may not delete");
+    let error = producer.complete(&[1.into()]).await.expect_err("it may not delete");
     assert!(matches!(error, Error::MissingPrivilege { .. }), "{error}");
 
     let client = connect(as_role("worker").await).await.expect("the worker finds the schema in order");
     let worker =
         Worker::builder(client.clone()).task(task_fn("t", |_: i32, _: JobContext| async {})).build().expect("worker");
     assert_eq!(worker.run_until_idle().await.expect("the worker runs").completed, 1);
-    client.storage().release_stale().await.expect("sweeps");
-    client.storage().rescue(std::time::Duration::from_secs(60)).await.expect("rescues");
+    client.storage().consumer().release_stale().await.expect("sweeps");
+    client.storage().consumer().rescue(&Watch::new(std::time::Duration::from_secs(60))).await.expect("rescues");
     client.cleanup(&backfill::Cleanup::new().dead_jobs()).await.expect("deletes");
     assert!(client.migrate().await.is_ok(), "nothing to do is no privilege");
 

@@ -3,7 +3,7 @@
 mod support;
 
 use backfill::error::Unready;
-use backfill::storage::{ClaimRequest, WorkerId};
+use backfill::storage::{ClaimRequest, Registration, WorkerId};
 use backfill::{BackfillClient, Error, JobFilter, JobState};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
@@ -202,9 +202,9 @@ async fn a_users_own_trigger_and_view_survive_an_upgrade() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_that_waits_for_a_lock_lets_heartbeats_and_claims_pass() {
     let (client, pool, schema) = support::client().await;
-    let storage = client.storage();
+    let storage = client.storage().consumer();
     let (id, tasks) = (WorkerId::random(), ["t".to_owned()]);
-    storage.register(&id, &tasks).await.expect("register");
+    storage.register(&Registration::new(&id, &tasks)).await.expect("register");
     // The last of our own objects is yet to come.
     let older = "alter table S.backfill_pools drop column dead_after; delete from S.backfill_migrations where id >= 4";
     sql(&pool, &schema, older).await;

@@ -49,7 +49,7 @@ async fn running_jobs_are_asked_to_end_and_then_dropped_and_are_no_failures() {
     let started = Arc::new(Semaphore::new(0));
     let (polite, stubborn) = (started.clone(), started.clone());
     // It could not be tried again if this cost an attempt, and not soon if it were a failure.
-    let last = client.reschedule(&[2], &Reschedule::new().attempts(24)).await.expect("reschedule");
+    let last = client.reschedule(&[2.into()], &Reschedule::new().attempts(24)).await.expect("reschedule");
     assert_eq!(last[0].max_attempts, 25);
     let builder = Worker::builder(client.clone())
         .task(task_fn("polite", move |(): (), ctx: JobContext| {

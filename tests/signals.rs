@@ -34,12 +34,15 @@ async fn worker(url: &str) -> Worker {
 
 async fn record(runs: PgPool, ms: u64, ctx: JobContext) -> Result<(), sqlx::Error> {
     let job = ctx.job().id;
-    sqlx::query("insert into test.runs (job) values ($1)").bind(job).execute(&runs).await?;
+    sqlx::query("insert into test.runs (job) values ($1)").bind(job.number()).execute(&runs).await?;
     tokio::select! {
         () = tokio::time::sleep(Duration::from_millis(ms)) => {}
         () = ctx.cancelled() => return Err(sqlx::Error::WorkerCrashed),
     }
-    sqlx::query("update test.runs set ended = true where job = $1 and not ended").bind(job).execute(&runs).await?;
+    sqlx::query("update test.runs set ended = true where job = $1 and not ended")
+        .bind(job.number())
+        .execute(&runs)
+        .await?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use backfill::storage::Watch;
 use backfill::{BackfillClient, Crontab, JobContext, JobSpec, Worker, task_fn};
 use sqlx::SqlitePool;
 use support::running::{Running, empty};
@@ -113,7 +114,15 @@ fn jobs_that_block_every_thread_neither_lock_the_file_nor_make_their_worker_look
         client.add(JobSpec::new("other", ())).await.expect("the file is not locked");
         let started = client.workers().await.expect("workers")[0].clone();
         until("it has been seen for longer than its deadline", || async {
-            assert!(client.storage().rescue(Duration::from_secs(2)).await.expect("rescue").is_empty());
+            assert!(
+                client
+                    .storage()
+                    .consumer()
+                    .rescue(&Watch::new(Duration::from_secs(2)))
+                    .await
+                    .expect("rescue")
+                    .is_empty()
+            );
             let seen = client.workers().await.expect("workers")[0].seen_at.expect("seen");
             seen - started.started_at.expect("started") > chrono::TimeDelta::seconds(3)
         })
@@ -225,7 +234,13 @@ async fn crontabs_are_caught_up_on_a_file_and_run_once_for_two_workers() {
     let client = BackfillClient::new(&url).await.expect("open");
     // Known since two hours, and last due an hour ago.
     let past = chrono::Utc::now() - chrono::TimeDelta::hours(2);
-    client.storage().register_crontabs(&["t".to_owned()], past).await.expect("register");
+    client
+        .storage()
+        .require_schedules()
+        .expect("schedules")
+        .register_crontabs(&["t".to_owned()], past)
+        .await
+        .expect("register");
     let ran = Arc::new(AtomicUsize::new(0));
     let worker = || {
         let ran = ran.clone();

@@ -14,7 +14,7 @@ fn postgres() {
 mod postgres {
     use std::sync::Arc;
 
-    use backfill::storage::Storage;
+    use backfill::storage::contract::Subject;
     use backfill::storage::postgres::PostgresStorage;
 
     use crate::support::{self, postgres};
@@ -24,7 +24,7 @@ mod postgres {
         support::client().await.2
     }
 
-    async fn open(schema: &str) -> Arc<dyn Storage> {
+    async fn open(schema: &str) -> Subject {
         Arc::new(PostgresStorage::new(support::pool().await, schema).expect("a schema"))
     }
 
@@ -35,10 +35,10 @@ mod postgres {
 mod memory {
     use std::sync::Arc;
 
-    use backfill::storage::Storage;
+    use backfill::storage::contract::Subject;
     use backfill::storage::memory::MemoryStorage;
 
-    async fn memory() -> Arc<dyn Storage> {
+    async fn memory() -> Subject {
         Arc::new(MemoryStorage::new())
     }
     backfill::storage_contract_tests!(memory);

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use backfill::storage::JobFilter;
+use backfill::storage::{JobFilter, Registration};
 use backfill::worker::Event;
 use backfill::{BackfillClient, Error, Job, JobContext, JobKeyMode, JobSpec, Queue, Worker, task_fn};
 use chrono::{TimeDelta, Utc};
@@ -318,12 +318,25 @@ async fn a_move_into_a_place_that_leaves_rows_out_says_so_and_brings_nothing() {
     )
     .await;
     for client in [postgres, file] {
-        let storage = client.storage();
+        let storage = client.storage().consumer();
         let run = backfill::storage::WorkerId::random();
-        assert!(storage.register(&run, &[]).await.expect("register"));
-        let error = storage.import(&run, "move-1", &[job(1), job(2), job(3)]).await.expect_err("one is left out");
+        assert!(storage.register(&Registration::new(&run, &[])).await.expect("register"));
+        let error = storage
+            .require_transfer()
+            .expect("transfer")
+            .import(&run, "move-1", &[job(1), job(2), job(3)])
+            .await
+            .expect_err("one is left out");
         assert!(matches!(error, Error::LeftOut { jobs: 1, of: 3, .. }), "{error:?}");
         assert_eq!(client.counts().await.expect("counts").total(), 0);
-        assert_eq!(storage.import(&run, "move-1", &[job(1), job(3)]).await.expect("import"), [1, 3]);
+        assert_eq!(
+            storage
+                .require_transfer()
+                .expect("transfer")
+                .import(&run, "move-1", &[job(1), job(3)])
+                .await
+                .expect("import"),
+            [1.into(), 3.into()]
+        );
     }
 }

@@ -75,7 +75,7 @@ mod sqlite {
     use sqlx::{Sqlite, SqliteConnection, Transaction};
 
     use super::{BackfillClient, Connection, Within};
-    use crate::error::{Error, Result};
+    use crate::error::Result;
     use crate::job::{Job, NewJob};
 
     impl<'a> From<&'a mut SqliteConnection> for Within<'a> {
@@ -101,10 +101,8 @@ mod sqlite {
         connection: &mut SqliteConnection,
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Job>> {
-        match backfill_sqlite::SqliteStorage::of(&*client.storage) {
-            Some(file) => file.add_within(connection, jobs).await,
-            None => Err(Error::Unsupported { what: "a connection to an SQLite file", storage: client.storage.name() }),
-        }
+        let file = client.storage.sqlite().ok_or_else(|| client.unsupported("a connection to an SQLite file"))?;
+        file.add_within(connection, jobs).await
     }
 }
 
@@ -208,11 +206,12 @@ impl<'a> IntoFuture for AddMany<'a> {
 async fn add(client: &BackfillClient, specs: Vec<JobSpec>, within: Option<Within<'_>>) -> Result<Vec<Job>> {
     let jobs = client.checked(specs)?;
     let Some(Within(connection)) = within else {
-        return if jobs.is_empty() { Ok(Vec::new()) } else { client.storage.add(&jobs).await };
+        return if jobs.is_empty() { Ok(Vec::new()) } else { client.storage().add(&jobs).await };
     };
     match connection {
         Connection::Postgres(connection) => {
-            client.postgres_for("a connection to PostgreSQL")?.add_on(connection, &jobs).await
+            let storage = client.storage.postgres().ok_or_else(|| client.unsupported("a connection to PostgreSQL"))?;
+            storage.add_on(connection, &jobs).await
         }
         #[cfg(feature = "sqlite")]
         Connection::Sqlite(connection) => sqlite::add_in_file(client, connection, jobs).await,

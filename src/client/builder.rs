@@ -9,7 +9,7 @@ use super::BackfillClient;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use crate::storage::Backend;
+use crate::storage::{Backend, OpenOptions};
 
 /// The most bytes that a payload's cap may be raised to: PostgreSQL holds values up to 1 GiB, and conversions need room.
 const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
@@ -20,7 +20,7 @@ const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
 pub struct BackfillClientBuilder {
     database_url: Option<String>,
     pool: Option<PgPool>,
-    backend: Backend,
+    options: OpenOptions,
     migrate: bool,
     max_payload_bytes: usize,
     clock: Clock,
@@ -31,7 +31,7 @@ impl Default for BackfillClientBuilder {
         Self {
             database_url: None,
             pool: None,
-            backend: Backend::default(),
+            options: OpenOptions::default(),
             migrate: true,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
             clock: Clock::storage(),
@@ -55,7 +55,7 @@ impl BackfillClientBuilder {
 
     /// The schema, in PostgreSQL. Default: `graphile_worker`.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
-        self.backend.schema = Some(schema.into());
+        self.options = self.options.schema(schema);
         self
     }
 
@@ -69,7 +69,7 @@ impl BackfillClientBuilder {
     /// The size of the pool that is made for a URL of PostgreSQL. Default: 10. Each worker opens up to eight connections more, so that
     /// jobs which use up the pool cannot make it look dead; two of them are enough.
     pub fn max_connections(mut self, connections: u32) -> Self {
-        self.backend.max_connections = connections;
+        self.options = self.options.max_connections(connections);
         self
     }
 
@@ -82,14 +82,14 @@ impl BackfillClientBuilder {
     /// Whether statements are prepared once per connection, in PostgreSQL. Default: yes. Switch it off behind a pooler that hands out
     /// connections by the transaction and does not track prepared statements.
     pub fn prepared_statements(mut self, prepared: bool) -> Self {
-        self.backend.prepared_statements = prepared;
+        self.options = self.options.prepared_statements(prepared);
         self
     }
 
     /// How long building waits for a server that cannot be reached, such as one that is still starting. Default: 30 s; zero
     /// fails at once, [`Duration::MAX`] waits for as long as it takes. Each try that fails is logged as a warning.
     pub fn wait_for_database(mut self, max_wait: Duration) -> Self {
-        self.backend.max_wait = max_wait;
+        self.options = self.options.max_wait(Some(max_wait));
         self
     }
 
@@ -106,8 +106,8 @@ impl BackfillClientBuilder {
     pub async fn build(self) -> Result<BackfillClient> {
         check_payload_cap(self.max_payload_bytes)?;
         let storage = match (self.pool, self.database_url) {
-            (Some(pool), None) => self.backend.postgres_ready(pool, self.migrate).await?,
-            (None, Some(url)) => self.backend.open_ready(&url, self.migrate).await?,
+            (Some(pool), None) => self.options.postgres_ready(pool, self.migrate).await?,
+            (None, Some(url)) => self.options.open_ready(&Backend::of(&url)?, self.migrate).await?,
             (Some(_), Some(_)) => {
                 return Err(Error::InvalidClient("both a pool and a database URL were given; give one".to_owned()));
             }
@@ -133,7 +133,7 @@ impl fmt::Debug for BackfillClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BackfillClientBuilder")
             .field("database_url", &self.database_url.as_ref().map(|_| "…"))
-            .field("schema", &self.backend.schema)
+            .field("options", &self.options)
             .field("migrate", &self.migrate)
             .field("max_payload_bytes", &self.max_payload_bytes)
             .finish_non_exhaustive()

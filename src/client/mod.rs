@@ -3,7 +3,6 @@
 mod add;
 mod builder;
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -19,7 +18,8 @@ use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::PostgresStorage;
 use crate::storage::{
-    Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo, WorkerInfo,
+    AnyStorage, Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo,
+    WorkerInfo,
 };
 
 /// Adds jobs and manages them. Cheap to clone.
@@ -43,7 +43,7 @@ use crate::storage::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct BackfillClient {
-    storage: Arc<dyn Storage>,
+    storage: AnyStorage,
     max_payload_bytes: usize,
     clock: Clock,
 }
@@ -85,13 +85,13 @@ impl BackfillClient {
     /// Keeps jobs in this process's memory: for tests and demonstrations.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self::with_storage(Arc::new(MemoryStorage::new()))
+        Self::with_storage(MemoryStorage::new())
     }
 
     /// Keeps jobs in any storage. It is used as it is, without migrating.
     #[must_use]
-    pub fn with_storage(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES, clock: Clock::storage() }
+    pub fn with_storage(storage: impl Into<AnyStorage>) -> Self {
+        Self { storage: storage.into(), max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES, clock: Clock::storage() }
     }
 
     /// Everything that can be set.
@@ -131,6 +131,12 @@ impl BackfillClient {
     /// The storage behind this client.
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
+        self.storage.storage()
+    }
+
+    /// The same, which still knows what kind of storage it is.
+    #[must_use]
+    pub fn any_storage(&self) -> &AnyStorage {
         &self.storage
     }
 
@@ -139,7 +145,7 @@ impl BackfillClient {
     /// # Errors
     /// Each reason has its own error: see [`Error`].
     pub async fn migrate(&self) -> Result<Migrated> {
-        self.storage.migrate().await
+        self.storage().migrate().await
     }
 
     /// Fails as [`add`](Self::add) would before anything is sent, and sends nothing.
@@ -176,7 +182,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn remove(&self, key: &str) -> Result<Option<Job>> {
-        self.storage.remove(key).await
+        self.storage().require_admin()?.remove(key).await
     }
 
     /// Deletes jobs as if they were done; answers the deleted ones. Running jobs are left alone (a lock older than
@@ -185,7 +191,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        self.storage.complete(ids).await
+        self.storage().require_admin()?.complete(ids).await
     }
 
     /// Makes jobs dead, with this text as `last_error`; answers the changed ones. Running jobs are left alone.
@@ -193,7 +199,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.storage.discard(ids, reason).await
+        self.storage().require_admin()?.discard(ids, reason).await
     }
 
     /// Changes time, priority or attempts of jobs; answers the changed ones. Running jobs are left alone. Attempts
@@ -203,7 +209,7 @@ impl BackfillClient {
     /// When a value is outside the schema's limits, or the storage fails.
     pub async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         change.check()?;
-        self.storage.reschedule(ids, change).await
+        self.storage().require_admin()?.reschedule(ids, change).await
     }
 
     /// Releases everything that these workers hold, at once; answers how many jobs. Only for workers that are
@@ -213,7 +219,7 @@ impl BackfillClient {
     /// When the storage fails.
     pub async fn unlock<S: Into<String>>(&self, workers: impl IntoIterator<Item = S>) -> Result<u64> {
         let workers: Vec<String> = workers.into_iter().map(Into::into).collect();
-        self.storage.unlock(&workers).await
+        self.storage().require_admin()?.unlock(&workers).await
     }
 
     /// Deletes what is no longer needed. Safe beside enqueuers and workers.
@@ -221,15 +227,15 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails, or is too busy to be cleaned at this moment.
     pub async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
-        self.storage.cleanup(what).await
+        self.storage().require_admin()?.cleanup(what).await
     }
 
     /// Reads one job. Done jobs are deleted, so `None` may mean that it is done.
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        self.storage.job(id).await
+    pub async fn job(&self, id: impl Into<JobId>) -> Result<Option<Job>> {
+        self.storage().require_inspect()?.job(id.into()).await
     }
 
     /// Lists jobs, by id.
@@ -237,7 +243,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        self.storage.jobs(filter).await
+        self.storage().require_inspect()?.jobs(filter).await
     }
 
     /// Counts jobs by state.
@@ -245,7 +251,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn counts(&self) -> Result<Counts> {
-        self.storage.counts().await
+        self.storage().require_inspect()?.counts().await
     }
 
     /// The serial queues, by name, and what is in them.
@@ -253,7 +259,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.storage.queues().await
+        self.storage().require_inspect()?.queues().await
     }
 
     /// The known task names, sorted, and their jobs.
@@ -261,7 +267,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn tasks(&self) -> Result<Vec<TaskInfo>> {
-        self.storage.tasks().await
+        self.storage().require_inspect()?.tasks().await
     }
 
     /// The workers that send heartbeats or hold something. Node's hold, but send none.
@@ -269,7 +275,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.storage.workers().await
+        self.storage().require_inspect()?.workers().await
     }
 
     /// The crontab entries that some worker has run, and when each was last due.
@@ -277,7 +283,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn crontabs(&self) -> Result<Vec<KnownCrontab>> {
-        self.storage.known_crontabs().await
+        self.storage().require_schedules()?.known_crontabs().await
     }
 
     /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes.
@@ -308,14 +314,11 @@ impl BackfillClient {
     /// # Errors
     /// [`Error::Unsupported`] when the client stores its jobs elsewhere.
     pub fn postgres(&self) -> Result<&PostgresStorage> {
-        self.postgres_for("what only PostgreSQL has")
+        self.storage.postgres().ok_or_else(|| self.unsupported("what only PostgreSQL has"))
     }
 
-    fn postgres_for(&self, what: &'static str) -> Result<&PostgresStorage> {
-        let storage: &dyn Any = &*self.storage;
-        storage
-            .downcast_ref::<PostgresStorage>()
-            .ok_or_else(|| Error::Unsupported { what, storage: self.storage.name() })
+    fn unsupported(&self, what: &'static str) -> Error {
+        Error::Unsupported { what, storage: self.storage().name() }
     }
 }
 

@@ -204,10 +204,15 @@ impl Scheduler {
         }
     }
 
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        self.line.storage().require_schedules()?.add_due(moment, due).await
+    }
+
     async fn plan(&self, started: DateTime<Utc>) -> Result<Vec<Option<DateTime<Utc>>>> {
         let known: HashMap<String, _> = self
             .line
             .storage()
+            .require_schedules()?
             .known_crontabs()
             .await?
             .into_iter()
@@ -220,7 +225,7 @@ impl Scheduler {
             .map(|entry| entry.identifier.clone())
             .collect();
         if !new.is_empty() {
-            self.line.storage().register_crontabs(&new, started).await?;
+            self.line.storage().require_schedules()?.register_crontabs(&new, started).await?;
         }
         let upcoming = self.entries.iter().map(|entry| {
             let from = known.get(&entry.identifier).map_or(started, |known| {
@@ -342,13 +347,13 @@ impl Scheduler {
         }
         let identifiers = jobs.iter().map(|due| due.identifier.clone()).collect();
         (self.report)(CronEvent::Due { at: moment, identifiers });
-        match self.line.call(CALL_TIMEOUT, self.line.storage().add_due(moment, &jobs)).await {
+        match self.line.call(CALL_TIMEOUT, self.add_due(moment, &jobs)).await {
             Ok(added) => self.added(moment, &jobs, added, backfilled),
             Err(error) if is_outage(&error) => return Err(error),
             Err(_) => {
                 for (place, job) in places.into_iter().zip(jobs) {
                     let alone = std::slice::from_ref(&job);
-                    match self.line.call(CALL_TIMEOUT, self.line.storage().add_due(moment, alone)).await {
+                    match self.line.call(CALL_TIMEOUT, self.add_due(moment, alone)).await {
                         Ok(added) => self.added(moment, alone, added, backfilled),
                         Err(error) if is_outage(&error) => return Err(error),
                         Err(error) if error.is_transient() => {
@@ -370,7 +375,7 @@ impl Scheduler {
             let identifier = due.identifier.clone();
             match job {
                 Some(job) => {
-                    tracing::debug!(identifier, job = job.id, %at, backfilled, "added a job of the crontab");
+                    tracing::debug!(identifier, job = %job.id, %at, backfilled, "added a job of the crontab");
                     (self.report)(CronEvent::Added { at, identifier, job: Arc::new(job), backfilled });
                 }
                 None => (self.report)(CronEvent::Taken { at, identifier }),

@@ -10,22 +10,22 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Storage;
+use super::Consumer;
 use crate::error::{Error, FailureKind, Result};
 
 /// A storage, and the news that its connections died.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    storage: Arc<dyn Storage>,
+    storage: Arc<dyn Consumer>,
     dead: Arc<watch::Sender<()>>,
 }
 
 impl Line {
-    pub(crate) fn to(storage: Arc<dyn Storage>) -> Self {
+    pub(crate) fn to(storage: Arc<dyn Consumer>) -> Self {
         Self { storage, dead: Arc::new(watch::Sender::new(())) }
     }
 
-    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+    pub(crate) fn storage(&self) -> &Arc<dyn Consumer> {
         &self.storage
     }
 

@@ -3,14 +3,12 @@
 //! The seam itself, with the words for it, is the crate `backfill-core`, whose `storage` is here too; storages of further
 //! kinds are crates of their own, which use that one.
 
-mod backend;
 mod line;
 pub mod postgres;
 
-pub use backend::{make_ready, open};
+pub use crate::backends::{AnyStorage, Backend, OpenOptions, make_ready, open};
 pub use backfill_core::storage::*;
 #[cfg(feature = "sqlite")]
 pub use backfill_sqlite as sqlite;
 
-pub(crate) use backend::Backend;
 pub(crate) use line::{Line, is_unanswered};

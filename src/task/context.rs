@@ -2,12 +2,14 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::client::BackfillClient;
-use crate::job::Job;
+use crate::error::{Error, Result};
+use crate::job::{Job, JobSpec, NewJob};
+use crate::storage::Then;
 
 /// A running job's view of itself and its worker. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,13 +20,33 @@ pub struct JobContext {
     cancellation: Arc<CancellationToken>,
     /// What middleware has put here, by type.
     extensions: Option<Arc<Extensions>>,
+    follow_ups: FollowUps,
+}
+
+/// The jobs that are to follow a job.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FollowUps(Arc<Mutex<Vec<NewJob>>>);
+
+impl FollowUps {
+    fn jobs(&self) -> MutexGuard<'_, Vec<NewJob>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn take(&self) -> Then {
+        Then::add(std::mem::take(&mut *self.jobs()))
+    }
 }
 
 type Extensions = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 impl JobContext {
-    pub(crate) fn new(job: Arc<Job>, client: BackfillClient, cancellation: Arc<CancellationToken>) -> Self {
-        Self { job, client, cancellation, extensions: None }
+    pub(crate) fn new(
+        job: Arc<Job>,
+        client: BackfillClient,
+        cancellation: Arc<CancellationToken>,
+        follow_ups: FollowUps,
+    ) -> Self {
+        Self { job, client, cancellation, extensions: None, follow_ups }
     }
 
     /// The job as it was claimed; its `attempts` count this start.
@@ -60,6 +82,34 @@ impl JobContext {
     #[must_use]
     pub fn client(&self) -> &BackfillClient {
         &self.client
+    }
+
+    /// Adds a job when this one is done, in the write that completes it: both happen, or neither. If this attempt fails, nothing is
+    /// added.
+    ///
+    /// ```
+    /// # use backfill::{JobContext, JobSpec};
+    /// async fn charge(order: u64, ctx: JobContext) -> backfill::Result<()> {
+    ///     // … charge the card, and then:
+    ///     ctx.add_when_done(JobSpec::new("send_invoice", order))
+    /// }
+    /// # let _ = backfill::task_fn("charge", charge);
+    /// ```
+    ///
+    /// # Errors
+    /// At once, for a job outside the limits, or with the key of another one that is to follow.
+    pub fn add_when_done(&self, job: impl Into<JobSpec>) -> Result<()> {
+        let new = self.client.checked([job.into()])?;
+        let mut jobs = self.follow_ups.jobs();
+        if let Some(key) = new
+            .iter()
+            .filter_map(|job| job.key.as_ref())
+            .find(|key| jobs.iter().any(|job| job.key.as_ref() == Some(key)))
+        {
+            return Err(Error::DuplicateKey { key: key.clone() });
+        }
+        jobs.extend(new);
+        Ok(())
     }
 
     /// Resolves when the job should come to an end: its worker shuts down, or was declared dead and the job given to another.

@@ -36,6 +36,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use answer::Sequel;
 pub use answer::{Answer, IntoTaskResult, TaskError, TaskResult};
 pub(crate) use batch::settle_items;
+pub(crate) use context::FollowUps;
 pub use context::JobContext;
 pub use function::{IntoHandler, IntoHandlerWith, handler, handler_with};
 pub use handler::{Handler, task_fn};

@@ -214,16 +214,16 @@ pub enum Event {
 impl Event {
     pub(super) fn of_outcome(job: Arc<Job>, outcome: &Outcome, took: Duration) -> Self {
         match outcome {
-            Outcome::Completed => Self::JobSucceeded { job, took },
+            Outcome::Completed { .. } => Self::JobSucceeded { job, took },
             Outcome::Failed { error, retry, .. } if job.attempts < job.max_attempts => {
                 Self::JobFailed { job, error: error.clone(), retry: *retry, took }
             }
-            Outcome::Failed { error, .. } | Outcome::Dead { error } => {
+            Outcome::Failed { error, .. } | Outcome::Dead { error, .. } => {
                 Self::JobDead { job, error: error.clone(), took }
             }
-            Outcome::Snoozed { until } => Self::JobSnoozed { job, until: *until, took },
+            Outcome::Snoozed { until, .. } => Self::JobSnoozed { job, until: *until, took },
             Outcome::Interrupted { error, .. } => Self::JobInterrupted { job, error: error.clone(), took },
-            Outcome::Released => Self::Released { jobs: 1 },
+            _ => Self::Released { jobs: 1 },
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn execute(
         let error = "the payload is not valid UTF-8, so the task was not started; repair or delete the row";
         return failed(job, handler.retry_policy(), TaskError::new(error));
     }
-    let span = tracing::info_span!("job", id = job.id, task = %job.task, attempt = job.attempts);
+    let span = tracing::info_span!("job", id = %job.id, task = %job.task, attempt = job.attempts);
     let too_long = handler.time_limit().map(|limit| {
         let cancellation = ctx.cancellation_token().clone();
         Box::pin(async move {
@@ -70,22 +70,22 @@ pub(super) fn failed(job: &Job, policy: &RetryPolicy, error: TaskError) -> Outco
 
 fn outcome(job: &Job, policy: &RetryPolicy, result: TaskResult, asked_to_end: bool) -> Outcome {
     let (error, payload) = match result {
-        Ok(Answer::Done) => return Outcome::Completed,
-        Ok(Answer::Snooze(until)) => return Outcome::Snoozed { until },
+        Ok(Answer::Done) => return Outcome::completed(),
+        Ok(Answer::Snooze(until)) => return Outcome::snoozed(until),
         Ok(Answer::Items(items)) => match settle_items(&job.payload, items) {
-            Ok(()) => return Outcome::Completed,
+            Ok(()) => return Outcome::completed(),
             Err(failure) => failure,
         },
         Err(error) => (error, None),
     };
     let (error, next) = error.into_parts();
     let retry = match next {
-        Sequel::Dead => return Outcome::Dead { error },
+        Sequel::Dead => return Outcome::dead(error),
         Sequel::Retry(when) => when,
         Sequel::Policy if asked_to_end => return Outcome::interrupted(&error).left(payload),
         Sequel::Policy => RunAt::In(delay(policy, job.attempts)),
     };
-    Outcome::Failed { error, retry, payload }
+    Outcome::failed(error, retry).left(payload)
 }
 
 /// A policy may be a user's closure, and may panic.

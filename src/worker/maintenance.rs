@@ -23,7 +23,7 @@ use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
 use crate::error::{Error, Result};
-use crate::storage::{Line, Registration, Storage, Watch, WorkerId};
+use crate::storage::{Consumer, Line, Registration, Storage, Watch, WorkerId};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ struct Register {
 pub(super) struct Registrar(mpsc::UnboundedSender<Register>);
 
 impl Registrar {
-    /// See [`Storage::register_with`].
+    /// See [`Consumer::register`].
     pub(super) async fn register(&self, worker: &Arc<WorkerId>, tasks: &Arc<[String]>) -> Result<bool> {
         let (answer, answered) = oneshot::channel();
         let wanted = Register { worker: Arc::clone(worker), tasks: Arc::clone(tasks), answer };
@@ -122,7 +122,7 @@ impl Maintenance {
             };
             runtime.block_on(async {
                 // Connections belong to the runtime that opened them.
-                let storage = storage.for_worker();
+                let storage = storage.consumer();
                 tokio::select! {
                     () = heartbeats.send(&*storage) => {}
                     () = ended.cancelled() => {}
@@ -220,11 +220,11 @@ struct Heartbeats {
 
 impl Heartbeats {
     /// Answers whether the worker is registered now.
-    async fn register(&self, storage: &dyn Storage, wanted: Register) -> bool {
+    async fn register(&self, storage: &dyn Consumer, wanted: Register) -> bool {
         let Register { worker, tasks, mut answer } = wanted;
         let registration = Registration::new(&worker, &tasks).dead_after(self.dead_after);
         let registered = tokio::select! {
-            registered = storage.register_with(&registration) => registered,
+            registered = storage.register(&registration) => registered,
             // It took too long, perhaps on a connection that is dead.
             () = answer.closed() => {
                 storage.reconnect();
@@ -239,7 +239,7 @@ impl Heartbeats {
         answer.send(registered).is_ok() && is_registered
     }
 
-    async fn send(mut self, storage: &dyn Storage) {
+    async fn send(mut self, storage: &dyn Consumer) {
         // The connection of the heartbeats is the first of all, so whoever is registered has it. It is given up for a new one only.
         let registered = loop {
             let Some(wanted) = self.registrations.recv().await else { return };
@@ -312,7 +312,7 @@ async fn look_after_others(line: &Line, options: &Options, events: &Events, cont
         let lasts = contact.borrow().lasts();
         if lasts >= options.dead_after {
             let watch = Watch::new(options.dead_after).contact(lasts);
-            match line.call(LOOK_TIMEOUT, line.storage().rescue_with(&watch)).await {
+            match line.call(LOOK_TIMEOUT, line.storage().rescue(&watch)).await {
                 Ok(rescued) => {
                     for dead in rescued {
                         tracing::warn!(

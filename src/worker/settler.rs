@@ -19,14 +19,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::events::{Event, Events};
 use crate::error::Error;
 use crate::job::{JobId, RunAt};
-use crate::storage::{Line, Outcome, Settled, Settlement, WorkerId, clean_error, is_unanswered};
+use crate::storage::{ClaimToken, Line, Outcome, Settled, Settlement, WorkerId, clean_error, is_unanswered};
 pub(super) use batch::Backlog;
 use batch::{Batch, Item, Mark, can_be_simpler, without_details};
 
@@ -63,8 +63,8 @@ pub(super) struct Finished {
 /// What the engine has to know about a write.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// The results of these claims (job and moment) were written; whether one of them freed a serial queue.
-    Batch { claims: Vec<(JobId, DateTime<Utc>)>, freed_queue: bool },
+    /// The results of these claims were written; whether one of them freed a serial queue.
+    Batch { claims: Vec<(JobId, ClaimToken)>, freed_queue: bool },
     /// A job will be ready again at this moment, which no wakeup will tell.
     Due(Instant),
     /// The storage was taken away, and these results with it.
@@ -95,12 +95,12 @@ pub struct Summary {
 impl Summary {
     fn count(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Completed => self.completed += 1,
+            Outcome::Completed { .. } => self.completed += 1,
             Outcome::Failed { .. } => self.failed += 1,
             Outcome::Dead { .. } => self.dead += 1,
             Outcome::Snoozed { .. } => self.snoozed += 1,
             Outcome::Interrupted { .. } => self.interrupted += 1,
-            Outcome::Released => self.released += 1,
+            _ => self.released += 1,
         }
     }
 }
@@ -189,9 +189,9 @@ impl Settler {
         // Nearly always one identity; two after the worker was declared dead and got a new identity.
         while let Some(first) = batch.first() {
             let worker = Arc::clone(&first.worker);
-            let moment = first.settlement.claim.locked_at;
+            let claim = first.settlement.claim.token;
             let is_of_worker = |item: &Finished| item.worker == worker;
-            let is_of_claim = |item: &Finished| item.settlement.claim.locked_at == moment && is_of_worker(item);
+            let is_of_claim = |item: &Finished| item.settlement.claim.token == claim && is_of_worker(item);
             // A storage can be quicker with many results of one claim, whose fence is the same.
             let by_claim = batch.iter().filter(|item| is_of_claim(item)).count() >= MANY;
             let joins = |item: &mut Finished| if by_claim { is_of_claim(item) } else { is_of_worker(item) };
@@ -279,22 +279,22 @@ impl Settler {
         let to_blame = !error.is_transient() || self.accepted.is_some_and(|accepted| accepted > first);
         // At the end there is no time for more tries.
         if to_blame && (self.closing || since.elapsed() > REFUSED_FOR) {
-            if item.settlement.outcome == Outcome::Completed {
-                tracing::error!(job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
+            if item.settlement.outcome.is_completed() && item.settlement.then.is_nothing() {
+                tracing::error!(%job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
                 let error = clean_error(&format!("the job is done, and its row could not be deleted: {error}"));
-                item.settlement.outcome = Outcome::Dead { error };
+                item.settlement.outcome = Outcome::dead(error);
                 self.backlog.gave(&item.settlement);
                 return Some(item);
             }
             if let Some(simpler) = without_details(item.settlement.clone()) {
-                tracing::error!(job, %error, "a result was refused; writing it without its details");
+                tracing::error!(%job, %error, "a result was refused; writing it without its details");
                 self.backlog.took(&item.settlement);
                 self.backlog.gave(&simpler);
                 item.settlement = simpler;
                 return Some(item);
             }
         }
-        tracing::error!(job, %error, "a result was refused; trying again later");
+        tracing::error!(%job, %error, "a result was refused; trying again later");
         self.defer(worker, item);
         None
     }
@@ -317,13 +317,13 @@ impl Settler {
                 }
             };
             let error = match settled {
-                Ok(Settled { applied, busy, .. }) => {
+                Ok(Settled { applied, busy, frees_queue, .. }) => {
                     if busy.len() < batch.len() {
                         self.refusals = 0;
                         self.accepted = Some(Instant::now());
                     }
                     let busy: HashSet<JobId> = busy.into_iter().collect();
-                    self.settled(batch, applied, &busy).await;
+                    self.settled(batch, applied, &busy, frees_queue).await;
                     return Tried::Done { busy };
                 }
                 Err(error) => error,
@@ -403,11 +403,11 @@ impl Settler {
     }
 
     /// A batch was written, but for what is busy.
-    async fn settled(&mut self, batch: &Batch, applied: Vec<JobId>, busy: &HashSet<JobId>) {
+    async fn settled(&mut self, batch: &Batch, applied: Vec<JobId>, busy: &HashSet<JobId>, freed_queue: bool) {
         let in_doubt = batch.marks.iter().any(|mark| mark.in_doubt);
         // As a rule everything is, and nothing has to be looked for.
         if busy.is_empty() && !in_doubt && applied.len() == batch.len() {
-            self.applied(&batch.settlements, |_| true);
+            self.applied(freed_queue, &batch.settlements, |_| true);
             return;
         }
         let written: Vec<(&Settlement, &Mark)> =
@@ -420,7 +420,8 @@ impl Settler {
             applied.extend(before);
         }
         if !written.is_empty() {
-            self.applied(written.into_iter().map(|(settlement, _)| settlement), |job| applied.contains(&job));
+            let written = written.into_iter().map(|(settlement, _)| settlement);
+            self.applied(freed_queue, written, |job| applied.contains(&job));
         }
     }
 
@@ -429,7 +430,7 @@ impl Settler {
     async fn applied_before(&self, batch: &[&Settlement], applied: &HashSet<JobId>) -> Vec<JobId> {
         let unknown = || batch.iter().filter(|settlement| !applied.contains(&settlement.claim.id));
         let gone: Vec<JobId> = unknown()
-            .filter(|settlement| settlement.outcome == Outcome::Completed)
+            .filter(|settlement| settlement.outcome.is_completed())
             .map(|settlement| settlement.claim.id)
             .collect();
         if gone.is_empty() {
@@ -450,18 +451,17 @@ impl Settler {
 
     fn applied<'b>(
         &mut self,
+        freed_queue: bool,
         batch: impl IntoIterator<Item = &'b Settlement> + Clone,
         is_applied: impl Fn(JobId) -> bool,
     ) {
-        let mut freed_queue = false;
         let mut stale = Vec::new();
         for settlement in batch.clone() {
             self.backlog.took(settlement);
-            freed_queue |= settlement.claim.queue.is_some();
             if !is_applied(settlement.claim.id) {
                 self.summary.stale += 1;
                 stale.push(settlement.claim.id);
-                tracing::warn!(job = settlement.claim.id, "a result came too late: the job's claim had been broken");
+                tracing::warn!(job = %settlement.claim.id, "a result came too late: the job's claim had been broken");
                 continue;
             }
             self.summary.count(&settlement.outcome);
@@ -470,8 +470,8 @@ impl Settler {
                 let _ = self.written.send(Written::Due(due));
             }
         }
-        let claims: Vec<(JobId, DateTime<Utc>)> =
-            batch.into_iter().map(|settlement| (settlement.claim.id, settlement.claim.locked_at)).collect();
+        let claims: Vec<(JobId, ClaimToken)> =
+            batch.into_iter().map(|settlement| (settlement.claim.id, settlement.claim.token)).collect();
         self.events.tell(|| Event::Written {
             jobs: claims.iter().map(|(job, _)| *job).filter(|job| !stale.contains(job)).collect(),
             stale,
@@ -508,7 +508,7 @@ async fn sleep_until(time: Option<Instant>) {
 
 /// When a job that was written will be ready, if that is soon.
 fn due(outcome: &Outcome) -> Option<Instant> {
-    let (Outcome::Failed { retry: when, .. } | Outcome::Snoozed { until: when }) = outcome else {
+    let (Outcome::Failed { retry: when, .. } | Outcome::Snoozed { until: when, .. }) = outcome else {
         return None;
     };
     let delay = match when {

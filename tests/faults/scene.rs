@@ -115,7 +115,7 @@ impl Scene {
     pub async fn add_how(&mut self, count: usize, ms: u64, how: How) {
         let specs = (0..count).map(|_| JobSpec::new("work", Work { ms, how, pad: String::new() }));
         let added = self.client.add_many(specs).await.expect("add");
-        self.accept(added.into_iter().map(|job| job.id));
+        self.accept(added.into_iter().map(|job| job.id.number()));
     }
 
     /// Jobs in serial queues.
@@ -125,7 +125,7 @@ impl Scene {
                 .serial_queue(format!("q{}", n % queues))
         });
         let added = self.client.add_many(specs).await.expect("add");
-        self.accept(added.into_iter().map(|job| job.id));
+        self.accept(added.into_iter().map(|job| job.id.number()));
     }
 
     /// Jobs of another task, which take no time.
@@ -133,7 +133,7 @@ impl Scene {
         for begun in (0..count).step_by(10_000) {
             let specs = (begun..count.min(begun + 10_000)).map(|_| JobSpec::new(task, ()).max_attempts(attempts));
             let added = self.client.add_many(specs).await.expect("add");
-            self.accept(added.into_iter().map(|job| job.id));
+            self.accept(added.into_iter().map(|job| job.id.number()));
         }
     }
 
@@ -167,7 +167,8 @@ impl Scene {
     pub async fn add_with(&mut self, count: usize, ms: u64, how: How, attempts: u32) -> Vec<i64> {
         let specs =
             (0..count).map(|_| JobSpec::new("work", Work { ms, how, pad: String::new() }).max_attempts(attempts));
-        let added: Vec<i64> = self.client.add_many(specs).await.expect("add").into_iter().map(|job| job.id).collect();
+        let added: Vec<i64> =
+            self.client.add_many(specs).await.expect("add").into_iter().map(|job| job.id.number()).collect();
         self.accept(added.iter().copied());
         added
     }

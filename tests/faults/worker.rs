@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use backfill::worker::Event;
-use backfill::{BackfillClient, JobContext, TaskError, Worker, task_fn};
+use backfill::{BackfillClient, JobContext, JobId, TaskError, Worker, task_fn};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use serde::de::IgnoredAny;
@@ -101,14 +101,14 @@ async fn work(told: Told) {
         task_fn("fail", move |(): (), ctx: JobContext| {
             let journal = journal.clone();
             async move {
-                journal.tell_both(ctx.job().id).await;
+                journal.tell_both(ctx.job().id.number()).await;
                 Err::<(), _>(TaskError::new("it always fails"))
             }
         })
     };
     let nothing = task_fn("nothing", move |_: IgnoredAny, ctx: JobContext| {
         let journal = journal.clone();
-        async move { journal.tell_both(ctx.job().id).await }
+        async move { journal.tell_both(ctx.job().id.number()).await }
     });
     let mut builder = Worker::builder(client)
         .task(handler)
@@ -130,7 +130,7 @@ async fn work(told: Told) {
                 Event::Written { jobs, .. } => {
                     let ids: Vec<i64> = {
                         let finished = finished.lock().expect("lock");
-                        jobs.into_iter().filter(|id| finished.contains(id)).collect()
+                        jobs.into_iter().map(JobId::number).filter(|id| finished.contains(id)).collect()
                     };
                     tell_many(&witness, &told.name, "acknowledged", &ids).await;
                 }
@@ -248,7 +248,7 @@ async fn handle(
     work: Work,
     ctx: JobContext,
 ) -> Result<(), TaskError> {
-    let job = ctx.job().id;
+    let job = ctx.job().id.number();
     let first = ctx.job().attempts == 1;
     tell(&witness, &name, "start", job).await;
     let time = Duration::from_millis(work.ms);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backfill::storage::{ClaimRef, ClaimRequest, Claimed, Outcome, Settlement, Storage, WorkerId};
+use backfill::storage::{
+    ClaimRef, ClaimRequest, Claimed, ClaimedJob, Consumer, Outcome, Registration, Settlement, WorkerId,
+};
 use backfill::{BackfillClient, Job, JobSpec, RunAt};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -28,7 +30,7 @@ pub struct Actor<'a> {
     label: String,
     one: PgPool,
     client: BackfillClient,
-    storage: Arc<dyn Storage>,
+    storage: Arc<dyn Consumer>,
     pub worker: WorkerId,
 }
 
@@ -43,8 +45,8 @@ impl<'a> Actor<'a> {
     pub async fn new(database: &'a Database<'a>, label: &str, url: &str) -> Self {
         let one = PgPoolOptions::new().max_connections(1).connect(url).await.expect("connect");
         let client = BackfillClient::with_pool_and_schema(one.clone(), "graphile_worker").await.expect("a client");
-        let (storage, worker) = (client.storage().clone(), WorkerId::random());
-        assert!(storage.register(&worker, &[]).await.expect("register"));
+        let (storage, worker) = (client.storage().consumer(), WorkerId::random());
+        assert!(storage.register(&Registration::new(&worker, &[])).await.expect("register"));
         Self { database, label: label.to_owned(), one, client, storage, worker }
     }
 
@@ -69,8 +71,8 @@ impl<'a> Actor<'a> {
         self.watched(&format!("a claim of {}", request.limit), claim).await
     }
 
-    pub async fn settle(&self, jobs: &[Job], outcome: impl Fn(usize) -> Outcome) -> Act {
-        let settlement = |(place, job): (usize, &Job)| Settlement { claim: ClaimRef::of(job), outcome: outcome(place) };
+    pub async fn settle(&self, jobs: &[ClaimedJob], outcome: impl Fn(usize) -> Outcome) -> Act {
+        let settlement = |(place, job): (usize, &ClaimedJob)| Settlement::new(ClaimRef::of(job), outcome(place));
         let settled: Vec<Settlement> = jobs.iter().enumerate().map(settlement).collect();
         let settle = async { self.storage.settle(&self.worker, &settled).await.expect("settle") };
         let (written, act) = self.watched(&format!("{} results", jobs.len()), settle).await;
@@ -118,17 +120,17 @@ impl<'a> Actor<'a> {
             // Of one claim, of several, and of other kinds.
             let later = RunAt::In(Duration::from_secs(86_400));
             self.settle(&claimed.jobs, |place| match (round % 4, place % 3) {
-                (0 | 1, _) | (3, 0) => Outcome::Completed,
-                (2, 0) => Outcome::Failed { error: error(), retry: later, payload: None },
-                (2, 1) => Outcome::Snoozed { until: later },
-                (2, _) => Outcome::Dead { error: error() },
+                (0 | 1, _) | (3, 0) => Outcome::completed(),
+                (2, 0) => Outcome::failed(error(), later),
+                (2, 1) => Outcome::snoozed(later),
+                (2, _) => Outcome::dead(error()),
                 (_, _) => Outcome::Released,
             })
             .await;
             let (first, _) = self.claim(tasks, limit).await;
             let (second, _) = self.claim(tasks, limit).await;
             let both = [first.jobs, second.jobs].concat();
-            self.settle(&both, |_| Outcome::Completed).await;
+            self.settle(&both, |_| Outcome::completed()).await;
 
             let (nothing, act) = self.claim(&nobodys, limit).await;
             assert_eq!(nothing.jobs, [], "{}", act.label);
@@ -186,7 +188,7 @@ impl Actor<'_> {
             walk.of_queues += claimed.jobs.iter().filter(|job| job.queue.is_some()).count();
             assert!(walk.looks < 500, "{}: this never ends: {walk:?}", self.label);
             if !claimed.jobs.is_empty() {
-                self.settle(&claimed.jobs, |_| Outcome::Completed).await;
+                self.settle(&claimed.jobs, |_| Outcome::completed()).await;
             }
             if claimed.rescan_after != Some(Duration::ZERO) {
                 walk.pause = claimed.rescan_after.unwrap_or_default();
@@ -211,7 +213,7 @@ impl Actor<'_> {
         for _ in 0..20 {
             let (claimed, act) = self.claim(tasks, limit).await;
             assert_eq!(claimed.jobs.len(), limit, "{}", act.label);
-            self.settle(&claimed.jobs, |_| Outcome::Completed).await;
+            self.settle(&claimed.jobs, |_| Outcome::completed()).await;
             if act.pages() > PAGES + LOOK_PAGES + PAGES_FOR_EACH * i64::try_from(limit).expect("few") {
                 dear.push(act);
             }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backfill::BackfillClient;
-use backfill::storage::Storage;
+use backfill::storage::Consumer;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -68,8 +68,8 @@ pub async fn client() -> (BackfillClient, PgPool, String) {
 }
 
 /// A PostgreSQL storage on a schema of its own.
-pub async fn postgres() -> Arc<dyn Storage> {
-    client().await.0.storage().clone()
+pub async fn postgres() -> Arc<dyn Consumer> {
+    client().await.0.storage().consumer()
 }
 
 /// Runs SQL in which `S.` stands for the schema.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backfill::JobKeyMode;
+use backfill::{JobId, JobKeyMode};
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -313,7 +313,7 @@ pub struct JobsArgs {
     pub key: Option<String>,
     /// Only jobs with a greater id: the last one of the page before
     #[arg(long, value_name = "ID")]
-    pub after: Option<i64>,
+    pub after: Option<JobId>,
     /// How many, at the most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: u32,
@@ -322,14 +322,14 @@ pub struct JobsArgs {
 #[derive(clap::Args, Debug)]
 pub struct JobArgs {
     /// The job's id
-    pub id: i64,
+    pub id: JobId,
 }
 
 #[derive(clap::Args, Debug)]
 pub struct IdsArgs {
     /// The jobs' ids
     #[arg(required = true)]
-    pub ids: Vec<i64>,
+    pub ids: Vec<JobId>,
 }
 
 #[derive(clap::Args, Debug)]

@@ -3,16 +3,14 @@
 use std::env;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backfill::error::Unready;
-use backfill::storage::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES, PostgresStorage, address};
-use backfill::storage::{self, Storage, sqlite};
+use backfill::storage::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES};
+use backfill::storage::{AnyStorage, Backend, OpenOptions, sqlite};
 use backfill::{BackfillClient, Error};
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::args::Global;
 use crate::failure::{Failure, failed};
@@ -81,36 +79,13 @@ pub fn has_password(url: &str) -> bool {
 }
 
 /// Where jobs are kept.
-enum Place {
-    Postgres(Box<PgConnectOptions>),
-    /// What the library itself opens.
-    Other(String),
-}
+struct Place(Backend);
 
 impl Place {
     /// What this URL means. One with a password was put away at the start.
     fn of(url: &str) -> Result<Self, Failure> {
         let hidden = url.strip_prefix(HIDDEN).and_then(|number| variable(&format!("{HIDDEN_URL}{number}")));
-        let url = hidden.unwrap_or_else(|| url.to_owned());
-        match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("postgres" | "postgresql") => Ok(Self::postgres(address(Some(&url))?)),
-            Some("sqlite" | "memory") => Ok(Self::Other(url)),
-            Some(scheme) if !scheme.is_empty() => Err(Failure::Usage(format!(
-                "the database URL begins with {scheme}:, and only postgres://, sqlite:// and memory: are known"
-            ))),
-            None if url.trim().is_empty() => Err(Failure::Usage(
-                "the database URL is empty; it looks like postgres://user@host/database or sqlite://jobs.db".to_owned(),
-            )),
-            _ => Err(Failure::Usage(
-                "the database URL has no scheme; it looks like postgres://user@host/database or sqlite://jobs.db"
-                    .to_owned(),
-            )),
-        }
-    }
-
-    fn postgres(options: PgConnectOptions) -> Self {
-        let named = options.get_application_name().is_some();
-        Self::Postgres(Box::new(if named { options } else { options.application_name("backfill") }))
+        Ok(Self(Backend::of(&hidden.unwrap_or_else(|| url.to_owned()))?))
     }
 
     /// The place that the command line, or else the environment, names.
@@ -121,7 +96,7 @@ impl Place {
         };
         match url {
             Some(url) => Self::of(&url).map(Some),
-            None if variables::names_postgres()? => Ok(Some(Self::postgres(address(None)?))),
+            None if variables::names_postgres()? => Ok(Some(Self(Backend::postgres_of_environment()?))),
             None => Ok(None),
         }
     }
@@ -133,42 +108,36 @@ impl Place {
         }
         let path = sqlite::default_path()?;
         tell_default(&path, global.json || global.quiet);
-        Ok(Self::Other(sqlite::default_url()?))
+        Self::of(&sqlite::default_url()?)
     }
 
     /// The storage as it is: nothing is created, upgraded or even looked at. (But what is away is waited for.)
-    async fn open(self, global: &Global, max_wait: Option<Duration>) -> Result<Arc<dyn Storage>, Failure> {
-        match self {
-            Self::Postgres(options) => {
-                let pool = PgPoolOptions::new()
-                    .max_connections(4)
-                    // A worker has connections of its own, and needs these hardly ever after its start.
-                    .idle_timeout(Duration::from_secs(5))
-                    .acquire_timeout(Duration::from_secs(10))
-                    .connect_lazy_with(*options);
-                let prepared = !global.no_prepared_statements;
-                let schema = schema(global)?;
-                if schema.contains("://") {
-                    return Err(Failure::Usage(
-                        "the schema looks like a URL; give that with --database-url, and --schema a name such as graphile_worker"
-                            .to_owned(),
-                    ));
-                }
-                let storage = PostgresStorage::with_prepared_statements(pool, &schema, prepared)?;
-                if let Some(max_wait) = max_wait {
-                    storage.reach(max_wait).await?;
-                }
-                Ok(Arc::new(storage))
+    async fn open(self, global: &Global, max_wait: Option<Duration>) -> Result<AnyStorage, Failure> {
+        let options = OpenOptions::default()
+            .max_connections(4)
+            // A worker has connections of its own, and needs these hardly ever after its start.
+            .idle_timeout(Duration::from_secs(5))
+            .acquire_timeout(Duration::from_secs(10))
+            .prepared_statements(!global.no_prepared_statements)
+            .application_name("backfill")
+            .max_wait(max_wait);
+        let options = if self.0.has_schemas() {
+            let schema = schema(global)?;
+            if schema.contains("://") {
+                return Err(Failure::Usage(
+                    "the schema looks like a URL; give that with --database-url, and --schema a name such as graphile_worker"
+                        .to_owned(),
+                ));
             }
-            Self::Other(url) => {
-                if let Some(schema) = &global.schema {
-                    return Err(Failure::Usage(format!(
-                        "--schema {schema} was given, and only PostgreSQL has schemas; leave it out"
-                    )));
-                }
-                Ok(storage::open(&url).await?)
-            }
-        }
+            options.schema(schema)
+        } else if let Some(schema) = &global.schema {
+            return Err(Failure::Usage(format!(
+                "--schema {schema} was given, and only PostgreSQL has schemas; leave it out"
+            )));
+        } else {
+            options
+        };
+        Ok(options.open(&self.0).await?)
     }
 }
 
@@ -211,48 +180,25 @@ fn schema(global: &Global) -> Result<String, Failure> {
 }
 
 /// The storage as it is: nothing is created, upgraded or even looked at.
-pub async fn storage(global: &Global) -> Result<Arc<dyn Storage>, Failure> {
+pub async fn storage(global: &Global) -> Result<AnyStorage, Failure> {
     Place::named(global)?.open(global, None).await
 }
 
 /// The same, of a database that answers. One that does not is told with its reason at once, or waited for.
-pub async fn reached(global: &Global, max_wait: Duration) -> Result<Arc<dyn Storage>, Failure> {
+pub async fn reached(global: &Global, max_wait: Duration) -> Result<AnyStorage, Failure> {
     Place::named(global)?.open(global, Some(max_wait)).await
 }
 
 /// The storage that this URL means, or that is meant when none is given; it answers.
-pub async fn reached_at(global: &Global, url: Option<&str>) -> Result<Arc<dyn Storage>, Failure> {
+pub async fn reached_at(global: &Global, url: Option<&str>) -> Result<AnyStorage, Failure> {
     let place = url.map_or_else(|| Place::named(global), Place::of)?;
     place.open(global, Some(Duration::ZERO)).await
 }
 
 /// What tells the place that this URL means, or that is meant when none is given, from others. Holds no secret.
 pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
-    Ok(match url.map_or_else(|| Place::named(global), Place::of)? {
-        Place::Postgres(options) => {
-            let socket = options.get_socket().map(|socket| socket.display().to_string());
-            let (host, port) = (socket.as_deref().unwrap_or(options.get_host()), options.get_port());
-            let database = options.get_database().unwrap_or(options.get_username());
-            format!("postgres {host}:{port}/{database} {}", schema(global)?)
-        }
-        Place::Other(url) if url.starts_with("memory") => url,
-        Place::Other(url) => {
-            let path = sqlite::SqliteStorage::open(&url)?.path().to_owned();
-            format!("file {}", one_name(&path).display())
-        }
-    })
-}
-
-/// The one name of a file, whether or not it is there yet.
-fn one_name(path: &Path) -> PathBuf {
-    if let Ok(known) = std::fs::canonicalize(path) {
-        return known;
-    }
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    match (path.parent().and_then(|parent| std::fs::canonicalize(parent).ok()), path.file_name()) {
-        (Some(parent), Some(name)) => parent.join(name),
-        _ => path,
-    }
+    let Place(backend) = url.map_or_else(|| Place::named(global), Place::of)?;
+    Ok(backend.identity(&schema(global)?))
 }
 
 /// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.
@@ -264,34 +210,32 @@ pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
 
 /// Fails unless jobs can be looked at, managed and added: a file that is not there, or what is too old or too new. A schema may be
 /// of any revision that Node works with, and need not have our own objects. Jobs that row security hides are told as that.
-pub async fn check(storage: &Arc<dyn Storage>) -> Result<(), Error> {
-    match storage.check().await {
+pub async fn check(storage: &AnyStorage) -> Result<(), Error> {
+    match storage.storage().version().await {
         Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. }) => {}
         Err(Error::NotReady { reason: Unready::Outdated { found, .. }, .. }) if found >= FIRST_WITH_PRIVATE_TABLES => {}
         checked => drop(checked?),
     }
-    match BackfillClient::with_storage(Arc::clone(storage)).postgres() {
-        Ok(postgres) => postgres.check_visible().await,
-        Err(_) => Ok(()),
+    match storage.postgres() {
+        Some(postgres) => postgres.check_visible().await,
+        None => Ok(()),
     }
 }
 
 /// What time it is where the jobs are; or here, if that cannot be told.
 pub async fn now(client: &BackfillClient) -> DateTime<Utc> {
-    client.storage().time().await.unwrap_or_else(|_| Utc::now())
+    client.storage().now().await.unwrap_or_else(|_| Utc::now())
 }
 
 /// The schema, of a storage in PostgreSQL.
-pub fn schema_of(storage: &Arc<dyn Storage>) -> Option<String> {
-    let client = BackfillClient::with_storage(Arc::clone(storage));
-    client.postgres().ok().map(|postgres| postgres.schema().to_owned())
+pub fn schema_of(storage: &AnyStorage) -> Option<String> {
+    storage.postgres().map(|postgres| postgres.schema().to_owned())
 }
 
 /// Says of a schema that does not have a job queue, or is about to get one, that others have: the name may be mistyped.
-pub async fn elsewhere(storage: &Arc<dyn Storage>) -> String {
+pub async fn elsewhere(storage: &AnyStorage) -> String {
     const TIMEOUT: Duration = Duration::from_secs(5);
-    let client = BackfillClient::with_storage(Arc::clone(storage));
-    let Ok(postgres) = client.postgres() else { return String::new() };
+    let Some(postgres) = storage.postgres() else { return String::new() };
     // Only a hint: when it cannot be had, there is none.
     let Ok(Ok(mut others)) = tokio::time::timeout(TIMEOUT, postgres.schemas()).await else { return String::new() };
     others.retain(|other| other != postgres.schema());
@@ -306,21 +250,21 @@ pub async fn elsewhere(storage: &Arc<dyn Storage>) -> String {
 }
 
 /// The same of a schema that is not there yet, or nothing.
-pub async fn elsewhere_if_missing(storage: &Arc<dyn Storage>) -> Option<String> {
-    match storage.check().await {
+pub async fn elsewhere_if_missing(storage: &AnyStorage) -> Option<String> {
+    match storage.storage().version().await {
         Err(error) if error.is_missing() => Some(elsewhere(storage).await),
         _ => None,
     }
 }
 
 /// What people call the place, and what they call its version.
-pub fn described(storage: &Arc<dyn Storage>) -> (String, &'static str) {
+pub fn described(storage: &AnyStorage) -> (String, &'static str) {
     if let Some(schema) = schema_of(storage) {
         return (format!("the schema {schema:?}"), "revision");
     }
-    match sqlite::SqliteStorage::of(&**storage) {
+    match storage.sqlite() {
         Some(file) => (format!("the file {}", file.path().display()), "version"),
-        None => (storage.name(), "version"),
+        None => (storage.storage().name(), "version"),
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Serving {
 
 impl Serving {
     pub async fn of(storage: &dyn Storage) -> Result<Self, Error> {
-        Ok(Self::of_workers(&storage.serving().await?))
+        Ok(Self::of_workers(&storage.require_inspect()?.serving().await?))
     }
 
     /// The same for one who may do without: a role that must not look at workers knows nothing of them.

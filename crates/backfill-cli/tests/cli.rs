@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Stdio;
 
-use backfill::storage::{ClaimRequest, WorkerId};
+use backfill::storage::{ClaimRequest, Registration, WorkerId};
 use common::support::{node, soon, until};
 use common::{Ran, SCHEMA, Scene, binary};
 use serde_json::{Value, json};
@@ -136,9 +136,9 @@ async fn queues_tasks_workers_and_stats_are_told_and_dead_workers_unlocked() {
     // A worker that claims and then says nothing more.
     let client = scene.client().await;
     let worker = WorkerId::random();
-    client.storage().register(&worker, &[]).await.expect("register");
+    client.storage().consumer().register(&Registration::new(&worker, &[])).await.expect("register");
     let tasks = ["mail".to_owned()];
-    client.storage().claim(&ClaimRequest::new(&worker, &tasks, 5)).await.expect("claim");
+    client.storage().consumer().claim(&ClaimRequest::new(&worker, &tasks, 5)).await.expect("claim");
 
     let queues = scene.run(&["queues", "--json"]).await.json();
     assert_eq!(

@@ -138,7 +138,11 @@ async fn a_move_that_is_stopped_while_another_run_ends_it_moves_nothing_when_it_
     loop {
         signal(&first, "STOP").await;
         let nobody = ["nobody".to_owned()];
-        let written = tokio::time::timeout(Duration::from_millis(500), moving.old.storage().unlock(&nobody)).await;
+        let written = tokio::time::timeout(
+            Duration::from_millis(500),
+            moving.old.storage().require_admin().expect("admin").unlock(&nobody),
+        )
+        .await;
         if written.is_ok() {
             break;
         }

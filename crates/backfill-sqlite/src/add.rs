@@ -121,12 +121,12 @@ async fn has_triggers(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
 
 /// The jobs as they are now; one that a trigger has deleted at once was left out.
 async fn as_stored(connection: &mut SqliteConnection, told: Vec<Job>) -> sqlx::Result<Vec<Job>> {
-    let ids = crate::json(told.iter().map(|job| job.id).collect::<Vec<_>>());
+    let ids = crate::json(told.iter().map(|job| job.id.number()).collect::<Vec<_>>());
     let rows = jobs!("select", "from backfill_jobs where id in (select value from json_each(?1))", ids);
     let mut rows: HashMap<i64, Job> =
         rows.fetch_all(connection).await?.into_iter().map(|row| (row.id, Job::from(row))).collect();
     let all = told.len();
-    let stored: Vec<Job> = told.iter().filter_map(|job| rows.remove(&job.id)).collect();
+    let stored: Vec<Job> = told.iter().filter_map(|job| rows.remove(&job.id.number())).collect();
     match told.iter().find(|job| stored.iter().all(|there| there.id != job.id)) {
         Some(missing) if stored.len() < all => Err(left_out(&missing.task, all - stored.len(), all)),
         _ => Ok(stored),
@@ -229,7 +229,7 @@ async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) 
         let row = jobs!(
             "update backfill_jobs set revision = revision + 1, updated_at = ?2 where id = ?1 returning",
             "",
-            holder.id,
+            holder.id.number(),
             now
         );
         return row.fetch_optional(connection).await?.map(Job::from).ok_or_else(|| left_out(&new.task, 1, 1));
@@ -243,7 +243,7 @@ async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) 
 update backfill_jobs set key = null, attempts = max_attempts, updated_at = max(?2, coalesce(locked_at, 0) + 1)
 where id = ?1
 "#,
-        holder.id,
+        holder.id.number(),
         now
     )
     .execute(&mut *connection)
@@ -294,7 +294,7 @@ where id = ?1
 returning
 "#,
         "",
-        old.id,
+        old.id.number(),
         new.task,
         new.queue,
         payload,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backfill_core::Result;
-use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{ClaimRequest, Claimed, Reached};
+use backfill_core::job::Job;
+use backfill_core::storage::{ClaimRequest, ClaimToken, Claimed, ClaimedJob, Reached};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -146,7 +146,7 @@ async fn rest_of_run(
     request: &Request,
     queue: &str,
     ready_by: i64,
-) -> sqlx::Result<Vec<(JobId, usize)>> {
+) -> sqlx::Result<Vec<(i64, usize)>> {
     let limit = i64::try_from(request.run_length).unwrap_or(i64::MAX).saturating_sub(1);
     let limited = crate::json(request.rooms.keys().cloned().collect::<Vec<_>>());
     let next = sqlx::query!(
@@ -344,7 +344,7 @@ limit ?5
     let mut queues = BTreeSet::new();
     // Runs count as one.
     let mut side_by_side = 0;
-    let mut chosen: Vec<JobId> = Vec::with_capacity(candidates.len());
+    let mut chosen: Vec<i64> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let room = rooms.get_mut(&candidate.task);
         if room.as_ref().is_some_and(|room| **room == 0) {
@@ -380,7 +380,7 @@ limit ?5
         queues.insert(queue);
     }
     let part = Part {
-        claimed: Claimed { jobs: Vec::new(), more, for_free_slots, rescan_after: None },
+        claimed: Claimed::default().more(more).for_free_slots(for_free_slots),
         side_by_side,
         bytes,
         rooms,
@@ -415,9 +415,12 @@ returning
         now,
         request.worker,
     );
-    let mut jobs: Vec<Job> = rows.fetch_all(connection).await?.into_iter().map(Job::from).collect();
+    let token = ClaimToken::from_number(now);
+    let rows = rows.fetch_all(connection).await?;
+    let mut jobs: Vec<ClaimedJob> = rows.into_iter().map(|row| ClaimedJob::new(Job::from(row), token)).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
-    Ok(Part { claimed: Claimed { jobs, ..part.claimed }, ..part })
+    let claimed = Claimed::jobs(jobs).more(more).for_free_slots(for_free_slots);
+    Ok(Part { claimed, ..part })
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! The gate through which crontabs add their jobs.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::Job;
-use backfill_core::storage::{DueJob, KnownCrontab};
+use backfill_core::storage::{DueJob, KnownCrontab, Schedules};
 use chrono::{DateTime, Utc};
 
 use crate::SqliteStorage;
@@ -10,8 +13,9 @@ use crate::add::store;
 use crate::errors::failed;
 use crate::file::{micros, time};
 
-impl SqliteStorage {
-    pub(crate) async fn read_known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+#[async_trait]
+impl Schedules for SqliteStorage {
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
         let rows = sqlx::query!(
             r#"
 select identifier as "identifier!", known_since as "known_since!: i64", last_execution as "last_execution?: i64"
@@ -28,7 +32,7 @@ order by identifier
         Ok(known.collect())
     }
 
-    pub(crate) async fn insert_known_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
         let (identifiers, since) = (crate::json(identifiers.to_vec()), micros(since));
         self.file
             .writer
@@ -51,8 +55,8 @@ on conflict do nothing
             .await
     }
 
-    pub(crate) async fn add_due_jobs(&self, moment: DateTime<Utc>, due: Vec<DueJob>) -> Result<Vec<Option<Job>>> {
-        let (moments, moment) = (std::sync::Arc::clone(self.file.moments()), micros(moment));
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        let (moments, moment, due) = (Arc::clone(self.file.moments()), micros(moment), due.to_vec());
         let added = self
             .file
             .writer

@@ -1,7 +1,8 @@
 //! Looking for what is wrong with the file. Changes nothing.
 
+use async_trait::async_trait;
 use backfill_core::error::{Error, Unready};
-use backfill_core::storage::{Check, CheckStatus};
+use backfill_core::storage::{Check, CheckStatus, Doctor};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -13,8 +14,9 @@ const SOME_TIME: i64 = 60 * 1_000_000;
 /// Free space that is worth giving back, in bytes, if it is most of the file.
 const MUCH: i64 = 100 * 1024 * 1024;
 
-impl SqliteStorage {
-    pub(crate) async fn look_at_everything(&self) -> Vec<Check> {
+#[async_trait]
+impl Doctor for SqliteStorage {
+    async fn diagnose(&self) -> Vec<Check> {
         let path = self.file.path().display();
         if let Err(error) = migrate::check(&self.file).await {
             let remedy = match &error {
@@ -37,7 +39,9 @@ impl SqliteStorage {
         checked.push(space(&mut connection).await.unwrap_or_else(|error| skipped("space", &error)));
         checked
     }
+}
 
+impl SqliteStorage {
     /// Begins to write, and writes nothing.
     async fn writable(&self) -> Check {
         // SQLite refuses the statement, and not the transaction; there is no worker without a name.

@@ -253,7 +253,7 @@ returning id as "id!: String"
 /// Releases the jobs that a worker holds, but for some. The attempt is given back too, unless the job's key was taken over since the
 /// claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a moment of change after the claim's.
 async fn release_claims(connection: &mut SqliteConnection, worker: &str, but: &[JobId]) -> sqlx::Result<u64> {
-    let but = crate::json(but.to_vec());
+    let but = crate::json(JobId::numbers(but));
     sqlx::query!(
         r#"
 update backfill_queues set locked_at = null, locked_by = null

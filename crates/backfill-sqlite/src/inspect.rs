@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::TryStreamExt;
 
 use backfill_core::job::{Job, JobId, JobState};
-use backfill_core::storage::{Counts, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
+use backfill_core::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
 use backfill_core::{Error, Result};
 
 use crate::SqliteStorage;
@@ -37,8 +38,10 @@ fn name_in_view(state: JobState) -> &'static str {
     }
 }
 
-impl SqliteStorage {
-    pub(crate) async fn read_job(&self, id: JobId) -> Result<Option<Job>> {
+#[async_trait]
+impl Inspect for SqliteStorage {
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        let id = id.number();
         let row = jobs!("select", "from backfill_jobs where id = ?1", id)
             .fetch_optional(&mut *self.file.read("read a job").await?)
             .await
@@ -46,20 +49,9 @@ impl SqliteStorage {
         Ok(row.map(Job::from))
     }
 
-    pub(crate) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        let ids = crate::json(ids.to_vec());
-        sqlx::query_scalar!(
-            r#"select id as "id!: i64" from backfill_jobs where id in (select value from json_each(?1))"#,
-            ids,
-        )
-        .fetch_all(&mut *self.file.read("look for jobs").await?)
-        .await
-        .map_err(failed("look for jobs"))
-    }
-
-    pub(crate) async fn list_jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
         let (state, limit) = (filter.state.map(name_in_view), i64::from(filter.limit));
-        let after = filter.after.unwrap_or(JobId::MIN);
+        let after = filter.after.map_or(i64::MIN, JobId::number);
         let mut connection = self.file.read("list jobs").await?;
         let mut rows = jobs!(
             "select",
@@ -99,7 +91,7 @@ limit ?6
         Ok(jobs)
     }
 
-    pub(crate) async fn count_jobs(&self) -> Result<Counts> {
+    async fn counts(&self) -> Result<Counts> {
         let rows = sqlx::query!(
             r#"select state as "state!: String", count(*) as "count!: i64" from backfill_job_states group by state"#
         )
@@ -115,7 +107,7 @@ limit ?6
         Ok(counts)
     }
 
-    pub(crate) async fn list_queues(&self) -> Result<Vec<QueueInfo>> {
+    async fn queues(&self) -> Result<Vec<QueueInfo>> {
         let rows = sqlx::query!(
             r#"
 with state as (
@@ -157,7 +149,7 @@ order by queue.name
         Ok(queues.collect())
     }
 
-    pub(crate) async fn list_tasks(&self) -> Result<Vec<TaskInfo>> {
+    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
         let rows = sqlx::query!(
             r#"
 with state as (
@@ -197,14 +189,14 @@ order by task.name
         Ok(tasks.collect())
     }
 
-    pub(crate) async fn list_task_names(&self) -> Result<Vec<String>> {
+    async fn task_names(&self) -> Result<Vec<String>> {
         sqlx::query_scalar!(r#"select name as "name!" from backfill_tasks order by name"#)
             .fetch_all(&mut *self.file.read("read task names").await?)
             .await
             .map_err(failed("read task names"))
     }
 
-    pub(crate) async fn list_workers(&self) -> Result<Vec<WorkerInfo>> {
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(
             r#"
@@ -254,5 +246,23 @@ order by 1
             worker
         });
         Ok(workers.collect())
+    }
+
+    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
+        Ok(self.workers().await?.into_iter().filter(|worker| worker.seen_at.is_some()).collect())
+    }
+}
+
+impl SqliteStorage {
+    pub(crate) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        let ids = crate::json(JobId::numbers(ids));
+        sqlx::query_scalar!(
+            r#"select id as "id!: i64" from backfill_jobs where id in (select value from json_each(?1))"#,
+            ids,
+        )
+        .fetch_all(&mut *self.file.read("look for jobs").await?)
+        .await
+        .map(|ids| ids.into_iter().map(JobId::from_number).collect())
+        .map_err(failed("look for jobs"))
     }
 }

@@ -53,9 +53,8 @@ use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId, NewJob};
 use backfill_core::storage::{
-    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, Cursor, DueJob, JobFilter, KnownCrontab, Migrated,
-    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
-    WorkerInfo,
+    Admin, Capabilities, ClaimRequest, Claimed, Consumer, Cursor, Doctor, Inspect, Migrated, Offers, Registration,
+    Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId,
 };
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
@@ -65,6 +64,9 @@ pub use file::{default_path, default_url};
 pub use migrate::VERSION;
 
 use file::File;
+
+/// The most that SQLite holds in one value, as it is built.
+const MAX_PAYLOAD_BYTES: u64 = 1_000_000_000;
 
 /// Jobs in an SQLite file. Cheap to clone; clones share the writer.
 #[derive(Clone, Debug)]
@@ -94,13 +96,6 @@ impl SqliteStorage {
         self.file.path()
     }
 
-    /// The SQLite storage behind any storage, if it is one.
-    #[must_use]
-    pub fn of(storage: &dyn Storage) -> Option<&Self> {
-        let any: &dyn std::any::Any = storage;
-        any.downcast_ref()
-    }
-
     /// Adds jobs on the caller's own connection to this file, or in the caller's transaction on it, which then should begin
     /// with `begin immediate`: one that has read before it writes is refused by SQLite (`SQLITE_BUSY`) when somebody else
     /// wrote in between. Workers see the jobs when it commits; those of this process within
@@ -119,40 +114,60 @@ impl Storage for SqliteStorage {
         format!("SQLite, file {}", self.file.path().display())
     }
 
-    fn for_worker(&self) -> Arc<dyn Storage> {
-        // The user's code never gets hold of the writer, so a worker needs none of its own.
-        Arc::new(Self { file: Arc::clone(&self.file), cursor: Arc::default(), part: self.part, walk: self.walk })
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(MAX_PAYLOAD_BYTES).transactional_add().several_processes().durable()
     }
 
     async fn migrate(&self) -> Result<Migrated> {
         migrate::migrate(&self.file).await
     }
 
-    async fn check(&self) -> Result<i32> {
+    async fn version(&self) -> Result<i32> {
         migrate::check(&self.file).await
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>> {
+        Ok(Utc::now())
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         self.add_jobs(jobs.to_vec()).await
     }
 
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
-        self.claim_jobs(request).await
+    fn consumer(&self) -> Arc<dyn Consumer> {
+        // The user's code never gets hold of the writer, so a worker needs none of its own.
+        Arc::new(Self { file: Arc::clone(&self.file), cursor: Arc::default(), part: self.part, walk: self.walk })
     }
 
-    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
-        self.settle_jobs(worker, settled.to_vec()).await.map(Settled::applied)
+    fn schedules(&self) -> Option<&dyn Schedules> {
+        Some(self)
     }
 
-    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
-        self.release_untracked_jobs(worker, holds).await
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
     }
 
-    async fn release_stale(&self) -> Result<u64> {
-        self.release_stale_locks().await
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
     }
 
-    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
+    fn transfer(&self) -> Option<&dyn Transfer> {
+        Some(self)
+    }
+
+    fn doctor(&self) -> Option<&dyn Doctor> {
+        Some(self)
+    }
+}
+
+/// What a worker needs; each verb is in the file of its statements.
+#[async_trait]
+impl Consumer for SqliteStorage {
+    fn reconnect(&self) -> bool {
+        false
+    }
+
+    async fn register(&self, registration: &Registration<'_>) -> Result<bool> {
         self.register_worker(registration).await
     }
 
@@ -168,101 +183,32 @@ impl Storage for SqliteStorage {
         self.remove_registration(worker).await
     }
 
-    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        self.rescue_workers(watch).await
+    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+        self.claim_jobs(request).await
     }
 
-    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-        wakeups::of(Arc::clone(&self.file))
-    }
-
-    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
-        self.read_known_crontabs().await
-    }
-
-    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
-        self.insert_known_crontabs(identifiers, since).await
-    }
-
-    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-        self.add_due_jobs(moment, due.to_vec()).await
-    }
-
-    async fn remove(&self, key: &str) -> Result<Option<Job>> {
-        self.remove_job(key.to_owned()).await
-    }
-
-    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        self.complete_jobs(ids).await
-    }
-
-    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        self.discard_jobs(ids, reason).await
-    }
-
-    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
-        change.check()?;
-        self.reschedule_jobs(ids, change.clone()).await
-    }
-
-    async fn unlock(&self, workers: &[String]) -> Result<u64> {
-        self.unlock_workers(workers).await
-    }
-
-    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
-        self.clean(what).await
-    }
-
-    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.reserve_jobs(transfer_id.to_owned(), after, limit, max_bytes).await
-    }
-
-    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
-        self.delete_reserved_jobs(transfer_id.to_owned(), ids).await
-    }
-
-    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        self.import_jobs(run, transfer_id.to_owned(), jobs.to_vec()).await
-    }
-
-    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
-        self.forget_imported(transfer_id.to_owned()).await
+    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        self.settle_jobs(worker, settled).await
     }
 
     async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
         self.existing_jobs(ids).await
     }
 
-    async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        self.read_job(id).await
+    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.release_untracked_jobs(worker, holds).await
     }
 
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        self.list_jobs(filter).await
+    async fn release_stale(&self) -> Result<u64> {
+        self.release_stale_locks().await
     }
 
-    async fn counts(&self) -> Result<Counts> {
-        self.count_jobs().await
+    async fn rescue(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        self.rescue_workers(watch).await
     }
 
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.list_queues().await
-    }
-
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
-        self.list_tasks().await
-    }
-
-    async fn task_names(&self) -> Result<Vec<String>> {
-        self.list_task_names().await
-    }
-
-    async fn diagnose(&self) -> Vec<Check> {
-        self.look_at_everything().await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.list_workers().await
+    fn wakeups(&self, _offers: Offers) -> BoxStream<'static, Wakeup> {
+        wakeups::of(Arc::clone(&self.file))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{Cleaned, Cleanup, Reschedule, clean_error};
+use backfill_core::storage::{Admin, Cleaned, Cleanup, Reschedule, clean_error};
 
 use crate::SqliteStorage;
 use crate::errors::failed;
@@ -15,9 +16,10 @@ use crate::row::jobs;
 /// How many dead jobs one transaction deletes, so that others get their turn.
 const CHUNK: i64 = 10_000;
 
-impl SqliteStorage {
-    pub(crate) async fn remove_job(&self, key: String) -> Result<Option<Job>> {
-        let file = self.file.clone();
+#[async_trait]
+impl Admin for SqliteStorage {
+    async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        let (file, key) = (self.file.clone(), key.to_owned());
         self.file
             .writer
             .write("remove a job", move |connection| {
@@ -52,8 +54,8 @@ returning
             .await
     }
 
-    pub(crate) async fn complete_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        let (file, ids) = (self.file.clone(), crate::json(ids.to_vec()));
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        let (file, ids) = (self.file.clone(), crate::json(JobId::numbers(ids)));
         let jobs = self.file.writer.write("complete jobs", move |connection| {
             Box::pin(async move {
                 let limit = file.now() - STALE;
@@ -73,8 +75,8 @@ returning
         jobs.await
     }
 
-    pub(crate) async fn discard_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        let (file, ids, reason) = (self.file.clone(), crate::json(ids.to_vec()), clean_error(reason));
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        let (file, ids, reason) = (self.file.clone(), crate::json(JobId::numbers(ids)), clean_error(reason));
         let jobs = self.file.writer.write("discard jobs", move |connection| {
             Box::pin(async move {
                 let now = file.now();
@@ -97,8 +99,9 @@ returning
         jobs.await
     }
 
-    pub(crate) async fn reschedule_jobs(&self, ids: &[JobId], change: Reschedule) -> Result<Vec<Job>> {
-        let (file, ids) = (self.file.clone(), crate::json(ids.to_vec()));
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        change.check()?;
+        let (file, ids, change) = (self.file.clone(), crate::json(JobId::numbers(ids)), change.clone());
         let jobs = self
             .file
             .writer
@@ -142,7 +145,7 @@ returning
         Ok(jobs)
     }
 
-    pub(crate) async fn clean(&self, what: &Cleanup) -> Result<Cleaned> {
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
         let mut cleaned = Cleaned::default();
         if what.dead_jobs {
             cleaned.dead_jobs = self.delete_dead_jobs().await?;
@@ -214,8 +217,14 @@ where locked_at is null
         Ok(cleaned)
     }
 
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.unlock_workers(workers).await
+    }
+}
+
+impl SqliteStorage {
     /// The highest number of a job that is there.
-    async fn last_job(&self) -> Result<JobId> {
+    async fn last_job(&self) -> Result<i64> {
         sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "last!: i64" from backfill_jobs"#)
             .fetch_one(&mut *self.file.read("look for the last job").await?)
             .await

@@ -3,38 +3,47 @@
 //! Everything is fenced by (job, worker, moment of the claim). Completed jobs go by claim: those that were claimed at one moment
 //! are deleted by one statement. The others are written one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use backfill_core::Result;
 use backfill_core::job::limits::later;
-use backfill_core::job::{JobId, RunAt};
-use backfill_core::storage::{INTERRUPTED, Outcome, Settlement, WorkerId, clean_error};
+use backfill_core::job::{JobId, NewJob, RunAt};
+use backfill_core::storage::{INTERRUPTED, Settled, Settlement, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
+use crate::add::store;
 use crate::file::{File, micros, time};
 use crate::heartbeat::wake;
 
 /// What belongs to one moment of claiming.
 #[derive(Default)]
 struct OfClaim {
-    done: Vec<JobId>,
+    done: Vec<i64>,
     queues: Vec<String>,
     rest: Vec<Settlement>,
+    /// What is to follow jobs.
+    then: HashMap<i64, Vec<NewJob>>,
 }
 
 impl SqliteStorage {
-    pub(crate) async fn settle_jobs(&self, worker: &WorkerId, settled: Vec<Settlement>) -> Result<Vec<JobId>> {
+    pub(crate) async fn settle_jobs(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
         let frees_queues = settled.iter().any(|settlement| settlement.claim.queue.is_some());
         let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
+        let mut follows = false;
         for settlement in settled {
-            let of_claim = claims.entry(micros(settlement.claim.locked_at)).or_default();
+            let of_claim = claims.entry(settlement.claim.token.number()).or_default();
             of_claim.queues.extend(settlement.claim.queue.clone());
-            match settlement.outcome {
-                Outcome::Completed => of_claim.done.push(settlement.claim.id),
-                _ => of_claim.rest.push(settlement),
+            if !settlement.then.is_nothing() {
+                follows = true;
+                of_claim.then.insert(settlement.claim.id.number(), settlement.then.jobs.clone());
+            }
+            if settlement.outcome.is_completed() {
+                of_claim.done.push(settlement.claim.id.number());
+            } else {
+                of_claim.rest.push(settlement.clone());
             }
         }
         let (file, worker) = (Arc::clone(&self.file), worker.to_string());
@@ -48,7 +57,10 @@ impl SqliteStorage {
         if frees_queues {
             self.cursor.queue_was_freed(Instant::now());
         }
-        Ok(applied)
+        if follows {
+            self.file.tell();
+        }
+        Ok(Settled::applied(applied.into_iter().map(JobId::from_number).collect()).frees_queue(frees_queues))
     }
 }
 
@@ -57,22 +69,27 @@ async fn settle(
     connection: &mut SqliteConnection,
     worker: &str,
     claims: BTreeMap<i64, OfClaim>,
-) -> sqlx::Result<Vec<JobId>> {
+) -> sqlx::Result<Vec<i64>> {
     let (mut applied, mut released, mut for_others) = (Vec::new(), 0, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
             for_others |= release_queues(connection, worker, (moment, file.now()), of_claim.queues).await?;
         }
+        let before = applied.len();
         if !of_claim.done.is_empty() {
             applied.extend(delete(connection, worker, moment, of_claim.done).await?);
         }
         for settlement in of_claim.rest {
-            let id = settlement.claim.id;
+            let id = settlement.claim.id.number();
             let is_released = settlement.outcome.releases();
             if write(file, connection, worker, moment, settlement).await? {
                 applied.push(id);
                 released += u64::from(is_released);
             }
+        }
+        let mut then = of_claim.then;
+        for follow in applied[before..].iter().filter_map(|id| then.remove(id)) {
+            store(file.moments(), connection, &follow).await?;
         }
     }
     // Whoever frees a queue looks for its next job itself; others have heard of nothing.
@@ -131,8 +148,8 @@ async fn delete(
     connection: &mut SqliteConnection,
     worker: &str,
     moment: i64,
-    done: Vec<JobId>,
-) -> sqlx::Result<Vec<JobId>> {
+    done: Vec<i64>,
+) -> sqlx::Result<Vec<i64>> {
     let list = crate::json(done.clone());
     // As a rule all of them stand, and then their numbers need not be read back one by one.
     let standing = sqlx::query_scalar!(
@@ -184,17 +201,9 @@ async fn write(
     settlement: Settlement,
 ) -> sqlx::Result<bool> {
     let now = time(file.now());
-    let (outcome, error, when, payload) = match settlement.outcome {
-        Outcome::Completed => return Ok(false),
-        Outcome::Failed { error, retry, payload } => ("failed", Some(clean_error(&error)), Some(retry), payload),
-        Outcome::Dead { error } => ("dead", Some(clean_error(&error)), None, None),
-        Outcome::Interrupted { error, wait, payload } => {
-            ("interrupted", Some(clean_error(&error)), (!wait.is_zero()).then_some(RunAt::In(wait)), payload)
-        }
-        Outcome::Snoozed { until } => ("snoozed", None, Some(until), None),
-        Outcome::Released => ("returned", None, None, None),
-    };
-    let payload = payload.map(|payload| payload.as_str().to_owned());
+    let Some(change) = settlement.outcome.change() else { return Ok(false) };
+    let (outcome, error, when) = (change.kind, change.error, change.when);
+    let payload = change.payload.map(|payload| payload.as_str().to_owned());
     // A failed job's delay counts from now, or from its own time if that is later.
     let (at, delay) = match when {
         None => (None, None),
@@ -203,7 +212,7 @@ async fn write(
         Some(RunAt::In(delay)) => (None, Some(micros(later(now, delay)) - micros(now))),
     };
     let now = micros(now);
-    let claim = settlement.claim;
+    let (id, had_key) = (settlement.claim.id.number(), settlement.claim.had_key);
     // attempts: a dead job uses up its attempts; a released or snoozed one gets its attempt back, unless its key was taken
     // while it ran (then somebody replaced or removed it, and it must stay unavailable). So does one that was cut off, unless
     // it was the last time too; then it keeps the attempt, and comes back apart from others (`Rescued::spread`).
@@ -229,11 +238,11 @@ update backfill_jobs set
   locked_by = null
 where id = ?1 and locked_by = ?2 and locked_at = ?3
 "#,
-        claim.id,
+        id,
         worker,
         moment,
         outcome,
-        claim.had_key,
+        had_key,
         error,
         payload,
         at,

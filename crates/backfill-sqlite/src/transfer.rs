@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use async_trait::async_trait;
 use backfill_core::job::{Job, JobId};
-use backfill_core::storage::{WorkerId, check_whole, reserved_at};
+use backfill_core::storage::{Transfer, WorkerId, check_whole, reserved_at};
 use backfill_core::{Error, Result};
 use futures::TryStreamExt;
 use serde_json::json;
@@ -16,15 +17,11 @@ use crate::file::micros;
 use crate::manage::in_order;
 use crate::row::{flags_text, jobs};
 
-impl SqliteStorage {
-    pub(crate) async fn reserve_jobs(
-        &self,
-        transfer_id: String,
-        after: Option<JobId>,
-        limit: u32,
-        max_bytes: u64,
-    ) -> Result<Vec<Job>> {
-        let (after, until) = (after.unwrap_or(JobId::MIN), micros(reserved_at()));
+#[async_trait]
+impl Transfer for SqliteStorage {
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        let (after, until) = (after.map_or(i64::MIN, JobId::number), micros(reserved_at()));
+        let transfer_id = transfer_id.to_owned();
         let taken = self.file.writer.write("reserve jobs", move |connection| {
             Box::pin(async move {
                 // Texts are measured without being read, and no more of them than are taken.
@@ -72,8 +69,8 @@ returning
         Ok(jobs)
     }
 
-    pub(crate) async fn delete_reserved_jobs(&self, transfer_id: String, ids: &[JobId]) -> Result<u64> {
-        let ids = crate::json(ids.to_vec());
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        let (ids, transfer_id) = (crate::json(JobId::numbers(ids)), transfer_id.to_owned());
         let deleted = self.file.writer.write("delete jobs that were moved", move |connection| {
             Box::pin(async move {
                 let deleted = sqlx::query!(
@@ -87,8 +84,8 @@ returning
         deleted.await
     }
 
-    pub(crate) async fn import_jobs(&self, run: &WorkerId, transfer_id: String, jobs: Vec<Job>) -> Result<Vec<JobId>> {
-        let registered = run.to_string();
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        let (registered, transfer_id, jobs) = (run.to_string(), transfer_id.to_owned(), jobs.to_vec());
         let here = self.file.writer.write("store jobs that are moved", move |connection| {
             Box::pin(async move {
                 let runs = sqlx::query_scalar!(
@@ -102,7 +99,7 @@ returning
                 }
                 // What they are called, without what is large.
                 let rows: Vec<serde_json::Value> =
-                    jobs.iter().map(|job| json!([job.id, job.task, job.queue, job.key])).collect();
+                    jobs.iter().map(|job| json!([job.id.number(), job.task, job.queue, job.key])).collect();
                 let rows = serde_json::Value::from(rows).to_string();
                 // Which are new here, and not kept out by their keys: these are remembered first, and stored then.
                 let new = sqlx::query_scalar!(
@@ -119,7 +116,7 @@ returning id as "id!: i64"
                 )
                 .fetch_all(&mut *connection)
                 .await?;
-                let new: HashSet<JobId> = new.into_iter().collect();
+                let new: HashSet<i64> = new.into_iter().collect();
                 sqlx::query!(
                     "insert into backfill_tasks (name) select distinct value ->> 1 from json_each(?1) where true on conflict do nothing",
                     rows
@@ -136,7 +133,7 @@ on conflict do nothing
                 )
                 .execute(&mut *connection)
                 .await?;
-                let stored = store_moved(connection, jobs.iter().filter(|job| new.contains(&job.id))).await?;
+                let stored = store_moved(connection, jobs.iter().filter(|job| new.contains(&job.id.number()))).await?;
                 if stored < new.len() {
                     // What is not here must not be deleted there.
                     let task = jobs.first().map_or("", |job| job.task.as_str());
@@ -158,10 +155,11 @@ order by import.id
         });
         let here = here.await?.ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
         self.file.tell();
-        Ok(here)
+        Ok(here.into_iter().map(JobId::from_number).collect())
     }
 
-    pub(crate) async fn forget_imported(&self, transfer_id: String) -> Result<()> {
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        let transfer_id = transfer_id.to_owned();
         let forgotten = self.file.writer.write("forget a move", move |connection| {
             Box::pin(async move {
                 sqlx::query!("delete from backfill_imports where mover = ?1", transfer_id).execute(connection).await?;

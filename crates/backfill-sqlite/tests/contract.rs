@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use backfill_core::storage::Storage;
+use backfill_core::storage::contract::Subject;
 use backfill_sqlite::SqliteStorage;
 use tempfile::TempDir;
 
@@ -12,7 +13,7 @@ thread_local! {
     static DIRECTORIES: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
 }
 
-async fn sqlite() -> Arc<dyn Storage> {
+async fn sqlite() -> Subject {
     open(&place().await).await
 }
 
@@ -25,7 +26,7 @@ async fn place() -> String {
     url
 }
 
-async fn open(url: &str) -> Arc<dyn Storage> {
+async fn open(url: &str) -> Subject {
     Arc::new(SqliteStorage::open(url).expect("open"))
 }
 

@@ -1,6 +1,6 @@
 //! A program that changes its directory. (By itself: the directory is the whole process's.)
 
-use backfill_core::storage::Storage;
+use backfill_core::storage::{Inspect, Storage};
 use backfill_sqlite::SqliteStorage;
 
 #[tokio::test]

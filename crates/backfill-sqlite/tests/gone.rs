@@ -7,7 +7,7 @@ use std::path::Path;
 
 use backfill_core::job::JobSpec;
 use backfill_core::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use backfill_core::storage::{CheckStatus, Storage, WorkerId};
+use backfill_core::storage::{CheckStatus, Consumer, Doctor, Inspect, Storage, WorkerId};
 use backfill_core::{Error, Result};
 use backfill_sqlite::SqliteStorage;
 use tempfile::TempDir;

@@ -12,7 +12,7 @@ use super::PostgresStorage;
 use super::add::{Columns, chunks};
 use super::row::jobs;
 use crate::error::{Error, Result};
-use crate::job::{Job, JobId, JobKeyMode, NewJob};
+use crate::job::{Job, JobKeyMode, NewJob};
 
 /// How often rows that are missing are tried again: the job that has their key may have been claimed at that moment.
 const ROUNDS: usize = 3;
@@ -95,7 +95,8 @@ select exists (
     /// Reads the stored jobs at these places as they are now: a trigger may have made names that the statement which stored them
     /// could not see.
     async fn read_stored(&self, conn: &mut PgConnection, places: &[usize], stored: &mut [Option<Job>]) -> Result<()> {
-        let ids: Vec<JobId> = places.iter().filter_map(|place| stored[*place].as_ref()).map(|job| job.id).collect();
+        let ids: Vec<i64> =
+            places.iter().filter_map(|place| stored[*place].as_ref()).map(|job| job.id.number()).collect();
         let rows = jobs!(
             "-- Jobs that this transaction has stored.",
             r#"
@@ -109,10 +110,10 @@ where job.id = any ($1)
         .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("read the stored jobs", e))?;
-        let mut rows: HashMap<JobId, Job> = rows.into_iter().map(|row| (row.id, Job::from(row))).collect();
+        let mut rows: HashMap<i64, Job> = rows.into_iter().map(|row| (row.id, Job::from(row))).collect();
         for place in places {
             // (A job of no task at all, which a trigger can make too, stays as it is.)
-            if let Some(row) = stored[*place].as_ref().and_then(|job| rows.remove(&job.id)) {
+            if let Some(row) = stored[*place].as_ref().and_then(|job| rows.remove(&job.id.number())) {
                 stored[*place] = Some(row);
             }
         }

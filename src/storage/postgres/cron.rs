@@ -2,13 +2,30 @@
 
 use std::collections::HashSet;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::PostgresStorage;
+use super::rights::Need;
 use super::row::{Text, Timestamp};
 use crate::error::{Error, Result};
 use crate::job::{Job, NewJob};
-use crate::storage::{DueJob, KnownCrontab};
+use crate::storage::{DueJob, KnownCrontab, Schedules};
+
+#[async_trait]
+impl Schedules for PostgresStorage {
+    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+        self.explained(Need::Read, self.read_known_crontabs().await).await
+    }
+
+    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+        self.retrying(|| self.insert_known_crontabs(identifiers, since)).await
+    }
+
+    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
+        self.retrying(|| self.add_due_jobs(moment, due)).await
+    }
+}
 
 impl PostgresStorage {
     pub(super) async fn read_known_crontabs(&self) -> Result<Vec<KnownCrontab>> {

@@ -12,7 +12,7 @@ use super::errors::code;
 use super::failure::driver;
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::storage::{Outcome, Settlement};
+use crate::storage::Settlement;
 
 /// What stands for a character that cannot be stored.
 const REPLACEMENT: char = '?';
@@ -71,7 +71,7 @@ impl PostgresStorage {
     pub(super) async fn storable_results(&self, settled: &[Settlement]) -> Result<Option<Vec<Settlement>>> {
         let mut storable = settled.to_vec();
         for settlement in &mut storable {
-            if let Outcome::Failed { error, .. } | Outcome::Dead { error } = &mut settlement.outcome {
+            if let Some(error) = settlement.outcome.error_mut() {
                 *error = self.storable(&crate::storage::clean_error(error)).await?;
             }
         }

@@ -216,7 +216,7 @@ from released_job
 left join notified on true
 "#,
             worker.as_str(),
-            but,
+            &JobId::numbers(but),
             until,
         )
         .fetch_one(self.schema.on(conn))

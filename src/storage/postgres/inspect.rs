@@ -4,10 +4,13 @@
 
 use std::time::Duration;
 
+use super::rights::Need;
 use super::row::{Text, Timestamp};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
-use crate::storage::{Counts, QueueInfo, TaskInfo, WorkerInfo};
+use crate::job::{Job, JobId};
+use crate::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
+use async_trait::async_trait;
 
 /// Counts as the statements here select them.
 #[derive(Clone, Copy)]
@@ -39,6 +42,41 @@ fn sorted(names: &str) -> Option<Vec<String>> {
     names.sort_unstable();
     names.dedup();
     Some(names)
+}
+
+#[async_trait]
+impl Inspect for PostgresStorage {
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.explained(Need::Read, self.read_job(id).await).await
+    }
+
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        self.explained(Need::Read, self.list_jobs(filter).await).await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        self.explained(Need::Read, self.count_jobs().await).await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        self.explained(Need::Read, self.list_queues().await).await
+    }
+
+    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+        self.explained(Need::Read, self.list_tasks().await).await
+    }
+
+    async fn task_names(&self) -> Result<Vec<String>> {
+        self.explained(Need::Read, self.read_task_names().await).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.explained(Need::Read, self.list_workers().await).await
+    }
+
+    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
+        self.list_serving().await
+    }
 }
 
 impl PostgresStorage {

@@ -206,7 +206,7 @@ impl Listener {
         match read.await {
             Ok(Ok(Some(handoff))) => self.pending.push_back(Wakeup::HandedOff(Box::new(handoff))),
             // It was taken back before it was heard of.
-            Ok(Ok(None)) => tracing::debug!(job = id, "a job that was handed off is held no longer"),
+            Ok(Ok(None)) => tracing::debug!(job = %id, "a job that was handed off is held no longer"),
             // A worker that is told of the loss releases what it does not know of.
             Ok(Err(error)) => self.lose(&error.to_string()),
             Err(_) => self.lose(&format!("no answer within {TIMEOUT:?}")),

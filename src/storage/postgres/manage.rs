@@ -3,13 +3,43 @@
 //! Those that Graphile has as SQL functions go through these functions, so that a later revision that changes
 //! their meaning changes ours too.
 
+use async_trait::async_trait;
 use futures::TryStreamExt;
 
 use super::PostgresStorage;
 use super::row::jobs;
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, JobState};
-use crate::storage::{Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_error};
+use crate::storage::{Admin, Cleaned, Cleanup, Counts, JobFilter, Reschedule, clean_error};
+
+#[async_trait]
+impl Admin for PostgresStorage {
+    async fn remove(&self, key: &str) -> Result<Option<Job>> {
+        self.retrying(|| self.remove_job(key)).await
+    }
+
+    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        self.retrying(|| self.complete_jobs(ids)).await
+    }
+
+    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
+        let discard = |reason: String| async move { self.retrying(|| self.discard_jobs(ids, &reason)).await };
+        self.with_storable(clean_error(reason), discard).await
+    }
+
+    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
+        change.check()?;
+        self.freed(self.retrying(|| self.reschedule_jobs(ids, change)).await)
+    }
+
+    async fn unlock(&self, workers: &[String]) -> Result<u64> {
+        self.freed(self.retrying(|| self.unlock_workers(workers)).await)
+    }
+
+    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
+        self.retrying(|| self.clean(what)).await
+    }
+}
 
 impl PostgresStorage {
     pub(super) async fn release_stale_locks(&self) -> Result<u64> {
@@ -59,10 +89,14 @@ select count(*) as "released!" from released_job
     }
 
     pub(super) async fn existing_jobs(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        sqlx::query_scalar!("select job.id from graphile_worker._private_jobs job where job.id = any ($1)", ids)
-            .fetch_all(self.schema.on(&self.db()))
-            .await
-            .map_err(|e| self.error("look for jobs", e))
+        sqlx::query_scalar!(
+            "select job.id from graphile_worker._private_jobs job where job.id = any ($1)",
+            &JobId::numbers(ids)
+        )
+        .fetch_all(self.schema.on(&self.db()))
+        .await
+        .map(|ids| ids.into_iter().map(JobId::from_number).collect())
+        .map_err(|e| self.error("look for jobs", e))
     }
 
     pub(super) async fn remove_job(&self, key: &str) -> Result<Option<Job>> {
@@ -91,7 +125,7 @@ join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 order by job.id
 "#,
-            ids,
+            &JobId::numbers(ids),
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
@@ -108,7 +142,7 @@ join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 order by job.id
 "#,
-            ids,
+            &JobId::numbers(ids),
             clean_error(reason),
         )
         .fetch_all(self.schema.on(&self.db()))
@@ -141,7 +175,7 @@ left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_
 left join notified on true
 order by job.id
 "#,
-            ids,
+            &JobId::numbers(ids),
             change.get_run_at(),
             change.get_priority().map(|priority| i32::from(priority.0)),
             change.get_attempts().map(i32::from),
@@ -269,7 +303,7 @@ join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 where job.id = $1
 "#,
-            id,
+            id.number(),
         )
         .fetch_optional(self.schema.on(&self.db()))
         .await
@@ -309,7 +343,7 @@ limit $6
             filter.task,
             filter.queue,
             filter.key,
-            filter.after,
+            filter.after.map(JobId::number),
             filter.state.map(JobState::as_str),
             i64::from(filter.limit),
             filter.payloads,

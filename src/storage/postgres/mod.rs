@@ -17,6 +17,7 @@
 //! | `claim` | taking jobs |
 //! | `slow_calls` | claims and results after one of them took too long |
 //! | `settle` | writing how jobs ended |
+//! | `consumer` | what a worker needs, in one list |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
 //! | `transaction_pooling` | finding out that connections are pooled by the transaction |
@@ -41,6 +42,7 @@ mod address;
 mod claim;
 mod coalesce;
 mod connections;
+mod consumer;
 mod cron;
 mod doctor;
 mod encoding;
@@ -70,9 +72,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures::stream::BoxStream;
 use sqlx::PgPool;
-use tokio::sync::watch;
 
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
@@ -82,21 +82,23 @@ use coalesce::Coalescer;
 pub(crate) use connections::ConnectionHealth;
 use connections::Connections;
 use encoding::Characters;
-use handoff::{HandoffSender, Offering};
+use handoff::HandoffSender;
 use isolation::Isolation;
 use rights::Need;
 use schema::Schema;
 use slow_calls::{LockedRows, SlowCallGuard};
 
 use super::{
-    Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated, Offer,
-    QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, Storage, TaskInfo, Wakeup, Watch, WorkerId,
-    WorkerInfo,
+    Admin, Capabilities, Consumer, Doctor, Inspect, Migrated, Schedules, Settled, Settlement, Storage, Transfer,
+    WorkerId,
 };
 use crate::error::Result;
 use crate::job::limits::MAX_DELAY;
-use crate::job::{Job, JobId, NewJob};
+use crate::job::{Job, NewJob};
 use failure::driver;
+
+/// PostgreSQL holds values up to 1 GiB, and a statement needs room for two.
+const MAX_PAYLOAD_BYTES: u64 = 512 * 1024 * 1024;
 
 /// The name of the schema when nobody names one: Graphile's.
 pub const DEFAULT_SCHEMA: &str = schema::TEMPLATE;
@@ -222,13 +224,14 @@ impl PostgresStorage {
             written
         };
         let mut freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).peekable();
-        if freed.peek().is_some() {
+        let frees_queue = freed.peek().is_some();
+        if frees_queue {
             self.cursors.queues_were_freed(freed, Instant::now());
         }
         if settled.iter().any(|settlement| settlement.outcome.releases()) {
             self.cursors.forget_soon();
         }
-        Ok(written)
+        Ok(written.frees_queue(frees_queue))
     }
 
     /// Passes on an answer after which jobs may be ready that claims have passed by. (Other processes are notified of it.)
@@ -274,33 +277,24 @@ impl Storage for PostgresStorage {
         format!("PostgreSQL, schema {:?}", self.schema.name())
     }
 
-    fn for_worker(&self) -> Arc<dyn Storage> {
-        let connections = Connections::like(&self.pool);
-        Arc::new(Self {
-            connections,
-            coalescer: Arc::default(),
-            sender: Arc::default(),
-            heartbeat_unanswered: Arc::default(),
-            cursors: Arc::default(),
-            plainness: Arc::default(),
-            slow_calls: SlowCallGuard::default(),
-            locked_rows: LockedRows::default(),
-            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
-            ..self.clone()
-        })
-    }
-
-    fn reconnect(&self) -> bool {
-        self.connections.renew();
-        true
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(MAX_PAYLOAD_BYTES).transactional_add().handoff().several_processes().durable()
     }
 
     async fn migrate(&self) -> Result<Migrated> {
         migrate::migrate(self).await
     }
 
-    async fn check(&self) -> Result<i32> {
+    async fn version(&self) -> Result<i32> {
         self.explained(Need::Read, migrate::check(self).await).await
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>> {
+        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: row::Timestamp""#)
+            .fetch_one(self.schema.on(&self.db()))
+            .await
+            .map(|now| now.0)
+            .map_err(|e| self.error("read the clock", e))
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
@@ -316,170 +310,40 @@ impl Storage for PostgresStorage {
         }
     }
 
-    async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
-        self.claim_jobs(request).await
-    }
-
-    async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
-        match self.settle_batch(worker, settled).await {
-            Err(error) if encoding::is_for_a_character(&error) => match self.storable_results(settled).await? {
-                Some(storable) => self.settle_batch(worker, &storable).await,
-                None => Err(error),
-            },
-            written => written,
-        }
-    }
-
-    async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
-        self.freed(self.retrying(|| self.release_untracked_jobs(worker, holds)).await)
-    }
-
-    async fn release_stale(&self) -> Result<u64> {
-        self.freed(self.retrying(|| self.release_stale_locks()).await)
-    }
-
-    async fn register_with(&self, registration: &Registration<'_>) -> Result<bool> {
-        self.retrying(|| async {
-            self.refuse_hidden(Need::Work).await?;
-            self.register_worker(registration).await
+    fn consumer(&self) -> Arc<dyn Consumer> {
+        let connections = Connections::like(&self.pool);
+        Arc::new(Self {
+            connections,
+            coalescer: Arc::default(),
+            sender: Arc::default(),
+            heartbeat_unanswered: Arc::default(),
+            cursors: Arc::default(),
+            plainness: Arc::default(),
+            slow_calls: SlowCallGuard::default(),
+            locked_rows: LockedRows::default(),
+            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
+            ..self.clone()
         })
-        .await
     }
 
-    async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
-        self.serve_tasks(worker, tasks).await
+    fn schedules(&self) -> Option<&dyn Schedules> {
+        Some(self)
     }
 
-    async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
-        self.retrying(|| self.write_heartbeat(worker)).await
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
     }
 
-    async fn deregister(&self, worker: &WorkerId) -> Result<()> {
-        self.retrying(|| self.remove_registration(worker)).await
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
     }
 
-    async fn rescue_with(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        let rescued = self.retrying(|| self.rescue_workers(watch)).await?;
-        if !rescued.is_empty() {
-            self.cursors.forget();
-        }
-        Ok(rescued)
+    fn transfer(&self) -> Option<&dyn Transfer> {
+        Some(self)
     }
 
-    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-        listen::wakeups(self.clone(), Offering::none())
-    }
-
-    fn wakeups_and_handoffs(&self, offers: watch::Receiver<Option<Offer>>) -> BoxStream<'static, Wakeup> {
-        listen::wakeups(self.clone(), Offering::new(offers))
-    }
-
-    async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
-        self.explained(Need::Read, self.read_known_crontabs().await).await
-    }
-
-    async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
-        self.retrying(|| self.insert_known_crontabs(identifiers, since)).await
-    }
-
-    async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-        self.retrying(|| self.add_due_jobs(moment, due)).await
-    }
-
-    async fn remove(&self, key: &str) -> Result<Option<Job>> {
-        self.retrying(|| self.remove_job(key)).await
-    }
-
-    async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        self.retrying(|| self.complete_jobs(ids)).await
-    }
-
-    async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        let discard = |reason: String| async move { self.retrying(|| self.discard_jobs(ids, &reason)).await };
-        self.with_storable(super::clean_error(reason), discard).await
-    }
-
-    async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
-        change.check()?;
-        self.freed(self.retrying(|| self.reschedule_jobs(ids, change)).await)
-    }
-
-    async fn unlock(&self, workers: &[String]) -> Result<u64> {
-        self.freed(self.retrying(|| self.unlock_workers(workers)).await)
-    }
-
-    async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {
-        self.retrying(|| self.clean(what)).await
-    }
-
-    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
-        self.retrying(|| self.reserve_jobs(transfer_id, after, limit, max_bytes)).await
-    }
-
-    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
-        self.retrying(|| self.delete_reserved_jobs(transfer_id, ids)).await
-    }
-
-    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
-        match self.retrying(|| self.import_jobs(run, transfer_id, jobs)).await {
-            Err(error) if encoding::is_for_a_character(&error) => match self.storable_jobs(jobs).await? {
-                Some(storable) => self.retrying(|| self.import_jobs(run, transfer_id, &storable)).await,
-                None => Err(error),
-            },
-            imported => imported,
-        }
-    }
-
-    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
-        self.explained(Need::Work, self.forget_imported(transfer_id).await).await
-    }
-
-    async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
-        self.explained(Need::Read, self.existing_jobs(ids).await).await
-    }
-
-    async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        self.explained(Need::Read, self.read_job(id).await).await
-    }
-
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        self.explained(Need::Read, self.list_jobs(filter).await).await
-    }
-
-    async fn counts(&self) -> Result<Counts> {
-        self.explained(Need::Read, self.count_jobs().await).await
-    }
-
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.explained(Need::Read, self.list_queues().await).await
-    }
-
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
-        self.explained(Need::Read, self.list_tasks().await).await
-    }
-
-    async fn task_names(&self) -> Result<Vec<String>> {
-        self.explained(Need::Read, self.read_task_names().await).await
-    }
-
-    async fn time(&self) -> Result<DateTime<Utc>> {
-        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: row::Timestamp""#)
-            .fetch_one(self.schema.on(&self.db()))
-            .await
-            .map(|now| now.0)
-            .map_err(|e| self.error("read the clock", e))
-    }
-
-    async fn diagnose(&self) -> Vec<Check> {
-        self.look_at_everything().await
-    }
-
-    async fn serving(&self) -> Result<Vec<WorkerInfo>> {
-        self.list_serving().await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.explained(Need::Read, self.list_workers().await).await
+    fn doctor(&self) -> Option<&dyn Doctor> {
+        Some(self)
     }
 }
 

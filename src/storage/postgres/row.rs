@@ -8,6 +8,7 @@ use sqlx::postgres::{PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Postgres, Type};
 
 use crate::job::{Job, Payload, Priority};
+use crate::storage::ClaimToken;
 
 /// A `timestamptz` that reads every value PostgreSQL has.
 ///
@@ -153,6 +154,11 @@ impl From<JobRow> for Job {
         job.locked_by = row.locked_by.map(|worker| worker.text);
         job
     }
+}
+
+/// The token of a claim: its moment, of which no job has two.
+pub(super) fn token(locked_at: DateTime<Utc>) -> ClaimToken {
+    ClaimToken::from_number(locked_at.timestamp_micros())
 }
 
 /// Flags are stored as an object of `true`s; whatever else somebody wrote there means no flags.

@@ -22,17 +22,18 @@ use super::errors::is_locked;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::{JobId, RunAt};
-use crate::storage::{INTERRUPTED, Outcome, Settled, Settlement, WorkerId, clean_error};
+use crate::storage::{Change, ClaimToken, INTERRUPTED, Settled, Settlement, WorkerId};
 
 /// How long a result waits for somebody's lock, in milliseconds, as text.
 const A_SECOND: &str = "1000";
 /// The same when others wait for this one.
 const HARDLY: &str = "50";
 
-/// Whether a batch needs both statements.
+/// Whether a batch needs more than one statement.
 fn is_mixed(batch: &[Settlement]) -> bool {
-    let is_done = |settlement: &Settlement| settlement.outcome == Outcome::Completed;
-    batch.iter().any(is_done) && !batch.iter().all(is_done)
+    let is_done = |settlement: &Settlement| settlement.outcome.is_completed();
+    let is_followed = |settlement: &Settlement| !settlement.then.is_nothing();
+    batch.iter().any(is_followed) || (batch.iter().any(is_done) && !batch.iter().all(is_done))
 }
 
 impl PostgresStorage {
@@ -66,7 +67,7 @@ impl PostgresStorage {
         max_wait: &str,
     ) -> Result<Vec<JobId>> {
         let (done, rest): (Vec<&Settlement>, Vec<&Settlement>) =
-            settled.iter().partition(|settlement| settlement.outcome == Outcome::Completed);
+            settled.iter().partition(|settlement| settlement.outcome.is_completed());
         let mut applied = Vec::new();
         if let Some(moment) = one_moment(&done) {
             applied = self.delete_of_one_claim(conn, worker, moment, &done, max_wait).await?;
@@ -76,7 +77,23 @@ impl PostgresStorage {
         if !rest.is_empty() {
             applied.extend(self.write_others(conn, worker, &rest, max_wait).await?);
         }
+        let applied: Vec<JobId> = applied.into_iter().map(JobId::from_number).collect();
+        self.add_what_follows(conn, settled, &applied).await?;
         Ok(applied)
+    }
+
+    /// Adds the jobs that follow those whose claim still stood. Each job's own are one batch: two may use one key.
+    async fn add_what_follows(&self, conn: &mut PgConnection, settled: &[Settlement], applied: &[JobId]) -> Result<()> {
+        if settled.iter().all(|settlement| settlement.then.is_nothing()) {
+            return Ok(());
+        }
+        let applied: HashSet<&JobId> = applied.iter().collect();
+        for settlement in settled.iter().filter(|settlement| applied.contains(&settlement.claim.id)) {
+            if !settlement.then.is_nothing() {
+                self.add_chunks(conn, &settlement.then.jobs).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The same, but for what somebody else keeps locked, which is answered as busy. Waits for nobody, or hardly.
@@ -116,7 +133,7 @@ impl PostgresStorage {
     /// Locks what these results write, and answers whose rows, or whose queue's, somebody else has locked.
     async fn locked_among(&self, conn: &mut PgConnection, settled: &[Settlement]) -> Result<HashSet<JobId>> {
         let claims = Claims::of(&settled.iter().collect::<Vec<_>>());
-        let done: Vec<bool> = settled.iter().map(|settlement| settlement.outcome == Outcome::Completed).collect();
+        let done: Vec<bool> = settled.iter().map(|settlement| settlement.outcome.is_completed()).collect();
         // Locking: jobs, then queues, as everywhere; whatever cannot be locked at once is left. What is only changed needs a weaker
         // lock than what is deleted, beside which others may refer to the row.
         let busy = sqlx::query_scalar!(
@@ -162,7 +179,7 @@ where (
         .fetch_all(self.schema.on(conn))
         .await
         .map_err(|e| self.error("look for results that can be written", e))?;
-        Ok(busy.into_iter().collect())
+        Ok(busy.into_iter().map(JobId::from_number).collect())
     }
 
     /// What [`delete_completed`](Self::delete_completed) does, for jobs without queues that one claim took: the fence is the
@@ -174,8 +191,8 @@ where (
         moment: DateTime<Utc>,
         done: &[&Settlement],
         max_wait: &str,
-    ) -> Result<Vec<JobId>> {
-        let ids: Vec<JobId> = done.iter().map(|settlement| settlement.claim.id).collect();
+    ) -> Result<Vec<i64>> {
+        let ids: Vec<i64> = done.iter().map(|settlement| settlement.claim.id.number()).collect();
         sqlx::query_scalar!(
             r#"
 delete from graphile_worker._private_jobs job
@@ -202,7 +219,7 @@ returning job.id
         worker: &WorkerId,
         done: &[&Settlement],
         max_wait: &str,
-    ) -> Result<Vec<JobId>> {
+    ) -> Result<Vec<i64>> {
         let claims = Claims::of(done);
         // Locking: rows that this worker holds, which nobody else writes but an administrator who breaks the lock.
         sqlx::query_scalar!(
@@ -246,7 +263,7 @@ select deleted.id from deleted
         worker: &WorkerId,
         rest: &[&Settlement],
         max_wait: &str,
-    ) -> Result<Vec<JobId>> {
+    ) -> Result<Vec<i64>> {
         let claims = Claims::of(rest);
         let changes = Changes::of(rest);
         // attempts: a dead job uses up its attempts; a released or snoozed one gets its attempt back, unless its key
@@ -333,16 +350,21 @@ left join notified on true
     }
 }
 
+/// The moment of a claim: what its token holds.
+fn claimed_at(token: ClaimToken) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(token.number()).unwrap_or_default()
+}
+
 /// The moment at which all of these jobs were claimed, if it is one and none of them holds a queue.
 fn one_moment(done: &[&Settlement]) -> Option<DateTime<Utc>> {
-    let first = done.first()?.claim.locked_at;
-    let same = |settlement: &&Settlement| settlement.claim.locked_at == first && settlement.claim.queue.is_none();
-    done.iter().all(same).then_some(first)
+    let first = done.first()?.claim.token;
+    let same = |settlement: &&Settlement| settlement.claim.token == first && settlement.claim.queue.is_none();
+    done.iter().all(same).then(|| claimed_at(first))
 }
 
 /// The fences of a batch, one array per value.
 struct Claims<'a> {
-    id: Vec<JobId>,
+    id: Vec<i64>,
     locked_at: Vec<DateTime<Utc>>,
     queue: Vec<Option<&'a str>>,
     had_key: Vec<bool>,
@@ -352,8 +374,8 @@ impl<'a> Claims<'a> {
     fn of(batch: &[&'a Settlement]) -> Self {
         let claims = || batch.iter().map(|settlement| &settlement.claim);
         Self {
-            id: claims().map(|claim| claim.id).collect(),
-            locked_at: claims().map(|claim| claim.locked_at).collect(),
+            id: claims().map(|claim| claim.id.number()).collect(),
+            locked_at: claims().map(|claim| claimed_at(claim.token)).collect(),
             queue: claims().map(|claim| claim.queue.as_deref()).collect(),
             had_key: claims().map(|claim| claim.had_key).collect(),
         }
@@ -374,19 +396,9 @@ impl<'a> Changes<'a> {
     fn of(batch: &[&'a Settlement]) -> Self {
         let mut changes = Self::default();
         for settlement in batch {
-            let (outcome, error, when, payload) = match &settlement.outcome {
-                Outcome::Completed => continue,
-                Outcome::Failed { error, retry, payload } => ("failed", Some(error), Some(*retry), payload.as_ref()),
-                Outcome::Dead { error } => ("dead", Some(error), None, None),
-                Outcome::Interrupted { error, wait, payload } => {
-                    let wait = (!wait.is_zero()).then_some(RunAt::In(*wait));
-                    ("interrupted", Some(error), wait, payload.as_ref())
-                }
-                Outcome::Snoozed { until } => ("snoozed", None, Some(*until), None),
-                Outcome::Released => ("returned", None, None, None),
-            };
-            changes.outcome.push(outcome);
-            changes.error.push(error.map(|text| clean_error(text)));
+            let Some(Change { kind, error, when, payload, .. }) = settlement.outcome.change() else { continue };
+            changes.outcome.push(kind);
+            changes.error.push(error);
             changes.run_at.push(match when {
                 Some(RunAt::Time(time)) => Some(bounded(time)),
                 _ => None,

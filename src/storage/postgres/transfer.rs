@@ -1,12 +1,39 @@
 //! Moving jobs from and to other storages.
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::PostgresStorage;
+use super::rights::Need;
 use super::row::jobs;
 use crate::error::{Error, FailureKind, Result};
 use crate::job::{Job, JobId};
-use crate::storage::{WorkerId, check_whole, reserved_at};
+use crate::storage::{Transfer, WorkerId, check_whole, reserved_at};
+
+#[async_trait]
+impl Transfer for PostgresStorage {
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        self.retrying(|| self.reserve_jobs(transfer_id, after, limit, max_bytes)).await
+    }
+
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        self.retrying(|| self.delete_reserved_jobs(transfer_id, ids)).await
+    }
+
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        match self.retrying(|| self.import_jobs(run, transfer_id, jobs)).await {
+            Err(error) if super::encoding::is_for_a_character(&error) => match self.storable_jobs(jobs).await? {
+                Some(storable) => self.retrying(|| self.import_jobs(run, transfer_id, &storable)).await,
+                None => Err(error),
+            },
+            imported => imported,
+        }
+    }
+
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.explained(Need::Work, self.forget_imported(transfer_id).await).await
+    }
+}
 
 impl PostgresStorage {
     pub(super) async fn reserve_jobs(
@@ -16,7 +43,7 @@ impl PostgresStorage {
         limit: u32,
         max_bytes: u64,
     ) -> Result<Vec<Job>> {
-        let mut after = after.unwrap_or(JobId::MIN);
+        let mut after = after.map_or(i64::MIN, JobId::number);
         loop {
             let next = self.next_to_move(transfer_id, after, limit, max_bytes).await?;
             let Some(last) = next.last() else { return Ok(Vec::new()) };
@@ -30,7 +57,7 @@ impl PostgresStorage {
     }
 
     /// The jobs that come next, as many as are so many bytes together.
-    async fn next_to_move(&self, transfer_id: &str, after: JobId, limit: u32, max_bytes: u64) -> Result<Vec<JobId>> {
+    async fn next_to_move(&self, transfer_id: &str, after: i64, limit: u32, max_bytes: u64) -> Result<Vec<i64>> {
         // One step for each job, so that no payload is unpacked to be measured but of those that are taken, and of one more. Locks
         // nothing.
         sqlx::query_scalar!(
@@ -66,7 +93,7 @@ order by walk.id
         .map_err(|e| self.error("look for jobs to move", e))
     }
 
-    async fn reserve_these(&self, transfer_id: &str, ids: &[JobId]) -> Result<Vec<Job>> {
+    async fn reserve_these(&self, transfer_id: &str, ids: &[i64]) -> Result<Vec<Job>> {
         // Locking: jobs that somebody is just claiming or changing are passed by. The moment lies so far in the future that no
         // sweep, ours or Node's, ever takes the lock for old.
         let rows = jobs!(
@@ -106,7 +133,7 @@ order by job.id
         let deleted = sqlx::query!(
             "delete from graphile_worker._private_jobs where id = any ($2) and locked_by = $1",
             transfer_id,
-            ids
+            &JobId::numbers(ids)
         )
         .execute(self.schema.on(&self.db()))
         .await
@@ -117,7 +144,7 @@ order by job.id
     #[expect(clippy::too_many_lines, reason = "four statements of one transaction")]
     pub(super) async fn import_jobs(&self, run: &WorkerId, transfer_id: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
-        let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
+        let ids: Vec<i64> = batch.iter().map(|job| job.id.number()).collect();
         let keys: Vec<Option<&str>> = batch.iter().map(|job| job.key.as_deref()).collect();
         let mut tx = self.transaction().await?;
         // As for a claim: the lock keeps whoever declares this run dead waiting until we commit.
@@ -150,8 +177,8 @@ returning id
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        let new: std::collections::HashSet<JobId> = new.into_iter().collect();
-        let moved = Columns::of(batch.iter().filter(|job| new.contains(&job.id)));
+        let new: std::collections::HashSet<i64> = new.into_iter().collect();
+        let moved = Columns::of(batch.iter().filter(|job| new.contains(&job.id.number())));
         self.name_tasks(&mut tx, &moved.task).await?;
         self.name_queues(&mut tx, &moved.queue).await?;
         let stored = sqlx::query_scalar!(
@@ -228,7 +255,7 @@ select count(stored.id) as "stored!" from stored left join notified on true
         .await
         .map_err(fail)?;
         tx.commit().await.map_err(fail)?;
-        Ok(here)
+        Ok(here.into_iter().map(JobId::from_number).collect())
     }
 
     pub(super) async fn forget_imported(&self, transfer_id: &str) -> Result<()> {

@@ -13,7 +13,7 @@ use super::jobs::{RELEASE_AFTER, Waiting};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{ClaimRequest, Claimed, WorkerId, is_unanswered};
+use crate::storage::{ClaimRequest, Claimed, ClaimedJob, WorkerId, is_unanswered};
 
 /// No claims while more results than this (plus what can run) wait to be written.
 const MAX_UNWRITTEN: usize = 5_000;
@@ -235,7 +235,7 @@ impl Engine {
                         self.rescan_at = Some(self.rescan_at.map_or(time, |earlier| earlier.min(time)));
                     }
                 }
-                let is_last = |job: &Job| job.attempts >= job.max_attempts;
+                let is_last = |job: &ClaimedJob| job.attempts >= job.max_attempts;
                 if claimed.for_free_slots {
                     self.claims.only_slots = Some(number);
                 } else if self.claims.only_slots.is_some_and(|told| number > told) && !claimed.jobs.iter().any(is_last)
@@ -317,9 +317,9 @@ impl Engine {
     }
 
     /// Takes in jobs that this worker holds now, to start as soon as they can.
-    pub(super) fn take_in(&mut self, jobs: Vec<Job>) {
+    pub(super) fn take_in(&mut self, jobs: Vec<ClaimedJob>) {
         for job in &jobs {
-            self.held.insert(job.id, job.locked_at.unwrap_or_default());
+            self.held.insert(job.id, job.token);
         }
         let since = Instant::now();
         let ahead_of_new = !self.waiting.is_empty();
@@ -386,25 +386,25 @@ impl Engine {
 }
 
 /// How many of these can run at once.
-fn count_side_by_side(jobs: &[Job]) -> usize {
+fn count_side_by_side(jobs: &[ClaimedJob]) -> usize {
     let queues: HashSet<&String, foldhash::fast::RandomState> =
         jobs.iter().filter_map(|job| job.queue.as_ref()).collect();
     jobs.iter().filter(|job| job.queue.is_none()).count() + queues.len()
 }
 
 /// Jobs of one serial queue as the run that they are.
-fn in_runs(jobs: Vec<Job>, worker: &Arc<WorkerId>, since: Instant) -> Vec<Waiting> {
+fn in_runs(jobs: Vec<ClaimedJob>, worker: &Arc<WorkerId>, since: Instant) -> Vec<Waiting> {
     let mut runs: Vec<Waiting> = Vec::with_capacity(jobs.len());
     let mut of_queue: HashMap<String, usize, foldhash::fast::RandomState> = HashMap::default();
     for job in jobs {
         if let Some(queue) = &job.queue {
             if let Some(&run) = of_queue.get(queue) {
-                runs[run].rest.push_back(Arc::new(job));
+                runs[run].rest.push_back(job.into());
                 continue;
             }
             of_queue.insert(queue.clone(), runs.len());
         }
-        runs.push(Waiting { job: Arc::new(job), worker: Arc::clone(worker), since, rest: VecDeque::new() });
+        runs.push(Waiting { job: job.into(), worker: Arc::clone(worker), since, rest: VecDeque::new() });
     }
     runs
 }

@@ -11,7 +11,7 @@ use super::super::shutdown::Stage;
 use super::jobs::Started;
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
-use crate::storage::Outcome;
+use crate::storage::{Outcome, Then};
 
 /// How long a dropped job may take to unwind, and how long a forced shutdown lasts.
 const HURRY: Duration = Duration::from_secs(1);
@@ -100,10 +100,10 @@ impl Engine {
         // the time to end; the fence keeps a late end from counting.
         let abandoned: Vec<Started> = self.started.drain().map(|(_, started)| started).collect();
         for started in &abandoned {
-            tracing::error!(job = started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
+            tracing::error!(job = %started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
             let outcome = Outcome::interrupted("it blocked its thread").after(self.options.dead_after);
-            self.events.tell(|| Event::of_outcome(Arc::clone(&started.job), &outcome, Duration::ZERO));
-            self.settle(&started.worker, &started.job, outcome);
+            self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, Duration::ZERO));
+            self.settle(&started.worker, &started.job, outcome, Then::default());
         }
         self.running.detach_all();
         let Self { results, settler, give_up, line, worker, ending, failure, options, mut shutdown, .. } = self;

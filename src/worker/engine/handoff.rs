@@ -19,7 +19,7 @@ use super::claiming::{DOUBTING_TIMEOUT, FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Handoff, Offer, Outcome};
+use crate::storage::{Handoff, Offer};
 
 /// So often in a row is tried to release what was not heard of, before anything else is done.
 const MOST_FAILURES: u32 = 6;
@@ -157,11 +157,11 @@ impl Engine {
 
     /// Starts a job that was handed off, or releases it.
     pub(super) fn handed_off(&mut self, Handoff { job, worker, seen, .. }: Handoff) {
-        if job.locked_at.is_some() && self.held.get(&job.id) == job.locked_at.as_ref() {
+        if self.held.get(&job.id) == Some(&job.token) {
             // Anybody may notify us of what we hold already.
             return;
         }
-        self.events.tell(|| Event::HandedOff { job: Arc::new(job.clone()) });
+        self.events.tell(|| Event::HandedOff { job: Arc::new(job.job.clone()) });
         let is_ours = worker == self.worker && self.registering.is_none();
         let may_be_released = self.handoff.releasing.is_some()
             || self.claims.is_doubting()
@@ -182,7 +182,7 @@ impl Engine {
             self.take_in(vec![job]);
         } else {
             // If it is held no longer, the fence sees to it that this changes nothing.
-            self.settle(&worker, &job, Outcome::Released);
+            self.release(&worker, &job.into());
             self.events.tell(|| Event::Released { jobs: 1 });
         }
     }

@@ -51,7 +51,7 @@ impl Engine {
         self.registering = Some(Box::pin(async move {
             let sent = sent_now();
             let registration = Registration::new(&new, &tasks).dead_after(dead_after);
-            let registered = line.call(REGISTER_TIMEOUT, line.storage().register_with(&registration)).await;
+            let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&registration)).await;
             (new, sent, registered)
         }));
     }
@@ -126,7 +126,7 @@ pub(super) async fn begin(
         // meanwhile. Whatever comes of it, nobody waits for it; and where there may be room for one only, it is not asked again.
         let open_another = async {
             if first_try {
-                let _ = storage.time().await;
+                let _ = storage.now().await;
             }
             std::future::pending().await
         };

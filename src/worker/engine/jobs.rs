@@ -1,6 +1,7 @@
 //! Starting jobs, and what becomes of them.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,30 +13,57 @@ use super::super::execute::{execute, failed};
 use super::super::settler::Finished;
 use super::Engine;
 use crate::job::Job;
-use crate::storage::{ClaimRef, Outcome, Settlement, WorkerId, clean_error};
-use crate::task::{Handler, JobContext, TaskError};
+use crate::storage::{ClaimRef, ClaimToken, ClaimedJob, Outcome, Settlement, Then, WorkerId, clean_error};
+use crate::task::{FollowUps, Handler, JobContext, TaskError};
 
 /// Claimed jobs that have not started within this time are released: the pace was misjudged.
 pub(super) const RELEASE_AFTER: Duration = Duration::from_millis(500);
 
+/// A job and the claim by which it is held.
+pub(super) struct Held {
+    pub job: Arc<Job>,
+    pub token: ClaimToken,
+}
+
+impl From<ClaimedJob> for Held {
+    fn from(claimed: ClaimedJob) -> Self {
+        Self { job: Arc::new(claimed.job), token: claimed.token }
+    }
+}
+
+impl Deref for Held {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.job
+    }
+}
+
 /// A job that was claimed and waits for a slot.
 pub(super) struct Waiting {
-    pub job: Arc<Job>,
+    pub job: Held,
     pub worker: Arc<WorkerId>,
     pub since: Instant,
     /// The rest of its run: the next jobs of its serial queue, which was claimed with them and is held until the last one is settled.
     /// They start one after the other, so they take no slot and do not count as waiting.
-    pub rest: VecDeque<Arc<Job>>,
+    pub rest: VecDeque<Held>,
 }
 
 /// A job that was started.
 pub(super) struct Started {
-    pub job: Arc<Job>,
+    pub job: Held,
     pub worker: Arc<WorkerId>,
     pub handler: Arc<Handler>,
     /// See [`Waiting::rest`].
-    pub rest: VecDeque<Arc<Job>>,
+    pub rest: VecDeque<Held>,
     pub since: Instant,
+}
+
+/// How a job's future ended.
+pub(super) struct Ended {
+    outcome: Outcome,
+    then: Then,
+    took: Duration,
 }
 
 impl Engine {
@@ -61,19 +89,23 @@ impl Engine {
                 Some(_) => Arc::new(self.cancel.child_token()),
                 None => Arc::clone(&self.cancel),
             };
-            let ctx = JobContext::new(Arc::clone(&job), self.client.clone(), cancel);
+            let running = Arc::clone(&job.job);
+            let then = FollowUps::default();
+            let ctx = JobContext::new(Arc::clone(&running), self.client.clone(), cancel, then.clone());
             let (ending, dropped) = (Arc::clone(&self.cancel), Arc::clone(&self.drop_jobs));
             let chain = self.middleware.clone();
             let lease = self.lease.clone();
-            self.events.tell(|| Event::JobStarted { job: Arc::clone(&job) });
-            let started = Started { job: Arc::clone(&job), worker, handler: Arc::clone(&handler), rest, since };
+            self.events.tell(|| Event::JobStarted { job: Arc::clone(&running) });
+            let started = Started { job, worker, handler: Arc::clone(&handler), rest, since };
             let task = self.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
-                    return (Outcome::Released, begin.elapsed());
+                    return Ended { outcome: Outcome::Released, then: Then::default(), took: begin.elapsed() };
                 }
-                let outcome = execute(&chain, &handler, &job, ctx, &ending, &dropped).await;
-                (outcome, begin.elapsed())
+                let outcome = execute(&chain, &handler, &running, ctx, &ending, &dropped).await;
+                // Of an attempt that failed nothing follows.
+                let then = if outcome.is_completed() { then.take() } else { Then::default() };
+                Ended { outcome, then, took: begin.elapsed() }
             });
             self.started.insert(task.id(), started);
         }
@@ -82,40 +114,41 @@ impl Engine {
         }
     }
 
-    pub(super) fn ended(&mut self, ended: Result<(Id, (Outcome, Duration)), JoinError>) {
+    pub(super) fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let (id, result) = match ended {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
         let Some(mut started) = self.started.remove(&id) else { return };
-        let (outcome, took) = match result {
-            Ok((outcome, took)) => {
+        let Ended { outcome, then, took } = match result {
+            Ok(ended) => {
                 // What was not even started says nothing of the pace.
-                if outcome != Outcome::Released {
-                    self.pace.job_took(took);
+                if ended.outcome != Outcome::Released {
+                    self.pace.job_took(ended.took);
                 }
-                (outcome, took)
+                ended
             }
             // The guard around the task catches panics; what is left is a panic while its future was dropped.
             Err(error) => {
                 let error = TaskError::new(format!("the task panicked while it was dropped: {error}"));
-                (failed(&started.job, started.handler.retry_policy(), error), Duration::ZERO)
+                let outcome = failed(&started.job, started.handler.retry_policy(), error);
+                Ended { outcome, then: Then::default(), took: Duration::ZERO }
             }
         };
         log_outcome(&started.job, &outcome, took);
-        self.events.tell(|| Event::of_outcome(Arc::clone(&started.job), &outcome, took));
+        self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, took));
         self.prefetch_rests = false;
         if started.handler.concurrency_limit().is_some() {
             // Its place is free again, and jobs that had to wait for it were left out of claims.
             self.look();
         }
         let Some(next) = started.rest.pop_front() else {
-            self.settle(&started.worker, &started.job, outcome);
+            self.settle(&started.worker, &started.job, outcome, then);
             return;
         };
         // What could not even start goes back to its place, before the next one.
         let stays = outcome.releases();
-        self.settle_amid_run(&started.worker, &started.job, outcome);
+        self.settle_amid_run(&started.worker, &started.job, outcome, then);
         let Started { worker, rest, since, .. } = started;
         let next = Waiting { job: next, worker, since, rest };
         if !stays && *next.worker == *self.worker && self.registering.is_none() && self.ending.is_none() {
@@ -128,17 +161,25 @@ impl Engine {
         }
     }
 
-    pub(super) fn settle(&self, worker: &Arc<WorkerId>, job: &Job, outcome: Outcome) {
-        self.send(worker, ClaimRef::of(job), outcome);
+    pub(super) fn settle(&self, worker: &Arc<WorkerId>, job: &Held, outcome: Outcome, then: Then) {
+        self.send(worker, ClaimRef::new(job, job.token), outcome, then);
+    }
+
+    pub(super) fn release(&self, worker: &Arc<WorkerId>, job: &Held) {
+        self.settle(worker, job, Outcome::Released, Then::default());
     }
 
     /// The same for a job after which others of its run come.
-    fn settle_amid_run(&self, worker: &Arc<WorkerId>, job: &Job, outcome: Outcome) {
-        self.send(worker, ClaimRef::of(job).keeping_queue(), outcome);
+    fn settle_amid_run(&self, worker: &Arc<WorkerId>, job: &Held, outcome: Outcome, then: Then) {
+        self.send(worker, ClaimRef::new(job, job.token).keeping_queue(), outcome, then);
     }
 
-    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, outcome: Outcome) {
-        let settlement = Settlement { claim, outcome: shortened(outcome) };
+    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, mut outcome: Outcome, then: Then) {
+        // Many results may wait to be written; what is not stored of an error is not kept until then.
+        if let Some(error) = outcome.error_mut() {
+            *error = clean_error(error);
+        }
+        let settlement = Settlement::new(claim, outcome).then(then);
         self.backlog.gave(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.send(Finished { worker: Arc::clone(worker), settlement });
@@ -160,9 +201,9 @@ impl Engine {
             while let Some(job) = run.next() {
                 // The queue is released with the last one.
                 if run.peek().is_some() {
-                    self.settle_amid_run(&worker, &job, Outcome::Released);
+                    self.settle_amid_run(&worker, &job, Outcome::Released, Then::default());
                 } else {
-                    self.settle(&worker, &job, Outcome::Released);
+                    self.release(&worker, &job);
                 }
             }
         }
@@ -183,7 +224,7 @@ impl Engine {
         }
         for (worker, job) in &rests {
             self.waiting_bytes -= bytes(job);
-            self.settle_amid_run(worker, job, Outcome::Released);
+            self.settle_amid_run(worker, job, Outcome::Released, Then::default());
         }
         if !rests.is_empty() {
             self.events.tell(|| Event::Released { jobs: rests.len() });
@@ -202,14 +243,6 @@ fn bytes(job: &Job) -> usize {
     job.payload.as_str().len()
 }
 
-/// Many results may wait to be written; what is not stored of an error is not kept until then.
-fn shortened(mut outcome: Outcome) -> Outcome {
-    if let Outcome::Failed { error, .. } | Outcome::Dead { error } | Outcome::Interrupted { error, .. } = &mut outcome {
-        *error = clean_error(error);
-    }
-    outcome
-}
-
 /// The target of what is logged about jobs, so that a program can show their ends without showing all the rest.
 const LOG: &str = "backfill::job";
 
@@ -217,19 +250,19 @@ fn log_outcome(job: &Job, outcome: &Outcome, took: Duration) {
     let (id, task, attempt) = (job.id, &job.task, job.attempts);
     match outcome {
         Outcome::Failed { error, .. } if job.attempts >= job.max_attempts => {
-            tracing::error!(target: LOG, job = id, task, attempt, error, "the job is dead: no attempts left");
+            tracing::error!(target: LOG, job = %id, task, attempt, error, "the job is dead: no attempts left");
         }
         Outcome::Failed { error, retry, .. } => {
-            tracing::warn!(target: LOG, job = id, task, attempt, error, ?retry, "the job failed");
+            tracing::warn!(target: LOG, job = %id, task, attempt, error, ?retry, "the job failed");
         }
-        Outcome::Dead { error } => {
-            tracing::error!(target: LOG, job = id, task, attempt, error, "the job is dead: its task gave up");
+        Outcome::Dead { error, .. } => {
+            tracing::error!(target: LOG, job = %id, task, attempt, error, "the job is dead: its task gave up");
         }
-        Outcome::Completed => tracing::debug!(target: LOG, job = id, task, attempt, ?took, "the job is done"),
-        Outcome::Snoozed { until } => tracing::debug!(target: LOG, job = id, task, ?until, "the job is put off"),
+        Outcome::Completed { .. } => tracing::debug!(target: LOG, job = %id, task, attempt, ?took, "the job is done"),
+        Outcome::Snoozed { until, .. } => tracing::debug!(target: LOG, job = %id, task, ?until, "the job is put off"),
         Outcome::Interrupted { error, .. } => {
-            tracing::warn!(target: LOG, job = id, task, attempt, error, "the job is cut off, and ready for another worker");
+            tracing::warn!(target: LOG, job = %id, task, attempt, error, "the job is cut off, and ready for another worker");
         }
-        Outcome::Released => tracing::debug!(target: LOG, job = id, task, "the job is released"),
+        _ => tracing::debug!(target: LOG, job = %id, task, "the job is released"),
     }
 }

@@ -23,7 +23,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -45,13 +44,13 @@ use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
 use crate::error::{Error, Result};
 use crate::job::JobId;
-use crate::storage::{Line, Outcome, Wakeup, WorkerId};
+use crate::storage::{ClaimToken, Line, Wakeup, WorkerId};
 use crate::task::{Chain, Handler};
 use claiming::{Claims, FIRST_CLAIM_DELAY, FIRST_PAUSE};
 use ending::Ending;
 use handoff::Handoffs;
 use identity::{Registering, begin};
-use jobs::{RELEASE_AFTER, Started, Waiting};
+use jobs::{Ended, RELEASE_AFTER, Started, Waiting};
 use tasks::Telling;
 
 /// How many moments at which jobs become ready are remembered; polling finds the others.
@@ -110,11 +109,11 @@ pub(super) struct Engine {
     /// Drops the jobs' futures.
     drop_jobs: Arc<CancellationToken>,
 
-    running: JoinSet<(Outcome, Duration)>,
+    running: JoinSet<Ended>,
     started: ByNumber<Id, Started>,
-    /// What the present identity has claimed and is not yet known to be written, with the moment of the claim: a job may
+    /// What the present identity has claimed and is not yet known to be written, with the claim: a job may
     /// be claimed again before the news of its last result is here.
-    held: ByNumber<JobId, DateTime<Utc>>,
+    held: ByNumber<JobId, ClaimToken>,
     /// Claimed and waiting for a slot.
     waiting: VecDeque<Waiting>,
     /// Of their payloads.
@@ -167,7 +166,7 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(worker: &Worker, mode: Mode) -> Self {
-        let line = Line::to(worker.client.storage().for_worker());
+        let line = Line::to(worker.client.storage().consumer());
         let (results, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
@@ -339,7 +338,7 @@ impl Engine {
     async fn turn(mut self, mut news: mpsc::UnboundedReceiver<News>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
         let mut wakeups = if listen {
-            self.line.storage().wakeups_and_handoffs(self.handoff.offers())
+            self.line.storage().wakeups(Some(self.handoff.offers()))
         } else {
             futures::stream::pending().boxed()
         };
@@ -421,8 +420,8 @@ impl Engine {
     fn written(&mut self, written: Written) {
         match written {
             Written::Batch { claims, freed_queue } => {
-                for (job, locked_at) in claims {
-                    if self.held.get(&job) == Some(&locked_at) {
+                for (job, token) in claims {
+                    if self.held.get(&job) == Some(&token) {
                         self.held.remove(&job);
                     }
                 }

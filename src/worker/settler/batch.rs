@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::FIRST_DEFERRAL;
-use crate::storage::{INTERRUPTED, Outcome, Settlement};
+use crate::storage::{INTERRUPTED, Outcome, Settlement, Then};
+use crate::task::RetryPolicy;
 
 /// A result that is being written.
 pub(super) struct Item {
@@ -110,11 +111,12 @@ impl Backlog {
 
 /// How many bytes of errors and payloads are in a result.
 fn details(settlement: &Settlement) -> usize {
-    match &settlement.outcome {
+    let then = settlement.then.jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
+    then + match &settlement.outcome {
         Outcome::Failed { error, payload, .. } | Outcome::Interrupted { error, payload, .. } => {
             error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
         }
-        Outcome::Dead { error } => error.len(),
+        Outcome::Dead { error, .. } => error.len(),
         _ => 0,
     }
 }
@@ -127,6 +129,14 @@ pub(super) fn can_be_simpler(batch: &[Settlement]) -> bool {
 /// The same outcome without what the task put into it.
 pub(super) fn without_details(mut settlement: Settlement) -> Option<Settlement> {
     const TEXT: &str = "the attempt failed, and its error could not be stored";
+    if !settlement.then.is_nothing() {
+        // To be done without what follows would lose that. So it is tried again, as after any failure.
+        let error = "the job is done, and the jobs that follow it could not be stored";
+        let attempt = RetryPolicy::default().delay(1);
+        settlement.then = Then::default();
+        settlement.outcome = Outcome::failed(error, attempt);
+        return Some(settlement);
+    }
     match &mut settlement.outcome {
         Outcome::Failed { error, payload, .. } if error != TEXT || payload.is_some() => {
             TEXT.clone_into(error);
@@ -138,7 +148,7 @@ pub(super) fn without_details(mut settlement: Settlement) -> Option<Settlement> 
             *payload = None;
             Some(settlement)
         }
-        Outcome::Dead { error } if error != TEXT => {
+        Outcome::Dead { error, .. } if error != TEXT => {
             TEXT.clone_into(error);
             Some(settlement)
         }

@@ -50,7 +50,7 @@ pub async fn rows_are_poisoned_by_hand(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let specs = (0..12).map(|_| JobSpec::new("work", Work { ms: 10, how: How::Sleep, pad: String::new() }));
     let added = scene.client.add_many(specs).await.expect("add");
-    let ids: Vec<i64> = added.iter().map(|job| job.id).collect();
+    let ids: Vec<i64> = added.iter().map(|job| job.id.number()).collect();
     let jobs = "update graphile_worker._private_jobs set";
     scene
         .sql(&format!(
@@ -290,7 +290,7 @@ pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     scene.sql("create table notes (job bigint references graphile_worker._private_jobs (id) on delete cascade)").await;
     let work = |ms| Work { ms, how: How::Sleep, pad: String::new() };
     let keyed = scene.client.add(JobSpec::new("work", work(3_000)).key("k")).await.expect("add");
-    scene.accept([keyed.id]);
+    scene.accept([keyed.id.number()]);
     scene.add(60, 3_000).await;
     scene.start("a");
     scene.until_started(61).await;
@@ -307,9 +307,9 @@ pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
         .expect("lock");
     // And one job is referred to, by a row that would be deleted with it.
     let referred = scene.client.add(JobSpec::new("work", work(3_000))).await.expect("add");
-    scene.accept([referred.id]);
+    scene.accept([referred.id.number()]);
     scene.until_started(62).await;
-    scene.sql(&format!("insert into notes values ({})", referred.id)).await;
+    scene.sql(&format!("insert into notes values ({})", referred.id.number())).await;
     sqlx::query("select from notes for update").execute(&mut *theirs).await.expect("lock");
     let begun = Instant::now();
     let time = ground.seconds(15, 240);

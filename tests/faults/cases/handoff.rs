@@ -43,7 +43,7 @@ async fn while_adding(scene: &mut Scene, time: Duration, other: impl AsyncFnOnce
     });
     other(scene).await;
     let added = adding.await.expect("no panic");
-    scene.accept(added.iter().map(|job| job.id));
+    scene.accept(added.iter().map(|job| job.id.number()));
     let handed_off = added.iter().filter(|job| job.locked_by.is_some()).count();
     scene.remark = format!("{handed_off} of {} jobs were handed off", added.len());
     handed_off

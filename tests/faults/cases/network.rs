@@ -192,7 +192,7 @@ pub async fn a_claims_answer_is_not_taken(ground: &Ground) -> Outcome {
     sqlx::query("lock table graphile_worker._private_jobs in exclusive mode").execute(&mut *tx).await.expect("lock");
     let large = || JobSpec::new("work", Work { ms: 10, how: How::Sleep, pad: "x".repeat(2 * 1024 * 1024) });
     let added = scene.client.add_many((0..20).map(|_| large())).within(&mut tx).await.expect("add");
-    scene.accept(added.into_iter().map(|job| job.id));
+    scene.accept(added.into_iter().map(|job| job.id.number()));
     let claims =
         |waits: &str| format!("select count(*) from pg_stat_activity where {waits} and query like '%backfill_claim%'");
     scene.until_answered("a claim", &claims("wait_event_type = 'Lock'")).await;

@@ -94,10 +94,10 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
     let work = crate::worker::Work { ms: 10, how: crate::worker::How::Sleep, pad: String::new() };
     for _ in 0..50 {
         let job = client.add(backfill::JobSpec::new("work", &work)).await.expect("add through the pooler");
-        scene.accept([job.id]);
+        scene.accept([job.id.number()]);
     }
     let many = client.add_many((0..500).map(|_| backfill::JobSpec::new("work", &work))).await.expect("add");
-    scene.accept(many.iter().map(|job| job.id));
+    scene.accept(many.iter().map(|job| job.id.number()));
     for _ in 0..20 {
         client.counts().await.expect("counts");
         client.tasks().await.expect("tasks");
@@ -109,7 +109,7 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
             "select count(*) from graphile_worker._private_known_crontabs where last_execution is not null",
         )
         .await;
-    let told = client.storage().diagnose().await;
+    let told = client.storage().doctor().expect("doctor").diagnose().await;
     let not_listening = told.iter().any(|checked| {
         checked.what == "notifications"
             && matches!(&checked.status, CheckStatus::Found { remedy, .. } if remedy.contains("pooler"))

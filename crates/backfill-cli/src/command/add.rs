@@ -4,10 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use backfill::storage::Storage;
+use backfill::storage::AnyStorage;
 use backfill::{BackfillClient, Error, JobSpec, Payload};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -43,7 +42,7 @@ pub async fn run(global: &Global, output: &Output, args: AddArgs) -> Result<(), 
 
 /// A client whose schema is there. A missing one is created; an old one is left alone, since an upgrade stops Node workers of
 /// older versions.
-async fn open(global: &Global, create: bool) -> Result<Arc<dyn Storage>, Failure> {
+async fn open(global: &Global, create: bool) -> Result<AnyStorage, Failure> {
     let storage = database::reached(global, Duration::ZERO).await?;
     match database::check(&storage).await {
         Err(error) if create && error.is_missing() => {
@@ -120,8 +119,8 @@ fn nothing_added(failure: Failure) -> Failure {
     }
 }
 
-async fn one(storage: Arc<dyn Storage>, output: &Output, task: &str, spec: JobSpec, cap: usize) -> Result<(), Failure> {
-    let known = storage.task_names().await?;
+async fn one(storage: AnyStorage, output: &Output, task: &str, spec: JobSpec, cap: usize) -> Result<(), Failure> {
+    let known = storage.require_inspect()?.task_names().await?;
     let client = BackfillClient::with_storage(storage).with_max_payload_bytes(cap)?;
     let job = client.add(spec).await.map_err(with_option)?;
     let told = tell_unserved(&client, [task]).await;

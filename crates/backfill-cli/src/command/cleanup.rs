@@ -23,7 +23,7 @@ pub async fn run(global: &Global, output: &Output, args: CleanupArgs) -> Result<
     let client = database::client(global).await?;
     if !keep.is_empty() {
         // What was meant by a name that was mistyped would be deleted. (One that is not there yet may be named.)
-        let known = client.storage().task_names().await?;
+        let known = client.storage().require_inspect()?.task_names().await?;
         let mistyped =
             |name: &&String| !known.contains(name) && nearest(name, known.iter().map(String::as_str)).is_some();
         if let Some(name) = keep.iter().find(mistyped) {

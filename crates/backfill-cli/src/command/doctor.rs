@@ -4,17 +4,18 @@ use backfill::cron::zone_data;
 use backfill::storage::{Check, CheckStatus, Storage};
 use chrono::TimeDelta;
 
-use super::transfer;
+use backfill::moving::is_move;
 
 use crate::args::Global;
 use crate::database;
-use crate::failure::Failure;
+use crate::failure::{Failure, failed};
 use crate::output::{Output, count_of};
 use crate::serving::{Serving, waiting};
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
-    let mut checked = storage.diagnose().await;
+    let doctor = storage.doctor().ok_or_else(|| failed(format!("{} has no doctor", storage.name())))?;
+    let mut checked = doctor.diagnose().await;
     // A database that cannot be reached, or has nothing in it, has said so.
     if checked.len() > 1 {
         checked.push(moves(&*storage).await);
@@ -53,8 +54,10 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
 async fn tasks(storage: &dyn Storage) -> CheckStatus {
     /// Ready for so long without a worker is not the moment between two.
     const OVERDUE: TimeDelta = TimeDelta::minutes(10);
-    let looked =
-        async { Ok::<_, backfill::Error>((storage.workers().await?, storage.tasks().await?, storage.time().await?)) };
+    let looked = async {
+        let inspect = storage.require_inspect()?;
+        Ok::<_, backfill::Error>((inspect.workers().await?, inspect.tasks().await?, storage.now().await?))
+    };
     let (workers, tasks, now) = match looked.await {
         Ok(looked) => looked,
         Err(error) => return CheckStatus::Skipped { why: error.to_string() },
@@ -72,7 +75,7 @@ async fn tasks(storage: &dyn Storage) -> CheckStatus {
     let jobs: u64 = tasks.iter().map(|task| waiting(&task.jobs)).sum();
     let overdue = tasks.iter().filter_map(|task| task.oldest_ready).any(|ready| now - ready > OVERDUE);
     // Those of Node's are seen only while they hold something.
-    let others = workers.iter().any(|worker| worker.seen_at.is_none() && !transfer::is_move(&worker.id));
+    let others = workers.iter().any(|worker| worker.seen_at.is_none() && !is_move(&worker.id));
     if serving.workers == 0 && overdue && !others {
         return CheckStatus::Found {
             problem: format!(
@@ -94,12 +97,13 @@ async fn tasks(storage: &dyn Storage) -> CheckStatus {
 
 /// Jobs that `backfill move` has reserved.
 async fn moves(storage: &dyn Storage) -> Check {
-    let status = match storage.workers().await {
+    let workers = async { storage.require_inspect()?.workers().await };
+    let status = match workers.await {
         Err(error) => CheckStatus::Skipped { why: error.to_string() },
         Ok(workers) => {
             let held: Vec<String> = workers
                 .iter()
-                .filter(|worker| transfer::is_move(&worker.id))
+                .filter(|worker| is_move(&worker.id))
                 .map(|worker| format!("{} are held by {}", count_of(worker.jobs, "job"), worker.id))
                 .collect();
             if held.is_empty() {

@@ -13,7 +13,7 @@ use crate::output::Output;
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::reached(global, Duration::ZERO).await?;
-    let before = storage.check().await;
+    let before = storage.version().await;
     let elsewhere = match before {
         Err(ref error) if error.is_missing() => database::elsewhere(&storage).await,
         _ => String::new(),

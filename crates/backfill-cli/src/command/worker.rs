@@ -133,7 +133,9 @@ async fn watch_others(client: &BackfillClient, worker: &Worker, scheduled: &[Str
 }
 
 async fn tell_unserved(client: &BackfillClient, worker: &Worker, scheduled: &[String], told: &mut BTreeSet<String>) {
-    let looked = async { Ok::<_, backfill::Error>((client.storage().serving().await?, client.tasks().await?)) };
+    let looked = async {
+        Ok::<_, backfill::Error>((client.storage().require_inspect()?.serving().await?, client.tasks().await?))
+    };
     let (workers, tasks) = match looked.await {
         Ok(looked) => looked,
         // It is told by whatever needs the database.

@@ -207,6 +207,17 @@ pub enum Error {
         run: String,
     },
 
+    /// Another run of the same move sends heartbeats.
+    #[error("another run of the move {id} is under way; wait until it has ended")]
+    MoveUnderWay {
+        /// The move.
+        id: String,
+    },
+
+    /// Jobs were to be moved to where they are.
+    #[error("the jobs would be moved to the place where they are; name another one")]
+    SamePlace,
+
     /// A worker ended before all its results were written. The jobs stay locked until others notice that it is gone (15 to
     /// 20 seconds, unless set otherwise), and then run again.
     #[error("{jobs} results could not be written before the worker had to end; their jobs will run again")]

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Job, JobState, Payload};
+use super::{Job, JobId, JobState, Payload};
 use crate::json::rfc3339;
 
 /// A job and its state at a time, as JSON: [`Job::with_state_at`].
@@ -24,7 +24,7 @@ impl Job {
 
 #[derive(Serialize)]
 struct Shape<'a> {
-    id: i64,
+    id: JobId,
     task: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<JobState>,

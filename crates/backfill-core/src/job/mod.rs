@@ -9,6 +9,7 @@
 //! - A **key** ([`JobKeyMode`]) makes sure that at most one waiting job exists for one purpose.
 //! - A **claim** is a job held by one worker: nobody else starts it until it is settled or released.
 
+mod id;
 mod json;
 mod key;
 pub mod limits;
@@ -22,6 +23,7 @@ mod typed;
 
 use chrono::{DateTime, Utc};
 
+pub use id::JobId;
 pub use json::JobWithState;
 pub use key::JobKeyMode;
 pub use new::NewJob;
@@ -35,14 +37,11 @@ pub use spec::{JobSpec, RunAt};
 pub use state::JobState;
 pub use typed::TaskPayload;
 
-/// A job's number: unique within a schema, growing, 64 bits.
-pub type JobId = i64;
-
 /// A stored job.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Job {
-    /// Its number.
+    /// Its id.
     pub id: JobId,
     /// The name of the task that runs it.
     pub task: String,
@@ -79,9 +78,9 @@ pub struct Job {
 impl Job {
     /// A job with these identifying fields and the schema's defaults for the rest, for storages to fill in.
     #[must_use]
-    pub fn new(id: JobId, task: impl Into<String>, payload: Payload, now: DateTime<Utc>) -> Self {
+    pub fn new(id: impl Into<JobId>, task: impl Into<String>, payload: Payload, now: DateTime<Utc>) -> Self {
         Self {
-            id,
+            id: id.into(),
             task: task.into(),
             queue: None,
             payload,

@@ -33,7 +33,7 @@ pub struct NewJob {
 impl NewJob {
     /// The job that this becomes when it is stored under this number, now.
     #[must_use]
-    pub fn stored(&self, id: JobId, run_at: DateTime<Utc>, now: DateTime<Utc>) -> Job {
+    pub fn stored(&self, id: impl Into<JobId>, run_at: DateTime<Utc>, now: DateTime<Utc>) -> Job {
         let mut job = Job::new(id, self.task.clone(), self.payload.clone(), now);
         job.queue.clone_from(&self.queue);
         job.run_at = run_at;

@@ -150,11 +150,57 @@ impl<'a> ClaimRequest<'a> {
     }
 }
 
+/// What names one claim of a job besides the job and the worker: the fence. Opaque: only its storage knows what is inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimToken(i64);
+
+impl ClaimToken {
+    /// For storages: a claim of one job by one worker has a number that no other of the two has. It may be the moment of the claim;
+    /// it must not be the job's attempt, which administrators may change while the job runs.
+    #[must_use]
+    pub const fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// For storages: what was put in.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        self.0
+    }
+}
+
+/// A job, and the claim by which a worker holds it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ClaimedJob {
+    /// The job.
+    pub job: Job,
+    /// The claim.
+    pub token: ClaimToken,
+}
+
+impl ClaimedJob {
+    /// A job that is held by this claim.
+    #[must_use]
+    pub fn new(job: Job, token: ClaimToken) -> Self {
+        Self { job, token }
+    }
+}
+
+impl std::ops::Deref for ClaimedJob {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.job
+    }
+}
+
 /// What a claim took.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Claimed {
     /// The jobs, in the order in which they should start. Of a serial queue they are the first ready ones, without a gap.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<ClaimedJob>,
     /// Whether the limit kept the claim from seeing all that was ready: another claim may find more at once.
     pub more: bool,
     /// Whether jobs were left because of [`free_slots`](ClaimRequest::free_slots).
@@ -162,6 +208,35 @@ pub struct Claimed {
     /// A storage may pass by ready jobs to save itself a long search, if it says here when to look again, and finds them then. Zero means
     /// that the claim ended before it had seen everything: the next one goes on from there.
     pub rescan_after: Option<Duration>,
+}
+
+impl Claimed {
+    /// These jobs, and nothing else is known.
+    #[must_use]
+    pub fn jobs(jobs: Vec<ClaimedJob>) -> Self {
+        Self { jobs, ..Self::default() }
+    }
+
+    /// The same; another claim may find more at once.
+    #[must_use]
+    pub fn more(mut self, more: bool) -> Self {
+        self.more = more;
+        self
+    }
+
+    /// The same; jobs were left because of [`free_slots`](ClaimRequest::free_slots).
+    #[must_use]
+    pub fn for_free_slots(mut self, for_free_slots: bool) -> Self {
+        self.for_free_slots = for_free_slots;
+        self
+    }
+
+    /// The same; ready jobs may have been passed by until then.
+    #[must_use]
+    pub fn rescan_after(mut self, rescan_after: Option<Duration>) -> Self {
+        self.rescan_after = rescan_after;
+        self
+    }
 }
 
 #[cfg(test)]

@@ -169,12 +169,12 @@ impl Cursor {
 mod tests {
     use super::*;
     use crate::job::{Job, Payload, Priority};
-    use crate::storage::WorkerId;
+    use crate::storage::{ClaimToken, ClaimedJob, WorkerId};
 
     fn found(priority: i16) -> Claimed {
         let mut job = Job::new(1, "t", Payload::empty(), DateTime::UNIX_EPOCH);
         job.priority = Priority(priority);
-        Claimed { jobs: vec![job], ..Claimed::default() }
+        Claimed { jobs: vec![ClaimedJob::new(job, ClaimToken::from_number(1))], ..Claimed::default() }
     }
 
     #[test]

@@ -10,14 +10,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::WorkerId;
-use crate::job::Job;
+use super::{ClaimedJob, WorkerId};
 
 /// That a worker would start a job at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
-    /// Who offers. It must be registered (see [`register`](super::Storage::register)).
+    /// Who offers. It must be registered (see [`register`](super::Consumer::register)).
     pub worker: Arc<WorkerId>,
     /// The task names it can run.
     pub tasks: Arc<[String]>,
@@ -37,8 +36,8 @@ impl Offer {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Handoff {
-    /// The job, claimed.
-    pub job: Job,
+    /// The job, and its claim.
+    pub job: ClaimedJob,
     /// By whom.
     pub worker: Arc<WorkerId>,
     /// It was so at some moment after this one.
@@ -48,7 +47,7 @@ pub struct Handoff {
 impl Handoff {
     /// A job that this worker was seen to hold after this moment.
     #[must_use]
-    pub fn new(job: Job, worker: Arc<WorkerId>, seen: Instant) -> Self {
+    pub fn new(job: ClaimedJob, worker: Arc<WorkerId>, seen: Instant) -> Self {
         Self { job, worker, seen }
     }
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use backfill_core::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use backfill_core::job::{Job, JobSpec};
-use backfill_core::storage::{ClaimRef, ClaimRequest, Outcome, Registration, Settlement, Storage, WorkerId};
+use backfill_core::job::{Job, JobId, JobSpec};
+use backfill_core::storage::{
+    ClaimRef, ClaimRequest, ClaimedJob, Consumer, Outcome, Registration, Settlement, Storage, WorkerId,
+};
 use futures::FutureExt;
 use tempfile::TempDir;
 
@@ -23,7 +25,7 @@ async fn in_parts_of(rows: u32) -> (TempDir, SqliteStorage) {
 
 async fn registered(jobs: &SqliteStorage) -> WorkerId {
     let worker = WorkerId::random();
-    jobs.register_with(&Registration::new(&worker, &[TASK.to_owned()])).await.expect("register");
+    jobs.register(&Registration::new(&worker, &[TASK.to_owned()])).await.expect("register");
     worker
 }
 
@@ -33,7 +35,7 @@ async fn add(jobs: &SqliteStorage, specs: impl IntoIterator<Item = JobSpec>) -> 
 }
 
 /// Jobs of a queue that is held.
-async fn held(jobs: &SqliteStorage, count: usize) -> Job {
+async fn held(jobs: &SqliteStorage, count: usize) -> ClaimedJob {
     let worker = registered(jobs).await;
     add(jobs, (0..count).map(|_| JobSpec::new(TASK, 0).serial_queue("held").priority(-1))).await;
     let tasks = [TASK.to_owned()];
@@ -66,7 +68,7 @@ async fn a_walk_in_parts_takes_the_same_jobs_in_the_same_order_as_one_in_a_piece
             let request = ClaimRequest::new(&worker, &tasks, limit).limits(&limits).max_bytes(bytes);
             let request = request.free_slots(slots).run_length(run_length).full_scan(true);
             let claimed = jobs.claim(&request).await.expect("claim");
-            let ids: Vec<i64> = claimed.jobs.iter().map(|job| job.id).collect();
+            let ids: Vec<JobId> = claimed.jobs.iter().map(|job| job.id).collect();
             all.push((ids, claimed.more, claimed.for_free_slots));
         }
         assert!(all[0].0.len() == 4 && all[3].0.len() > 9, "{all:?}");
@@ -129,8 +131,8 @@ async fn a_queue_that_is_freed_before_the_place_of_a_walk_is_found_by_a_full_sca
     let request = ClaimRequest::new(&worker, &tasks, 10);
     assert_eq!(jobs.claim(&request).await.expect("claim").jobs, []);
     let holder = WorkerId::named(first.locked_by.clone().expect("held"));
-    let outcome = Outcome::Completed;
-    jobs.settle(&holder, &[Settlement { claim: ClaimRef::of(&first), outcome }]).await.expect("settle");
+    let outcome = Outcome::completed();
+    jobs.settle(&holder, &[Settlement::new(ClaimRef::of(&first), outcome)]).await.expect("settle");
     let claimed = jobs.claim(&request.full_scan(true)).await.expect("claim");
     assert_eq!(claimed.jobs.len(), 1);
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 
-use super::super::row::{JobRow, MaybeText, Text, Timestamp};
+use super::super::row::{JobRow, MaybeText, Text, Timestamp, token};
 use super::cursor::Position;
 use crate::job::Job;
-use crate::storage::{ClaimRequest, Claimed};
+use crate::storage::{ClaimRequest, Claimed, ClaimedJob};
 
 /// One row; of which kind, its empty fields tell.
 pub(super) struct Row {
@@ -122,7 +122,8 @@ impl<'a> Reader<'a> {
 
     fn take_job(&mut self, id: i64, task: i32, row: Row) {
         let job = || {
-            Some(Job::from(JobRow {
+            let moment = self.course.moment?;
+            let job = Job::from(JobRow {
                 id,
                 task: self.tasks.get(&task)?.clone().into(),
                 queue: row.queue_id.and_then(|queue| self.queues.get(&queue).cloned()).map(Text::from),
@@ -137,9 +138,10 @@ impl<'a> Reader<'a> {
                 key: row.key.0,
                 revision: row.revision?,
                 flags: row.flags.0,
-                locked_at: self.course.moment.map(Timestamp),
+                locked_at: Some(Timestamp(moment)),
                 locked_by: Some(self.request.worker.as_str().to_owned().into()),
-            }))
+            });
+            Some(ClaimedJob::new(job, token(moment)))
         };
         self.claimed.jobs.extend(job());
     }

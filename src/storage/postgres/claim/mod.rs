@@ -207,13 +207,14 @@ mod tests {
 
     use super::*;
     use crate::job::{Job, Payload};
+    use crate::storage::{ClaimToken, ClaimedJob};
 
     /// A claim that took one job.
     fn took(change: impl FnOnce(&mut Job)) -> Claimed {
         let mut job = Job::new(1, "t", Payload::empty(), DateTime::UNIX_EPOCH);
         job.attempts = 1;
         change(&mut job);
-        Claimed { jobs: vec![job], ..Claimed::default() }
+        Claimed::jobs(vec![ClaimedJob::new(job, ClaimToken::from_number(1))])
     }
 
     #[test]
@@ -244,7 +245,7 @@ mod tests {
         let others = [
             took(|job| job.queue = Some("q".to_owned())),
             took(|job| job.max_attempts = 1),
-            Claimed { for_free_slots: true, ..Claimed::default() },
+            Claimed::default().for_free_slots(true),
         ];
         for other in others {
             let plainness = Plainness::default();

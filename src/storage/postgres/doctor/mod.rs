@@ -22,7 +22,8 @@ use super::rights::Need;
 use super::{PostgresStorage, REVISION, migrate};
 use crate::error::{Error, Unready};
 use crate::nearest::did_you_mean;
-use crate::storage::{Check, CheckStatus};
+use crate::storage::{Check, CheckStatus, Doctor};
+use async_trait::async_trait;
 
 /// What a check says: nothing wrong, or each thing that is. An error means that it could not look.
 type Findings = Result<Seen, Error>;
@@ -65,6 +66,13 @@ impl Seen {
 /// The remedy where `LISTEN` does not work.
 const POLL: &str = "give workers an address without a pooler in transaction mode, or let them poll (`backfill worker \
                     --no-listen`, WorkerBuilder::listen(false))";
+
+#[async_trait]
+impl Doctor for PostgresStorage {
+    async fn diagnose(&self) -> Vec<Check> {
+        self.look_at_everything().await
+    }
+}
 
 impl PostgresStorage {
     /// The schema need not be there.

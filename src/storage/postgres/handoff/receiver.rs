@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::PostgresStorage;
-use super::super::row::jobs;
+use super::super::row::{jobs, token};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Handoff, Offer, WorkerId};
+use crate::storage::{ClaimedJob, Handoff, Offer, WorkerId};
 
 /// When to try again where a sender was asking for the offer at this very moment: at first, and after many times.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
@@ -156,7 +156,7 @@ where pool.id = $1 and pool.seen_at > 'epoch'
     }
 
     /// Reads a job that was stored as held by this worker. (What the worker has claimed is claimed later than it was stored.)
-    async fn read_held(&self, conn: &mut PgConnection, id: JobId, worker: &WorkerId) -> Result<Option<Job>> {
+    async fn read_held(&self, conn: &mut PgConnection, id: JobId, worker: &WorkerId) -> Result<Option<ClaimedJob>> {
         let row = jobs!(
             "-- A job that was handed off.",
             r#"
@@ -165,13 +165,16 @@ join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 where job.id = $1 and job.locked_by = $2 and job.locked_at = job.created_at
 "#,
-            id,
+            id.number(),
             worker.as_str(),
         )
         .fetch_optional(self.schema.on(conn))
         .await
         .map_err(|e| self.error("read a job that was handed off", e))?;
-        Ok(row.map(Job::from))
+        Ok(row.map(Job::from).and_then(|job| {
+            let token = token(job.locked_at?);
+            Some(ClaimedJob::new(job, token))
+        }))
     }
 }
 

@@ -236,7 +236,7 @@ from job
             job.priority.0,
             receiver.worker,
             receiver.channel,
-            receiver.last,
+            receiver.last.map(JobId::number),
         )
         .fetch_optional(self.schema.on(conn))
         .await

@@ -9,9 +9,11 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
+use super::{Subject, TASK, add, add_one, admin, claim, claim_one, failed, inspect, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, Reschedule, Settlement, Wakeup, WorkerId};
+use crate::storage::{
+    ClaimRef, ClaimRequest, Offer, Outcome, Registration, Reschedule, Settlement, Wakeup, Watch, WorkerId,
+};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
@@ -94,7 +96,7 @@ pub async fn a_serial_queue_gives_one_job_at_a_time(storage: Subject) {
         assert_eq!(claimed.len(), 1, "one of the queue, whatever the limit");
         assert_eq!(claimed[0].payload.decode::<i32>().expect("a number"), n);
         assert!(claim(&storage, &other, 10).await.is_empty(), "not for others either");
-        let outcome = if n == 1 { failed("no", Duration::from_secs(60)) } else { Outcome::Completed };
+        let outcome = if n == 1 { failed("no", Duration::from_secs(60)) } else { Outcome::completed() };
         settle(&storage, &one, &claimed[0], outcome).await;
     }
     assert!(claim(&storage, &other, 10).await.is_empty());
@@ -125,10 +127,8 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
                     in_flight.lock().expect("lock").remove(job.queue.as_ref().expect("a queue"));
                     assert!(done.lock().expect("lock").insert(job.id), "a job ran twice");
                 }
-                let settled: Vec<Settlement> = jobs
-                    .iter()
-                    .map(|job| Settlement { claim: ClaimRef::of(job), outcome: Outcome::Completed })
-                    .collect();
+                let settled: Vec<Settlement> =
+                    jobs.iter().map(|job| Settlement::new(ClaimRef::of(job), Outcome::completed())).collect();
                 assert_eq!(storage.settle(&worker, &settled).await.expect("settle").applied.len(), jobs.len());
             }
         });
@@ -136,7 +136,7 @@ pub async fn serial_queues_never_overlap_under_contention(storage: Subject) {
     while let Some(result) = claimers.join_next().await {
         result.expect("a claimer");
     }
-    assert_eq!(storage.counts().await.expect("counts").total(), 0);
+    assert_eq!(inspect(&storage).counts().await.expect("counts").total(), 0);
 }
 
 /// Many jobs of a held queue, with better priority, do not keep others from being claimed.
@@ -187,12 +187,12 @@ pub async fn jobs_without_attempts_left_are_not_claimed(storage: Subject) {
         settle(&storage, &worker, &job, failed("no", Duration::ZERO)).await;
     }
     assert!(claim(&storage, &worker, 1).await.is_empty());
-    assert_eq!(storage.counts().await.expect("counts").dead, 1);
+    assert_eq!(inspect(&storage).counts().await.expect("counts").dead, 1);
 }
 
 /// Who listens hears of added jobs.
 pub async fn adding_wakes_a_listener(storage: Subject) {
-    let mut wakeups = storage.wakeups();
+    let mut wakeups = storage.wakeups(None);
     let within = Duration::from_secs(20);
     let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
     assert_eq!(first, Some(Wakeup::Listening));
@@ -208,7 +208,7 @@ pub async fn a_job_is_handed_off_or_claimed_and_never_both(storage: Subject) {
     let worker = Arc::new(register(&storage).await);
     let offer = Offer::new(Arc::clone(&worker), [TASK.to_owned()].into(), 1);
     let offers = watch::Sender::new(Some(offer));
-    let mut wakeups = storage.wakeups_and_handoffs(offers.subscribe());
+    let mut wakeups = storage.wakeups(Some(offers.subscribe()));
     let (tell, mut heard) = mpsc::unbounded_channel();
     let listening = tokio::spawn(async move {
         while let Some(wakeup) = wakeups.next().await {
@@ -239,9 +239,9 @@ pub async fn a_job_is_handed_off_or_claimed_and_never_both(storage: Subject) {
             handed_off.await.expect("it is told").job
         };
         assert_eq!((job.id, job.attempts), (added.id, 1));
-        settle(&storage, &worker, &job, Outcome::Completed).await;
+        settle(&storage, &worker, &job, Outcome::completed()).await;
     }
-    assert_eq!(storage.counts().await.expect("counts").total(), 0, "each was settled");
+    assert_eq!(inspect(&storage).counts().await.expect("counts").total(), 0, "each was settled");
     listening.abort();
 }
 
@@ -292,7 +292,8 @@ pub async fn last_attempts_are_taken_for_free_slots_only(storage: Subject) {
 pub async fn only_what_can_be_taken_counts_by_its_bytes(storage: Subject) {
     let worker = register(&storage).await;
     let large = |task: &str| JobSpec::new(task, "x".repeat(10_000));
-    storage.register(&WorkerId::random(), &["limited".to_owned()]).await.expect("register");
+    let tasks = ["limited".to_owned()];
+    storage.register(&Registration::new(&WorkerId::random(), &tasks)).await.expect("register");
     add(&storage, (0..5).map(|_| large(TASK).serial_queue("q")).collect()).await;
     add(&storage, (0..5).map(|_| large("limited")).collect()).await;
     add(&storage, vec![spec(), spec(), spec()]).await;
@@ -307,9 +308,9 @@ pub async fn the_present_are_told(storage: Subject) {
     let worker = register(&storage).await;
     let jobs = add(&storage, vec![spec(), spec(), spec()]).await;
     let done = claim_one(&storage, &worker).await;
-    settle(&storage, &worker, &done, Outcome::Completed).await;
+    settle(&storage, &worker, &done, Outcome::completed()).await;
     claim_one(&storage, &worker).await;
-    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::MAX]).collect();
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::from_number(i64::MAX)]).collect();
     let mut existing = storage.existing(&ids).await.expect("look");
     existing.sort_unstable();
     assert_eq!(existing, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
@@ -318,7 +319,7 @@ pub async fn the_present_are_told(storage: Subject) {
 
 /// A wakeup is worth something only if it comes long before a worker would look by itself, which is after two seconds.
 pub async fn a_wakeup_comes_long_before_the_next_poll(storage: Subject) {
-    let mut wakeups = storage.wakeups();
+    let mut wakeups = storage.wakeups(None);
     let mut late = Vec::new();
     let heard = async {
         assert_eq!(wakeups.next().await, Some(Wakeup::Listening));
@@ -346,7 +347,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
     let worker = register(&storage).await;
     let later = || spec().key("k").run_in(Duration::from_secs(3600));
     let job = add_one(&storage, later()).await;
-    let mut wakeups = storage.wakeups();
+    let mut wakeups = storage.wakeups(None);
     let within = Duration::from_secs(20);
     let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
     assert_eq!(first, Some(Wakeup::Listening));
@@ -364,11 +365,11 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
             "replacing" => drop(add_one(&storage, spec().key("k")).await),
             "rescheduling" => {
                 let change = Reschedule::new().run_at(Utc::now());
-                assert_eq!(storage.reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
+                assert_eq!(admin(&storage).reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
             }
             "unlocking" => {
                 claim_one(&storage, &worker).await;
-                assert_eq!(storage.unlock(&[worker.to_string()]).await.expect("unlock"), 1);
+                assert_eq!(admin(&storage).unlock(&[worker.to_string()]).await.expect("unlock"), 1);
             }
             "releasing" => {
                 claim_one(&storage, &worker).await;
@@ -385,7 +386,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
             _ => {
                 claim_one(&storage, &worker).await;
                 super::heartbeat::let_time_pass().await;
-                let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+                let rescued = storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
                 assert!(rescued.iter().any(|rescued| rescued.jobs == 1));
             }
         }
@@ -399,7 +400,7 @@ pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
 /// Who begins to listen is told so before anything else, however many jobs are being added at that moment.
 pub async fn a_listener_is_told_first_that_it_listens(storage: Subject) {
     for _ in 0..5 {
-        let mut wakeups = storage.wakeups();
+        let mut wakeups = storage.wakeups(None);
         let first = {
             let adding = async {
                 loop {
@@ -434,7 +435,7 @@ pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
         assert_eq!((job.attempts, job.locked_by), (0, None));
     }
     for job in &known {
-        assert_eq!(super::must_read(&storage, job.id).await, *job);
+        assert_eq!(super::must_read(&storage, job.id).await, job.job);
     }
     assert!(super::must_read(&storage, of_other.id).await.locked_by.is_some());
     assert_eq!(claim(&storage, &other, 9).await.len(), 2, "the queue is free too");
@@ -442,7 +443,7 @@ pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
     // A job that was removed meanwhile is not revived.
     add_one(&storage, spec().key("gone").max_attempts(1)).await;
     claim_one(&storage, &worker).await;
-    storage.remove("gone").await.expect("remove");
+    admin(&storage).remove("gone").await.expect("remove");
     assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 1);
     assert!(claim(&storage, &other, 9).await.is_empty());
 }
@@ -454,7 +455,7 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
             let worker = register(&storage).await;
             let job = add_one(&storage, spec().max_attempts(1)).await;
             if changed {
-                storage.reschedule(&[job.id], &Reschedule::new().priority(5)).await.expect("reschedule");
+                admin(&storage).reschedule(&[job.id], &Reschedule::new().priority(5)).await.expect("reschedule");
             }
             let claimed = claim_one(&storage, &worker).await;
             assert_eq!(claimed.attempts, 1);
@@ -465,17 +466,17 @@ pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
             }
             let free = super::must_read(&storage, job.id).await;
             assert_eq!((free.attempts, free.locked_by, free.last_error), (0, None, None), "{way}, changed: {changed}");
-            assert_eq!(storage.complete(&[job.id]).await.expect("complete").len(), 1);
+            assert_eq!(admin(&storage).complete(&[job.id]).await.expect("complete").len(), 1);
         }
     }
     // Whoever takes the key of a running job does so after it was claimed.
     for way in ["remove", "replace"] {
         let worker = register(&storage).await;
         let job = add_one(&storage, spec().key("k").max_attempts(1)).await;
-        storage.reschedule(&[job.id], &Reschedule::new().priority(-5)).await.expect("reschedule");
+        admin(&storage).reschedule(&[job.id], &Reschedule::new().priority(-5)).await.expect("reschedule");
         assert_eq!(claim_one(&storage, &worker).await.id, job.id);
         if way == "remove" {
-            storage.remove("k").await.expect("remove");
+            admin(&storage).remove("k").await.expect("remove");
         } else {
             add_one(&storage, spec().key("k").run_in(Duration::from_hours(1))).await;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{Subject, TASK, add, add_one, claim, must_read, register, spec};
+use super::{Subject, TASK, add, add_one, admin, claim, inspect, must_read, register, spec};
 use crate::storage::{Registration, Reschedule, Rescued, Watch, WorkerId, WorkerInfo};
 
 /// No heartbeat is older than no time at all, unless time has passed since it was sent.
@@ -20,7 +20,7 @@ pub async fn workers_without_heartbeats_are_rescued(storage: Subject) {
     let held = claim(&storage, &dead, 2).await;
     assert_eq!(held.len(), 2);
     let_time_pass().await;
-    let rescued = storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+    let rescued = storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
     assert_eq!(rescued.len(), 1);
     assert_eq!((rescued[0].worker.as_str(), rescued[0].jobs), (dead.as_str(), 2));
     for job in &held {
@@ -28,7 +28,7 @@ pub async fn workers_without_heartbeats_are_rescued(storage: Subject) {
         assert_eq!((job.attempts, job.locked_by), (1, None));
         assert!(job.last_error.is_some_and(|text| text.contains(dead.as_str())));
     }
-    assert!(storage.rescue(Duration::from_millis(1)).await.expect("rescue").is_empty(), "once is enough");
+    assert!(storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue").is_empty(), "once is enough");
     let alive = register(&storage).await;
     assert_eq!(claim(&storage, &alive, 10).await.len(), 2);
 }
@@ -40,13 +40,13 @@ pub async fn jobs_that_died_twice_come_back_apart(storage: Subject) {
     for death in 1..=3_i16 {
         // Whatever waits for its time is due now.
         let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
-        storage.reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
+        admin(&storage).reschedule(&ids, &Reschedule::new().run_in(Duration::ZERO)).await.expect("reschedule");
         let dead = register(&storage).await;
         assert_eq!(claim(&storage, &dead, 20).await.len(), 20);
         let_time_pass().await;
-        let before = storage.time().await.expect("the time");
-        storage.rescue(Duration::from_millis(1)).await.expect("rescue");
-        let after = storage.time().await.expect("the time");
+        let before = storage.now().await.expect("the time");
+        storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
+        let after = storage.now().await.expect("the time");
         let bound = TimeDelta::from_std(Duration::from_secs_f64(Rescued::spread(death))).expect("minutes");
         let mut times = BTreeSet::new();
         for job in &jobs {
@@ -66,12 +66,12 @@ pub async fn workers_with_heartbeats_or_deregistered_are_left_alone(storage: Sub
         assert_eq!(claim(&storage, worker, 1).await.len(), 1);
     }
     storage.deregister(&stopped).await.expect("deregister");
-    let counts = storage.counts().await.expect("counts");
+    let counts = inspect(&storage).counts().await.expect("counts");
     assert_eq!((counts.ready, counts.running), (1, 1), "what it still held is released");
     let_time_pass().await;
-    assert!(storage.rescue(Duration::from_secs(60)).await.expect("rescue").is_empty());
+    assert!(storage.rescue(&Watch::new(Duration::from_secs(60))).await.expect("rescue").is_empty());
     assert!(storage.heartbeat(&alive).await.expect("heartbeat"));
-    assert_eq!(storage.counts().await.expect("counts").running, 1);
+    assert_eq!(inspect(&storage).counts().await.expect("counts").running, 1);
 }
 
 /// A worker that was declared dead finds out at its next heartbeat, and claims nothing until it has a new identity.
@@ -79,7 +79,7 @@ pub async fn a_rescued_worker_learns_it(storage: Subject) {
     let worker = register(&storage).await;
     assert!(storage.heartbeat(&worker).await.expect("heartbeat"));
     let_time_pass().await;
-    storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+    storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
     assert!(!storage.heartbeat(&worker).await.expect("heartbeat"));
     add_one(&storage, spec()).await;
     assert!(claim(&storage, &worker, 1).await.is_empty());
@@ -92,17 +92,17 @@ pub async fn an_identity_is_given_once(storage: Subject) {
     let worker = register(&storage).await;
     add_one(&storage, spec()).await;
     let held = claim(&storage, &worker, 1).await;
-    assert!(!storage.register(&worker, &[]).await.expect("heartbeat"));
-    assert_eq!(must_read(&storage, held[0].id).await, held[0]);
+    assert!(!storage.register(&Registration::new(&worker, &[])).await.expect("heartbeat"));
+    assert_eq!(must_read(&storage, held[0].id).await, held[0].job);
     assert!(storage.heartbeat(&worker).await.expect("heartbeat"), "the first is still there");
 
     let (other, tasks) = (WorkerId::random(), ["registered".to_owned(), "registered too".to_owned()]);
-    assert!(storage.register(&other, &tasks).await.expect("register"));
-    let names = storage.task_names().await.expect("task names");
+    assert!(storage.register(&Registration::new(&other, &tasks)).await.expect("register"));
+    let names = inspect(&storage).task_names().await.expect("task names");
     assert!(tasks.iter().all(|task| names.contains(task)), "{names:?}");
     let more = ["named nevertheless".to_owned()];
-    assert!(!storage.register(&other, &more).await.expect("register"), "it is taken");
-    assert!(storage.task_names().await.expect("task names").contains(&more[0]));
+    assert!(!storage.register(&Registration::new(&other, &more)).await.expect("register"), "it is taken");
+    assert!(inspect(&storage).task_names().await.expect("task names").contains(&more[0]));
     assert!(storage.heartbeat(&other).await.expect("heartbeat"));
 }
 
@@ -112,7 +112,7 @@ pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
     let register_with = async |dead_after: Duration| {
         let worker = WorkerId::random();
         let registration = Registration::new(&worker, &[]).dead_after(dead_after);
-        assert!(storage.register_with(&registration).await.expect("register"));
+        assert!(storage.register(&registration).await.expect("register"));
         worker
     };
     let (short, hour) = (Duration::from_millis(2), Duration::from_hours(1));
@@ -122,41 +122,43 @@ pub async fn the_longer_of_two_deadlines_counts(storage: Subject) {
         assert_eq!(claim(&storage, worker, 1).await.len(), 1);
     }
     let_time_pass().await;
-    assert!(storage.rescue(hour).await.expect("rescue").is_empty(), "whoever looks asks for more");
+    assert!(storage.rescue(&Watch::new(hour)).await.expect("rescue").is_empty(), "whoever looks asks for more");
     let watch = Watch::new(Duration::from_millis(1));
-    let away = storage.rescue_with(&watch.contact(Duration::from_millis(1))).await.expect("rescue");
+    let away = storage.rescue(&watch.contact(Duration::from_millis(1))).await.expect("rescue");
     assert!(away.is_empty(), "whoever looks was away itself: {away:?}");
-    let rescued = storage.rescue_with(&watch.contact(short)).await.expect("rescue");
+    let rescued = storage.rescue(&watch.contact(short)).await.expect("rescue");
     assert_eq!(rescued.len(), 1, "{rescued:?}");
     assert_eq!(rescued[0].worker, short_lived.as_str());
     assert!(storage.heartbeat(&long).await.expect("heartbeat"), "it asks for more itself");
     assert!(!storage.heartbeat(&short_lived).await.expect("heartbeat"));
-    assert_eq!(storage.counts().await.expect("counts").running, 1);
+    assert_eq!(inspect(&storage).counts().await.expect("counts").running, 1);
 }
 
 /// A worker tells its tasks when it registers and whenever they change, and the names can be claimed at once.
 pub async fn workers_tell_which_tasks_they_run(storage: Subject) {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let worker = WorkerId::random();
-    assert!(storage.register(&worker, &names(&["b", "a"])).await.expect("register"));
+    assert!(storage.register(&Registration::new(&worker, &names(&["b", "a"]))).await.expect("register"));
     let other = register(&storage).await;
     let told = |workers: Vec<WorkerInfo>, id: &WorkerId| {
         let worker = workers.into_iter().find(|worker| worker.id == id.as_str()).expect("it is registered");
         assert!(worker.seen_at.is_some());
         worker.tasks
     };
-    for workers in [storage.serving().await.expect("serving"), storage.workers().await.expect("workers")] {
+    for workers in
+        [inspect(&storage).serving().await.expect("serving"), inspect(&storage).workers().await.expect("workers")]
+    {
         assert_eq!(told(workers.clone(), &worker), Some(names(&["a", "b"])));
         assert_eq!(told(workers, &other), Some(Vec::new()));
     }
     assert!(storage.serve(&worker, &names(&[TASK, "a"])).await.expect("serve"));
-    assert_eq!(told(storage.serving().await.expect("serving"), &worker), Some(names(&["a", TASK])));
-    assert_eq!(told(storage.serving().await.expect("serving"), &other), Some(Vec::new()));
-    assert!(storage.task_names().await.expect("names").contains(&TASK.to_owned()));
+    assert_eq!(told(inspect(&storage).serving().await.expect("serving"), &worker), Some(names(&["a", TASK])));
+    assert_eq!(told(inspect(&storage).serving().await.expect("serving"), &other), Some(Vec::new()));
+    assert!(inspect(&storage).task_names().await.expect("names").contains(&TASK.to_owned()));
     let job = add_one(&storage, spec()).await;
     assert_eq!(claim(&storage, &worker, 1).await.first().map(|job| job.id), Some(job.id));
     let stranger = WorkerId::random();
     assert!(!storage.serve(&stranger, &names(&["a"])).await.expect("serve"));
     storage.deregister(&other).await.expect("deregister");
-    assert_eq!(storage.serving().await.expect("serving").len(), 1, "strangers are not registered by it");
+    assert_eq!(inspect(&storage).serving().await.expect("serving").len(), 1, "strangers are not registered by it");
 }

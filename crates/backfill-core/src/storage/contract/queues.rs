@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
 use crate::job::{Job, JobId, JobSpec};
-use crate::storage::{ClaimRef, ClaimRequest, Outcome, Settlement, Wakeup, WorkerId};
+use crate::storage::{ClaimRef, ClaimRequest, ClaimedJob, Outcome, Registration, Settlement, Wakeup, WorkerId};
 
 /// Another task than [`TASK`].
 const OTHER: &str = "other";
@@ -20,20 +20,20 @@ fn number(job: &Job) -> i32 {
 }
 
 /// A claim of runs of up to so many jobs, of these tasks.
-async fn claim_runs(storage: &Subject, worker: &WorkerId, tasks: &[&str], limit: usize, run: usize) -> Vec<Job> {
+async fn claim_runs(storage: &Subject, worker: &WorkerId, tasks: &[&str], limit: usize, run: usize) -> Vec<ClaimedJob> {
     let tasks: Vec<String> = tasks.iter().map(|&task| task.to_owned()).collect();
     storage.claim(&ClaimRequest::new(worker, &tasks, limit).run_length(run)).await.expect("claim").jobs
 }
 
 /// Settles runs: each queue is released with its last job.
-async fn complete_runs(storage: &Subject, worker: &WorkerId, jobs: &[Job]) {
+async fn complete_runs(storage: &Subject, worker: &WorkerId, jobs: &[ClaimedJob]) {
     let last: HashMap<Option<&str>, JobId> = jobs.iter().map(|job| (job.queue.as_deref(), job.id)).collect();
     let settled: Vec<Settlement> = jobs
         .iter()
         .map(|job| {
             let claim = ClaimRef::of(job);
             let is_last = last[&job.queue.as_deref()] == job.id;
-            Settlement { claim: if is_last { claim } else { claim.keeping_queue() }, outcome: Outcome::Completed }
+            Settlement::new(if is_last { claim } else { claim.keeping_queue() }, Outcome::completed())
         })
         .collect();
     assert_eq!(storage.settle(worker, &settled).await.expect("settle").applied.len(), jobs.len());
@@ -79,12 +79,12 @@ pub async fn serial_queues_keep_their_order_under_contention(storage: Subject) {
                 }
                 tokio::task::yield_now().await;
                 for job in &jobs {
-                    let fails = job.attempts == 1 && job.id % 7 == 0;
-                    let outcome = if fails { failed("again", Duration::ZERO) } else { Outcome::Completed };
+                    let fails = job.attempts == 1 && job.id.number() % 7 == 0;
+                    let outcome = if fails { failed("again", Duration::ZERO) } else { Outcome::completed() };
                     let is_last = job.queue.is_none() || runs[&job.queue.as_deref()] == job.id;
                     let claim = ClaimRef::of(job);
                     let claim = if is_last { claim } else { claim.keeping_queue() };
-                    let settled = storage.settle(&worker, &[Settlement { claim, outcome }]).await.expect("settle");
+                    let settled = storage.settle(&worker, &[Settlement::new(claim, outcome)]).await.expect("settle");
                     assert_eq!(settled.applied, [job.id], "nobody else had it");
                     assert!(fails || done.lock().expect("lock").insert(job.id), "a job ran twice");
                 }
@@ -105,7 +105,8 @@ pub async fn serial_queues_keep_their_order_under_contention(storage: Subject) {
 /// could not be found in time.
 pub async fn nothing_of_a_queue_is_taken_before_its_first_job(storage: Subject) {
     let worker = register(&storage).await;
-    storage.register(&WorkerId::random(), &[OTHER.to_owned()]).await.expect("register");
+    let tasks = [OTHER.to_owned()];
+    storage.register(&Registration::new(&WorkerId::random(), &tasks)).await.expect("register");
     add(&storage, vec![JobSpec::new(OTHER, 0).serial_queue("a"), JobSpec::new(TASK, 1).serial_queue("a")]).await;
     add(&storage, vec![spec().serial_queue("b").flag("slow"), spec().serial_queue("b")]).await;
     let flags = ["slow".to_owned()];
@@ -141,7 +142,7 @@ pub async fn a_queues_backlog_is_never_overtaken_by_its_newest(storage: Subject)
         found += claim(&storage, &other, 10).await.iter().inspect(|job| assert_eq!(job.queue, None)).count();
     }
     assert!(found >= 50, "{found} are found behind the backlog");
-    settle(&storage, &one, &held, Outcome::Completed).await;
+    settle(&storage, &one, &held, Outcome::completed()).await;
     for _ in 0..3 {
         for job in claim(&storage, &other, 150).await.iter().filter(|job| job.queue.is_some()) {
             assert_eq!(number(job), 1, "the first that is left");
@@ -153,7 +154,8 @@ pub async fn a_queues_backlog_is_never_overtaken_by_its_newest(storage: Subject)
 /// settled.
 pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) {
     let (one, other) = (register(&storage).await, register(&storage).await);
-    storage.register(&WorkerId::random(), &[OTHER.to_owned()]).await.expect("register");
+    let tasks = [OTHER.to_owned()];
+    storage.register(&Registration::new(&WorkerId::random(), &tasks)).await.expect("register");
     let of = |task: &str, n: i32| JobSpec::new(task, n).serial_queue("q");
     let ago = Utc::now() - TimeDelta::minutes(1);
     let mut specs: Vec<JobSpec> = (0..5).map(|n| of(TASK, n)).collect();
@@ -162,22 +164,23 @@ pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) 
     specs.extend([of(TASK, 7), of(TASK, -1).priority(-1).run_at(ago), JobSpec::new(TASK, 100), of(TASK, 8)]);
     specs.extend([JobSpec::new(TASK, 101).serial_queue("r"), JobSpec::new(TASK, 102).serial_queue("s")]);
     add(&storage, specs).await;
-    let numbers = |jobs: &[Job]| jobs.iter().map(number).collect::<Vec<_>>();
+    let numbers = |jobs: &[ClaimedJob]| jobs.iter().map(|job| number(job)).collect::<Vec<_>>();
 
     let run = claim_runs(&storage, &one, &[TASK], 3, 3).await;
     assert_eq!(numbers(&run), [-1, 0, 1, 100, 101], "three of the queue count as one");
     assert!(run.iter().all(|job| job.attempts == 1 && job.locked_by.as_deref() == Some(one.as_str())));
-    let (of_queue, rest): (Vec<Job>, Vec<Job>) = run.into_iter().partition(|job| job.queue.as_deref() == Some("q"));
+    let (of_queue, rest): (Vec<ClaimedJob>, Vec<ClaimedJob>) =
+        run.into_iter().partition(|job| job.queue.as_deref() == Some("q"));
     complete_runs(&storage, &one, &rest[1..]).await;
-    settle(&storage, &one, &rest[0], Outcome::Completed).await;
+    settle(&storage, &one, &rest[0], Outcome::completed()).await;
     let rest = claim_runs(&storage, &other, &[TASK], 9, 3).await;
     assert_eq!(numbers(&rest), [102], "the queue is held");
     for job in &of_queue[..2] {
         let claim = ClaimRef::of(job).keeping_queue();
-        storage.settle(&one, &[Settlement { claim, outcome: Outcome::Completed }]).await.expect("settle");
+        storage.settle(&one, &[Settlement::new(claim, Outcome::completed())]).await.expect("settle");
         assert!(claim_runs(&storage, &other, &[TASK], 9, 3).await.is_empty(), "until the last one is settled");
     }
-    settle(&storage, &one, &of_queue[2], Outcome::Completed).await;
+    settle(&storage, &one, &of_queue[2], Outcome::completed()).await;
 
     let run = claim_runs(&storage, &other, &[TASK], 9, 9).await;
     assert_eq!(numbers(&run), [2, 3, 4], "up to a job of a task that is not served");
@@ -189,10 +192,8 @@ pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) 
     assert_eq!(numbers(&run), [6, 7, 8]);
 
     // Whatever is released of it goes back to its place.
-    let back: Vec<Settlement> = run[1..]
-        .iter()
-        .map(|job| Settlement { claim: ClaimRef::of(job).keeping_queue(), outcome: Outcome::Released })
-        .collect();
+    let back: Vec<Settlement> =
+        run[1..].iter().map(|job| Settlement::new(ClaimRef::of(job).keeping_queue(), Outcome::Released)).collect();
     storage.settle(&other, &back).await.expect("settle");
     assert!(claim_runs(&storage, &one, &[TASK], 9, 9).await.is_empty(), "still held");
     settle(&storage, &other, &run[0], failed("no", Duration::from_secs(60))).await;
@@ -202,7 +203,8 @@ pub async fn a_run_is_the_next_jobs_of_a_queue_under_one_hold(storage: Subject) 
 /// A run is bounded by its bytes, and of a task with a limit of its own it is one job.
 pub async fn a_run_is_bounded_like_any_claim(storage: Subject) {
     let worker = register(&storage).await;
-    storage.register(&WorkerId::random(), &["limited".to_owned()]).await.expect("register");
+    let tasks = ["limited".to_owned()];
+    storage.register(&Registration::new(&WorkerId::random(), &tasks)).await.expect("register");
     let large = |task: &str| JobSpec::new(task, "x".repeat(10_000)).serial_queue(task);
     add(&storage, (0..5).map(|_| large(TASK)).collect()).await;
     add(&storage, (0..5).map(|_| large("limited")).collect()).await;
@@ -220,11 +222,11 @@ pub async fn a_run_is_bounded_like_any_claim(storage: Subject) {
 /// freed it claims again.
 pub async fn a_freed_queue_wakes_whoever_serves_its_next_job(storage: Subject) {
     let within = Duration::from_secs(20);
-    let mut wakeups = storage.wakeups();
+    let mut wakeups = storage.wakeups(None);
     let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
     assert_eq!(first, Some(Wakeup::Listening));
     let worker = WorkerId::random();
-    assert!(storage.register(&worker, &[TASK.to_owned()]).await.expect("register"));
+    assert!(storage.register(&Registration::new(&worker, &[TASK.to_owned()])).await.expect("register"));
     let of = |task: &str| JobSpec::new(task, 1).serial_queue("q");
     add(&storage, vec![of(TASK), of(OTHER)]).await;
     let mut woken = async || {
@@ -233,7 +235,7 @@ pub async fn a_freed_queue_wakes_whoever_serves_its_next_job(storage: Subject) {
     };
     woken().await;
     let job = claim_one(&storage, &worker).await;
-    settle(&storage, &worker, &job, Outcome::Completed).await;
+    settle(&storage, &worker, &job, Outcome::completed()).await;
     assert!(claim(&storage, &worker, 5).await.is_empty());
     woken().await;
 }

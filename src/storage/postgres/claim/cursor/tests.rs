@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::job::{Job, Payload};
-use crate::storage::WorkerId;
+use crate::storage::{ClaimToken, ClaimedJob, WorkerId};
 
 /// A worker's cursors, and a clock that only the test moves.
 struct Rig {
@@ -19,10 +19,10 @@ fn at(second: i64) -> DateTime<Utc> {
 }
 
 /// A job of this second, of this queue.
-fn job(id: i64, queue: Option<&str>) -> Job {
+fn job(id: i64, queue: Option<&str>) -> ClaimedJob {
     let mut job = Job::new(id, "t", Payload::empty(), at(id));
     job.queue = queue.map(str::to_owned);
-    job
+    ClaimedJob::new(job, ClaimToken::from_number(1))
 }
 
 /// A claim's looks that took so long and found the end of neither line to be told.
@@ -49,9 +49,9 @@ impl Rig {
     }
 
     /// A claim that goes as it is said, and when to look again.
-    fn claim(&self, jobs: Vec<Job>, course: &Course) -> (Looks, Option<Duration>) {
+    fn claim(&self, jobs: Vec<ClaimedJob>, course: &Course) -> (Looks, Option<Duration>) {
         let looks = self.looks();
-        let mut claimed = Claimed { jobs, ..Claimed::default() };
+        let mut claimed = Claimed::jobs(jobs);
         self.cursors.end(&looks, &self.request(), &mut claimed, course, self.now);
         (looks, claimed.rescan_after)
     }
@@ -315,7 +315,7 @@ fn a_look_for_queues_sees_no_more_than_was_enough() {
     let request = ClaimRequest::new(&rig.pool, &rig.tasks, 10).free_slots(2);
     let claim = |jobs| {
         let looks = rig.cursors.begin(&request, 100, rig.now);
-        let mut claimed = Claimed { jobs, ..Claimed::default() };
+        let mut claimed = Claimed::jobs(jobs);
         rig.cursors.end(&looks, &request, &mut claimed, &course(MS / 2, MS / 2), rig.now);
         looks.queue_rows
     };

@@ -9,11 +9,11 @@ use std::time::Duration;
 use chrono::Utc;
 use serde_json::json;
 
-use super::super::{Subject, TASK, add, add_one, claim, failed, register, settle};
+use super::super::{Subject, TASK, add, add_one, admin, claim, failed, inspect, register, schedules, settle, transfer};
 use super::{Children, STRACE, apart, tell};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobSpec};
-use crate::storage::{DueJob, JobFilter, Outcome, Reschedule};
+use crate::storage::{DueJob, JobFilter, Outcome, Reschedule, Watch};
 
 /// The system calls by which a process changes a file, or speaks to a server and hears its answer. What others can see of a
 /// process changes only there.
@@ -36,7 +36,7 @@ fn number_of(job: &Job) -> i64 {
 /// One pass through everything that is done with jobs.
 pub(super) async fn live(storage: &Subject) {
     // Whoever was killed before leaves claims behind. They come free.
-    storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+    storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
     let worker = register(storage).await;
     let plain = [number(), number(), number()];
     add(storage, plain.map(numbered).into()).await;
@@ -52,7 +52,7 @@ pub(super) async fn live(storage: &Subject) {
     let due_number = number();
     let due = numbered(due_number).check(DEFAULT_MAX_PAYLOAD_BYTES).expect("a case's own spec is valid");
     let due = DueJob { identifier: worker.to_string(), job: due };
-    assert!(storage.add_due(Utc::now(), &[due]).await.expect("add")[0].is_some());
+    assert!(schedules(storage).add_due(Utc::now(), &[due]).await.expect("add")[0].is_some());
     tell("added", due_number);
 
     let mut claimed = claim(storage, &worker, 20).await;
@@ -60,23 +60,23 @@ pub(super) async fn live(storage: &Subject) {
         settle(storage, &worker, &job, failed("no", Duration::ZERO)).await;
     }
     if let Some(job) = claimed.pop() {
-        settle(storage, &worker, &job, Outcome::Snoozed { until: Duration::ZERO.into() }).await;
+        settle(storage, &worker, &job, Outcome::snoozed(Duration::ZERO)).await;
     }
     // One is not known any more.
     claimed.pop();
     for job in claimed {
         tell("settling", number_of(&job));
-        settle(storage, &worker, &job, Outcome::Completed).await;
+        settle(storage, &worker, &job, Outcome::completed()).await;
         tell("done", number_of(&job));
     }
     storage.release_untracked(&worker, &[]).await.expect("release");
 
     move_within(storage).await;
     let job = add_one(storage, numbered(number()).run_in(Duration::from_secs(900))).await;
-    storage.reschedule(&[job.id], &Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
+    admin(storage).reschedule(&[job.id], &Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
     tell("added", number_of(&job));
     tell("settling", number_of(&job));
-    storage.complete(&[job.id]).await.expect("complete");
+    admin(storage).complete(&[job.id]).await.expect("complete");
     tell("done", number_of(&job));
     storage.deregister(&worker).await.expect("deregister");
 }
@@ -84,12 +84,12 @@ pub(super) async fn live(storage: &Subject) {
 /// Moves all jobs to where they are, under new numbers, as if it were elsewhere, and those that an interrupted move held first.
 async fn move_within(storage: &Subject) {
     let run = register(storage).await;
-    let taken = storage.reserve(TRANSFER, None, 10_000, u64::MAX).await.expect("reserve");
-    let arrived = storage.import(&run, TRANSFER, &taken).await.expect("import");
-    storage.delete_reserved(TRANSFER, &arrived).await.expect("delete");
+    let taken = transfer(storage).reserve(TRANSFER, None, 10_000, u64::MAX).await.expect("reserve");
+    let arrived = transfer(storage).import(&run, TRANSFER, &taken).await.expect("import");
+    transfer(storage).delete_reserved(TRANSFER, &arrived).await.expect("delete");
     // Keyed jobs stay: their keys are taken there.
-    storage.unlock(&[TRANSFER.to_owned()]).await.expect("release");
-    storage.forget_imports(TRANSFER).await.expect("forget");
+    admin(storage).unlock(&[TRANSFER.to_owned()]).await.expect("release");
+    transfer(storage).forget_imports(TRANSFER).await.expect("forget");
     storage.deregister(&run).await.expect("deregister");
 }
 
@@ -115,7 +115,7 @@ impl Told {
 
     /// What was stored is there, and what is done is gone.
     async fn check(&self, storage: &Subject, when: &str) {
-        let stored = storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
+        let stored = inspect(storage).jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
         // What a move holds may have arrived, and have been done there.
         let within_reach = stored.iter().filter(|job| job.locked_by.as_deref() != Some(TRANSFER)).map(number_of);
         assert!(within_reach.collect::<BTreeSet<_>>().is_disjoint(&self.done), "{when}: what is done is gone");
@@ -128,11 +128,11 @@ impl Told {
     /// And everything can be done, each job once.
     async fn finish(mut self, storage: &Subject) {
         move_within(storage).await;
-        storage.rescue(Duration::from_millis(1)).await.expect("rescue");
+        storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
         // Some were to be done later.
-        let waiting = storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
+        let waiting = inspect(storage).jobs(&JobFilter::new().limit(1_000_000)).await.expect("list");
         let waiting: Vec<_> = waiting.iter().map(|job| job.id).collect();
-        storage.reschedule(&waiting, &Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
+        admin(storage).reschedule(&waiting, &Reschedule::new().run_at(Utc::now())).await.expect("reschedule");
         let worker = register(storage).await;
         loop {
             let jobs = claim(storage, &worker, 100).await;
@@ -141,10 +141,10 @@ impl Told {
             }
             for job in jobs {
                 assert!(self.done.insert(number_of(&job)), "{job:?} is there twice, or was done");
-                settle(storage, &worker, &job, Outcome::Completed).await;
+                settle(storage, &worker, &job, Outcome::completed()).await;
             }
         }
-        let left = storage.jobs(&JobFilter::new()).await.expect("list");
+        let left = inspect(storage).jobs(&JobFilter::new()).await.expect("list");
         assert!(left.is_empty(), "these cannot be done: {left:?}");
         let lost: Vec<&i64> =
             self.added.iter().filter(|number| !self.done.contains(number) && !self.settling.contains(number)).collect();

@@ -22,7 +22,7 @@ use futures::StreamExt;
 pub use crashes::{a_process_killed_at_any_moment_loses_nothing, a_process_killed_at_each_write_loses_nothing};
 
 use super::claiming::assert_comes_before_a_poll;
-use super::{Subject, add, claim, register, settle, spec};
+use super::{Subject, add, claim, inspect, register, settle, spec};
 use crate::job::JobId;
 use crate::storage::{Outcome, Wakeup};
 
@@ -164,8 +164,8 @@ pub async fn play(role: &str, storage: Subject) {
                     return;
                 }
                 for job in jobs {
-                    assert_eq!(settle(&storage, &worker, &job, Outcome::Completed).await, [job.id]);
-                    tell("done", job.id);
+                    assert_eq!(settle(&storage, &worker, &job, Outcome::completed()).await, [job.id]);
+                    tell("done", job.id.number());
                 }
             }
         }
@@ -196,7 +196,7 @@ pub async fn eight_processes_claim_each_job_once(storage: Subject, children: Chi
     let jobs = add(&storage, (0..500).map(|_| spec()).collect()).await;
     let done = apart(move || {
         let mut running: Vec<Running> = (0..8).map(|_| children.start("claim")).collect();
-        running.iter_mut().flat_map(Running::rest).map(|(_, id)| id).collect::<Vec<JobId>>()
+        running.iter_mut().flat_map(Running::rest).map(|(_, id)| id.into()).collect::<Vec<JobId>>()
     })
     .await;
     let mut by_job: BTreeMap<JobId, usize> = BTreeMap::new();
@@ -205,14 +205,14 @@ pub async fn eight_processes_claim_each_job_once(storage: Subject, children: Chi
     }
     assert!(by_job.values().all(|times| *times == 1), "no job twice");
     // A process may see nothing because others hold the last locks; what it left is still there.
-    let left = storage.counts().await.expect("counts").total();
+    let left = inspect(&storage).counts().await.expect("counts").total();
     assert_eq!(by_job.len() as u64 + left, jobs.len() as u64);
     assert!(left < 100, "{left}");
 }
 
 /// What another process adds is heard, and long before a worker would look by itself.
 pub async fn what_another_process_adds_wakes_a_listener(storage: Subject, children: Children) {
-    let mut wakeups = storage.wakeups();
+    let mut wakeups = storage.wakeups(None);
     let heard = async {
         assert_eq!(wakeups.next().await, Some(Wakeup::Listening));
         let adding = tokio::spawn(apart(move || children.start("add").rest()));

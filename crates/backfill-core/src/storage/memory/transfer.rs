@@ -1,21 +1,44 @@
 //! Moving jobs from and to other storages.
 
-use super::{State, is_available};
+use std::ops::Bound;
+
+use async_trait::async_trait;
+
+use super::MemoryStorage;
+use super::state::{State, is_available};
+use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
-use crate::storage::{WorkerId, reserved_at};
+use crate::storage::{Transfer, WorkerId, reserved_at};
+
+#[async_trait]
+impl Transfer for MemoryStorage {
+    async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
+        Ok(self.state().reserve(transfer_id, after, limit, max_bytes))
+    }
+
+    async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
+        Ok(self.state().delete_reserved(transfer_id, ids))
+    }
+
+    async fn import(&self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Result<Vec<JobId>> {
+        let here =
+            self.state().import(run, transfer_id, jobs).ok_or_else(|| Error::MoveTakenOver { run: run.to_string() })?;
+        self.notify(here.len());
+        Ok(here)
+    }
+
+    async fn forget_imports(&self, transfer_id: &str) -> Result<()> {
+        self.state().forget_imports(transfer_id);
+        Ok(())
+    }
+}
 
 impl State {
-    pub(in crate::storage::memory) fn reserve(
-        &mut self,
-        transfer_id: &str,
-        after: Option<JobId>,
-        limit: u32,
-        max_bytes: u64,
-    ) -> Vec<Job> {
+    pub(super) fn reserve(&mut self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Vec<Job> {
         let theirs = |job: &&Job| is_available(job) || job.locked_by.as_deref() == Some(transfer_id);
-        let from = after.map_or(JobId::MIN, |id| id.saturating_add(1));
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let size = |job: &Job| job.payload.as_str().len() + job.last_error.as_ref().map_or(0, String::len);
-        let waiting = self.jobs.range(from..).map(|(_, job)| job).filter(theirs).take(limit as usize);
+        let waiting = self.jobs.range((from, Bound::Unbounded)).map(|(_, job)| job).filter(theirs).take(limit as usize);
         let ids: Vec<JobId> = within(max_bytes, waiting, |job| size(job)).map(|job| job.id).collect();
         let take = |id| {
             self.change(id, |job| {
@@ -26,18 +49,13 @@ impl State {
         ids.into_iter().filter_map(take).collect()
     }
 
-    pub(in crate::storage::memory) fn delete_reserved(&mut self, transfer_id: &str, ids: &[JobId]) -> u64 {
+    pub(super) fn delete_reserved(&mut self, transfer_id: &str, ids: &[JobId]) -> u64 {
         let is_taken = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.locked_by.as_deref() == Some(transfer_id));
         let taken: Vec<JobId> = ids.iter().filter(is_taken).copied().collect();
         taken.into_iter().filter_map(|id| self.delete(id)).count() as u64
     }
 
-    pub(in crate::storage::memory) fn import(
-        &mut self,
-        run: &WorkerId,
-        transfer_id: &str,
-        jobs: &[Job],
-    ) -> Option<Vec<JobId>> {
+    pub(super) fn import(&mut self, run: &WorkerId, transfer_id: &str, jobs: &[Job]) -> Option<Vec<JobId>> {
         if !self.workers.contains_key(run.as_str()) {
             return None;
         }
@@ -54,9 +72,8 @@ impl State {
             if let Some(queue) = &job.queue {
                 self.queues.entry(queue.clone()).or_default();
             }
-            self.last_id += 1;
             let mut copy = job.clone();
-            copy.id = self.last_id;
+            copy.id = self.next_id();
             copy.locked_at = None;
             copy.locked_by = None;
             self.index(&copy);
@@ -67,7 +84,7 @@ impl State {
         Some(here)
     }
 
-    pub(in crate::storage::memory) fn forget_imports(&mut self, transfer_id: &str) {
+    pub(super) fn forget_imports(&mut self, transfer_id: &str) {
         self.imports.remove(transfer_id);
     }
 }

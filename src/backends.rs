@@ -1,0 +1,473 @@
+//! The table of backends: a URL decides where jobs are kept. Nothing else names a storage, but the constructors of the client.
+//!
+//! | URL | storage | feature |
+//! | --- | --- | --- |
+//! | `postgres://user@host/database` | a schema in PostgreSQL | always there |
+//! | `sqlite://jobs.db`, `sqlite:///var/lib/app/jobs.db` | an SQLite file | `sqlite` |
+//! | `memory:` | this process's memory, anew for each that is opened | always there |
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Error, Result};
+use crate::storage::memory::MemoryStorage;
+use crate::storage::postgres::{ConnectionHealth, DEFAULT_SCHEMA, PostgresStorage, address};
+use crate::storage::{Consumer, Storage};
+
+/// One row of the table.
+struct Row {
+    schemes: &'static [&'static str],
+    parse: fn(&str) -> Result<Kind>,
+}
+
+const TABLE: &[Row] = &[
+    Row { schemes: &["postgres", "postgresql"], parse: |url| Ok(Kind::Postgres(Box::new(address(Some(url))?))) },
+    Row { schemes: &["sqlite"], parse: sqlite },
+    Row { schemes: &["memory"], parse: memory },
+];
+
+/// What URLs look like, for people.
+const EXAMPLES: &str = "postgres://user@host/database, sqlite://jobs.db or memory:";
+
+/// Where jobs are kept: what a URL means, before anything is opened.
+#[derive(Clone)]
+pub struct Backend(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Postgres(Box<PgConnectOptions>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(Arc<backfill_sqlite::SqliteStorage>),
+    Memory,
+}
+
+impl Backend {
+    /// Reads a URL. Sends nothing, and opens nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidClient`] for a URL that cannot be read, whose scheme is unknown, or whose storage this program was compiled
+    /// without.
+    pub fn of(url: &str) -> Result<Self> {
+        let invalid = |text: String| Err(Error::InvalidClient(text));
+        let Some((scheme, _)) = url.split_once(':').filter(|(scheme, _)| !scheme.is_empty()) else {
+            return invalid(if url.trim().is_empty() {
+                format!("the database URL is empty, perhaps because a variable is; it looks like {EXAMPLES}")
+            } else {
+                format!("the database URL has no scheme; it looks like {EXAMPLES}")
+            });
+        };
+        match TABLE.iter().find(|row| row.schemes.contains(&scheme)) {
+            Some(row) => (row.parse)(url).map(Self),
+            // The rest of it may hold a password.
+            None => invalid(format!(
+                "the database URL begins with {scheme:?}, and only postgres://, sqlite:// and memory: are known"
+            )),
+        }
+    }
+
+    /// The PostgreSQL database that the environment names (`PGHOST`, `PGSERVICE` and their like).
+    ///
+    /// # Errors
+    /// [`Error::InvalidClient`] for a variable that cannot be read.
+    pub fn postgres_of_environment() -> Result<Self> {
+        Ok(Self(Kind::Postgres(Box::new(address(None)?))))
+    }
+
+    /// What tells this place from others. Holds no secret.
+    #[must_use]
+    pub fn identity(&self, schema: &str) -> String {
+        match &self.0 {
+            Kind::Postgres(options) => {
+                let socket = options.get_socket().map(|socket| socket.display().to_string());
+                let (host, port) = (socket.as_deref().unwrap_or(options.get_host()), options.get_port());
+                let database = options.get_database().unwrap_or(options.get_username());
+                format!("postgres {host}:{port}/{database} {schema}")
+            }
+            #[cfg(feature = "sqlite")]
+            Kind::Sqlite(file) => format!("file {}", one_name(file.path()).display()),
+            Kind::Memory => "memory".to_owned(),
+        }
+    }
+
+    /// Whether jobs are in a schema there, which can be named.
+    #[must_use]
+    pub fn has_schemas(&self) -> bool {
+        matches!(self.0, Kind::Postgres(_))
+    }
+
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Kind::Postgres(_) => "PostgreSQL",
+            #[cfg(feature = "sqlite")]
+            Kind::Sqlite(_) => "SQLite",
+            Kind::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Backend").field(&self.name()).finish()
+    }
+}
+
+/// How to open a [`Backend`]. Elsewhere than in PostgreSQL a schema is refused, and the rest means nothing.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    schema: Option<String>,
+    max_connections: u32,
+    prepared_statements: bool,
+    max_wait: Option<Duration>,
+    idle_timeout: Duration,
+    acquire_timeout: Duration,
+    application_name: Option<String>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            schema: None,
+            max_connections: 10,
+            prepared_statements: true,
+            max_wait: Some(Duration::from_secs(30)),
+            idle_timeout: Duration::from_secs(30),
+            acquire_timeout: Duration::from_secs(30),
+            application_name: None,
+        }
+    }
+}
+
+impl OpenOptions {
+    /// The schema. Default: `graphile_worker`.
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
+    /// How many connections the pool holds, at most. Default: 10.
+    #[must_use]
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// Whether statements are prepared once per connection. Default: yes.
+    #[must_use]
+    pub fn prepared_statements(mut self, prepared: bool) -> Self {
+        self.prepared_statements = prepared;
+        self
+    }
+
+    /// How long a server is waited for that is away. Default: 30 s. `None`: it is not even asked whether it is there.
+    #[must_use]
+    pub fn max_wait(mut self, max_wait: Option<Duration>) -> Self {
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// After how long an unused connection is closed, as others may need it. Default: 30 s.
+    #[must_use]
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// How long a call waits for a connection. Default: 30 s.
+    #[must_use]
+    pub fn acquire_timeout(mut self, acquire_timeout: Duration) -> Self {
+        self.acquire_timeout = acquire_timeout;
+        self
+    }
+
+    /// What the server calls these connections, unless the URL says.
+    #[must_use]
+    pub fn application_name(mut self, name: impl Into<String>) -> Self {
+        self.application_name = Some(name.into());
+        self
+    }
+
+    /// Opens a backend as it is: neither migrated nor checked.
+    ///
+    /// # Errors
+    /// When the options do not go together, or the server cannot be reached.
+    pub async fn open(&self, backend: &Backend) -> Result<AnyStorage> {
+        if let (Some(schema), false) = (&self.schema, backend.has_schemas()) {
+            let name = backend.name();
+            return Err(Error::InvalidClient(format!(
+                "the schema {schema:?} was named, and {name} has no schemas; leave it out"
+            )));
+        }
+        match &backend.0 {
+            Kind::Postgres(options) => {
+                let storage = self.postgres_at(options)?;
+                if let Some(max_wait) = self.max_wait {
+                    storage.reach(max_wait).await?;
+                }
+                Ok(storage.into())
+            }
+            #[cfg(feature = "sqlite")]
+            Kind::Sqlite(file) => Ok(backfill_sqlite::SqliteStorage::clone(file).into()),
+            Kind::Memory => Ok(MemoryStorage::new().into()),
+        }
+    }
+
+    /// Opens a backend, and migrates it or only checks it.
+    pub(crate) async fn open_ready(&self, backend: &Backend, migrate: bool) -> Result<AnyStorage> {
+        let max_wait = self.max_wait.unwrap_or_default();
+        let storage = if let Kind::Postgres(options) = &backend.0 {
+            let storage = self.postgres_at(options)?;
+            if storage.reach_ready(max_wait).await? {
+                return Ok(storage.into());
+            }
+            storage.into()
+        } else {
+            self.open(backend).await?
+        };
+        make_ready(&**storage.storage(), migrate, max_wait).await?;
+        Ok(storage)
+    }
+
+    /// The storage in PostgreSQL behind a pool of the user's, migrated or only checked.
+    pub(crate) async fn postgres_ready(&self, pool: PgPool, migrate: bool) -> Result<AnyStorage> {
+        let max_wait = self.max_wait.unwrap_or_default();
+        // The pool has the user's own hooks.
+        let storage = self.postgres(pool, ConnectionHealth::default())?;
+        storage.reach(max_wait).await?;
+        make_ready(&storage, migrate, max_wait).await?;
+        Ok(storage.into())
+    }
+
+    fn postgres_at(&self, options: &PgConnectOptions) -> Result<PostgresStorage> {
+        if self.max_connections == 0 {
+            return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
+        }
+        let health = ConnectionHealth::default();
+        let mut options = options.clone();
+        if let (Some(name), None) = (&self.application_name, options.get_application_name()) {
+            options = options.application_name(name);
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(self.max_connections)
+            .idle_timeout(self.idle_timeout)
+            .acquire_timeout(self.acquire_timeout);
+        self.postgres(health.watch(pool).connect_lazy_with(options), health)
+    }
+
+    fn postgres(&self, pool: PgPool, health: ConnectionHealth) -> Result<PostgresStorage> {
+        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
+        PostgresStorage::with_health(pool, schema, self.prepared_statements, health)
+    }
+}
+
+/// Any storage, which still knows what it is where that matters: in the caller's own transaction, and in what only one kind has.
+///
+/// Each kind converts into it. Of a storage that is only known by its trait, nothing more is known.
+#[derive(Clone, Debug)]
+pub struct AnyStorage {
+    storage: Arc<dyn Storage>,
+    known: Known,
+}
+
+#[derive(Clone, Debug)]
+enum Known {
+    Postgres(Arc<PostgresStorage>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(Arc<backfill_sqlite::SqliteStorage>),
+    Other,
+}
+
+impl AnyStorage {
+    /// The storage, as its trait.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The storage in PostgreSQL, if it is one.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresStorage> {
+        match &self.known {
+            Known::Postgres(storage) => Some(storage),
+            _ => None,
+        }
+    }
+
+    /// The SQLite file, if it is one.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn sqlite(&self) -> Option<&backfill_sqlite::SqliteStorage> {
+        match &self.known {
+            Known::Sqlite(storage) => Some(storage),
+            _ => None,
+        }
+    }
+}
+
+impl std::ops::Deref for AnyStorage {
+    type Target = dyn Storage;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.storage
+    }
+}
+
+impl From<Arc<dyn Storage>> for AnyStorage {
+    fn from(storage: Arc<dyn Storage>) -> Self {
+        Self { storage, known: Known::Other }
+    }
+}
+
+/// A storage of another kind. (Of one of ours give the storage itself: behind an `Arc` it is known by its trait only.)
+impl<S: Storage + 'static> From<Arc<S>> for AnyStorage {
+    fn from(storage: Arc<S>) -> Self {
+        Self { storage, known: Known::Other }
+    }
+}
+
+impl From<Arc<dyn Consumer>> for AnyStorage {
+    fn from(storage: Arc<dyn Consumer>) -> Self {
+        Self { storage, known: Known::Other }
+    }
+}
+
+impl From<MemoryStorage> for AnyStorage {
+    fn from(storage: MemoryStorage) -> Self {
+        Self { storage: Arc::new(storage), known: Known::Other }
+    }
+}
+
+impl From<PostgresStorage> for AnyStorage {
+    fn from(storage: PostgresStorage) -> Self {
+        let storage = Arc::new(storage);
+        Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Postgres(storage) }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl From<backfill_sqlite::SqliteStorage> for AnyStorage {
+    fn from(storage: backfill_sqlite::SqliteStorage) -> Self {
+        let storage = Arc::new(storage);
+        Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Sqlite(storage) }
+    }
+}
+
+/// The storage that this URL means, as it is: neither migrated nor checked. A PostgreSQL server that is away is waited for, for
+/// up to 30 seconds.
+///
+/// # Errors
+/// Those of [`Backend::of`] and [`OpenOptions::open`].
+pub async fn open(url: &str) -> Result<AnyStorage> {
+    OpenOptions::default().open(&Backend::of(url)?).await
+}
+
+/// Migrates a storage, or only checks it; returns its version. When the server goes away meanwhile, it is waited for, for at most
+/// about so long.
+///
+/// # Errors
+/// Those of [`Storage::migrate`] and [`Storage::version`].
+pub async fn make_ready(storage: &dyn Storage, migrate: bool, max_wait: Duration) -> Result<i32> {
+    /// How long to wait before the next try.
+    const PAUSE: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    loop {
+        let ready = if migrate { storage.migrate().await.map(|migrated| migrated.to) } else { storage.version().await };
+        match ready {
+            Err(error) if error.is_away() && begun.elapsed() < max_wait => {
+                tracing::warn!(%error, "the database has gone away; trying again");
+                sleep(PAUSE.min(max_wait.saturating_sub(begun.elapsed()))).await;
+            }
+            ready => return ready,
+        }
+    }
+}
+
+fn memory(url: &str) -> Result<Kind> {
+    match url {
+        "memory:" | "memory://" => Ok(Kind::Memory),
+        _ => Err(Error::InvalidClient(format!("the URL {url:?} says too much; write memory:"))),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(url: &str) -> Result<Kind> {
+    Ok(Kind::Sqlite(Arc::new(backfill_sqlite::SqliteStorage::open(url)?)))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_url: &str) -> Result<Kind> {
+    Err(without("sqlite"))
+}
+
+/// A storage that this program was compiled without, whose scheme and feature have the same name.
+#[cfg_attr(feature = "sqlite", allow(dead_code, reason = "only without a feature"))]
+fn without(feature: &str) -> Error {
+    Error::InvalidClient(format!(
+        "the database URL begins with {feature}:, and this program was compiled without it; switch the feature `{feature}` of \
+         backfill on"
+    ))
+}
+
+/// The one name of a file, whether or not it is there yet.
+#[cfg(feature = "sqlite")]
+fn one_name(path: &std::path::Path) -> std::path::PathBuf {
+    if let Ok(known) = std::fs::canonicalize(path) {
+        return known;
+    }
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (path.parent().and_then(|parent| std::fs::canonicalize(parent).ok()), path.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refused(url: &str) -> String {
+        open(url).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn the_scheme_decides_and_an_unknown_one_is_refused_without_showing_the_rest() {
+        assert_eq!(open("memory:").await.unwrap().storage().name(), "memory");
+        let error = refused("mysql://root:secret@host/db").await;
+        assert!(error.contains("\"mysql\"") && error.contains("sqlite://") && !error.contains("secret"), "{error}");
+        assert!(refused("jobs.db").await.contains("no scheme"));
+        assert!(refused(":memory:").await.contains("no scheme"));
+        assert!(refused("").await.contains("is empty, perhaps because a variable is"));
+        assert!(refused("memory:jobs").await.contains("memory:"));
+        assert!(!refused("postgres://u:secret@host:port/db").await.contains("secret"));
+        let named = OpenOptions::default().schema("s").open(&Backend::of("memory:").unwrap()).await;
+        assert!(named.unwrap_err().to_string().contains("no schemas"));
+    }
+
+    #[test]
+    fn every_scheme_of_the_table_is_read_and_shown_without_a_secret() {
+        for scheme in TABLE.iter().flat_map(|row| row.schemes) {
+            let url = if *scheme == "memory" { "memory:".to_owned() } else { format!("{scheme}://u:secret@h/d") };
+            let read = Backend::of(&url);
+            assert!(!format!("{read:?}").contains("secret"), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn a_storage_that_is_not_compiled_in_says_which_feature_it_is() {
+        assert!(without("sqlite").to_string().contains("switch the feature `sqlite` of backfill on"));
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_file_is_opened_by_its_url() {
+        assert_eq!(open("sqlite://no/such/jobs.db").await.unwrap().storage().name(), "SQLite, file no/such/jobs.db");
+        assert!(refused("sqlite::memory:").await.contains("use memory:"));
+        assert!(refused("sqlite://jobs.db?mode=ro").await.contains("only be read"));
+        assert!(refused("sqlite://jobs.db?nonsense=1").await.contains("cannot be read"));
+    }
+}
