@@ -95,7 +95,31 @@ pub async fn connect(url: &str) -> Result<BackfillClient> {
     BackfillClient::new(url).await
 }
 
-/// The programs of README compile.
+/// The programs of README and of the guides compile.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/guides/cron.md")]
+    struct Cron;
+    #[doc = include_str!("../docs/guides/deploying.md")]
+    struct Deploying;
+    #[doc = include_str!("../docs/guides/first-job.md")]
+    struct FirstJob;
+    #[doc = include_str!("../docs/guides/operating.md")]
+    struct Operating;
+    #[doc = include_str!("../docs/guides/poolers.md")]
+    struct Poolers;
+    #[doc = include_str!("../docs/guides/retries.md")]
+    struct Retries;
+    #[doc = include_str!("../docs/guides/serial-queues.md")]
+    struct SerialQueues;
+    #[doc = include_str!("../docs/guides/testing.md")]
+    struct Testing;
+    #[doc = include_str!("../docs/guides/unique-jobs.md")]
+    struct UniqueJobs;
+    #[doc = include_str!("../docs/guides/upgrading.md")]
+    struct Upgrading;
+    #[doc = include_str!("../docs/guides/web-handler.md")]
+    struct WebHandler;
+}
