@@ -95,11 +95,18 @@ pub async fn connect(url: &str) -> Result<BackfillClient> {
     BackfillClient::new(url).await
 }
 
-/// The programs of README and of the guides compile.
+/// The programs of the READMEs and of the guides compile.
 #[cfg(doctest)]
 mod pages {
     #[doc = include_str!("../README.md")]
     struct Readme;
+    #[doc = include_str!("../crates/backfill-core/README.md")]
+    struct CoreReadme;
+    #[doc = include_str!("../crates/backfill-macros/README.md")]
+    struct MacrosReadme;
+    #[cfg(feature = "sqlite")]
+    #[doc = include_str!("../crates/backfill-sqlite/README.md")]
+    struct SqliteReadme;
     #[doc = include_str!("../docs/guides/cron.md")]
     struct Cron;
     #[doc = include_str!("../docs/guides/deploying.md")]
