@@ -122,6 +122,14 @@ fn the_names_that_are_counted_are_in_their_programs_and_differ() {
 }
 
 #[test]
+fn the_readme_tells_the_lines_of_a_first_job() {
+    let first = programs(sections()[0]).into_iter().flatten().map(|program| lines(program.code));
+    let [ours, river, graphile]: [usize; 3] = first.collect::<Vec<_>>().try_into().expect("three");
+    let said = format!("a first job takes {ours} lines here, and {graphile} and {river} there");
+    assert!(include_str!("../../README.md").contains(&said), "{said}");
+}
+
+#[test]
 fn the_table_is_what_the_programs_count() {
     let cell = |program: Option<Program>| {
         program.map_or("none".to_owned(), |it| format!("{}, {}", lines(it.code), it.names.len()))
