@@ -98,7 +98,38 @@ pub async fn connect(url: &str) -> Result<BackfillClient> {
     BackfillClient::new(url).await
 }
 
-/// The programs of README compile.
+/// The programs of the READMEs and of the guides compile.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../crates/backfill-core/README.md")]
+    struct CoreReadme;
+    #[doc = include_str!("../crates/backfill-macros/README.md")]
+    struct MacrosReadme;
+    #[cfg(feature = "sqlite")]
+    #[doc = include_str!("../crates/backfill-sqlite/README.md")]
+    struct SqliteReadme;
+    #[doc = include_str!("../docs/guides/cron.md")]
+    struct Cron;
+    #[doc = include_str!("../docs/guides/deploying.md")]
+    struct Deploying;
+    #[doc = include_str!("../docs/guides/first-job.md")]
+    struct FirstJob;
+    #[doc = include_str!("../docs/guides/operating.md")]
+    struct Operating;
+    #[doc = include_str!("../docs/guides/poolers.md")]
+    struct Poolers;
+    #[doc = include_str!("../docs/guides/retries.md")]
+    struct Retries;
+    #[doc = include_str!("../docs/guides/serial-queues.md")]
+    struct SerialQueues;
+    #[doc = include_str!("../docs/guides/testing.md")]
+    struct Testing;
+    #[doc = include_str!("../docs/guides/unique-jobs.md")]
+    struct UniqueJobs;
+    #[doc = include_str!("../docs/guides/upgrading.md")]
+    struct Upgrading;
+    #[doc = include_str!("../docs/guides/web-handler.md")]
+    struct WebHandler;
+}

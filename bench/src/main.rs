@@ -18,6 +18,7 @@ mod child;
 mod contestant;
 mod floor;
 mod process;
+mod plot;
 mod report;
 mod server;
 

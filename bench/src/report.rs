@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
-use plotters::prelude::*;
 use serde_json::{Value, json};
 
 use crate::Result;
 use crate::cases::{Case, Figures};
 use crate::contestant::Contestant;
+use crate::plot;
 
 pub struct Run {
     pub case: &'static str,
@@ -156,8 +156,6 @@ impl Report {
         Ok(())
     }
 
-    /// A bar for each contestant, with a line from its worst round to its best.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a dozen bars")]
     fn plot(&self, case: &Case, path: &Path) -> Result<()> {
         let bars: Vec<(&str, [f64; 3])> = self
             .who(case)
@@ -166,28 +164,7 @@ impl Report {
                 Some((who, spread(self.figures(case, who, case.figure).into_iter().map(|it| it.1).collect())?))
             })
             .collect();
-        let most = bars.iter().map(|(_, it)| it[2]).fold(0.0, f64::max) * 1.05;
-        let (row, left) = (28, 190);
-        let height = 60 + row * bars.len() as u32;
-        let root = SVGBackend::new(path, (900, height)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let text = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-        root.draw(&Text::new(format!("{} ({})", case.about, case.figure), (10, 12), text(18)))?;
-        let scale = |figure: f64| left + (figure / most * f64::from(900 - left - 90)) as i32;
-        for (index, (who, [median, least, greatest])) in bars.iter().enumerate() {
-            let top = 45 + (index as u32 * row) as i32;
-            let middle = top + 9;
-            let color = match *who {
-                "ours" => RGBColor(200, 80, 30),
-                _ if who.starts_with("floor") => RGBColor(190, 190, 190),
-                _ => RGBColor(70, 110, 160),
-            };
-            root.draw(&Text::new((*who).to_owned(), (10, top + 2), text(15)))?;
-            root.draw(&Rectangle::new([(left, top), (scale(*median), top + 18)], color.filled()))?;
-            root.draw(&PathElement::new([(scale(*least), middle), (scale(*greatest), middle)], BLACK))?;
-            root.draw(&Text::new(short(*median), (scale(*greatest) + 6, top + 2), text(14)))?;
-        }
-        root.present()?;
+        plot::bars(&format!("{} ({})", case.about, case.figure), &bars, path)?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! When a failed job is tried again.
+//! When a failed job is tried again: its backoff.
 
 use std::fmt;
 use std::sync::Arc;

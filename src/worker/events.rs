@@ -1,4 +1,4 @@
-//! What a worker tells about itself.
+//! What a worker tells about itself, for logs and metrics.
 //!
 //! Events go through a channel of limited length that the worker never waits for. Whoever reads more slowly than it tells is
 //! told how many events it missed ([`Event::Lagged`]). As long as nobody listens, nothing is even put together.

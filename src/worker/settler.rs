@@ -1,4 +1,4 @@
-//! Writing outcomes by group commit.
+//! Writing outcomes, which acknowledges jobs, by group commit.
 //!
 //! The settler takes whatever has gathered in its channel, writes it in one call, and looks again. There is no timer:
 //! an idle worker's result is written at once, a busy worker's results go in large batches because they gather while

@@ -1,4 +1,4 @@
-//! Is there a pooler in transaction mode?
+//! Is there a pooler in transaction mode, such as PgBouncer?
 //!
 //! Through such a pooler `LISTEN` succeeds, and stays behind on a connection of the server that others get next: what is
 //! notified reaches whoever has it then, and some drivers (ours among them) take that for an error. So nobody may listen on

@@ -1,4 +1,4 @@
-//! Job keys: at most one waiting job for one purpose.
+//! Job keys, which make jobs unique: at most one waiting job for one purpose.
 
 use std::fmt;
 use std::str::FromStr;

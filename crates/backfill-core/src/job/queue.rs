@@ -1,4 +1,4 @@
-//! Queues: whether a job may run beside others, or only after them.
+//! Queues: whether a job may run beside others, or only after them (FIFO groups).
 
 use std::fmt;
 

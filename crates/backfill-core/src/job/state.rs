@@ -17,7 +17,7 @@ pub enum JobState {
     Running,
     /// An attempt failed, and attempts are left: waits for the next, or is due for it.
     Retrying,
-    /// No attempts left. Stays until somebody reschedules or removes it.
+    /// No attempts left: a dead letter. Stays until somebody reschedules or removes it.
     Dead,
 }
 

@@ -1,4 +1,4 @@
-//! A check-up: what is wrong with a schema, its server, and the way to it, and what to do about it.
+//! A health check: what is wrong with a schema, its server, and the way to it, and what to do about it.
 //!
 //! Nothing is changed. The comparison of objects builds the schema anew under another name in a transaction that is rolled
 //! back, so it is right for any version of PostgreSQL.
