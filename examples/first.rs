@@ -1,6 +1,6 @@
 //! Adds a job, and runs it.
 
-use backfill::{TaskPayload, Worker};
+use backfill::TaskPayload;
 
 /// A job of the task `send_invoice`.
 #[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
@@ -18,8 +18,7 @@ async fn send_invoice(job: SendInvoice) -> Result<(), std::io::Error> {
 async fn main() -> backfill::Result<()> {
     let jobs = backfill::connect("sqlite://jobs.db").await?; // creates the file and its tables
     jobs.add(SendInvoice { order: 17 }).await?;
-    let worker = Worker::builder(jobs).task(send_invoice).build()?;
-    let done = worker.run_until_idle().await?; // `run()` goes on until Ctrl-C or SIGTERM
+    let done = jobs.worker().task(send_invoice).run_until_idle().await?; // `run()` goes on until Ctrl-C or SIGTERM
     println!("{} done", done.completed);
     Ok(())
 }

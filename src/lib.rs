@@ -20,7 +20,7 @@
 //! let jobs = backfill::connect("postgres://user:password@localhost/app").await?;
 //! jobs.add(SendInvoice { order: 17 }).await?;
 //!
-//! Worker::builder(jobs).task(send_invoice).build()?.run().await?;
+//! jobs.worker().task(send_invoice).run().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -46,7 +46,7 @@
 //! | --- | --- |
 //! | `sqlite` | jobs in an SQLite file (`sqlite://jobs.db`); needs a C compiler |
 //! | `time-zones` | schedules in time zones other than UTC |
-//! | `tls-rustls` | TLS to PostgreSQL by rustls |
+//! | `tls-rustls` | TLS to PostgreSQL by rustls; on by default |
 //! | `contract` | the cases that every storage must pass, for authors of storages |
 //!
 //! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.

@@ -10,7 +10,6 @@ use backfill::cron::{CronEvent, Dialect, Schedule};
 use backfill::storage::Storage;
 use backfill::{BackfillClient, Clock, CronEntry, Crontab, Event, EventStream, JobContext, JobFilter, Worker, task_fn};
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::StreamExt;
 use serde_json::Value;
 use sqlx::PgPool;
 use support::faulty::{Faults, Faulty};

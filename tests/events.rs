@@ -10,7 +10,6 @@ use std::time::Duration;
 use backfill::worker::Event;
 use backfill::{BackfillClient, Crontab, Error, JobContext, JobSpec, Worker, task_fn};
 use chrono::{TimeDelta, Utc};
-use futures::StreamExt;
 use support::faulty::{Faults, Faulty};
 use support::running::Running;
 use support::{client, soon, sql};

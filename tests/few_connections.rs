@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backfill::{BackfillClient, Event, JobContext, JobSpec, Worker, task_fn};
-use futures::StreamExt;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 use support::{ask, database, soon, sql, unique, until};

@@ -28,6 +28,7 @@ struct RunItems;
 
 impl Task for RunItems {
     type Payload = Items;
+    type Output = TaskResult;
 
     async fn run(&self, Items(items): Items, ctx: JobContext) -> TaskResult {
         let first = ctx.job().attempts == 1;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use backfill::storage::{ClaimRequest, Registration, Watch, WorkerId};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
-use futures::StreamExt;
 use sqlx::PgPool;
 use support::faulty::{Faults, Faulty};
 use support::running::{Running, empty};

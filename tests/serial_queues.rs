@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backfill::{Answer, BackfillClient, Event, JobContext, JobSpec, TaskError, Worker, WorkerBuilder, task_fn};
-use futures::StreamExt;
 use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};

@@ -6,7 +6,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use backfill::{BackfillClient, Event, JobContext, JobSpec, Worker, task_fn};
-use futures::StreamExt;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use support::{ask, database, soon, sql, until};

@@ -94,10 +94,10 @@ struct Typed(Sum);
 
 impl Task for Typed {
     type Payload = AsType;
+    type Output = ();
 
-    async fn run(&self, AsType(n): AsType, _: JobContext) -> TaskResult {
+    async fn run(&self, AsType(n): AsType, _: JobContext) {
         self.0.fetch_add(n, Ordering::Relaxed);
-        Ok(Answer::Done)
     }
 }
 

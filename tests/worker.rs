@@ -11,7 +11,6 @@ use backfill::{
     TaskPayload, TaskResult, Worker, task_fn,
 };
 use chrono::{TimeDelta, Utc};
-use futures::StreamExt;
 use support::running::{Running, empty};
 use support::{LISTENS, ask, client, postgres, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
@@ -42,11 +41,11 @@ struct Doubler {
 
 impl Task for Doubler {
     type Payload = Double;
+    type Output = Result<(), mpsc::error::SendError<u64>>;
 
-    async fn run(&self, Double(n): Double, ctx: JobContext) -> TaskResult {
+    async fn run(&self, Double(n): Double, ctx: JobContext) -> Self::Output {
         assert_eq!((ctx.job().attempts, ctx.is_last_attempt(), ctx.is_cancelled()), (1, false, false));
-        self.results.send(n * 2)?;
-        Ok(Answer::Done)
+        self.results.send(n * 2)
     }
 }
 

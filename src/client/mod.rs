@@ -21,6 +21,7 @@ use crate::storage::{
     AnyStorage, Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo,
     WorkerInfo,
 };
+use crate::worker::{Worker, WorkerBuilder};
 
 /// Adds jobs and manages them. Cheap to clone.
 ///
@@ -154,6 +155,11 @@ impl BackfillClient {
     /// For a job outside the limits.
     pub fn check(&self, spec: JobSpec) -> Result<()> {
         self.checked(vec![spec]).map(drop)
+    }
+
+    /// A worker for these jobs. Add tasks to it, then run it.
+    pub fn worker(&self) -> WorkerBuilder {
+        Worker::builder(self.clone())
     }
 
     /// Adds one job, and answers it as stored once it is awaited: possibly as held by a worker already, which was waiting for one

@@ -49,6 +49,13 @@ impl JobContext {
         Self { job, client, cancellation, extensions: None, follow_ups }
     }
 
+    /// A context outside of a worker: for tests that call a task by themselves. Nothing cancels it, and what
+    /// [`add_when_done`](Self::add_when_done) says is checked, and then forgotten.
+    #[must_use]
+    pub fn for_test(job: Job, client: BackfillClient) -> Self {
+        Self::new(Arc::new(job), client, Arc::default(), FollowUps::default())
+    }
+
     /// The job as it was claimed; its `attempts` count this start.
     #[must_use]
     pub fn job(&self) -> &Job {

@@ -82,7 +82,7 @@ impl<T: Task> From<T> for Handler {
                 let task = Arc::clone(&task);
                 Box::pin(async move {
                     let payload = decode(&ctx)?;
-                    task.run(payload, ctx).await
+                    task.run(payload, ctx).await.into_task_result()
                 })
             }),
         }

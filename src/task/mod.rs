@@ -8,7 +8,7 @@
 //!
 //! | answer | what happens to the job |
 //! | --- | --- |
-//! | [`Answer::Done`] (a closure may also return `()` or `Ok(())`) | it is deleted |
+//! | `()` or `Ok(())` | it is deleted |
 //! | an error | its text becomes `last_error`; tried again when its [`RetryPolicy`] says, until `max_attempts` |
 //! | [`TaskError::retry_at`], [`TaskError::retry_in`] | the same, at a time of the task's own |
 //! | [`TaskError::permanent`] | it is dead: kept, not tried again |
@@ -49,7 +49,7 @@ use crate::job::TaskPayload;
 /// Code that runs the jobs of one name, as a type: where a function with a state ([`handler_with`]) is not enough.
 ///
 /// ```
-/// use backfill::{Answer, JobContext, Task, TaskPayload, TaskResult};
+/// use backfill::{JobContext, Task, TaskPayload};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize, TaskPayload)]
 /// struct SendInvoice { order: u64 } // for jobs of the task "send_invoice"
@@ -58,17 +58,21 @@ use crate::job::TaskPayload;
 ///
 /// impl Task for Mailer {
 ///     type Payload = SendInvoice;
+///     type Output = Result<(), std::io::Error>;
 ///
-///     async fn run(&self, invoice: SendInvoice, ctx: JobContext) -> TaskResult {
+///     async fn run(&self, invoice: SendInvoice, ctx: JobContext) -> Self::Output {
 ///         let footer = std::fs::read_to_string("footer.txt")?; // any error fails the attempt
 ///         println!("order {}, attempt {}: {footer}", invoice.order, ctx.job().attempts);
-///         Ok(Answer::Done)
+///         Ok(())
 ///     }
 /// }
 /// ```
 pub trait Task: Send + Sync + 'static {
     /// What a job carries, which names the task. A payload that does not decode is a failed attempt.
     type Payload: TaskPayload + DeserializeOwned + Send;
+
+    /// What a run ends with: `()`, `Result<(), E>` with any error, or an [`Answer`] in the place of `()`.
+    type Output: IntoTaskResult;
 
     /// Runs one job. Called from many jobs at once.
     ///
@@ -77,7 +81,7 @@ pub trait Task: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the attempt failed; see [`TaskError`] for what may follow.
-    fn run(&self, payload: Self::Payload, ctx: JobContext) -> impl Future<Output = TaskResult> + Send;
+    fn run(&self, payload: Self::Payload, ctx: JobContext) -> impl Future<Output = Self::Output> + Send;
 
     /// When a failed job is tried again. Default: [`RetryPolicy::graphile`].
     fn retry_policy(&self) -> RetryPolicy {

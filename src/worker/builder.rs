@@ -12,6 +12,7 @@ use super::Worker;
 use super::events::Events;
 use super::flags::ForbiddenFlags;
 use super::prefetch::Prefetch;
+use super::settler::Summary;
 use super::shutdown::ShutdownHandle;
 use super::tasks::Tasks;
 use crate::client::BackfillClient;
@@ -215,7 +216,23 @@ impl WorkerBuilder {
         self
     }
 
-    /// Checks the settings.
+    /// Builds the worker, and runs it until it is shut down by SIGINT, SIGTERM or SIGHUP: see [`Worker::run`].
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build) and [`Worker::run`].
+    pub async fn run(self) -> Result<Summary> {
+        self.build()?.run().await
+    }
+
+    /// Builds the worker, and runs it until no job is ready: see [`Worker::run_until_idle`].
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build) and [`Worker::run_until_idle`].
+    pub async fn run_until_idle(self) -> Result<Summary> {
+        self.build()?.run_until_idle().await
+    }
+
+    /// Checks the settings. For a worker that is to be watched, or steered, while it runs.
     ///
     /// # Errors
     /// [`Error::InvalidWorker`] for settings that do not go together.

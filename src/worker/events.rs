@@ -231,6 +231,13 @@ impl Event {
 /// A stream of events; see [`Worker::events`](super::Worker::events). It ends when the worker is dropped.
 pub struct EventStream(BoxStream<'static, Event>);
 
+impl EventStream {
+    /// The next event; `None` when the worker is gone. (Those who have the crate `futures` may use it as a stream.)
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.next().await
+    }
+}
+
 impl Stream for EventStream {
     type Item = Event;
 

@@ -1,4 +1,4 @@
-use backfill::{TaskPayload, Worker};
+use backfill::TaskPayload;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, TaskPayload)]
@@ -14,7 +14,7 @@ async fn send_invoice(job: SendInvoice) -> Result<(), std::io::Error> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let jobs = backfill::connect("postgres://localhost/app").await?;
     jobs.add(SendInvoice { order: 17 }).await?;
-    Worker::builder(jobs).task(send_invoice).build()?.run().await?;
+    jobs.worker().task(send_invoice).run().await?;
     Ok(())
 }
 

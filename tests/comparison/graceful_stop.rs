@@ -1,12 +1,11 @@
 use std::time::Duration;
 
-use backfill::{BackfillClient, Worker};
+use backfill::BackfillClient;
 
 use super::send_invoice;
 
 async fn work(jobs: BackfillClient) -> Result<(), backfill::Error> {
-    let worker = Worker::builder(jobs).task(send_invoice).grace(Duration::from_secs(20)).build()?;
-    worker.run().await?;
+    jobs.worker().task(send_invoice).grace(Duration::from_secs(20)).run().await?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 use std::error::Error;
 
-use backfill::{BackfillClient, JobFilter, Worker};
+use backfill::{BackfillClient, JobFilter};
 
 use super::{SendInvoice, place_order, send_invoice};
 
@@ -11,7 +11,7 @@ async fn an_order_sends_its_invoice() -> Result<(), Box<dyn Error>> {
     let added = jobs.jobs(&JobFilter::new().task("send_invoice")).await?;
     assert_eq!(added.len(), 1);
     assert_eq!(added[0].payload.decode::<SendInvoice>()?.order, 17);
-    let done = Worker::builder(jobs).task(send_invoice).build()?.run_until_idle().await?;
+    let done = jobs.worker().task(send_invoice).run_until_idle().await?;
     assert_eq!(done.completed, 1);
     Ok(())
 }

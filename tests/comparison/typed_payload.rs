@@ -17,7 +17,7 @@ async fn send_invoice(mailer: Mailer, job: SendInvoice) -> Result<(), std::io::E
 
 async fn set_up(jobs: BackfillClient, mailer: Mailer) -> Result<Worker, Box<dyn Error>> {
     jobs.add(SendInvoice { order: 17 }).await?;
-    Ok(Worker::builder(jobs).task(handler_with(mailer, send_invoice)).build()?)
+    Ok(jobs.worker().task(handler_with(mailer, send_invoice)).build()?)
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobId, TaskError, Worker, task_fn};
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::StreamExt;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
