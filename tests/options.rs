@@ -453,8 +453,8 @@ async fn a_running_worker_takes_up_new_tasks_and_leaves_those_that_it_has_no_mor
         })
         .await;
         client.add(JobSpec::new("new", 1)).await.expect("add");
-        assert!(worker.set_tasks([noted("new"), noted("new")]).is_err(), "and nothing changes");
-        worker.set_tasks([noted("new").concurrency(1), noted("other")]).expect("they go together");
+        assert!(worker.handle().set_tasks([noted("new"), noted("new")]).is_err(), "and nothing changes");
+        worker.handle().set_tasks([noted("new").concurrency(1), noted("other")]).expect("they go together");
         assert_eq!(worker.tasks(), ["new", "other"]);
         until("the new task's job is done", || async { *ran.lock().expect("no panic") == [("new", 1)] }).await;
         let told = || async {

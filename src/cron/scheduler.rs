@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::CronEntry;
@@ -38,7 +39,8 @@ const SET_BACK: TimeDelta = TimeDelta::hours(1);
 const INSTANT: TimeDelta = TimeDelta::nanoseconds(1);
 
 /// What a scheduler tells about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "cron", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CronEvent {
     /// It reads what is known of its entries.

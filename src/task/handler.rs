@@ -33,6 +33,11 @@ impl Handler {
         self
     }
 
+    pub(crate) fn with_concurrency(mut self, jobs: Option<usize>) -> Self {
+        self.concurrency = jobs;
+        self
+    }
+
     /// How long a job may run before its future is dropped and its attempt has failed. Default: as long as it takes.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {

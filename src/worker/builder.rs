@@ -14,7 +14,7 @@ use super::flags::ForbiddenFlags;
 use super::prefetch::Prefetch;
 use super::settler::Summary;
 use super::shutdown::ShutdownHandle;
-use super::tasks::Tasks;
+use super::work::Work;
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Crontab};
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ use crate::job::limits::check_flag;
 use crate::task::{Chain, Handler, IntoHandler, Middleware, TaskError};
 
 /// More jobs at once than any machine runs; it keeps sums of it from overflowing.
-const MAX_CONCURRENCY: usize = 1_000_000;
+pub(super) const MAX_CONCURRENCY: usize = 1_000_000;
 /// More events than anybody wants to keep.
 const MAX_EVENTS: usize = 1_000_000;
 /// A year; it keeps moments in the future within what a clock can hold.
@@ -31,7 +31,6 @@ pub(super) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What can be set about a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
-    pub concurrency: usize,
     pub poll_interval: Duration,
     pub listen: bool,
     pub handle_signals: bool,
@@ -54,6 +53,7 @@ pub struct WorkerBuilder {
     middleware: Vec<Arc<dyn Middleware>>,
     crontab: Vec<CronEntry>,
     event_capacity: usize,
+    concurrency: usize,
     options: Options,
 }
 
@@ -65,8 +65,8 @@ impl WorkerBuilder {
             middleware: Vec::new(),
             crontab: Vec::new(),
             event_capacity: 1024,
+            concurrency: 10,
             options: Options {
-                concurrency: 10,
                 poll_interval: Duration::from_secs(2),
                 listen: true,
                 handle_signals: true,
@@ -149,7 +149,7 @@ impl WorkerBuilder {
 
     /// How many jobs run at the same time. Default: 10.
     pub fn concurrency(mut self, jobs: usize) -> Self {
-        self.options.concurrency = jobs;
+        self.concurrency = jobs;
         self
     }
 
@@ -239,9 +239,7 @@ impl WorkerBuilder {
     pub fn build(self) -> Result<Worker> {
         let refuse = |problem: String| Err(Error::InvalidWorker(problem));
         let options = self.options;
-        if !(1..=MAX_CONCURRENCY).contains(&options.concurrency) {
-            return refuse(format!("concurrency is {}, and must be from 1 to {MAX_CONCURRENCY}", options.concurrency));
-        }
+        let work = Work::check(self.concurrency, self.handlers)?;
         if options.poll_interval < Duration::from_millis(1) {
             return refuse(format!("the poll interval is {:?}, and must be at least 1 ms", options.poll_interval));
         }
@@ -290,7 +288,7 @@ impl WorkerBuilder {
                 self.event_capacity
             ));
         }
-        if self.handlers.is_empty() && self.crontab.is_empty() {
+        if work.names.is_empty() && self.crontab.is_empty() {
             return refuse("it has neither tasks nor a crontab; add some with WorkerBuilder::task".to_owned());
         }
         let mut identifiers = HashSet::new();
@@ -303,10 +301,9 @@ impl WorkerBuilder {
                 ));
             }
         }
-        let tasks = Tasks::check(self.handlers)?;
         Ok(Worker {
             client: self.client,
-            tasks: Arc::new(watch::Sender::new(Arc::new(tasks))),
+            work: Arc::new(watch::Sender::new(Arc::new(work))),
             middleware: Chain::new(self.middleware),
             crontab: self.crontab,
             options,

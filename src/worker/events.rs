@@ -13,7 +13,10 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use serde::{Serialize, Serializer};
+
 use super::Summary;
+use super::engine::Hold;
 use crate::cron::CronEvent;
 use crate::job::{Job, JobId, RunAt};
 use crate::storage::{Outcome, WorkerId};
@@ -22,7 +25,9 @@ use crate::storage::{Outcome, WorkerId};
 ///
 /// A job's own events come in this order: `JobStarted`, one of `JobSucceeded`, `JobFailed`, `JobDead` and `JobSnoozed`
 /// (what came of it), and `Written` once that is durable.
-#[derive(Clone, Debug)]
+/// As JSON it is an object whose field `event` has the kind, in snake case; durations are in seconds.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// The worker is registered; it begins to claim.
@@ -68,6 +73,18 @@ pub enum Event {
         /// Why.
         error: String,
     },
+    /// The worker does other work from now on, as its handle was told.
+    WorkChanged {
+        /// The tasks it runs, sorted.
+        tasks: Vec<String>,
+        /// How many jobs it runs at the same time.
+        concurrency: usize,
+    },
+    /// The worker asks for no jobs until this changes. Told when the reason does.
+    Holding {
+        /// Why.
+        reason: Hold,
+    },
     /// Jobs that were claimed ahead and could not start in time, or at all, are released.
     Released {
         /// How many.
@@ -78,6 +95,7 @@ pub enum Event {
         /// How many it found.
         found: usize,
         /// How long the next one waits.
+        #[serde(serialize_with = "seconds")]
         delay: Duration,
     },
     /// So many jobs were added meanwhile that the next prefetch waits no longer.
@@ -95,6 +113,7 @@ pub enum Event {
         /// The job.
         job: Arc<Job>,
         /// How long it took.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// Its attempt failed, and another one follows.
@@ -106,6 +125,7 @@ pub enum Event {
         /// When it is tried again.
         retry: RunAt,
         /// How long it took.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// Its attempt failed, and it was the last one.
@@ -115,6 +135,7 @@ pub enum Event {
         /// What becomes its `last_error`.
         error: String,
         /// How long it took.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// Its task put it off.
@@ -124,6 +145,7 @@ pub enum Event {
         /// Until when.
         until: RunAt,
         /// How long it took.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// It was cut off by the worker's end. That is no failure: it is ready again at once.
@@ -133,6 +155,7 @@ pub enum Event {
         /// What becomes its `last_error`.
         error: String,
         /// How long it took.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// What came of these jobs is stored.
@@ -252,6 +275,10 @@ impl std::fmt::Debug for EventStream {
     }
 }
 
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
 /// The sending side. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Events {
@@ -288,6 +315,21 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Payload;
+
+    #[test]
+    fn an_event_is_an_object_that_names_its_kind() {
+        let json = |event: &Event| serde_json::to_value(event).expect("json");
+        let holding = json(&Event::Holding { reason: Hold::Full });
+        assert_eq!(holding, serde_json::json!({ "event": "holding", "reason": "full" }));
+        let job = Arc::new(Job::new(7, "t", Payload::empty(), chrono::DateTime::UNIX_EPOCH));
+        let retry = RunAt::In(Duration::from_millis(1500));
+        let failed = json(&Event::JobFailed { job, error: "no".to_owned(), retry, took: Duration::from_millis(250) });
+        assert_eq!((&failed["event"], &failed["job"]["id"]), (&"job_failed".into(), &7.into()));
+        assert_eq!((&failed["took"], &failed["retry"]), (&0.25.into(), &1.5.into()));
+        let cron = json(&Event::Cron(CronEvent::Started { at: chrono::DateTime::UNIX_EPOCH }));
+        assert_eq!((&cron["event"], &cron["cron"]), (&"cron".into(), &"started".into()));
+    }
 
     #[tokio::test]
     async fn a_slow_reader_is_told_how_much_it_missed_and_the_stream_ends() {

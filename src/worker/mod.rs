@@ -10,7 +10,7 @@
 //! - the **settler** writes outcomes by *group commit*: while one write is in flight, results gather, and the next
 //!   write takes all of them. Nothing is dropped; a write that fails is tried again;
 //! - **prefetch** is the option to hold more jobs ready than can start at once;
-//! - the **tasks** it runs may change meanwhile;
+//! - the **work** is its tasks and its concurrency, which a **handle** may change meanwhile;
 //! - **flags** whose jobs the worker leaves alone;
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
@@ -22,20 +22,23 @@ mod engine;
 mod events;
 mod execute;
 mod flags;
+mod handle;
 mod lease;
 mod maintenance;
 mod pace;
 mod prefetch;
 mod settler;
 mod shutdown;
-mod tasks;
+mod work;
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 pub use builder::WorkerBuilder;
+pub use engine::Hold;
 pub use events::{Event, EventStream};
+pub use handle::WorkerHandle;
 pub use prefetch::Prefetch;
 pub use settler::Summary;
 pub use shutdown::ShutdownHandle;
@@ -43,11 +46,11 @@ pub use shutdown::ShutdownHandle;
 use crate::client::BackfillClient;
 use crate::cron::CronEntry;
 use crate::error::Result;
-use crate::task::{Chain, Handler};
+use crate::task::Chain;
 use builder::Options;
 use engine::{Engine, Mode};
 use events::Events;
-use tasks::Tasks;
+use work::Work;
 
 /// Runs jobs.
 ///
@@ -68,7 +71,7 @@ use tasks::Tasks;
 #[derive(Debug)]
 pub struct Worker {
     client: BackfillClient,
-    tasks: Arc<watch::Sender<Arc<Tasks>>>,
+    work: Arc<watch::Sender<Arc<Work>>>,
     middleware: Chain,
     crontab: Vec<CronEntry>,
     options: Options,
@@ -114,21 +117,16 @@ impl Worker {
         self.events.subscribe()
     }
 
+    /// A handle that changes its tasks, its concurrency and its limits, also while it runs. Any number may be taken.
+    #[must_use]
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle::new(&self.work, &self.shutdown)
+    }
+
     /// The names of the tasks it runs, sorted.
     #[must_use]
     pub fn tasks(&self) -> Vec<String> {
-        self.tasks.borrow().names.to_vec()
-    }
-
-    /// Runs these tasks from now on, instead of those that it has. It may be running: jobs that run go on as they are, and those of
-    /// tasks that it has no more are left to others.
-    ///
-    /// # Errors
-    /// [`Error::InvalidWorker`](crate::Error::InvalidWorker) for settings that do not go together; then nothing changes.
-    pub fn set_tasks(&self, tasks: impl IntoIterator<Item = impl Into<Handler>>) -> Result<()> {
-        let tasks = Tasks::check(tasks.into_iter().map(Into::into).collect())?;
-        self.tasks.send_replace(Arc::new(tasks));
-        Ok(())
+        self.work.borrow().names.to_vec()
     }
 
     /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.

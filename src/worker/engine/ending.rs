@@ -9,6 +9,8 @@ use super::super::events::Event;
 use super::super::settler::Summary;
 use super::super::shutdown::Stage;
 use super::jobs::Started;
+use super::results::Results;
+use super::slots::Slots;
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
 use crate::storage::{Outcome, Then};
@@ -28,6 +30,19 @@ pub(super) struct Ending {
     pub abandon: Instant,
 }
 
+impl Ending {
+    /// The next step.
+    pub fn deadline(&self, slots: &Slots) -> Instant {
+        if !slots.cancel.is_cancelled() {
+            self.cancel
+        } else if !slots.drop_jobs.is_cancelled() {
+            self.drop
+        } else {
+            self.abandon
+        }
+    }
+}
+
 impl Engine {
     pub(super) fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
@@ -40,11 +55,11 @@ impl Engine {
         if self.failure.as_ref().is_some_and(Error::is_gone) {
             return;
         }
-        tracing::error!(%error, running = self.running.len(), "the worker ends; its jobs are asked to end now");
-        self.lease.end();
+        tracing::error!(%error, running = self.slots.running.len(), "the worker ends; its jobs are asked to end now");
+        self.registration.lease.end();
         self.failure = Some(error);
         self.shut_down(Stage::Graceful);
-        self.cancel.cancel();
+        self.slots.cancel.cancel();
     }
 
     pub(super) fn shut_down(&mut self, stage: Stage) {
@@ -61,9 +76,9 @@ impl Engine {
             ending.drop = ending.drop.min(now + HURRY);
             ending.abandon = ending.drop + HURRY;
         }
-        let (running, forced) = (self.running.len(), stage == Stage::Forced);
+        let (running, forced) = (self.slots.running.len(), stage == Stage::Forced);
         self.events.tell(|| Event::ShuttingDown { running, forced });
-        tracing::info!(running, waiting = self.waiting.len(), "no more jobs are started");
+        tracing::info!(running, waiting = self.buffer.waiting.len(), "no more jobs are started");
         self.release_waiting();
         self.further_the_end(now);
     }
@@ -72,10 +87,10 @@ impl Engine {
     pub(super) fn further_the_end(&mut self, now: Instant) {
         let Some(ending) = &self.ending else { return };
         if now >= ending.cancel {
-            self.cancel.cancel();
+            self.slots.cancel.cancel();
         }
         if now >= ending.drop {
-            self.drop_jobs.cancel();
+            self.slots.drop_jobs.cancel();
         }
         if now >= ending.abandon && self.claims.abandon() {
             // What it may have taken is released when the worker is deregistered.
@@ -87,10 +102,10 @@ impl Engine {
         if !self.claims.is_empty() {
             return false;
         }
-        let idle = self.running.is_empty() && self.waiting.is_empty();
+        let idle = self.slots.running.is_empty() && self.buffer.waiting.is_empty();
         match &self.ending {
-            Some(ending) => idle || (self.drop_jobs.is_cancelled() && Instant::now() >= ending.abandon),
-            None => self.mode == Mode::UntilIdle && idle && !self.more && self.held.is_empty(),
+            Some(ending) => idle || (self.slots.drop_jobs.is_cancelled() && Instant::now() >= ending.abandon),
+            None => self.mode == Mode::UntilIdle && idle && !self.claims.more && self.slots.held.is_empty(),
         }
     }
 
@@ -98,16 +113,17 @@ impl Engine {
     pub(super) async fn end(mut self) -> Result<Summary> {
         // Jobs that block their thread cannot be dropped. They are given to others, but not while this process has hardly had
         // the time to end; the fence keeps a late end from counting.
-        let abandoned: Vec<Started> = self.started.drain().map(|(_, started)| started).collect();
+        let abandoned: Vec<Started> = self.slots.started.drain().map(|(_, started)| started).collect();
         for started in &abandoned {
             tracing::error!(job = %started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
             let outcome = Outcome::interrupted("it blocked its thread").after(self.options.dead_after);
             self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, Duration::ZERO));
             self.settle(&started.worker, &started.job, outcome, Then::default());
         }
-        self.running.detach_all();
-        let Self { results, settler, give_up, line, worker, ending, failure, options, mut shutdown, .. } = self;
-        drop(results);
+        self.slots.running.detach_all();
+        let Self { results, line, registration, ending, failure, options, mut shutdown, .. } = self;
+        let (Results { sender, settler, give_up, .. }, worker) = (results, registration.worker);
+        drop(sender);
         let limit = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
         let timer = async {
             let forced = async {

@@ -102,7 +102,7 @@ impl Handoffs {
     }
 
     /// When something is to be done that is not yet.
-    pub(super) fn alarm(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let time = if self.unheard { self.again } else { self.rests_until };
         time.filter(|time| *time > Instant::now())
     }
@@ -127,16 +127,16 @@ impl Engine {
         }
         let offers = self.handoff.wanted.borrow().is_some();
         // An offer begins with half of the slots, and ends with three quarters, so that it does not end and begin with each job.
-        let limit = self.options.concurrency * if offers { 3 } else { 2 };
-        let may = (self.running.len() + self.waiting.len()) * 4 < limit
+        let limit = self.work.now.concurrency * if offers { 3 } else { 2 };
+        let may = (self.slots.running.len() + self.buffer.waiting.len()) * 4 < limit
             // What is claimed just now may be more urgent. (To look now and then ends no offer.)
-            && (offers || (!self.more && self.claims.is_empty()))
+            && (offers || (!self.claims.more && self.claims.is_empty()))
             && self.options.accept_handoffs
-            && !self.offered.is_empty()
+            && !self.work.now.offered.is_empty()
             && self.mode == Mode::UntilShutdown
             && self.ending.is_none()
             && self.failure.is_none()
-            && self.registering.is_none()
+            && self.registration.registering.is_none()
             // To release what is unknown ends an offer.
             && !self.handoff.is_pending()
             && !self.claims.is_doubting()
@@ -144,36 +144,36 @@ impl Engine {
             // Jobs are handed off that are ready by the storage's clock, and nobody is asked for forbidden flags first.
             && self.client.clock().time().is_none()
             && !self.options.forbidden_flags.is_asked()
-            && !self.lease.is_over();
+            && !self.registration.lease.is_over();
         if may == offers {
             return;
         }
         let handoff = &mut self.handoff;
         handoff.number += u64::from(may);
         handoff.ever |= may;
-        let (worker, tasks, number) = (&self.worker, &self.offered, handoff.number);
+        let (worker, tasks, number) = (&self.registration.worker, &self.work.now.offered, handoff.number);
         handoff.wanted.send_replace(may.then(|| Offer::new(Arc::clone(worker), Arc::clone(tasks), number)));
     }
 
     /// Starts a job that was handed off, or releases it.
     pub(super) fn handed_off(&mut self, Handoff { job, worker, seen, .. }: Handoff) {
-        if self.held.get(&job.id) == Some(&job.token) {
+        if self.slots.held.get(&job.id) == Some(&job.token) {
             // Anybody may notify us of what we hold already.
             return;
         }
         self.events.tell(|| Event::HandedOff { job: Arc::new(job.job.clone()) });
-        let is_ours = worker == self.worker && self.registering.is_none();
+        let is_ours = worker == self.registration.worker && self.registration.registering.is_none();
         let may_be_released = self.handoff.releasing.is_some()
             || self.claims.is_doubting()
             || self.handoff.released.is_some_and(|released| seen <= released);
-        let concurrency = self.options.concurrency;
+        let concurrency = self.work.now.concurrency;
         if is_ours
             && self.may_be_handed_off(&job)
             && !may_be_released
-            && self.running.len() + self.waiting.len() < concurrency + self.pace.ahead(concurrency)
+            && self.slots.running.len() + self.buffer.waiting.len() < concurrency + self.claims.pace.ahead(concurrency)
             && self.ending.is_none()
             && self.failure.is_none()
-            && !self.has_much_unwritten()
+            && !self.results.are_many_bytes()
         {
             if self.handoff.is_too_much() {
                 self.handoff.rests_until = Some(Instant::now() + REST);
@@ -195,7 +195,7 @@ impl Engine {
             && job.flags.is_empty()
             && job.attempts < job.max_attempts
             && job.locked_at.is_some_and(|locked_at| job.run_at <= locked_at)
-            && self.offered.contains(&job.task)
+            && self.work.now.offered.contains(&job.task)
     }
 
     /// Releases jobs that may have been handed off and were not heard of.
@@ -207,13 +207,13 @@ impl Engine {
             || handoff.releasing.is_some()
             || handoff.again.is_some_and(|time| now < time)
             || !self.claims.is_empty()
-            || self.registering.is_some()
+            || self.registration.registering.is_some()
             || self.ending.is_some()
         {
             return;
         }
-        let held: Vec<JobId> = self.held.keys().copied().collect();
-        let (line, worker) = (self.line.clone(), Arc::clone(&self.worker));
+        let held: Vec<JobId> = self.slots.held.keys().copied().collect();
+        let (line, worker) = (self.line.clone(), Arc::clone(&self.registration.worker));
         handoff.unheard = false;
         handoff.releasing = Some(Box::pin(async move {
             line.call(DOUBTING_TIMEOUT, line.storage().release_untracked(&worker, &held)).await
@@ -241,7 +241,7 @@ impl Engine {
                 } else {
                     // Claims have to go on. They look for such jobs too, before each for a while.
                     (handoff.again, handoff.failures) = (None, 0);
-                    self.doubt_since = Some(Instant::now());
+                    self.claims.doubt_since = Some(Instant::now());
                 }
             }
         }
@@ -271,12 +271,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_lies_ahead_rings() {
         let mut handoff = Handoffs::new();
-        assert_eq!(handoff.alarm(), None);
+        assert_eq!(handoff.deadline(), None);
         let soon = Instant::now() + REST;
         handoff.rests_until = Some(soon);
-        assert_eq!(handoff.alarm(), Some(soon));
+        assert_eq!(handoff.deadline(), Some(soon));
         tokio::time::advance(REST).await;
-        assert_eq!(handoff.alarm(), None);
+        assert_eq!(handoff.deadline(), None);
     }
 
     #[test]

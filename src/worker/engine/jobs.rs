@@ -68,36 +68,36 @@ pub(super) struct Ended {
 
 impl Engine {
     pub(super) fn start_waiting(&mut self) {
-        let before = self.waiting.len();
+        let before = self.buffer.waiting.len();
         // What waits for long is released; what is written makes the loop turn again.
-        while self.running.len() < self.options.concurrency && !self.has_much_unwritten() {
-            let Some(Waiting { job, worker, since, rest }) = self.waiting.pop_front() else { break };
-            let Some(handler) = self.handlers.get(&job.task).cloned() else {
+        while self.slots.running.len() < self.work.now.concurrency && !self.results.are_many_bytes() {
+            let Some(Waiting { job, worker, since, rest }) = self.buffer.waiting.pop_front() else { break };
+            let Some(handler) = self.work.now.handlers.get(&job.task).cloned() else {
                 // Cannot happen: only jobs of our tasks are asked for. If it does, nothing is lost.
-                self.waiting_bytes -= bytes(&job) + rest.iter().map(|job| bytes(job)).sum::<usize>();
+                self.buffer.bytes -= bytes(&job) + rest.iter().map(|job| bytes(job)).sum::<usize>();
                 self.release_unstarted([Waiting { job, worker, since, rest }]);
                 continue;
             };
-            self.waiting_bytes -= bytes(&job);
+            self.buffer.bytes -= bytes(&job);
             // A run that had to wait begins now. (What is left of one that began so long ago was released.)
             let since = if since.elapsed() < RELEASE_AFTER { since } else { Instant::now() };
             if !rest.is_empty() {
-                self.rests_back_at.get_or_insert(since + RELEASE_AFTER);
+                self.slots.rests_back_at.get_or_insert(since + RELEASE_AFTER);
             }
             // A token of its own only for a job that may be cancelled alone: it costs a little.
             let cancel = match handler.time_limit() {
-                Some(_) => Arc::new(self.cancel.child_token()),
-                None => Arc::clone(&self.cancel),
+                Some(_) => Arc::new(self.slots.cancel.child_token()),
+                None => Arc::clone(&self.slots.cancel),
             };
             let running = Arc::clone(&job.job);
             let then = FollowUps::default();
             let ctx = JobContext::new(Arc::clone(&running), self.client.clone(), cancel, then.clone());
-            let (ending, dropped) = (Arc::clone(&self.cancel), Arc::clone(&self.drop_jobs));
+            let (ending, dropped) = (Arc::clone(&self.slots.cancel), Arc::clone(&self.slots.drop_jobs));
             let chain = self.middleware.clone();
-            let lease = self.lease.clone();
+            let lease = self.registration.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&running) });
             let started = Started { job, worker, handler: Arc::clone(&handler), rest, since };
-            let task = self.running.spawn(async move {
+            let task = self.slots.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
                     return Ended { outcome: Outcome::Released, then: Then::default(), took: begin.elapsed() };
@@ -107,10 +107,10 @@ impl Engine {
                 let then = if outcome.is_completed() { then.take() } else { Then::default() };
                 Ended { outcome, then, took: begin.elapsed() }
             });
-            self.started.insert(task.id(), started);
+            self.slots.started.insert(task.id(), started);
         }
-        if self.waiting.len() < before {
-            self.waiting_since = Instant::now();
+        if self.buffer.waiting.len() < before {
+            self.buffer.since = Instant::now();
         }
     }
 
@@ -119,12 +119,12 @@ impl Engine {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(mut started) = self.started.remove(&id) else { return };
+        let Some(mut started) = self.slots.started.remove(&id) else { return };
         let Ended { outcome, then, took } = match result {
             Ok(ended) => {
                 // What was not even started says nothing of the pace.
                 if ended.outcome != Outcome::Released {
-                    self.pace.job_took(ended.took);
+                    self.claims.pace.job_took(ended.took);
                 }
                 ended
             }
@@ -137,7 +137,7 @@ impl Engine {
         };
         log_outcome(&started.job, &outcome, took);
         self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, took));
-        self.prefetch_rests = false;
+        self.buffer.prefetch_rests = false;
         if started.handler.concurrency_limit().is_some() {
             // Its place is free again, and jobs that had to wait for it were left out of claims.
             self.look();
@@ -151,12 +151,16 @@ impl Engine {
         self.settle_amid_run(&started.worker, &started.job, outcome, then);
         let Started { worker, rest, since, .. } = started;
         let next = Waiting { job: next, worker, since, rest };
-        if !stays && *next.worker == *self.worker && self.registering.is_none() && self.ending.is_none() {
+        if !stays
+            && *next.worker == *self.registration.worker
+            && self.registration.registering.is_none()
+            && self.ending.is_none()
+        {
             // It takes the slot of the one before, unless something more urgent waits.
-            let urgent = self.waiting.iter().take_while(|other| other.job.priority < next.job.priority).count();
-            self.waiting.insert(urgent, next);
+            let urgent = self.buffer.waiting.iter().take_while(|other| other.job.priority < next.job.priority).count();
+            self.buffer.waiting.insert(urgent, next);
         } else {
-            self.waiting_bytes -= next.bytes();
+            self.buffer.bytes -= next.bytes();
             self.release_unstarted([next]);
         }
     }
@@ -180,17 +184,17 @@ impl Engine {
             *error = clean_error(error);
         }
         let settlement = Settlement::new(claim, outcome).then(then);
-        self.backlog.gave(&settlement);
+        self.results.backlog.gave(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
-        let _ = self.results.send(Finished { worker: Arc::clone(worker), settlement });
+        let _ = self.results.sender.send(Finished { worker: Arc::clone(worker), settlement });
     }
 
     /// Releases jobs that were claimed and have not started.
     pub(super) fn release_waiting(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
+        let waiting = std::mem::take(&mut self.buffer.waiting);
         self.release_unstarted(waiting);
         self.release_rests(None);
-        self.waiting_bytes = 0;
+        self.buffer.bytes = 0;
     }
 
     pub(super) fn release_unstarted(&self, jobs: impl IntoIterator<Item = Waiting>) {
@@ -216,14 +220,14 @@ impl Engine {
     /// all runs, or of those that were claimed before a moment.
     pub(super) fn release_rests(&mut self, before: Option<Instant>) {
         let mut rests = Vec::new();
-        for started in self.started.values_mut() {
+        for started in self.slots.started.values_mut() {
             if before.is_none_or(|before| started.since <= before) {
                 let worker = &started.worker;
                 rests.extend(started.rest.drain(..).map(|job| (Arc::clone(worker), job)));
             }
         }
         for (worker, job) in &rests {
-            self.waiting_bytes -= bytes(job);
+            self.buffer.bytes -= bytes(job);
             self.settle_amid_run(worker, job, Outcome::Released, Then::default());
         }
         if !rests.is_empty() {

@@ -103,7 +103,7 @@ async fn rescan(worker: &Worker, mut directory: Directory, args: &WorkerArgs) {
         let Ok((back, changed)) = looked.await else { return std::future::pending().await };
         directory = back;
         let Some(changed) = changed else { continue };
-        match worker.set_tasks(handlers(&changed.tasks, args)) {
+        match worker.handle().set_tasks(handlers(&changed.tasks, args)) {
             Ok(()) => tracing::info!(
                 new = changed.new.join(" "),
                 gone = changed.gone.join(" "),

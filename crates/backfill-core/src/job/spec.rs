@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::limits::{self, DEFAULT_MAX_ATTEMPTS};
 use super::{JobKeyMode, NewJob, Payload, Priority, Queue};
 use crate::error::Result;
+use crate::json;
 
 /// A job to be added: a task name, a payload, and how it should run.
 ///
@@ -44,6 +45,16 @@ pub enum RunAt {
     Time(DateTime<Utc>),
     /// This long after the storage's present, so that a caller's wrong clock does not matter.
     In(Duration),
+}
+
+/// A time is an RFC 3339 text, a delay a number of seconds.
+impl Serialize for RunAt {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Time(at) => json::time(at, serializer),
+            Self::In(delay) => serializer.serialize_f64(delay.as_secs_f64()),
+        }
+    }
 }
 
 impl RunAt {

@@ -10,7 +10,7 @@ use crate::job::Job;
 /// The name under which one worker holds jobs: `locked_by` in the schema. (Graphile calls it a pool.)
 ///
 /// The shape is Graphile's: `pool-` (or `otpool-` for a run that ends by itself) and 18 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct WorkerId(String);
 
 impl WorkerId {

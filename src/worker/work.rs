@@ -1,16 +1,18 @@
-//! The tasks that a worker runs, which may change while it does.
+//! What a worker does: its tasks, and how many jobs at once. Both may change while it runs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::builder::MAX_DURATION;
+use super::builder::{MAX_CONCURRENCY, MAX_DURATION};
 use crate::error::{Error, Result};
 use crate::job::limits::check_task_name;
 use crate::task::Handler;
 
-/// The tasks of a worker at some moment.
-#[derive(Debug)]
-pub(super) struct Tasks {
+/// The work of a worker at some moment.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    /// How many jobs it runs at the same time.
+    pub concurrency: usize,
     pub handlers: Arc<HashMap<String, Arc<Handler>>>,
     /// Their names, sorted.
     pub names: Arc<[String]>,
@@ -20,11 +22,14 @@ pub(super) struct Tasks {
     pub offered: Arc<[String]>,
 }
 
-impl Tasks {
+impl Work {
     /// # Errors
     /// [`Error::InvalidWorker`] for settings that do not go together, and for a name that no task can have.
-    pub(super) fn check(tasks: Vec<Handler>) -> Result<Self> {
+    pub(super) fn check(concurrency: usize, tasks: Vec<Handler>) -> Result<Self> {
         let refuse = |problem: String| Err(Error::InvalidWorker(problem));
+        if !(1..=MAX_CONCURRENCY).contains(&concurrency) {
+            return refuse(format!("concurrency is {concurrency}, and must be from 1 to {MAX_CONCURRENCY}"));
+        }
         let mut handlers = HashMap::new();
         for handler in tasks {
             check_task_name(handler.name())?;
@@ -49,6 +54,13 @@ impl Tasks {
         let limit = |name: &String| handlers.get(name).and_then(|handler| handler.concurrency_limit());
         let limited = names.iter().filter_map(|name| Some((name.clone(), limit(name)?))).collect();
         let offered = names.iter().filter(|name| limit(name).is_none()).cloned().collect();
-        Ok(Self { limited, offered, names: names.into(), handlers: Arc::new(handlers) })
+        Ok(Self { concurrency, limited, offered, names: names.into(), handlers: Arc::new(handlers) })
+    }
+
+    /// The same tasks, changed.
+    pub(super) fn with_tasks(&self, change: impl FnOnce(&mut Vec<Handler>)) -> Result<Self> {
+        let mut tasks: Vec<Handler> = self.handlers.values().map(|handler| Handler::clone(handler)).collect();
+        change(&mut tasks);
+        Self::check(self.concurrency, tasks)
     }
 }

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::super::events::Event;
 use super::super::lease::{Lease, Sent, sent_now};
 use super::super::maintenance::{Identity, Registrar};
 use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
+use super::work::Telling;
 use super::{Engine, Mode};
 use crate::error::{Error, FailureKind, Result};
 use crate::storage::{Line, Registration, WorkerId};
@@ -20,6 +23,36 @@ pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a run whose heartbeats are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who the worker is at present.
+pub(super) struct Registered {
+    pub worker: Arc<WorkerId>,
+    pub identities: watch::Sender<Identity>,
+    pub registering: Option<Registering>,
+    /// Cancelled when the first claim is answered, and it is known whether the listener hears: then the heartbeats begin.
+    pub under_way: CancellationToken,
+    /// How long others take this identity for alive.
+    pub lease: Lease,
+    /// The tasks that the worker has registered with, or told since.
+    pub told_tasks: Arc<[String]>,
+    pub telling: Option<Telling>,
+}
+
+impl Registered {
+    pub fn new(mode: Mode, dead_after: Duration, tasks: Arc<[String]>) -> Self {
+        let worker = Arc::new(mode.identity());
+        let lease = Lease::new(dead_after, sent_now());
+        Self {
+            identities: watch::Sender::new(Identity { worker: Arc::clone(&worker), lease: lease.clone() }),
+            worker,
+            registering: None,
+            under_way: CancellationToken::new(),
+            lease,
+            told_tasks: tasks,
+            telling: None,
+        }
+    }
+}
+
 /// A new identity on its way to be registered, and when that was asked for.
 pub(super) type Registering = BoxFuture<'static, (Arc<WorkerId>, Sent, Result<bool>)>;
 
@@ -27,28 +60,28 @@ impl Engine {
     /// Others declared this worker dead and released what it held. Its results no longer count (the fence sees to that),
     /// so its jobs are asked to end, and the worker goes on as somebody else.
     pub(super) fn evicted(&mut self, worker: &Arc<WorkerId>) {
-        if *worker != self.worker || self.registering.is_some() {
+        if *worker != self.registration.worker || self.registration.registering.is_some() {
             return;
         }
         if self.ending.is_some() {
             // No new identity is needed any more.
-            if !self.cancel.is_cancelled() {
+            if !self.slots.cancel.is_cancelled() {
                 tracing::error!(%worker, "lease expired while the worker ends: other workers took over its jobs; cancelling them here");
-                self.cancel.cancel();
+                self.slots.cancel.cancel();
             }
             return;
         }
         let new = Arc::new(self.mode.identity());
         tracing::error!(
-            was = %worker, now = %new, running = self.running.len(),
+            was = %worker, now = %new, running = self.slots.running.len(),
             "lease expired: other workers took over this worker's jobs; cancelling them here"
         );
         self.events.tell(|| Event::Evicted { was: Arc::clone(worker), now: Arc::clone(&new) });
-        self.cancel.cancel();
+        self.slots.cancel.cancel();
         self.release_waiting();
-        let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.tasks), self.options.dead_after);
-        self.registered_with = Arc::clone(&tasks);
-        self.registering = Some(Box::pin(async move {
+        let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.work.now.names), self.options.dead_after);
+        self.registration.told_tasks = Arc::clone(&tasks);
+        self.registration.registering = Some(Box::pin(async move {
             let sent = sent_now();
             let registration = Registration::new(&new, &tasks).dead_after(dead_after);
             let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&registration)).await;
@@ -57,16 +90,18 @@ impl Engine {
     }
 
     pub(super) fn registered(&mut self, new: Arc<WorkerId>, sent: Sent, registered: Result<bool>) {
-        self.registering = None;
+        self.registration.registering = None;
         match registered {
             Ok(true) => {
-                self.cancel = Arc::default();
+                self.slots.cancel = Arc::default();
                 // Whatever the old identity held was released by those who declared it dead.
-                self.held.clear();
+                self.slots.held.clear();
                 self.handoff.begin_anew();
-                self.worker = Arc::clone(&new);
-                self.lease = Lease::new(self.options.dead_after, sent);
-                self.identities.send_replace(Identity { worker: new, lease: self.lease.clone() });
+                self.registration.worker = Arc::clone(&new);
+                self.registration.lease = Lease::new(self.options.dead_after, sent);
+                self.registration
+                    .identities
+                    .send_replace(Identity { worker: new, lease: self.registration.lease.clone() });
                 self.tell_tasks();
                 self.look();
             }
@@ -85,10 +120,14 @@ impl Engine {
     /// and claimed again at once. After as long again it fails, as it does when it cannot claim: nobody may be there to restart
     /// what its heartbeats go to.
     pub(super) fn await_lease(&mut self) {
-        if self.mode != Mode::UntilIdle || !self.more || self.ending.is_some() || self.registering.is_some() {
+        if self.mode != Mode::UntilIdle
+            || !self.claims.more
+            || self.ending.is_some()
+            || self.registration.registering.is_some()
+        {
             return;
         }
-        let Some(over) = self.lease.over_for() else { return };
+        let Some(over) = self.registration.lease.over_for() else { return };
         if over > self.options.dead_after {
             let quiet = over + self.options.dead_after;
             self.fail(Error::storage(
@@ -99,7 +138,7 @@ impl Engine {
             return;
         }
         let again = Instant::now() + LEASE_PAUSE;
-        self.claim_not_before = Some(self.claim_not_before.map_or(again, |earliest| earliest.max(again)));
+        self.claims.not_before = Some(self.claims.not_before.map_or(again, |earliest| earliest.max(again)));
     }
 }
 
