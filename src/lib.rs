@@ -36,6 +36,7 @@
 //! | [`storage`] | where jobs are kept, by a URL: PostgreSQL, a file (feature `sqlite`), memory; the [`Storage`](storage::Storage) trait |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
+//! | [`explain`] | why a job does not run |
 //! | [`moving`] | moving waiting jobs from one storage to another |
 //! | [`cron`] | crontab text, schedules, and the scheduler that adds what is due |
 //! | [`error`] | the one [`Error`] type |
@@ -55,6 +56,7 @@ mod backends;
 pub mod client;
 mod clock;
 pub mod cron;
+pub mod explain;
 pub mod moving;
 pub mod storage;
 pub mod task;

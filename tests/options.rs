@@ -347,7 +347,7 @@ async fn a_worker_tells_what_happens_to_a_job_in_order() {
                 Event::JobDead { job, error, .. } if job.id == id && error == "no" => "dead",
                 Event::JobSnoozed { job, .. } if job.id == id => "snoozed",
                 Event::Written { jobs, stale } if jobs == [id] && stale.is_empty() => "written",
-                Event::Claiming { .. } | Event::Claimed { .. } => continue,
+                Event::Claiming { .. } | Event::Claimed { .. } | Event::Holding { .. } => continue,
                 other => panic!("{other:?}"),
             };
             told.push(told_now);

@@ -162,3 +162,38 @@ async fn what_a_job_adds_when_it_is_done_is_there_once_and_only_if_it_is_done() 
         assert_eq!(invoices.len(), left, "fails: {fails}");
     }
 }
+
+#[tokio::test]
+async fn why_a_job_does_not_run_is_told() {
+    use backfill::explain::Reason;
+
+    let (jobs, probe) = (BackfillClient::in_memory(), Probe::new());
+    let why = async |id| jobs.why(id).await.expect("why").map(|reasons| reasons[0].clone());
+    let first = jobs.add(JobSpec::new("held", ()).serial_queue("q")).await.expect("add").id;
+    let second = jobs.add(JobSpec::new("held", ()).serial_queue("q")).await.expect("add").id;
+    let later = jobs.add(JobSpec::new("held", ()).run_in(Duration::from_secs(3600))).await.expect("add").id;
+    let other = jobs.add(JobSpec::new("hold", ())).await.expect("add").id;
+    assert_eq!(why(first).await, Some(Reason::NoWorkers));
+    assert!(matches!(why(second).await, Some(Reason::Behind { job, .. }) if job == first));
+    assert!(matches!(why(later).await, Some(Reason::NotDue { .. })));
+    let worker = jobs.worker().task(probe.task("held")).concurrency(1).handle_signals(false);
+    let worker = worker.heartbeat_every(Duration::from_millis(20)).dead_after(Duration::from_secs(10));
+    let worker = worker.build().expect("worker");
+    let handle = worker.handle();
+    let run = tokio::spawn(async move { worker.run().await });
+    probe.until_running(1).await;
+    assert!(matches!(why(first).await, Some(Reason::Running { .. })));
+    assert!(matches!(why(second).await, Some(Reason::QueueHeld { job, .. }) if job == first));
+    assert!(matches!(why(other).await, Some(Reason::NotServed { task, .. }) if task == "hold"));
+    let plain = jobs.add(JobSpec::new("held", ())).await.expect("add").id;
+    // It is told with a heartbeat.
+    let full = async {
+        while !matches!(why(plain).await, Some(Reason::Full { .. })) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), full).await.expect("it is told");
+    assert_eq!(jobs.why(i64::MAX).await.expect("why"), None);
+    handle.shutdown().force();
+    run.await.expect("no panic").expect("run");
+}

@@ -13,6 +13,7 @@ pub use builder::BackfillClientBuilder;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::explain::{Reason, explain};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
 use crate::storage::memory::MemoryStorage;
@@ -242,6 +243,15 @@ impl BackfillClient {
     /// When the storage fails.
     pub async fn job(&self, id: impl Into<JobId>) -> Result<Option<Job>> {
         self.storage().require_inspect()?.job(id.into()).await
+    }
+
+    /// Why this job does not run, the most important reason first; `None` if there is no such job. Workers say what they do with
+    /// their heartbeats, so it may be seconds old.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn why(&self, id: impl Into<JobId>) -> Result<Option<Vec<Reason>>> {
+        explain(&**self.storage(), id.into()).await
     }
 
     /// Lists jobs, by id.

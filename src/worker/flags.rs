@@ -38,6 +38,14 @@ impl ForbiddenFlags {
         matches!(self, Self::Ask(_))
     }
 
+    /// Those that are known without asking.
+    pub(super) fn listed(&self) -> &[String] {
+        match self {
+            Self::List(flags) => flags,
+            Self::Ask(_) => &[],
+        }
+    }
+
     /// The flags at this moment. While they are not known, nothing may be claimed.
     pub(super) async fn now(&self) -> Result<Vec<String>> {
         match self {

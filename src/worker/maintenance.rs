@@ -22,8 +22,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
+use super::status::Status;
 use crate::error::{Error, Result};
-use crate::storage::{Consumer, Line, Registration, Storage, Watch, WorkerId};
+use crate::storage::{Consumer, Line, Registration, Storage, Watch, WorkerId, WorkerStatus};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -89,6 +90,7 @@ impl Maintenance {
         storage: &Arc<dyn Storage>,
         identity: watch::Receiver<Identity>,
         options: Options,
+        status: Status,
         events: Events,
         news: mpsc::UnboundedSender<News>,
     ) -> Self {
@@ -102,6 +104,8 @@ impl Maintenance {
             identity,
             under_way: under_way.clone(),
             every: options.heartbeat_interval,
+            status,
+            told: None,
             events: events.clone(),
             news,
             contact: contact_tx,
@@ -213,6 +217,9 @@ struct Heartbeats {
     identity: watch::Receiver<Identity>,
     under_way: CancellationToken,
     every: Duration,
+    status: Status,
+    /// What was told last, and as whom.
+    told: Option<(Arc<WorkerId>, WorkerStatus)>,
     events: Events,
     news: mpsc::UnboundedSender<News>,
     contact: watch::Sender<Reachability>,
@@ -269,6 +276,7 @@ impl Heartbeats {
                         }
                         if known {
                             lease.extend(sent);
+                            self.report(storage, &worker).await;
                         } else {
                             lease.end();
                             // Nobody hears it any more when the worker is at its end, and then it does not matter.
@@ -291,6 +299,23 @@ impl Heartbeats {
                         self.failed(&format!("no answer for {:?}", self.every / 2));
                     }
                 }
+            }
+        }
+    }
+
+    /// Tells what the worker does, if that is not what it told last. Only people need it, so it may fail.
+    async fn report(&mut self, storage: &dyn Consumer, worker: &Arc<WorkerId>) {
+        let told = Some((Arc::clone(worker), self.status.now()));
+        if self.told == told {
+            return;
+        }
+        let Some((_, status)) = &told else { return };
+        match timeout(self.every / 4, storage.report(worker, status)).await {
+            Ok(Ok(())) => self.told = told,
+            Ok(Err(error)) => tracing::debug!(%error, "could not tell what this worker does"),
+            Err(_) => {
+                tracing::debug!("could not tell what this worker does: no answer");
+                storage.reconnect();
             }
         }
     }

@@ -15,6 +15,7 @@
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
 //! - **maintenance** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
+//! - the **status** is what it says of itself to other processes;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;
@@ -29,6 +30,7 @@ mod pace;
 mod prefetch;
 mod settler;
 mod shutdown;
+mod status;
 mod work;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use backfill::error::FailureKind;
 use backfill::storage::{
     Admin, Capabilities, ClaimRequest, Claimed, Consumer, Doctor, DueJob, Inspect, KnownCrontab, Migrated, NewJob,
     Offers, Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId,
+    WorkerStatus,
 };
 use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
@@ -160,6 +161,9 @@ impl Consumer for FaultyConsumer {
             return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
         }
         Ok(shown)
+    }
+    async fn report(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        self.inner.report(worker, status).await
     }
     async fn deregister(&self, worker: &WorkerId) -> Result<()> {
         self.inner.deregister(worker).await

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backfill_core::Result;
 use backfill_core::job::JobId;
-use backfill_core::storage::{Registration, Rescued, Watch, WorkerId};
+use backfill_core::storage::{Registration, Rescued, Watch, WorkerId, WorkerStatus};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -83,6 +83,21 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
                         .execute(connection)
                         .await?;
                     Ok(shown.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    pub(crate) async fn write_status(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        let (worker, status) = (worker.to_string(), status.to_text());
+        self.file
+            .writer
+            .write("tell what a worker does", move |connection| {
+                Box::pin(async move {
+                    sqlx::query!("update backfill_pools set status = ?2 where id = ?1", worker, status)
+                        .execute(connection)
+                        .await
+                        .map(drop)
                 })
             })
             .await

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 
 use backfill_core::job::{Job, JobId, JobState};
-use backfill_core::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
+use backfill_core::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo, WorkerStatus};
 use backfill_core::{Error, Result};
 
 use crate::SqliteStorage;
@@ -219,6 +219,7 @@ select
   pool.started_at as "started_at?: i64",
   pool.seen_at as "seen_at?: i64",
   pool.serves as "serves?: String",
+  pool.status as "status?: String",
   coalesce(holder.jobs, 0) as "jobs!: i64",
   coalesce(holder.queues, 0) as "queues!: i64",
   holder.oldest_lock as "oldest_lock?: i64"
@@ -240,6 +241,7 @@ order by 1
                 .serves
                 .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names).ok())
                 .map(|names| names.into_iter().collect());
+            worker.status = row.status.as_deref().and_then(WorkerStatus::from_text);
             worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
             worker.queues = u64::try_from(row.queues).unwrap_or_default();
             worker.oldest_lock = row.oldest_lock.map(time);

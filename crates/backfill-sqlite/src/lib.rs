@@ -54,7 +54,7 @@ use backfill_core::Result;
 use backfill_core::job::{Job, JobId, NewJob};
 use backfill_core::storage::{
     Admin, Capabilities, ClaimRequest, Claimed, Consumer, Cursor, Doctor, Inspect, Migrated, Offers, Registration,
-    Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId,
+    Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId, WorkerStatus,
 };
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
@@ -177,6 +177,10 @@ impl Consumer for SqliteStorage {
 
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
         self.write_heartbeat(worker).await
+    }
+
+    async fn report(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        self.write_status(worker, status).await
     }
 
     async fn deregister(&self, worker: &WorkerId) -> Result<()> {

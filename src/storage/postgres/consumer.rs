@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::{
     ClaimRequest, Claimed, Consumer, Offers, Registration, Rescued, Settled, Settlement, Wakeup, Watch, WorkerId,
+    WorkerStatus,
 };
 
 #[async_trait]
@@ -34,6 +35,10 @@ impl Consumer for PostgresStorage {
 
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
         self.retrying(|| self.write_heartbeat(worker)).await
+    }
+
+    async fn report(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        self.write_status(worker, status).await
     }
 
     async fn deregister(&self, worker: &WorkerId) -> Result<()> {

@@ -19,7 +19,7 @@ use super::isolation::Work;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::storage::{Registration, Rescued, Watch, WorkerId};
+use crate::storage::{Registration, Rescued, Watch, WorkerId, WorkerStatus};
 
 impl PostgresStorage {
     /// The first heartbeat of a worker, with the tasks that it runs.
@@ -87,6 +87,20 @@ update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at 
         .map_err(|e| self.error("send a heartbeat", e))?;
         self.end_heartbeat(work).await?;
         Ok(shown.rows_affected() > 0)
+    }
+
+    /// What the worker says of itself. Nobody waits for it, so it waits for nobody for long.
+    pub(super) async fn write_status(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        let mut work = self.begin_heartbeat().await?;
+        sqlx::query!(
+            "update graphile_worker.backfill_pools set status = $2 where id = $1 and seen_at > 'epoch'",
+            worker.as_str(),
+            status.to_text(),
+        )
+        .execute(self.schema.on(&mut *work))
+        .await
+        .map_err(|e| self.error("tell what a worker does", e))?;
+        self.end_heartbeat(work).await
     }
 
     /// A heartbeat is one statement, and so one exchange. If the last one was not answered, it may still wait at the server for a lock:

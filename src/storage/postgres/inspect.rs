@@ -9,7 +9,7 @@ use super::row::{Text, Timestamp};
 use super::{PostgresStorage, errors};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
+use crate::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo, WorkerStatus};
 use async_trait::async_trait;
 
 /// Counts as the statements here select them.
@@ -230,6 +230,7 @@ select
   extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds?",
   -- By way of JSON, which a schema understands that an earlier version has made.
   to_jsonb(pool) ->> 'serves' as "serves?",
+  to_jsonb(pool) ->> 'status' as "status?",
   coalesce(holder.jobs, 0) as "jobs!",
   coalesce(holder.queues, 0) as "queues!",
   holder.oldest_lock as "oldest_lock?: Timestamp"
@@ -254,6 +255,7 @@ order by 1
             worker.last_seen_ago =
                 row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             worker.tasks = row.serves.as_deref().and_then(sorted);
+            worker.status = row.status.as_deref().and_then(WorkerStatus::from_text);
             worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
             worker.queues = u64::try_from(row.queues).unwrap_or_default();
             worker.oldest_lock = row.oldest_lock.map(|time| time.0);
@@ -271,7 +273,8 @@ select
   pool.started_at as "started_at: Timestamp",
   pool.seen_at as "seen_at: Timestamp",
   extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds!",
-  to_jsonb(pool) ->> 'serves' as "serves?"
+  to_jsonb(pool) ->> 'serves' as "serves?",
+  to_jsonb(pool) ->> 'status' as "status?"
 from graphile_worker.backfill_pools pool
 order by pool.id
 "#
@@ -288,6 +291,7 @@ order by pool.id
             worker.seen_at = Some(row.seen_at.0);
             worker.last_seen_ago = Duration::try_from_secs_f64(row.last_seen_ago_seconds).ok();
             worker.tasks = row.serves.as_deref().and_then(sorted);
+            worker.status = row.status.as_deref().and_then(WorkerStatus::from_text);
             worker
         });
         Ok(workers.collect())

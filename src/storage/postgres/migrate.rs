@@ -52,7 +52,7 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 7] = [
+const OWN: [(i32, &str, &str); 8] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
@@ -60,6 +60,7 @@ const OWN: [(i32, &str, &str); 7] = [
     (5, "add_jobs", script!("own/005_add_jobs.sql")),
     (6, "claim", script!("own/006_claim.sql")),
     (7, "serves", script!("own/007_serves.sql")),
+    (8, "status", script!("own/008_status.sql")),
 ];
 
 /// The number of the script that makes `backfill_claim`.

@@ -103,6 +103,7 @@ impl Engine {
     fn tell_hold(&mut self, hold: Option<Hold>) {
         if self.claims.hold != hold {
             self.claims.hold = hold;
+            self.status.holds(hold);
             if let Some(reason) = hold {
                 self.events.tell(|| Event::Holding { reason });
             }
@@ -120,7 +121,7 @@ impl Engine {
             self.claims.doubt_since = None;
         }
         let (line, worker) = (self.line.clone(), Arc::clone(&self.registration.worker));
-        let forbidden = self.options.forbidden_flags.clone();
+        let (forbidden, status) = (self.options.forbidden_flags.clone(), self.status.clone());
         let now = self.client.clock().time();
         self.claims.woken = false;
         self.claims.announced = 0;
@@ -144,6 +145,9 @@ impl Engine {
                 }
                 let claim = async {
                     let flags = forbidden.now().await?;
+                    if forbidden.is_asked() {
+                        status.forbids(&flags);
+                    }
                     let request =
                         ClaimRequest::new(&worker, &tasks, limit).limits(&limits).forbidden_flags(&flags).now(now);
                     let request = request.run_length(run_length).full_scan(full_scan);

@@ -50,6 +50,27 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// Every one.
+    pub(in crate::worker) const ALL: [Self; 11] = [
+        Self::NothingReady,
+        Self::Full,
+        Self::TasksFull,
+        Self::Claiming,
+        Self::Waiting,
+        Self::Unwritten,
+        Self::LargePayloads,
+        Self::InDoubt,
+        Self::HeartbeatsUnanswered,
+        Self::Registering,
+        Self::Ending,
+    ];
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hold| hold.as_str() == name)
+    }
+
     /// The name, as it is serialised.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -258,7 +279,10 @@ mod tests {
             (Hold::TasksFull, View { has_room: false, ..view() }),
         ] {
             assert_eq!(view.decide(), Decision::Hold(hold), "{view:?}");
-            assert_eq!(serde_json::to_value(hold).unwrap(), hold.as_str());
+            assert_eq!(
+                (serde_json::to_value(hold).unwrap(), Hold::named(hold.as_str())),
+                (hold.as_str().into(), Some(hold))
+            );
             assert!(!hold.to_string().is_empty());
         }
     }

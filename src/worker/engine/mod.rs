@@ -48,6 +48,7 @@ use super::events::{Event, Events};
 use super::maintenance::{Identity, Maintenance, News};
 use super::settler::{Summary, Written};
 use super::shutdown::{Stage, on_signals};
+use super::status::Status;
 use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
@@ -101,6 +102,7 @@ pub(super) struct Engine {
     handoff: Handoffs,
     looks: Looks,
     results: Results,
+    status: Status,
 
     shutdown: watch::Receiver<Stage>,
     handle: ShutdownHandle,
@@ -116,6 +118,7 @@ impl Engine {
         Self {
             client: worker.client.clone(),
             results: Results::begin(&line, &worker.events),
+            status: Status::new(worker.work.subscribe(), &worker.options.forbidden_flags),
             line,
             middleware: worker.middleware.clone(),
             crontab: worker.crontab.clone(),
@@ -153,6 +156,7 @@ impl Engine {
             self.client.storage(),
             self.registration.identities.subscribe(),
             self.options.clone(),
+            self.status.clone(),
             self.events.clone(),
             news_tx,
         );
@@ -251,6 +255,7 @@ impl Engine {
             self.release_unheard();
             self.await_lease();
             self.claim_if_useful();
+            self.status.runs(self.slots.running.len());
             self.offer_if_idle();
             if self.is_over() {
                 return self;

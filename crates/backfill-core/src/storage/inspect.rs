@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::Counts;
+use super::{Counts, WorkerStatus};
 use crate::json;
 
 /// A serial queue.
@@ -69,6 +69,8 @@ pub struct WorkerInfo {
     pub last_seen_ago: Option<Duration>,
     /// The tasks that it runs, sorted; `None` if it does not tell, as Node's.
     pub tasks: Option<Vec<String>>,
+    /// What it says of itself, if it does.
+    pub status: Option<WorkerStatus>,
     /// How many jobs it holds.
     pub jobs: u64,
     /// How many serial queues it holds.
@@ -88,6 +90,7 @@ impl WorkerInfo {
             seen_at: None,
             last_seen_ago: None,
             tasks: None,
+            status: None,
             jobs: 0,
             queues: 0,
             oldest_lock: None,

@@ -38,6 +38,7 @@ mod manage;
 pub mod memory;
 mod outcome;
 mod settle;
+mod status;
 mod traits;
 mod wakeup;
 
@@ -52,6 +53,7 @@ pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, reserved_at};
 pub use outcome::{Change, INTERRUPTED, MAX_ERROR_BYTES, Outcome, clean_error};
 pub use settle::{ClaimRef, Settled, Settlement, Then};
+pub use status::WorkerStatus;
 pub use traits::{Admin, Consumer, Doctor, Inspect, Offers, Schedules, Storage, Transfer};
 pub use wakeup::Wakeup;
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{
     Capabilities, Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
     Offer, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, TaskInfo, Wakeup, Watch, WorkerId,
-    WorkerInfo,
+    WorkerInfo, WorkerStatus,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
@@ -118,6 +118,9 @@ pub trait Consumer: Storage {
     /// Shows that a worker is alive, and returns whether it is still registered: `false` means that another worker declared it dead and
     /// released what it held.
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool>;
+
+    /// Keeps what a registered worker says of itself, for people to see. Sent beside its heartbeats, when it has changed.
+    async fn report(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()>;
 
     /// Deregisters a worker that has stopped in an orderly way. What it still holds, without knowing it, is released as
     /// by [`release_untracked`](Self::release_untracked).

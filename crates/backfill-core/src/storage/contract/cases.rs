@@ -73,6 +73,7 @@ macro_rules! storage_contract_tests {
             an_identity_is_given_once
             the_longer_of_two_deadlines_counts
             workers_tell_which_tasks_they_run
+            what_a_worker_says_of_itself_is_kept
         ]);
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn the_list_is_what_the_storage_says_of_itself() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::{Subject, TASK, add, add_one, admin, claim, inspect, must_read, register, spec};
-use crate::storage::{Registration, Reschedule, Rescued, Watch, WorkerId, WorkerInfo};
+use crate::storage::{Registration, Reschedule, Rescued, Watch, WorkerId, WorkerInfo, WorkerStatus};
 
 /// No heartbeat is older than no time at all, unless time has passed since it was sent.
 pub(super) async fn let_time_pass() {
@@ -161,4 +161,28 @@ pub async fn workers_tell_which_tasks_they_run(storage: Subject) {
     assert!(!storage.serve(&stranger, &names(&["a"])).await.expect("serve"));
     storage.deregister(&other).await.expect("deregister");
     assert_eq!(inspect(&storage).serving().await.expect("serving").len(), 1, "strangers are not registered by it");
+}
+
+/// What a worker says of itself is kept as it said it, until it says something else; and nothing is kept of one that is not registered.
+pub async fn what_a_worker_says_of_itself_is_kept(storage: Subject) {
+    let worker = register(&storage).await;
+    let told = async || {
+        let workers = inspect(&storage).serving().await.expect("serving");
+        let named = workers.into_iter().filter(|info| info.id == worker.as_str());
+        named.map(|info| info.status).collect::<Vec<_>>()
+    };
+    assert_eq!(told().await, [None]);
+    let mut status = WorkerStatus::new(10);
+    for hold in [Some("full"), None] {
+        status.hold = hold.map(str::to_owned);
+        status.running = 3;
+        status.limits.insert("caf\u{e9}".to_owned(), 2);
+        status.forbidden_flags = vec!["slow".to_owned()];
+        storage.report(&worker, &status).await.expect("report");
+        assert_eq!(told().await, [Some(status.clone())]);
+        assert!(storage.heartbeat(&worker).await.expect("heartbeat"));
+    }
+    assert_eq!(inspect(&storage).workers().await.expect("workers")[0].status, Some(status.clone()));
+    storage.report(&WorkerId::random(), &status).await.expect("of nobody");
+    assert_eq!(inspect(&storage).serving().await.expect("serving").len(), 1);
 }

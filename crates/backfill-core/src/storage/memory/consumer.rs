@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::{
     ClaimRequest, Claimed, Consumer, Offers, Registration, Rescued, Settled, Settlement, Wakeup, Watch, WorkerId,
+    WorkerStatus,
 };
 
 #[async_trait]
@@ -26,6 +27,11 @@ impl Consumer for MemoryStorage {
 
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
         Ok(self.state().heartbeat(worker))
+    }
+
+    async fn report(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        self.state().report(worker, status);
+        Ok(())
     }
 
     async fn deregister(&self, worker: &WorkerId) -> Result<()> {

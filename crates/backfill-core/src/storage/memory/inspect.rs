@@ -123,6 +123,7 @@ impl State {
             worker.started_at = Some(registered.started_at);
             worker.seen_at = Some(registered.seen_at);
             worker.tasks = Some(registered.tasks.clone());
+            worker.status.clone_from(&registered.status);
             worker.last_seen_ago = (now - registered.seen_at).to_std().ok();
             workers.insert(id.clone(), worker);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::job::{Job, JobId, Priority, RunAt};
-use crate::storage::KnownCrontab;
+use crate::storage::{KnownCrontab, WorkerStatus};
 
 /// Graphile's rule: a lock this old is no lock.
 pub(super) const STALE: TimeDelta = TimeDelta::hours(4);
@@ -35,6 +35,7 @@ pub(super) struct Registered {
     pub(super) started_at: DateTime<Utc>,
     pub(super) seen_at: DateTime<Utc>,
     pub(super) dead_after: Duration,
+    pub(super) status: Option<WorkerStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use super::claim::token;
 use super::state::{Lock, Registered, STALE, State, lock_of};
 use crate::job::JobId;
 use crate::job::limits::later;
-use crate::storage::{ClaimRef, ClaimedJob, Outcome, Registration, Rescued, Settlement, Watch, WorkerId};
+use crate::storage::{ClaimRef, ClaimedJob, Outcome, Registration, Rescued, Settlement, Watch, WorkerId, WorkerStatus};
 
 impl State {
     pub(super) fn release_untracked(&mut self, worker: &WorkerId, holds: &[JobId]) -> usize {
@@ -78,7 +78,8 @@ impl State {
         }
         let dead_after = registration.dead_after.unwrap_or_default();
         let tasks = sorted(registration.tasks);
-        self.workers.insert(worker.to_string(), Registered { tasks, started_at: now, seen_at: now, dead_after });
+        self.workers
+            .insert(worker.to_string(), Registered { tasks, started_at: now, seen_at: now, dead_after, status: None });
         true
     }
 
@@ -90,6 +91,12 @@ impl State {
     pub(super) fn heartbeat(&mut self, worker: &WorkerId) -> bool {
         let now = self.now();
         self.workers.get_mut(worker.as_str()).map(|registered| registered.seen_at = now).is_some()
+    }
+
+    pub(super) fn report(&mut self, worker: &WorkerId, status: &WorkerStatus) {
+        if let Some(registered) = self.workers.get_mut(worker.as_str()) {
+            registered.status = Some(status.clone());
+        }
     }
 
     pub(super) fn deregister(&mut self, worker: &WorkerId) -> usize {
