@@ -197,3 +197,27 @@ async fn why_a_job_does_not_run_is_told() {
     handle.shutdown().force();
     run.await.expect("no panic").expect("run");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_presence_is_registered_without_an_engine_until_it_ends_or_is_lost() {
+    use backfill::storage::ClaimRequest;
+    use backfill::worker::{Presence, Timing};
+
+    let jobs = BackfillClient::in_memory();
+    let timing = Timing::default().heartbeat_every(Duration::from_millis(20)).dead_after(Duration::from_secs(5));
+    let tasks = ["t".to_owned()];
+    assert!(Presence::begin(&jobs, &tasks, timing.dead_after(Duration::from_millis(30))).await.is_err());
+    let presence = Presence::begin(&jobs, &tasks, timing).await.expect("begin");
+    jobs.add(JobSpec::new("t", ())).await.expect("add");
+    let request = ClaimRequest::new(presence.worker(), &tasks, 5);
+    assert_eq!(presence.consumer().claim(&request).await.expect("claim").jobs.len(), 1);
+    presence.end().await.expect("end");
+    assert_eq!(jobs.counts().await.expect("counts").ready, 1, "what it held is released");
+    assert!(jobs.workers().await.expect("workers").is_empty());
+    // One that an administrator unlocks finds that it is lost.
+    let presence = Presence::begin(&jobs, &tasks, timing).await.expect("begin");
+    assert!(!presence.is_lost());
+    jobs.unlock([presence.worker().to_string()]).await.expect("unlock");
+    tokio::time::timeout(Duration::from_secs(30), presence.lost()).await.expect("in time");
+    assert!(presence.is_lost() && presence.consumer().name() == "memory");
+}

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::Worker;
 use super::events::Events;
 use super::flags::ForbiddenFlags;
+use super::maintenance::Timing;
 use super::prefetch::Prefetch;
 use super::settler::Summary;
 use super::shutdown::ShutdownHandle;
@@ -37,9 +38,7 @@ pub(super) struct Options {
     pub second_signal_after: Duration,
     pub cancel_after: Duration,
     pub grace: Duration,
-    pub heartbeat_interval: Duration,
-    pub dead_after: Duration,
-    pub sweep: (Duration, Duration),
+    pub timing: Timing,
     pub forbidden_flags: ForbiddenFlags,
     pub prefetch: Option<Prefetch>,
     pub accept_handoffs: bool,
@@ -73,9 +72,7 @@ impl WorkerBuilder {
                 second_signal_after: Duration::from_secs(5),
                 cancel_after: Duration::from_secs(5),
                 grace: Duration::from_secs(25),
-                heartbeat_interval: Duration::from_secs(5),
-                dead_after: Duration::from_secs(15),
-                sweep: (Duration::from_secs(480), Duration::from_secs(600)),
+                timing: Timing::default(),
                 forbidden_flags: ForbiddenFlags::List(Vec::new()),
                 prefetch: None,
                 accept_handoffs: true,
@@ -137,7 +134,7 @@ impl WorkerBuilder {
     /// How often jobs are looked for whose locks are older than four hours: at random between these. Default: Graphile's 8
     /// and 10 minutes.
     pub fn sweep_interval(mut self, least: Duration, most: Duration) -> Self {
-        self.options.sweep = (least, most);
+        self.options.timing.sweep = (least, most);
         self
     }
 
@@ -203,7 +200,7 @@ impl WorkerBuilder {
     /// How often the worker sends a heartbeat. Default: 5 s; [`dead_after`](Self::dead_after) must be at least two and a half times
     /// as long.
     pub fn heartbeat_every(mut self, interval: Duration) -> Self {
-        self.options.heartbeat_interval = interval;
+        self.options.timing.heartbeat_interval = interval;
         self
     }
 
@@ -212,7 +209,7 @@ impl WorkerBuilder {
     /// other dead, so a run that ends sooner frees nothing. Default: 15 s; at least two and a half times
     /// [`heartbeat_every`](Self::heartbeat_every), so that an outage for all is told from the death of one.
     pub fn dead_after(mut self, duration: Duration) -> Self {
-        self.options.dead_after = duration;
+        self.options.timing.dead_after = duration;
         self
     }
 
@@ -248,28 +245,16 @@ impl WorkerBuilder {
             ("second_signal_after", options.second_signal_after),
             ("cancel_after", options.cancel_after),
             ("the grace period", options.grace),
-            ("the heartbeat interval", options.heartbeat_interval),
-            ("dead_after", options.dead_after),
-            ("the interval of sweeps", options.sweep.1),
+            ("the heartbeat interval", options.timing.heartbeat_interval),
+            ("dead_after", options.timing.dead_after),
+            ("the interval of sweeps", options.timing.sweep.1),
             ("the ttl of prefetched jobs", options.prefetch.map_or(Duration::ZERO, |prefetch| prefetch.ttl)),
         ] {
             if duration > MAX_DURATION {
                 return refuse(format!("{what} is {duration:?}, and must be at most a year"));
             }
         }
-        if options.heartbeat_interval.is_zero() || options.dead_after < options.heartbeat_interval.saturating_mul(5) / 2
-        {
-            return refuse(format!(
-                "a heartbeat every {:?} and dead after {:?}: the second must be at least two and a half times the first",
-                options.heartbeat_interval, options.dead_after
-            ));
-        }
-        let (least, most) = options.sweep;
-        if least < Duration::from_millis(1) || most < least {
-            return refuse(format!(
-                "sweeps every {least:?} to {most:?}: the first must be at least 1 ms, and the second no less"
-            ));
-        }
+        options.timing.check()?;
         if let Some(prefetch) = options.prefetch {
             if !(1..=MAX_CONCURRENCY).contains(&prefetch.size) {
                 return refuse(format!("the prefetch is {}, and must be from 1 to {MAX_CONCURRENCY}", prefetch.size));

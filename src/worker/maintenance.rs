@@ -19,7 +19,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::builder::Options;
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
 use super::status::Status;
@@ -36,6 +35,25 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) struct Identity {
     pub worker: Arc<WorkerId>,
     pub lease: Lease,
+}
+
+/// When heartbeats are sent, and what missing ones mean.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub(super) heartbeat_interval: Duration,
+    pub(super) dead_after: Duration,
+    /// Stale locks are looked for once between these.
+    pub(super) sweep: (Duration, Duration),
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(5),
+            dead_after: Duration::from_secs(15),
+            sweep: (Duration::from_secs(480), Duration::from_secs(600)),
+        }
+    }
 }
 
 /// What the heartbeats bring to light.
@@ -72,7 +90,7 @@ impl Registrar {
 /// The maintenance of one worker. Dropping it ends it.
 pub(super) struct Maintenance {
     line: Line,
-    options: Options,
+    timing: Timing,
     events: Events,
     contact: watch::Receiver<Reachability>,
     under_way: CancellationToken,
@@ -89,21 +107,21 @@ impl Maintenance {
         line: Line,
         storage: &Arc<dyn Storage>,
         identity: watch::Receiver<Identity>,
-        options: Options,
-        status: Status,
+        timing: Timing,
+        status: Option<Status>,
         events: Events,
         news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let under_way = CancellationToken::new();
-        let (contact_tx, contact) = watch::channel(Reachability::begins(options.heartbeat_interval));
+        let (contact_tx, contact) = watch::channel(Reachability::begins(timing.heartbeat_interval));
         let (registrar, registrations) = mpsc::unbounded_channel();
         let heartbeats = Heartbeats {
             registrations,
-            dead_after: options.dead_after,
+            dead_after: timing.dead_after,
             line: line.clone(),
             identity,
             under_way: under_way.clone(),
-            every: options.heartbeat_interval,
+            every: timing.heartbeat_interval,
             status,
             told: None,
             events: events.clone(),
@@ -141,7 +159,7 @@ impl Maintenance {
         let registrar = Registrar(registrar);
         Self {
             line,
-            options,
+            timing,
             events,
             contact,
             under_way,
@@ -165,7 +183,7 @@ impl Maintenance {
     pub(super) async fn run(mut self) {
         tokio::select! {
             _ = &mut self.heartbeats => {}
-            () = look_after_others(&self.line, &self.options, &self.events, &self.contact) => {}
+            () = look_after_others(&self.line, &self.timing, &self.events, &self.contact) => {}
         }
     }
 }
@@ -217,7 +235,8 @@ struct Heartbeats {
     identity: watch::Receiver<Identity>,
     under_way: CancellationToken,
     every: Duration,
-    status: Status,
+    /// What to tell of it, if anything.
+    status: Option<Status>,
     /// What was told last, and as whom.
     told: Option<(Arc<WorkerId>, WorkerStatus)>,
     events: Events,
@@ -305,7 +324,7 @@ impl Heartbeats {
 
     /// Tells what the worker does, if that is not what it told last. Only people need it, so it may fail.
     async fn report(&mut self, storage: &dyn Consumer, worker: &Arc<WorkerId>) {
-        let told = Some((Arc::clone(worker), self.status.now()));
+        let told = self.status.as_ref().map(|status| (Arc::clone(worker), status.now()));
         if self.told == told {
             return;
         }
@@ -327,16 +346,16 @@ impl Heartbeats {
 }
 
 /// Frees the jobs of dead workers, and locks that are stale.
-async fn look_after_others(line: &Line, options: &Options, events: &Events, contact: &watch::Receiver<Reachability>) {
-    let mut tick = interval(options.heartbeat_interval);
+async fn look_after_others(line: &Line, timing: &Timing, events: &Events, contact: &watch::Receiver<Reachability>) {
+    let mut tick = interval(timing.heartbeat_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (least, most) = options.sweep;
+    let (least, most) = timing.sweep;
     let mut next_sweep = Instant::now() + FIRST_SWEEP_WITHIN.min(most).mul_f64(fastrand::f64());
     loop {
         tick.tick().await;
         let lasts = contact.borrow().lasts();
-        if lasts >= options.dead_after {
-            let watch = Watch::new(options.dead_after).contact(lasts);
+        if lasts >= timing.dead_after {
+            let watch = Watch::new(timing.dead_after).contact(lasts);
             match line.call(LOOK_TIMEOUT, line.storage().rescue(&watch)).await {
                 Ok(rescued) => {
                     for dead in rescued {

@@ -16,6 +16,7 @@
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
 //! - **maintenance** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
 //! - the **status** is what it says of itself to other processes;
+//! - a **presence** is the maintenance alone, for doors;
 //! - **shutdown** is the handle that asks all of it to come to an end.
 
 mod builder;
@@ -28,6 +29,7 @@ mod lease;
 mod maintenance;
 mod pace;
 mod prefetch;
+mod presence;
 mod settler;
 mod shutdown;
 mod status;
@@ -41,7 +43,9 @@ pub use builder::WorkerBuilder;
 pub use engine::Hold;
 pub use events::{Event, EventStream};
 pub use handle::WorkerHandle;
+pub use maintenance::Timing;
 pub use prefetch::Prefetch;
+pub use presence::Presence;
 pub use settler::Summary;
 pub use shutdown::ShutdownHandle;
 

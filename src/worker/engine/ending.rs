@@ -116,7 +116,7 @@ impl Engine {
         let abandoned: Vec<Started> = self.slots.started.drain().map(|(_, started)| started).collect();
         for started in &abandoned {
             tracing::error!(job = %started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
-            let outcome = Outcome::interrupted("it blocked its thread").after(self.options.dead_after);
+            let outcome = Outcome::interrupted("it blocked its thread").after(self.options.timing.dead_after);
             self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, Duration::ZERO));
             self.settle(&started.worker, &started.job, outcome, Then::default());
         }

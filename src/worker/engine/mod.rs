@@ -114,7 +114,7 @@ impl Engine {
     pub(super) fn new(worker: &Worker, mode: Mode) -> Self {
         let line = Line::to(worker.client.storage().consumer());
         let work = CurrentWork::new(worker.work.subscribe());
-        let registration = Registered::new(mode, worker.options.dead_after, Arc::clone(&work.now.names));
+        let registration = Registered::new(mode, worker.options.timing.dead_after, Arc::clone(&work.now.names));
         Self {
             client: worker.client.clone(),
             results: Results::begin(&line, &worker.events),
@@ -155,8 +155,8 @@ impl Engine {
             self.line.clone(),
             self.client.storage(),
             self.registration.identities.subscribe(),
-            self.options.clone(),
-            self.status.clone(),
+            self.options.timing,
+            Some(self.status.clone()),
             self.events.clone(),
             news_tx,
         );

@@ -79,7 +79,8 @@ impl Engine {
         self.events.tell(|| Event::Evicted { was: Arc::clone(worker), now: Arc::clone(&new) });
         self.slots.cancel.cancel();
         self.release_waiting();
-        let (line, tasks, dead_after) = (self.line.clone(), Arc::clone(&self.work.now.names), self.options.dead_after);
+        let (line, tasks, dead_after) =
+            (self.line.clone(), Arc::clone(&self.work.now.names), self.options.timing.dead_after);
         self.registration.told_tasks = Arc::clone(&tasks);
         self.registration.registering = Some(Box::pin(async move {
             let sent = sent_now();
@@ -98,7 +99,7 @@ impl Engine {
                 self.slots.held.clear();
                 self.handoff.begin_anew();
                 self.registration.worker = Arc::clone(&new);
-                self.registration.lease = Lease::new(self.options.dead_after, sent);
+                self.registration.lease = Lease::new(self.options.timing.dead_after, sent);
                 self.registration
                     .identities
                     .send_replace(Identity { worker: new, lease: self.registration.lease.clone() });
@@ -128,8 +129,8 @@ impl Engine {
             return;
         }
         let Some(over) = self.registration.lease.over_for() else { return };
-        if over > self.options.dead_after {
-            let quiet = over + self.options.dead_after;
+        if over > self.options.timing.dead_after {
+            let quiet = over + self.options.timing.dead_after;
             self.fail(Error::storage(
                 "send this worker's heartbeats",
                 FailureKind::Unknown,
