@@ -1,6 +1,6 @@
 //! The log, on standard error.
 
-use std::io::{self, IsTerminal, Write, stderr};
+use std::io::{self, Write, stderr};
 
 use tokio::sync::Notify;
 
@@ -9,6 +9,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
 use crate::args::{Command, Global, LogFormat};
+use crate::screen::Screen;
 
 /// What is logged: little, unless a worker runs; more with each `-v`.
 fn targets(global: &Global, command: &Command) -> Targets {
@@ -52,7 +53,7 @@ impl Write for Log {
 }
 
 pub fn start(global: &Global, command: &Command) {
-    let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = Screen::err(global.color).colours;
     let layer = fmt::layer().with_writer(|| Log).with_ansi(colours).log_internal_errors(false);
     let registry = tracing_subscriber::registry();
     match global.log_format {

@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use backfill::{BackfillClient, Job, JobFilter, JobState};
 use chrono::{DateTime, Utc};
 
+use super::inspect::style_of;
 use crate::args::{Global, JobArgs, JobsArgs, State};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::{nearest, unknown};
-use crate::output::{Output, seconds, short, table, text, visible};
+use crate::output::{Output, seconds, visible};
+use crate::table::{Cell, Column, Table};
 use crate::value::relative;
 
 pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<(), Failure> {
@@ -52,7 +54,7 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         }
         return output.line("no jobs");
     }
-    output.line(jobs_table(&jobs, now))?;
+    output.line(jobs_table(&jobs, now).text(&output.screen()))?;
     tell_of_more();
     Ok(())
 }
@@ -114,23 +116,33 @@ async fn check_names(client: &BackfillClient, args: &JobsArgs) -> Result<(), Fai
     Ok(())
 }
 
-fn jobs_table(jobs: &[Job], now: DateTime<Utc>) -> String {
-    let mut table =
-        table(&["ID", "TASK", "STATE", "QUEUE", "KEY", "PRIORITY", "ATTEMPTS", "RUN AT", "LAST ERROR"], &[0, 5, 6]);
+fn jobs_table(jobs: &[Job], now: DateTime<Utc>) -> Table {
+    let mut table = Table::new([
+        ("ID", Column::Number),
+        ("TASK", Column::Text),
+        ("STATE", Column::Fixed),
+        ("QUEUE", Column::Text),
+        ("KEY", Column::Text),
+        ("PRIORITY", Column::Number),
+        ("ATTEMPTS", Column::Number),
+        ("RUN AT", Column::Fixed),
+        ("LAST ERROR", Column::Text),
+    ]);
     for job in jobs {
-        table.add_row([
-            job.id.to_string(),
-            short(&job.task, 40),
-            job.state(now).to_string(),
-            short(job.queue.as_deref().unwrap_or_default(), 30),
-            short(job.key.as_deref().unwrap_or_default(), 30),
-            job.priority.0.to_string(),
-            format!("{}/{}", job.attempts, job.max_attempts),
-            relative(job.run_at, now),
-            short(job.last_error.as_deref().unwrap_or_default(), 60),
+        let state = job.state(now);
+        table.row([
+            job.id.to_string().into(),
+            job.task.as_str().into(),
+            Cell::new(state.to_string(), style_of(state)),
+            job.queue.as_deref().unwrap_or_default().into(),
+            job.key.as_deref().unwrap_or_default().into(),
+            job.priority.0.to_string().into(),
+            format!("{}/{}", job.attempts, job.max_attempts).into(),
+            relative(job.run_at, now).into(),
+            job.last_error.as_deref().unwrap_or_default().into(),
         ]);
     }
-    text(&table)
+    table
 }
 
 pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod input;
 pub mod inspect;
 pub mod jobs;
+pub mod man;
 pub mod manage;
 pub mod migrate;
 pub mod spec;

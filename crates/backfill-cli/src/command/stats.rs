@@ -5,12 +5,13 @@ use std::time::Duration;
 use backfill::BackfillClient;
 use serde_json::{Value, json};
 
-use super::inspect::{counts_row, task_json, tasks_table};
+use super::inspect::{COUNTS, after_a_gap, counts_row, task_json, tasks_table};
 use crate::args::{Global, StatsArgs};
 use crate::database;
 use crate::failure::Failure;
-use crate::output::{Output, count_of, rfc3339, seconds, table, text};
+use crate::output::{Output, count_of, rfc3339, seconds};
 use crate::serving::{Serving, waiting};
+use crate::table::Table;
 
 /// Moves a terminal's cursor to the top left, and clears what is below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -46,26 +47,31 @@ async fn show(client: &BackfillClient, output: &Output, again: bool) -> Result<(
             "workers": workers.len(),
         }));
     }
-    let mut totals = table(&["READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD"], &[0, 1, 2, 3, 4]);
-    totals.add_row(counts_row(&counts));
+    let screen = output.screen();
+    let mut totals = Table::new(COUNTS);
+    totals.row(counts_row(&counts));
     let hold = if workers.len() == 1 { "holds" } else { "hold" };
-    let mut told =
-        format!("{}\n\n{} {hold} {}", text(&totals), count_of(workers.len() as u64, "worker"), count_of(busy, "job"));
+    let mut told = format!(
+        "{}\n\n{} {hold} {}",
+        totals.text(&screen),
+        count_of(workers.len() as u64, "worker"),
+        count_of(busy, "job")
+    );
     let used: Vec<_> = tasks.into_iter().filter(|task| task.jobs.total() > 0).collect();
     if !used.is_empty() {
-        told = format!("{told}\n\n{}", tasks_table(&used, &serving, now));
+        told = format!("{told}\n\n{}", tasks_table(&used, &serving, now).text(&screen));
     }
     let mut problems = serving.problems(&used);
     let waiting: u64 = used.iter().map(|task| waiting(&task.jobs)).sum();
     if serving.workers == 0 && waiting > 0 && used.iter().all(|task| task.jobs.running == 0) {
         problems.push(format!("{} for a worker: no live worker of backfill's is registered", waits(waiting)));
     }
-    if !problems.is_empty() {
-        told = format!("{told}\n\n{}", problems.join("\n"));
+    for line in after_a_gap(&screen, problems) {
+        told = format!("{told}\n{line}");
     }
     if !again {
         output.line(told)
-    } else if output.is_terminal() {
+    } else if output.screen().size.is_some() {
         output.line(format!("{CLEAR}{} UTC\n\n{told}", seconds(now)))
     } else {
         output.line(format!("{} UTC\n{told}\n", seconds(now)))

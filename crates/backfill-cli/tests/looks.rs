@@ -1,0 +1,152 @@
+//! What people see on a terminal, and what programs get that read it from a pipe.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::support::soon;
+use common::{Ran, binary, on_a_terminal};
+use tempfile::TempDir;
+use tokio::process::Command;
+use unicode_width::UnicodeWidthStr;
+
+/// A directory with a file of jobs.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(TempDir::new().expect("a directory"))
+    }
+
+    async fn ended(mut command: Command) -> Ran {
+        command.env("DATABASE_URL", "sqlite://jobs.db");
+        soon("it ends", command.output()).await.expect("it runs").into()
+    }
+
+    /// Into a pipe.
+    async fn run(&self, args: &[&str]) -> Ran {
+        let mut command = binary(self.0.path());
+        command.args(args);
+        Self::ended(command).await
+    }
+
+    /// On a terminal so wide, with these variables.
+    async fn shown(&self, columns: u16, args: &str, variables: &[(&str, &str)]) -> String {
+        let mut command = on_a_terminal(self.0.path(), columns, 24, args);
+        command.envs(variables.iter().copied());
+        Self::ended(command).await.out.replace("\r\n", "\n")
+    }
+
+    /// A job that is ready, one for later, and one that is dead, with long names and errors.
+    async fn with_jobs() -> Self {
+        let place = Self::new();
+        let long = "a_task_with_a_name_that_is_much_too_long_for_its_column".to_owned();
+        place.run(&["add", &long, "--queue", "a queue with a long name of its own", "--key", "名前"]).await.ok();
+        place.run(&["add", "later", "--in", "1h"]).await.ok();
+        place.run(&["add", "bad"]).await.ok();
+        let reason = format!("\x1b[2J\x1b]0;title\x07 it failed {}\nand more", "for a long reason ".repeat(20));
+        place.run(&["discard", "3", "--reason", &reason]).await.ok();
+        place
+    }
+}
+
+/// The text without what changes colours.
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_once('m').expect("only colours");
+        assert!(code.bytes().all(|byte| byte.is_ascii_digit() || byte == b';'), "only colours: {text:?}");
+        plain += rest;
+    }
+    plain
+}
+
+const TABLES: [&str; 6] = ["jobs", "stats", "tasks", "queues", "workers", "doctor"];
+
+#[tokio::test]
+async fn no_line_of_a_table_is_wider_than_the_terminal() {
+    let place = Place::with_jobs().await;
+    for columns in [80, 60, 40] {
+        for args in TABLES {
+            let shown = plain(&place.shown(columns, args, &[]).await);
+            for line in shown.lines() {
+                assert!(line.width() <= columns.into(), "{args} at {columns}: {line:?}");
+                assert!(!line.chars().any(char::is_control), "{args}: {line:?}");
+            }
+        }
+    }
+    let shown = plain(&place.shown(80, "jobs", &[]).await);
+    assert!(shown.contains("a_task_…") && shown.contains("  dead  "), "{shown}");
+}
+
+#[tokio::test]
+async fn off_a_terminal_nothing_is_cut_or_coloured() {
+    let place = Place::with_jobs().await;
+    let told = place.run(&["jobs"]).await.ok();
+    assert!(told.contains("a_task_with_a_name_that_is_much_too_long_for_its_column"), "{told}");
+    assert!(told.contains(&"for a long reason ".repeat(20)) && told.contains("\\nand more"), "{told}");
+    assert_eq!(told.lines().count(), 4, "a job is a line: {told}");
+    for args in TABLES {
+        let told = place.run(&[args]).await.out;
+        assert!(!told.contains('\x1b') && !told.contains('…'), "{args}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn states_have_colours_on_a_terminal_unless_nobody_wants_them() {
+    const DEAD: &str = "\x1b[1;31mdead\x1b[0m";
+    let place = Place::with_jobs().await;
+    let shown = place.shown(80, "jobs", &[]).await;
+    assert!(shown.contains(DEAD) && shown.contains("\x1b[36mscheduled\x1b[0m"), "{shown:?}");
+    assert!(!shown.contains("\x1b[2J") && !shown.contains("\x1b]"), "what was stored is not obeyed: {shown:?}");
+    for (args, variables, expected) in [
+        ("jobs", &[("NO_COLOR", "1")][..], false),
+        ("jobs", &[("NO_COLOR", "")], true),
+        ("jobs", &[("CLICOLOR", "0")], false),
+        ("jobs", &[("TERM", "dumb")], false),
+        ("jobs --color never", &[], false),
+        ("jobs --color=always", &[("NO_COLOR", "1")], true),
+    ] {
+        let shown = place.shown(80, args, variables).await;
+        assert_eq!(shown.contains(DEAD), expected, "{args} {variables:?}: {shown:?}");
+        assert!(shown.contains("dead"), "{shown:?}");
+    }
+    assert!(place.run(&["jobs", "--color", "always"]).await.ok().contains(DEAD));
+    let mut forced = binary(place.0.path());
+    forced.arg("jobs").env("CLICOLOR_FORCE", "1");
+    assert!(Place::ended(forced).await.ok().contains(DEAD));
+    for args in ["job 77 --color=always", "jobs --nosuch --color=always"] {
+        let refused = place.run(&args.split(' ').collect::<Vec<_>>()).await;
+        assert!(refused.err.starts_with("\x1b[1"), "{args}: {:?}", refused.err);
+    }
+    let json = place.run(&["jobs", "--json", "--color", "always"]).await.ok();
+    assert!(!json.contains('\x1b'), "{json}");
+}
+
+#[tokio::test]
+async fn the_short_help_of_a_worker_is_one_screen_and_the_long_one_is_in_groups() {
+    let place = Place::new();
+    let short = plain(&place.shown(80, "worker -h", &[]).await);
+    assert!(short.trim_end().lines().count() < 24, "{short}");
+    for option in ["--tasks", "--once", "--concurrency", "--timeout", "--crontab", "--database-url"] {
+        assert!(short.contains(option), "{option}: {short}");
+    }
+    let long = plain(&place.shown(80, "worker --help", &[]).await);
+    let headings: Vec<&str> = long.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+    assert_eq!(
+        headings,
+        [
+            "Options:",
+            "Tasks:",
+            "Limits:",
+            "Crontab:",
+            "How jobs are found:",
+            "Prefetching:",
+            "Shutdown:",
+            "Dead workers:",
+            "Database:",
+            "Output:"
+        ]
+    );
+    assert!(long.contains("--heartbeat-interval") && long.contains("The first SIGINT"), "{long}");
+}
