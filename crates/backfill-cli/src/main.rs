@@ -7,7 +7,7 @@
 //! | `variables` | what the environment says of the database |
 //! | `first` | what falls to the first process of a container |
 //! | `failure` | what ends the program early, and its exit status |
-//! | `logging` | the log, on standard error |
+//! | `logging` | the log, on standard error; short lines on a terminal |
 //! | `output` | what is printed, for people and for machines |
 //! | `screen` | whether a terminal is there, how large it is, and colours |
 //! | `table` | tables that fit it |

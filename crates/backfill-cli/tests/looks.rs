@@ -124,6 +124,40 @@ async fn states_have_colours_on_a_terminal_unless_nobody_wants_them() {
 }
 
 #[tokio::test]
+async fn the_log_is_short_on_a_terminal_and_whole_off_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    std::fs::create_dir(place.0.path().join("tasks")).expect("a directory");
+    let programs = [
+        ("hello", "printf 'hello \\033[2J'"),
+        ("bad", "echo 'it is bad for reasons that are longer than this terminal is wide, I am afraid' >&2; exit 3"),
+    ];
+    for (name, text) in programs {
+        let path = place.0.path().join("tasks").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("write");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+    let add = async || {
+        place.run(&["add", "hello"]).await.ok();
+        place.run(&["add", "bad", "--max-attempts", "1"]).await.ok();
+    };
+    add().await;
+    let shown = plain(&place.shown(80, "worker --once", &[]).await);
+    for line in shown.lines() {
+        assert!(line.width() <= 80 && !line.chars().any(char::is_control), "{line:?}: {shown}");
+    }
+    for part in
+        [" hello #1 done in ", " hello #1: hello \\u{1b}[2J\n", " bad #2 dead: no attempts left: exit status: 3: "]
+    {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("DEBUG"), "{shown}");
+    add().await;
+    let logged = place.run(&["worker", "--once"]).await.err;
+    assert!(logged.contains("DEBUG the job is done job=3 task=\"hello\" attempt=1 took="), "{logged}");
+}
+
+#[tokio::test]
 async fn the_short_help_of_a_worker_is_one_screen_and_the_long_one_is_in_groups() {
     let place = Place::new();
     let short = plain(&place.shown(80, "worker -h", &[]).await);
