@@ -204,6 +204,15 @@ order by task.name
             .map_err(failed("read task names"))
     }
 
+    pub(crate) async fn read_last_id(&self) -> Result<JobId> {
+        sqlx::query_scalar!(
+            r#"select coalesce((select seq from sqlite_sequence where name = 'backfill_jobs'), 0) as "last!: i64""#
+        )
+        .fetch_one(&mut *self.file.read("read the last id").await?)
+        .await
+        .map_err(failed("read the last id"))
+    }
+
     pub(crate) async fn list_workers(&self) -> Result<Vec<WorkerInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(

@@ -257,6 +257,10 @@ impl Storage for SqliteStorage {
         self.list_task_names().await
     }
 
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        self.read_last_id().await.map(Some)
+    }
+
     async fn diagnose(&self) -> Vec<Check> {
         self.look_at_everything().await
     }

@@ -255,6 +255,16 @@ order by pool.id
         Ok(workers.collect())
     }
 
+    /// The sequence knows it: jobs that are done have no rows. It takes no lock that anybody waits for.
+    pub(super) async fn read_last_id(&self) -> Result<crate::job::JobId> {
+        sqlx::query_scalar!(
+            r#"select case when is_called then last_value else 0 end as "last!" from graphile_worker.jobs_id_seq1"#
+        )
+        .fetch_one(self.schema.on(&self.db()))
+        .await
+        .map_err(|e| self.error("read the last id", e))
+    }
+
     /// Workers by what they hold alone.
     async fn list_holders(&self) -> Result<Vec<WorkerInfo>> {
         let rows = sqlx::query!(

@@ -470,6 +470,10 @@ impl Storage for PostgresStorage {
             .map_err(|e| self.error("read the clock", e))
     }
 
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        self.explained(Need::Read, self.read_last_id().await).await.map(Some)
+    }
+
     async fn diagnose(&self) -> Vec<Check> {
         self.look_at_everything().await
     }

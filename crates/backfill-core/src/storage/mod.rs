@@ -232,6 +232,12 @@ pub trait Storage: Any + Debug + Send + Sync {
     /// The known task names, sorted. Reads no jobs.
     async fn task_names(&self) -> Result<Vec<String>>;
 
+    /// The greatest id that was ever given to a job, 0 before the first; `None` where that cannot be told. How it grows says how many jobs
+    /// are added, also of those that are done already. (An add that only changes a waiting job may use an id up.)
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        Ok(None)
+    }
+
     /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
     async fn diagnose(&self) -> Vec<Check>;
 

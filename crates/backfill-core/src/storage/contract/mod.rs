@@ -123,6 +123,7 @@ macro_rules! storage_contract_tests {
             jobs_are_listed_and_counted_by_state
             queues_tasks_and_workers_are_told
             counts_add_up_while_jobs_change
+            the_last_id_tells_what_was_ever_added
             reschedule_refuses_what_no_job_may_have
             lists_are_read_without_payloads_or_so_many_bytes_of_them
             large_payloads_are_stored_among_small_ones

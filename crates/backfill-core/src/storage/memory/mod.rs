@@ -238,6 +238,10 @@ impl Storage for MemoryStorage {
         Ok(self.state().task_names())
     }
 
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        Ok(Some(self.state().last_id()))
+    }
+
     async fn diagnose(&self) -> Vec<Check> {
         let status = CheckStatus::Fine { detail: "nothing survives this process".to_owned() };
         vec![Check::new("memory", status)]

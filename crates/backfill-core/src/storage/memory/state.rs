@@ -429,6 +429,10 @@ impl State {
             .collect()
     }
 
+    pub(super) fn last_id(&self) -> JobId {
+        self.last_id
+    }
+
     pub(super) fn task_names(&self) -> Vec<String> {
         self.tasks.iter().cloned().collect()
     }
