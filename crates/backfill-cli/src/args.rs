@@ -15,7 +15,8 @@ The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.d
 variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. Without a URL, jobs are kept in a SQLite file, \
 backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
-Exit status: 0 success, 1 failure, 2 usage error, 57 a breaking migration arrived while a worker ran.
+Exit status: 0 success, 1 failure, 2 usage error, 57 a breaking migration arrived while a worker ran. What a signal ends without \
+having done its work has 128 and the signal's number.
 
 First steps:
   mkdir tasks && printf '#!/bin/sh\\ncat\\n' > tasks/hello && chmod +x tasks/hello
@@ -412,8 +413,12 @@ pub struct UnlockArgs {
 
 #[derive(clap::Args, Debug)]
 pub struct StatsArgs {
-    /// Print again and again, every so often [default: 2s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, num_args = 0..=1, default_missing_value = "2s")]
+    /// Look again and again, every so many seconds [default: 2]
+    ///
+    /// On a terminal it is drawn in place, with what has changed since the last look, until q or Ctrl-C ends it. Elsewhere each look is a block
+    /// of lines, or a JSON document a line. Less than a second has a unit: 500ms. The jobs done a second are those that are gone, so
+    /// removed ones count too; an add that only changes a waiting job may count as added and done.
+    #[arg(long, value_name = "SECONDS", value_parser = value::seconds, num_args = 0..=1, default_missing_value = "2")]
     pub watch: Option<Duration>,
 }
 

@@ -11,6 +11,7 @@
 //! | `output` | what is printed, for people and for machines |
 //! | `screen` | whether a terminal is there, how large it is, and colours |
 //! | `table` | tables that fit it |
+//! | `terminal` | drawing in place, keys and signals, for what is watched |
 //! | `nearest` | the known name that was probably meant |
 //! | `serving` | which tasks live workers run, and which jobs wait for nobody |
 //! | `value` | durations, times and the like, as people write them |
@@ -29,6 +30,7 @@ mod output;
 mod screen;
 mod serving;
 mod table;
+mod terminal;
 mod value;
 mod variables;
 

@@ -42,6 +42,11 @@ impl Screen {
         self.size.map(|(columns, _)| columns).filter(|columns| *columns > 0)
     }
 
+    /// Whether it can be drawn in place.
+    pub fn can_move(&self) -> bool {
+        self.width().is_some() && env::var_os("TERM").is_none_or(|term| term != "dumb")
+    }
+
     /// The text in this style, if there are colours.
     pub fn paint(&self, style: Style, text: &str) -> String {
         if self.colours && style != Style::Plain && !text.is_empty() {

@@ -3,10 +3,13 @@
 
 mod common;
 
+use std::process::Stdio;
+
 use common::support::soon;
-use common::{Ran, binary, on_a_terminal};
+use common::{Ran, binary, on_a_terminal, shell_on_a_terminal, signal};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 use unicode_width::UnicodeWidthStr;
 
 /// A directory with a file of jobs.
@@ -183,4 +186,92 @@ async fn the_short_help_of_a_worker_is_one_screen_and_the_long_one_is_in_groups(
         ]
     );
     assert!(long.contains("--heartbeat-interval") && long.contains("The first SIGINT"), "{long}");
+}
+
+/// Reads on until this is there.
+async fn reads(child: &mut Child, seen: &mut String, what: &str) {
+    let begin = seen.len();
+    let out = child.stdout.as_mut().expect("stdout");
+    let read = async {
+        while !seen[begin..].contains(what) {
+            let mut bytes = [0; 4096];
+            let count = out.read(&mut bytes).await.expect("read");
+            assert!(count > 0, "it ends without {what:?}: {seen:?}");
+            *seen += &String::from_utf8_lossy(&bytes[..count]);
+        }
+    };
+    let read = tokio::time::timeout(common::support::TIMEOUT, read).await;
+    assert!(read.is_ok(), "{what:?} does not come: {seen:?}");
+}
+
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+#[tokio::test]
+async fn stats_are_drawn_in_place_until_a_key_or_a_signal_ends_it() {
+    for (end, status) in [("q", 0), ("\x03", 0), ("TERM", 143)] {
+        let place = Place::new();
+        place.run(&["add", "one"]).await.ok();
+        let line = "stty -a > before; $BACKFILL stats --watch 100ms & jobs -p > pid; fg > /dev/null; s=$?; stty -a > after; exit $s";
+        let mut command = shell_on_a_terminal(place.0.path(), 80, 24, &format!("set -m; {line}"));
+        let mut child = command
+            .env("DATABASE_URL", "sqlite://jobs.db")
+            .env("SHELL", "/bin/bash")
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut seen = String::new();
+        reads(&mut child, &mut seen, "q ends").await;
+        place.run(&["add", "two", "--key", "k"]).await.ok();
+        reads(&mut child, &mut seen, "+1").await;
+        let frames = seen.matches("\x1b[H").count();
+        assert!(frames > 1 && seen.starts_with(ENTER) && !seen.contains(LEAVE), "{seen:?}");
+        reads(&mut child, &mut seen, "/s added, 0/s done").await;
+        if end == "TERM" {
+            let pid = std::fs::read_to_string(place.0.path().join("pid")).expect("a number");
+            assert!(Command::new("kill").arg(pid.trim()).status().await.expect("it runs").success());
+        } else {
+            child.stdin.as_mut().expect("stdin").write_all(end.as_bytes()).await.expect("write");
+        }
+        reads(&mut child, &mut seen, LEAVE).await;
+        let ran = Ran::from(soon("it ends", child.wait_with_output()).await.expect("it ends"));
+        assert_eq!(ran.status, Some(status), "{end:?}: {seen} {}", ran.out);
+        let settings = |name| std::fs::read_to_string(place.0.path().join(name)).expect("settings");
+        assert_eq!(settings("before"), settings("after"), "{end:?}");
+        assert!(!place.0.path().join("jobs.db-wal").exists(), "it closes the file");
+        for frame in seen.split("\x1b[H").skip(1) {
+            let frame = frame.split(LEAVE).next().expect("a part").replace("\x1b[K", "").replace("\x1b[J", "");
+            assert!(frame.matches('\n').count() < 24, "{frame}");
+            assert!(plain(&frame).lines().all(|line| line.trim_end_matches('\r').width() <= 80), "{frame}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn off_a_terminal_stats_are_blocks_with_changes_or_documents() {
+    let place = Place::new();
+    place.run(&["add", "one"]).await.ok();
+    for json in [false, true] {
+        let mut command = binary(place.0.path());
+        command.args(["stats", "--watch", "100ms"]).env("DATABASE_URL", "sqlite://jobs.db");
+        if json {
+            command.arg("--json");
+        }
+        let mut child = command.spawn().expect("it runs");
+        let mut seen = String::new();
+        let again = if json { "}\n{" } else { "\nchange      0" };
+        reads(&mut child, &mut seen, again).await;
+        signal(&child, "INT").await;
+        let ran = Ran::from(soon("it ends", child.wait_with_output()).await.expect("it ends"));
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""));
+        assert!(!seen.contains('\x1b'), "{seen:?}");
+        if json {
+            let first: serde_json::Value = serde_json::from_str(seen.lines().next().expect("a line")).expect("JSON");
+            let names: Vec<_> = first.as_object().expect("an object").keys().cloned().collect();
+            assert_eq!(names, ["at", "jobs", "tasks", "workers"]);
+        } else {
+            assert!(seen.contains("0 workers hold 0 jobs; 0/s added, 0/s done\n"), "{seen}");
+        }
+        assert!(!place.0.path().join("jobs.db-wal").exists(), "it closes the file");
+    }
 }

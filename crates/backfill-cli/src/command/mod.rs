@@ -14,4 +14,5 @@ pub mod migrate;
 pub mod spec;
 pub mod stats;
 pub mod transfer;
+pub mod watch;
 pub mod worker;

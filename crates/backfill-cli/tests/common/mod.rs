@@ -133,8 +133,14 @@ pub fn binary(directory: &Path) -> Command {
 /// The same on a terminal of so many columns and lines, by `script`, which every Debian system has. Its output is what the terminal gets,
 /// and its input is what is typed.
 pub fn on_a_terminal(directory: &Path, columns: u16, lines: u16, args: &str) -> Command {
-    let line = format!("stty cols {columns} rows {lines}; exec {} {args}", env!("CARGO_BIN_EXE_backfill"));
+    shell_on_a_terminal(directory, columns, lines, &format!("exec $BACKFILL {args}"))
+}
+
+/// The same of a line for the shell, in which `$BACKFILL` is the binary.
+pub fn shell_on_a_terminal(directory: &Path, columns: u16, lines: u16, line: &str) -> Command {
+    let line = format!("stty cols {columns} rows {lines}; {line}");
     let mut command = program("script", directory);
+    command.env("BACKFILL", env!("CARGO_BIN_EXE_backfill"));
     command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]).env("TERM", "xterm");
     command
 }
