@@ -303,3 +303,22 @@ async fn a_worker_whose_file_is_removed_or_replaced_ends_and_asks_its_jobs_to() 
         assert!(error.contains(if replaced { "was replaced" } else { "was removed" }), "{error}");
     }
 }
+
+#[tokio::test]
+async fn the_end_of_a_program_leaves_the_file_alone() {
+    let (directory, url) = place();
+    let client = BackfillClient::new(&url).await.expect("open");
+    client.add(JobSpec::new("t", 1)).await.expect("add");
+    let task = task_fn("t", |_: i32, _: JobContext| async {});
+    let running = Running::start(Worker::builder(client.clone()).task(task));
+    until("the job is done", || async { client.counts().await.expect("counts").total() == 0 }).await;
+    client.add(JobSpec::new("t", 2).run_in(NEVER)).await.expect("add");
+    running.end().await;
+    drop(client);
+    let left: Vec<_> = std::fs::read_dir(directory.path())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["app.db"]);
+    assert_eq!(BackfillClient::new(&url).await.expect("open").counts().await.expect("counts").scheduled, 1);
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backfill::{JobId, JobKeyMode};
 use chrono::{DateTime, Utc};
-use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::value::{self, ForTask, Retry};
@@ -15,16 +15,19 @@ The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.d
 variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. Without a URL, jobs are kept in a SQLite file, \
 backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
-Exit status: 0 success, 1 failure, 2 usage error, 57 a breaking migration arrived while a worker ran.
+Exit status: 0 success, 1 failure, 2 usage error, 57 a breaking migration arrived while a worker ran. What a signal ends without \
+having done its work has 128 and the signal's number.
 
 First steps:
   mkdir tasks && printf '#!/bin/sh\\ncat\\n' > tasks/hello && chmod +x tasks/hello
   backfill add hello '{\"name\": \"Ada\"}'
   backfill worker --once";
 
+const AFTER_SHORT_HELP: &str = "More, and first steps: backfill --help";
+
 /// A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, or in an SQLite file.
 #[derive(Parser, Debug)]
-#[command(name = "backfill", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "backfill", version, after_help = AFTER_SHORT_HELP, after_long_help = AFTER_HELP, max_term_width = 110)]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,
@@ -34,38 +37,53 @@ pub struct Args {
 
 /// What holds for every command.
 #[derive(clap::Args, Debug, Clone)]
-#[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The database: postgres://user:password@host:port/database, sqlite://jobs.db or memory:
+    /// Where the jobs are
     ///
-    /// If it holds a password, the program starts itself again without it on the command line, where every user of the
-    /// machine could read it.
-    #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL")]
+    /// This is postgres://user:password@host:port/database, sqlite://jobs.db or memory:. If it holds a password, the program starts
+    /// itself again without it on the command line, where every user of the machine could read it.
+    #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL", help_heading = DATABASE)]
     pub database_url: Option<String>,
     /// The schema of the queue, in PostgreSQL [default: graphile_worker]
-    #[arg(short = 's', long, global = true, value_name = "NAME")]
+    #[arg(short = 's', long, global = true, value_name = "NAME", help_heading = DATABASE, hide_short_help = true)]
     pub schema: Option<String>,
+    /// Do not prepare statements by name: for poolers in transaction mode
+    #[arg(long, global = true, help_heading = DATABASE, hide_short_help = true)]
+    pub no_prepared_statements: bool,
     /// Print JSON, for machines
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OUTPUT)]
     pub json: bool,
+    /// When to use colours
+    ///
+    /// With auto, they are for terminals, unless NO_COLOR is set; CLICOLOR_FORCE=1 asks for them everywhere.
+    #[arg(long, global = true, value_name = "WHEN", default_value_t = ColorChoice::Auto, help_heading = OUTPUT, hide_short_help = true)]
+    pub color: ColorChoice,
     /// Log more; repeat for still more
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = OUTPUT, hide_short_help = true)]
     pub verbose: u8,
     /// Do not log jobs that are done (as NO_LOG_SUCCESS does)
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = OUTPUT, hide_short_help = true)]
     pub quiet: bool,
     /// How the log looks, which goes to standard error
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text, global = true, help_heading = OUTPUT, hide_short_help = true)]
     pub log_format: LogFormat,
-    /// Do not prepare statements by name: for poolers in transaction mode
-    #[arg(long, global = true)]
-    pub no_prepared_statements: bool,
 }
+
+/// What the options are about, in the help.
+const TASKS: &str = "Tasks";
+const LIMITS: &str = "Limits";
+const CRONTAB: &str = "Crontab";
+const FINDING: &str = "How jobs are found";
+const PREFETCHING: &str = "Prefetching";
+const SHUTDOWN: &str = "Shutdown";
+const DEAD_WORKERS: &str = "Dead workers";
+const DATABASE: &str = "Database";
+const OUTPUT: &str = "Output";
 
 /// How the log looks.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Lines for people
+    /// Lines for people: short ones on a terminal
     Text,
     /// One JSON document a line
     Json,
@@ -116,10 +134,13 @@ pub enum Command {
     Doctor,
     /// Print completions for a shell
     Completions(CompletionsArgs),
+    /// Print the manual page of the program or of a command, or write all of them
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Tasks are programs in a directory, in any language: the file tasks/mail/send.sh runs the jobs of the task mail/send. A program \
 gets {\"payload\": …} on its standard input, and GRAPHILE_WORKER_JOB_ID, _JOB_KEY, _JOB_ATTEMPTS, _JOB_MAX_ATTEMPTS, _JOB_PRIORITY, \
 _JOB_RUN_AT, _TASK_IDENTIFIER and _PAYLOAD_FORMAT in its environment. Exit status 0 means done; anything else fails the attempt, and \
@@ -135,90 +156,100 @@ a signal. One that is killed (SIGKILL) cannot end its programs: each runs on, be
 #[expect(clippy::struct_excessive_bools, reason = "switches, independent of each other")]
 pub struct WorkerArgs {
     /// The directory of the tasks [default: tasks]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = TASKS)]
     pub tasks: Option<PathBuf>,
-    /// How often to look for programs that were put into that directory, or taken out of it; 0s for never
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "2s")]
-    pub rescan_interval: Duration,
-    /// A crontab to run [default: crontab, if that is there]
-    #[arg(long, value_name = "FILE")]
-    pub crontab: Option<PathBuf>,
-    /// How many jobs run at the same time
-    #[arg(short = 'j', long, visible_alias = "jobs", value_name = "N", default_value_t = 10, value_parser = value::up_to(1_000_000))]
-    pub concurrency: usize,
     /// Run what is ready, then end; the crontab is not run
-    #[arg(long)]
+    #[arg(long, help_heading = TASKS)]
     pub once: bool,
+    /// How often to look for programs that were put into that directory, or taken out of it; 0s for never
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "2s", help_heading = TASKS, hide_short_help = true)]
+    pub rescan_interval: Duration,
+    /// Let programs have the variables that hold the database's password (DATABASE_URL, PGPASSWORD, …), as Node's worker does
+    #[arg(long, help_heading = TASKS, hide_short_help = true)]
+    pub pass_secrets: bool,
+    /// How many jobs run at once
+    ///
+    /// Node's name for it, --jobs, is understood too.
+    #[arg(short = 'j', long, alias = "jobs", value_name = "N", default_value_t = 10, value_parser = value::up_to(1_000_000), help_heading = LIMITS)]
+    pub concurrency: usize,
+    /// How many jobs of one task run at the same time
+    #[arg(long, value_name = "TASK=N", value_parser = value::task_count, help_heading = LIMITS, hide_short_help = true)]
+    pub task_concurrency: Vec<ForTask<usize>>,
+    /// How long a job may run [default: 4h]
+    ///
+    /// It may be said of all tasks or of one, and be repeated.
+    #[arg(long, value_name = "[TASK=]TIME", value_parser = value::task_duration, help_heading = LIMITS)]
+    pub timeout: Vec<ForTask<Duration>>,
+    /// When to try failed jobs again [default: graphile]
+    ///
+    /// The policy is graphile, fixed:10s, linear:10s:1h (step and cap) or exponential:1s:2:1h (first delay, factor and cap).
+    #[arg(long, value_name = "[TASK=]POLICY", value_parser = value::task_retry, help_heading = LIMITS, hide_short_help = true)]
+    pub retry: Vec<ForTask<Retry>>,
+    /// Leave jobs alone that have any of these flags
+    #[arg(long, value_name = "FLAG,…", value_delimiter = ',', help_heading = LIMITS, hide_short_help = true)]
+    pub forbidden_flags: Vec<String>,
+    /// A crontab to run [default: crontab, if that is there]
+    #[arg(long, value_name = "FILE", help_heading = CRONTAB)]
+    pub crontab: Option<PathBuf>,
+    /// Go by this machine's clock, not the database's
+    #[arg(long, visible_alias = "use-node-time", help_heading = CRONTAB, hide_short_help = true)]
+    pub client_time: bool,
     /// How often to look for jobs without being told
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "2s")]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "2s", help_heading = FINDING, hide_short_help = true)]
     pub poll_interval: Duration,
     /// Do not listen for notifications, only poll: for poolers in transaction mode
-    #[arg(long)]
+    #[arg(long, help_heading = FINDING, hide_short_help = true)]
     pub no_listen: bool,
     /// Refuse direct handoff: claim every job. Otherwise a single new job may be stored as claimed by an idle worker
-    #[arg(long)]
+    #[arg(long, help_heading = FINDING, hide_short_help = true)]
     pub no_handoff: bool,
     /// Hold up to this many jobs ready beyond those that run
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = PREFETCHING, hide_short_help = true)]
     pub prefetch: Option<usize>,
     /// How long a prefetched job may wait before it is released
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5m", requires = "prefetch")]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5m", requires = "prefetch", help_heading = PREFETCHING, hide_short_help = true)]
     pub prefetch_ttl: Duration,
     /// After a prefetch that found little, wait about this long before the next
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, requires = "prefetch")]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, requires = "prefetch", help_heading = PREFETCHING, hide_short_help = true)]
     pub refetch_delay: Option<Duration>,
     /// What "little" means
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "refetch_delay")]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "refetch_delay", help_heading = PREFETCHING, hide_short_help = true)]
     pub refetch_threshold: usize,
     /// How many announced jobs end that wait early, about [default: five times the size]
-    #[arg(long, value_name = "N", requires = "refetch_delay")]
+    #[arg(long, value_name = "N", requires = "refetch_delay", help_heading = PREFETCHING, hide_short_help = true)]
     pub refetch_abort_at: Option<u64>,
-    /// Leave jobs alone that have any of these flags
-    #[arg(long, value_name = "FLAG,…", value_delimiter = ',')]
-    pub forbidden_flags: Vec<String>,
-    /// How many jobs of one task run at the same time
-    #[arg(long, value_name = "TASK=N", value_parser = value::task_count)]
-    pub task_concurrency: Vec<ForTask<usize>>,
-    /// How long a job may run, of all tasks or of one [default: 4h]
-    #[arg(long, value_name = "[TASK=]DURATION", value_parser = value::task_duration)]
-    pub timeout: Vec<ForTask<Duration>>,
-    /// When failed jobs are tried again: graphile, fixed:10s, linear:10s:1h, exponential:1s:2:1h [default: graphile]
-    #[arg(long, value_name = "[TASK=]POLICY", value_parser = value::task_retry)]
-    pub retry: Vec<ForTask<Retry>>,
-    /// Go by this machine's clock, not the database's
-    #[arg(long, visible_alias = "use-node-time")]
-    pub client_time: bool,
-    /// How long after the first signal another one forces the end; what comes sooner says nothing new
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
-    pub second_signal_after: Duration,
-    /// On shutdown, how long until running programs get SIGTERM
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
-    pub cancel_after: Duration,
-    /// On shutdown, how long until running programs are killed; their jobs are ready again at once
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "25s")]
+    /// When programs that still run are killed
+    ///
+    /// Their jobs are ready again at once.
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "25s", help_heading = SHUTDOWN, hide_short_help = true)]
     pub grace: Duration,
+    /// When programs that still run get SIGTERM
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s", help_heading = SHUTDOWN, hide_short_help = true)]
+    pub cancel_after: Duration,
+    /// How long after the first signal another one forces the end; what comes sooner says nothing new
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s", help_heading = SHUTDOWN, hide_short_help = true)]
+    pub second_signal_after: Duration,
+    /// How often to send a heartbeat
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s", help_heading = DEAD_WORKERS, hide_short_help = true)]
+    pub heartbeat_interval: Duration,
+    /// After how long without a heartbeat a worker counts as dead, and its jobs are freed
+    ///
+    /// It is at least two and a half times the heartbeat interval. Of two workers' settings the longer one holds. With --once, a run
+    /// that ends sooner frees no job of another.
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s", help_heading = DEAD_WORKERS, hide_short_help = true)]
+    pub dead_after: Duration,
     /// How often locks older than four hours are looked for, at least
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "8m")]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "8m", help_heading = DEAD_WORKERS, hide_short_help = true)]
     pub min_reset_locked_interval: Duration,
     /// The same, at most
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "10m")]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "10m", help_heading = DEAD_WORKERS, hide_short_help = true)]
     pub max_reset_locked_interval: Duration,
-    /// How often to send a heartbeat
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "5s")]
-    pub heartbeat_interval: Duration,
-    /// After how long without a heartbeat a worker counts as dead, and its jobs are freed; at least two and a half times the
-    /// heartbeat interval. Of two workers' settings the longer one holds. (With --once, a run that ends sooner frees no job of another)
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "15s")]
-    pub dead_after: Duration,
     /// Do not create or upgrade the schema
-    #[arg(long)]
+    #[arg(long, help_heading = DATABASE, hide_short_help = true)]
     pub no_migrate: bool,
     /// Fail if the database cannot be reached at the start, rather than wait for it (--once never waits)
-    #[arg(long)]
+    #[arg(long, help_heading = DATABASE, hide_short_help = true)]
     pub fail_fast: bool,
-    /// Let programs have the variables that hold the database's password (DATABASE_URL, PGPASSWORD, …), as Node's worker does
-    #[arg(long)]
-    pub pass_secrets: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -382,8 +413,12 @@ pub struct UnlockArgs {
 
 #[derive(clap::Args, Debug)]
 pub struct StatsArgs {
-    /// Print again and again, every so often [default: 2s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, num_args = 0..=1, default_missing_value = "2s")]
+    /// Look again and again, every so many seconds [default: 2]
+    ///
+    /// On a terminal it is drawn in place, with what has changed since the last look, until q or Ctrl-C ends it. Elsewhere each look is a block
+    /// of lines, or a JSON document a line. Less than a second has a unit: 500ms. The jobs done a second are those that are gone, so
+    /// removed ones count too; an add that only changes a waiting job may count as added and done.
+    #[arg(long, value_name = "SECONDS", value_parser = value::seconds, num_args = 0..=1, default_missing_value = "2")]
     pub watch: Option<Duration>,
 }
 
@@ -443,6 +478,15 @@ pub enum CrontabCommand {
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = value::up_to(1000))]
         next: usize,
     },
+}
+
+#[derive(clap::Args, Debug)]
+pub struct ManArgs {
+    /// Of this command
+    pub command: Option<String>,
+    /// Write all pages into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub all: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]

@@ -4,6 +4,11 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::ColorChoice;
+
+use crate::output::visible;
+use crate::screen::{Screen, Style};
+
 /// Exit status of something that did not work.
 pub const FAILED: u8 = 1;
 /// Exit status of a usage error.
@@ -32,7 +37,7 @@ pub enum Failure {
 
 impl Failure {
     /// Tells people, or machines, and answers the exit status.
-    pub fn report(self, json: bool) -> ExitCode {
+    pub fn report(self, json: bool, color: ColorChoice) -> ExitCode {
         let (message, status) = match self {
             Self::Failed(message) => (message, FAILED),
             Self::NoQueue { storage, elsewhere } => (
@@ -47,7 +52,11 @@ impl Failure {
             Self::ClosedPipe => return ExitCode::SUCCESS,
             Self::Ended(status) => return ExitCode::from(status),
         };
-        let text = if json { serde_json::json!({ "error": message }).to_string() } else { format!("error: {message}") };
+        let text = if json {
+            serde_json::json!({ "error": message }).to_string()
+        } else {
+            format!("{} {}", Screen::err(color).paint(Style::Bad, "error:"), visible(&message))
+        };
         // If even this cannot be written, the status has to do.
         let _ = writeln!(io::stderr(), "{text}");
         ExitCode::from(status)

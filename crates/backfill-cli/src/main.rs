@@ -7,8 +7,11 @@
 //! | `variables` | what the environment says of the database |
 //! | `first` | what falls to the first process of a container |
 //! | `failure` | what ends the program early, and its exit status |
-//! | `logging` | the log, on standard error |
+//! | `logging` | the log, on standard error; short lines on a terminal |
 //! | `output` | what is printed, for people and for machines |
+//! | `screen` | whether a terminal is there, how large it is, and colours |
+//! | `table` | tables that fit it |
+//! | `terminal` | drawing in place, keys and signals, for what is watched |
 //! | `nearest` | the known name that was probably meant |
 //! | `serving` | which tasks live workers run, and which jobs wait for nobody |
 //! | `value` | durations, times and the like, as people write them |
@@ -24,45 +27,55 @@ mod first;
 mod logging;
 mod nearest;
 mod output;
+mod screen;
 mod serving;
+mod table;
+mod terminal;
 mod value;
 mod variables;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use args::{Args, Command};
 use failure::Failure;
 use output::Output;
 
 fn main() -> ExitCode {
+    let color = screen::color_of_arguments(std::env::args_os().skip(1));
     if let Err(failure) = database::hide_password_of_arguments() {
-        return failure.report(false);
+        return failure.report(false, color);
     }
-    let args = match Args::try_parse() {
+    let args = match parse(color) {
         Ok(args) => args,
         Err(error) => {
             if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
                 let text = error.render().to_string();
-                return Failure::Usage(text.trim().trim_start_matches("error: ").to_owned()).report(true);
+                return Failure::Usage(text.trim().trim_start_matches("error: ").to_owned()).report(true, color);
             }
             // Help and version are no errors. A closed pipe is nobody's fault.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE));
         }
     };
-    let json = args.global.json;
+    let (json, color) = (args.global.json, args.global.color);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(json),
+        Err(failure) => failure.report(json, color),
     }
+}
+
+fn parse(color: clap::ColorChoice) -> Result<Args, clap::Error> {
+    let mut command = Args::command().color(color);
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 fn run(args: Args) -> Result<(), Failure> {
     let Args { global, command } = args;
     logging::start(&global, &command);
-    let output = Output::new(global.json);
+    let output = Output::new(global.json, global.color);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // It names two places.
     let moves = matches!(command, Command::Move(_));
@@ -90,6 +103,7 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Move(args) => command::transfer::run(&global, &output, &args).await,
             Command::Doctor => command::doctor::run(&global, &output).await,
             Command::Completions(args) => command::completions::run(&output, &args),
+            Command::Man(args) => command::man::run(&output, &args),
         };
         match done {
             Err(Failure::NoQueue { storage, .. }) if !moves => {

@@ -1,22 +1,25 @@
 //! What is printed, for people and for machines.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{Write, stdout};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use comfy_table::{CellAlignment, Table, presets};
+use clap::ColorChoice;
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 use crate::failure::Failure;
+use crate::screen::Screen;
 
 /// Standard output. Whatever cannot be written ends the program: quietly, if the pipe was closed.
 pub struct Output {
     json: bool,
+    color: ColorChoice,
 }
 
 #[expect(clippy::unused_self, reason = "standard output is one, and this is the only way to it")]
 impl Output {
-    pub fn new(json: bool) -> Self {
-        Self { json }
+    pub fn new(json: bool, color: ColorChoice) -> Self {
+        Self { json, color }
     }
 
     /// Whether machines read it.
@@ -24,9 +27,9 @@ impl Output {
         self.json
     }
 
-    /// Whether a person looks at it.
-    pub fn is_terminal(&self) -> bool {
-        stdout().is_terminal()
+    /// What it is now: a terminal may change its size.
+    pub fn screen(&self) -> Screen {
+        Screen::out(self.color)
     }
 
     /// Prints one JSON document and a line's end.
@@ -82,45 +85,48 @@ impl JsonList {
     }
 }
 
-/// A table in which these columns are numbers.
-pub fn table(header: &[&str], numbers: &[usize]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    for number in numbers {
-        if let Some(column) = table.column_mut(*number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
+/// All of a text in one line, made harmless for a terminal. Its line breaks show.
+pub fn one_line(text: &str) -> String {
+    text.trim_end().lines().map(visible).collect::<Vec<_>>().join("\\n")
 }
 
-/// A table's text, without blanks at the ends of lines.
-pub fn text(table: &Table) -> String {
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
-}
-
-/// The beginning of a text's first line, made harmless for a terminal.
-pub fn short(text: &str, max: usize) -> String {
-    let first = text.lines().next().unwrap_or_default();
-    let line = visible(first);
-    if line.chars().count() <= max && first.len() >= text.trim_end().len() {
-        return line;
-    }
-    line.chars().take(max.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// The text with control characters shown rather than obeyed: whoever adds jobs must not move an administrator's cursor.
+/// The text with control characters shown rather than obeyed, and what turns the direction of writing: whoever adds jobs must not move an
+/// administrator's cursor.
 pub fn visible(text: &str) -> String {
-    text.chars()
-        .flat_map(|char| {
-            let shown: Vec<char> =
-                if char.is_control() && char != '\n' { char.escape_default().collect() } else { vec![char] };
-            shown
-        })
-        .collect()
+    let obeyed = |char: char| {
+        char.is_control() && char != '\n'
+            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if obeyed(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
+}
+
+/// The text with line breaks between words where a terminal would break it anywhere, and this many blanks after each. Its first line begins
+/// after as many columns.
+pub fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
+    let gap = " ".repeat(indent);
+    let room = match width {
+        Some(width) if width >= indent + 20 => width - indent,
+        // No terminal, or one too narrow for this.
+        _ => return text.replace('\n', &format!("\n{gap}")),
+    };
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let mut begun = String::new();
+        for word in line.split(' ') {
+            if !begun.is_empty() && begun.width() + 1 + word.width() > room {
+                lines.push(std::mem::take(&mut begun));
+            } else if !begun.is_empty() {
+                begun.push(' ');
+            }
+            begun += word;
+        }
+        lines.push(begun);
+    }
+    lines.join(&format!("\n{gap}"))
 }
 
 pub fn rfc3339(time: DateTime<Utc>) -> String {
@@ -142,10 +148,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_shortened_and_made_harmless() {
-        assert_eq!(short("fine", 10), "fine");
-        assert_eq!(short("two\nlines", 10), "two…");
-        assert_eq!(short("much too long", 6), "much …");
+    fn texts_are_made_harmless() {
+        assert_eq!(one_line("fine"), "fine");
+        assert_eq!(one_line("two\nlines\n"), "two\\nlines");
         assert_eq!(visible("a\x1b[2Jb\u{7}"), "a\\u{1b}[2Jb\\u{7}");
+        assert_eq!(visible("a\u{9b}2J\u{202e}b\r"), "a\\u{9b}2J\\u{202e}b\\r");
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_on_a_terminal_only() {
+        let text = "one two three four five six\nseven";
+        assert_eq!(wrapped(text, None, 2), "one two three four five six\n  seven");
+        assert_eq!(wrapped(text, Some(22), 2), "one two three four\n  five six\n  seven");
+        assert_eq!(wrapped("averyveryverylongwordindeed so", Some(22), 2), "averyveryverylongwordindeed\n  so");
     }
 }

@@ -18,6 +18,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// The same, or seconds without a unit.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => duration(text),
+    }
+}
+
 /// A number from 1 to this.
 pub fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| {
@@ -150,6 +158,8 @@ mod tests {
     fn what_people_write_is_understood_and_what_is_not_is_explained() {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("2000").unwrap_err(), "needs a unit, such as 2000s or 2000ms");
+        assert_eq!((seconds("5"), seconds("500ms")), (Ok(Duration::from_secs(5)), Ok(Duration::from_millis(500))));
+        assert!(seconds("-1").is_err() && seconds("often").is_err());
         assert!(duration("soon").unwrap_err().contains("it looks like 2s"));
         let expected: DateTime<Utc> = "2026-11-21T10:00:00Z".parse().unwrap();
         for text in ["2026-11-21T10:00:00Z", "2026-11-21T11:00:00+01:00", "2026-11-21 10:00:00", "2026-11-21T10:00:00"]

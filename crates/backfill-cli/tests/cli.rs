@@ -586,10 +586,7 @@ async fn help_and_completions_are_there_for_everything() {
     let commands: Vec<String> =
         commands.map(|line| line.split_whitespace().next().expect("a name").to_owned()).collect();
     assert_eq!(commands.len(), 22, "{commands:?}");
-    for command in commands {
-        if command == "help" {
-            continue;
-        }
+    for command in commands.iter().filter(|command| *command != "help") {
         let told = run(vec![command.clone(), "--help".to_owned()]).await;
         assert!(told.contains("Usage: backfill"), "{told}");
     }
@@ -597,6 +594,17 @@ async fn help_and_completions_are_there_for_everything() {
         assert!(run(vec!["completions".to_owned(), shell.to_owned()]).await.contains("crontabs"), "{shell}");
     }
     assert!(run(vec!["--version".to_owned()]).await.starts_with("backfill 4."));
+    let page = run(vec!["man".to_owned()]).await;
+    for command in &commands {
+        let listed = page.contains(&format!("backfill\\-{}(1)", command.replace('-', "\\-")));
+        assert_eq!(listed, command != "help", "{command}: {page}");
+    }
+    assert!(page.contains("Exit status: 0 success"), "{page}");
+    assert!(run(vec!["man".to_owned(), "worker".to_owned()]).await.contains("fter how long without a heartbeat"));
+    run(vec!["man".to_owned(), "--all".to_owned(), ".".to_owned()]).await;
+    for command in commands.iter().filter(|command| *command != "help") {
+        assert!(directory.path().join(format!("backfill-{command}.1")).exists(), "{command}");
+    }
 }
 
 #[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::support::soon;
-use common::{Ran, binary};
+use common::{Ran, Running, binary};
 use tokio::process::Command;
 
 /// The binary in a directory of its own, with no database named.
@@ -60,7 +60,7 @@ async fn with_no_database_named_jobs_are_in_the_users_own_file() {
     assert_eq!(alone.run(&["--json", "stats"]).await.json()["jobs"]["ready"], 0);
     let checked = alone.run(&["doctor"]).await.ok();
     assert!(checked.contains("fine     integrity: the file is whole"), "{checked}");
-    assert!(alone.run(&["migrate"]).await.ok().contains("jobs.db is at version 4 already"));
+    assert!(alone.run(&["migrate"]).await.ok().contains("jobs.db is at version 5 already"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,6 +88,52 @@ async fn every_command_works_on_a_file() {
     let refused = run("jobs --schema s").await;
     assert_eq!(refused.status, Some(2));
     assert!(refused.err.contains("only PostgreSQL has schemas"), "{}", refused.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_end_of_a_command_leaves_the_file_alone() {
+    let alone = Alone::new();
+    alone.task("t");
+    let files = || {
+        let entries = std::fs::read_dir(alone.directory.path()).expect("a directory");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.retain(|name| name.to_string_lossy().contains(".db"));
+        names.sort_unstable();
+        names
+    };
+    let command = |args: &str| {
+        let mut command = alone.command(&args.split(' ').collect::<Vec<_>>());
+        command.env("DATABASE_URL", "sqlite://jobs.db");
+        command
+    };
+    for (args, status) in [
+        ("migrate", 0),
+        ("add t --key k", 0),
+        ("jobs", 0),
+        ("job 77", 1),
+        ("stats", 0),
+        ("doctor", 0),
+        ("discard 1", 0),
+        ("run-now 1", 0),
+        ("worker --once", 0),
+        ("cleanup --tasks", 0),
+        ("add bad {", 2),
+    ] {
+        let ran = Ran::from(soon("it ends", command(args).output()).await.expect("it runs"));
+        assert_eq!((ran.status, files()), (Some(status), vec!["jobs.db".into()]), "{args}: {}", ran.err);
+    }
+    let mut worker = Running::start(command("worker"));
+    worker.logs("serving").await;
+    // The worker's own log stays beside it.
+    soon("it ends", command("add t").output()).await.expect("it runs");
+    worker.logs("the job is done").await;
+    assert_eq!(files(), ["jobs.db", "jobs.db-shm", "jobs.db-wal"]);
+    worker.signal("TERM").await;
+    assert_eq!(worker.ended().await, Some(0));
+    assert_eq!(files(), ["jobs.db"]);
+    Ran::from(command("add t").output().await.expect("it runs")).ok();
+    Ran::from(command("move --from sqlite://jobs.db --to sqlite://moved.db").output().await.expect("it runs")).ok();
+    assert_eq!(files(), ["jobs.db", "moved.db"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

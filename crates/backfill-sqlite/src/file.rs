@@ -1,6 +1,8 @@
 //! Which file is meant, and how it is opened.
 
 use std::fmt;
+use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,28 +10,28 @@ use std::time::Duration;
 use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
 use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Sqlite, SqliteConnection, SqlitePool};
-use tokio::sync::watch;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
 
 use crate::errors::failed;
 use crate::place::Place;
-use crate::writer::Writer;
+use crate::writer::{Closer, Writer};
 
 /// How long anybody waits for another process that is writing.
 const BUSY: Duration = Duration::from_secs(10);
 /// The clock was set back if it is so much behind what it was, in microseconds.
 const SET_BACK: i64 = 2_000_000;
 /// Readers do not hold each other up, nor the writer; more than a few would only wait for the same disk.
-const READERS: u32 = 4;
+const READERS: usize = 4;
 
 pub(crate) struct File {
     path: PathBuf,
     /// Of connections that only read: they change nothing, not even the journal's mode, and make no file.
     reading: SqliteConnectOptions,
     place: Arc<Place>,
-    readers: SqlitePool,
+    readers: Readers,
     pub(crate) writer: Writer,
     /// Changes when this process has made jobs ready.
     pub(crate) ready: watch::Sender<()>,
@@ -79,14 +81,6 @@ impl File {
         let place = Arc::new(Place::new(absolute.clone()));
         let options = options.filename(absolute).busy_timeout(BUSY).foreign_keys(false).disable_statement_logging();
         let reading = options.clone().create_if_missing(false).pragma("query_only", "on");
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .test_before_acquire(false)
-            .acquire_timeout(BUSY * 3)
-            // Without these it needs no task that looks after it, and so no runtime yet.
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(reading.clone());
         let writing = options
             .clone()
             .create_if_missing(true)
@@ -101,6 +95,7 @@ impl File {
             .pragma("cache_size", "-32000");
         let moments = Arc::new(Moments::default());
         let writer = Writer::start(writing, Arc::clone(&place), Arc::clone(&moments))?;
+        let readers = Readers { free: Semaphore::new(READERS), idle: Mutex::default() };
         Ok(Self { path, reading, place, readers, writer, ready: watch::Sender::new(()), moments })
     }
 
@@ -109,22 +104,30 @@ impl File {
     }
 
     /// A connection of its own that only reads.
-    pub(crate) async fn reader(&self) -> sqlx::Result<SqliteConnection> {
-        self.place.open(&self.reading).await
+    pub(crate) async fn reader(&self) -> sqlx::Result<Reader<'static>> {
+        let connection = self.place.open(&self.reading).await?;
+        Ok(Reader { connection: Some(connection), after: After::Closed(self.writer.closer()) })
     }
 
     /// One of the connections that are kept for reading.
-    pub(crate) async fn read(&self, action: &'static str) -> Result<PoolConnection<Sqlite>> {
+    pub(crate) async fn read(&self, action: &'static str) -> Result<Reader<'_>> {
         self.check(action)?;
-        let acquired = self.readers.acquire().await;
-        if let Err(gone) = self.place.learn_now() {
-            if let Ok(connection) = acquired {
-                // It may be to the other file.
-                drop(connection.detach());
-            }
-            return Err(failed(action)(gone));
+        let permit = timeout(BUSY * 3, self.readers.free.acquire()).await.map_err(|_| sqlx::Error::PoolTimedOut);
+        let permit = permit.and_then(|permit| permit.map_err(|_| sqlx::Error::PoolClosed)).map_err(failed(action))?;
+        let mut idle = self.readers.idle().pop();
+        // A read that was abandoned may have broken it.
+        if let Some(connection) = &mut idle
+            && connection.ping().await.is_err()
+        {
+            idle = None;
         }
-        acquired.map_err(failed(action))
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.place.open(&self.reading).await.map_err(failed(action))?,
+        };
+        let reader = Reader { connection: Some(connection), after: After::Kept(&self.readers, permit) };
+        self.check(action)?;
+        Ok(reader)
     }
 
     /// The same, for whoever has opened it already.
@@ -149,6 +152,67 @@ impl File {
     /// Tells this process's listeners to look.
     pub(crate) fn tell(&self) {
         self.ready.send_replace(());
+    }
+}
+
+/// The last handle waits a moment until every connection is closed. Then nothing but the file is left, if no other program has it
+/// open: whoever closes last copies the write-ahead log back, and removes it.
+impl Drop for File {
+    fn drop(&mut self) {
+        let closer = self.writer.closer();
+        for connection in mem::take(&mut *self.readers.idle()) {
+            closer.close(connection);
+        }
+        self.writer.end();
+    }
+}
+
+/// The connections that are kept for reading.
+struct Readers {
+    free: Semaphore,
+    idle: Mutex<Vec<SqliteConnection>>,
+}
+
+impl Readers {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that only reads. One that is not kept must go before its file.
+pub(crate) struct Reader<'f> {
+    /// Only taken by the drop.
+    connection: Option<SqliteConnection>,
+    after: After<'f>,
+}
+
+/// What comes of it.
+enum After<'f> {
+    Kept(&'f Readers, #[expect(dead_code, reason = "held until the connection is back")] SemaphorePermit<'f>),
+    Closed(Closer),
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        match (self.connection.take(), &self.after) {
+            (Some(connection), After::Kept(readers, _)) => readers.idle().push(connection),
+            (Some(connection), After::Closed(closer)) => closer.close(connection),
+            (None, _) => {}
+        }
+    }
+}
+
+impl Deref for Reader<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        self.connection.as_ref().expect("it is only taken by the drop")
+    }
+}
+
+impl DerefMut for Reader<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        self.connection.as_mut().expect("it is only taken by the drop")
     }
 }
 

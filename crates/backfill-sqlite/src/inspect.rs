@@ -196,6 +196,16 @@ order by task.name
             .map_err(failed("read task names"))
     }
 
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        sqlx::query_scalar!(
+            r#"select coalesce((select seq from sqlite_sequence where name = 'backfill_jobs'), 0) as "last!: i64""#
+        )
+        .fetch_one(&mut *self.file.read("read the last id").await?)
+        .await
+        .map(|last| Some(JobId::from_number(last)))
+        .map_err(failed("read the last id"))
+    }
+
     async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(

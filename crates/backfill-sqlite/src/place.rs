@@ -65,14 +65,6 @@ impl Place {
         }
     }
 
-    /// Takes the file that is there now for the one that is meant, if none is known.
-    pub(crate) fn learn_now(&self) -> sqlx::Result<()> {
-        match identity(&self.path) {
-            Ok(Some(now)) => self.learn(now),
-            _ => self.check(),
-        }
-    }
-
     fn learn(&self, opened: Identity) -> sqlx::Result<()> {
         let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(opened);
         if known == opened { Ok(()) } else { Err(gone(&self.path, "was replaced by another file")) }

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
-use crate::file::File;
+use crate::file::{File, Reader};
 use crate::migrate::VERSION;
 
 /// How often the counter is looked at.
@@ -24,16 +24,17 @@ const MOMENT: Duration = Duration::from_secs(1);
 const REOPEN: Duration = Duration::from_millis(500);
 
 struct Listener {
+    /// Before the file, which waits for it to be closed.
+    open: Option<OpenFile>,
     file: Arc<File>,
     ready: watch::Receiver<()>,
-    open: Option<OpenFile>,
     /// What was last told is that nothing is heard.
     lost: bool,
 }
 
 /// A connection, and what it last saw.
 struct OpenFile {
-    connection: SqliteConnection,
+    connection: Reader<'static>,
     version: i64,
     ready: i64,
     heard: Option<Instant>,

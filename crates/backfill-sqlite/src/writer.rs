@@ -12,10 +12,11 @@
 //! long.
 //!
 //! The thread has a small runtime of its own, so that nothing the program does with its threads can keep a transaction open. It
-//! ends when the last handle to its file is gone.
+//! ends when the last handle to its file is gone, which waits for it: it closes the connections that only read, and its own last.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use backfill_core::error::FailureKind;
@@ -25,6 +26,8 @@ use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::add::store;
 use crate::errors::explained;
@@ -43,6 +46,10 @@ const GAP: Duration = Duration::from_millis(4);
 /// How often the file is opened before that is an error: processes that begin at once disturb each other in changing the
 /// journal's mode, which does not wait.
 const OPENINGS: u32 = 50;
+/// How long the last handle waits for the thread to end, and the thread for connections that are still reading. What takes longer ends
+/// with the program, which does no harm: the log is there, and whoever opens the file next copies it back.
+const MAX_END: Duration = Duration::from_secs(2);
+const MAX_READING: Duration = Duration::from_secs(1);
 
 /// A piece of work, and its caller.
 trait Work: Send {
@@ -96,6 +103,10 @@ enum Message {
     Work(Box<dyn Work>),
     /// A job to be stored, without a key.
     Add(NewJob, oneshot::Sender<Result<Job>>),
+    /// A connection that is to be closed.
+    Close(SqliteConnection),
+    /// The last handle is gone.
+    End,
 }
 
 /// Single jobs that are stored together.
@@ -180,6 +191,19 @@ pub(crate) struct Writer {
     calls: mpsc::UnboundedSender<Message>,
     /// How long the last transaction waited for other processes, in milliseconds.
     waited: Arc<AtomicU64>,
+    thread: ThreadId,
+    /// Of which nothing comes but its end: the thread's.
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+/// Closes connections.
+pub(crate) struct Closer(mpsc::UnboundedSender<Message>);
+
+impl Closer {
+    pub(crate) fn close(&self, connection: SqliteConnection) {
+        // If the thread has ended, it closes by being dropped, some time.
+        let _ = self.0.send(Message::Close(connection));
+    }
 }
 
 impl Writer {
@@ -187,16 +211,34 @@ impl Writer {
         // Never holds more than callers wait for.
         let (calls, received) = mpsc::unbounded_channel();
         let waited = Arc::new(AtomicU64::new(0));
-        let thread = Thread { options, place, moments, connection: None, waited: Arc::clone(&waited) };
+        let closing = JoinSet::new();
+        let thread = Thread { options, place, moments, connection: None, closing, waited: Arc::clone(&waited) };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|error| Error::storage("start the thread that writes", FailureKind::Unknown, error))?;
-        std::thread::Builder::new()
+        let (end, ended) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new()
             .name("backfill-sqlite".to_owned())
-            .spawn(move || runtime.block_on(thread.serve(received)))
+            .spawn(move || {
+                runtime.block_on(thread.serve(received));
+                drop(end);
+            })
             .map_err(|error| Error::storage("start the thread that writes", FailureKind::Unknown, error))?;
-        Ok(Self { calls, waited })
+        Ok(Self { calls, waited, thread: thread.thread().id(), ended: Mutex::new(ended) })
+    }
+
+    pub(crate) fn closer(&self) -> Closer {
+        Closer(self.calls.clone())
+    }
+
+    /// Lets the thread end, and waits for that, though not for long.
+    pub(crate) fn end(&self) {
+        let _ = self.calls.send(Message::End);
+        // The last handle may have been that of a piece of work.
+        if std::thread::current().id() != self.thread {
+            let _ = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(MAX_END);
+        }
     }
 
     /// Does a piece of work in a transaction, and answers when that is on the disk.
@@ -233,6 +275,8 @@ struct Thread {
     place: Arc<Place>,
     moments: Arc<Moments>,
     connection: Option<(SqliteConnection, Log)>,
+    /// Connections that are being closed. One may still read.
+    closing: JoinSet<()>,
     waited: Arc<AtomicU64>,
 }
 
@@ -240,7 +284,8 @@ impl Thread {
     async fn serve(mut self, mut calls: mpsc::UnboundedReceiver<Message>) {
         let mut messages = Vec::new();
         let mut busy = Duration::ZERO;
-        loop {
+        let mut ends = false;
+        while !ends {
             // Nothing to do is a gap too.
             if calls.is_empty() {
                 busy = Duration::ZERO;
@@ -252,6 +297,7 @@ impl Thread {
                 break;
             }
             let begun = Instant::now();
+            ends = messages.iter().any(|message| matches!(message, Message::End));
             let mut group = self.group(&mut messages);
             if group.is_empty() {
                 continue;
@@ -269,6 +315,7 @@ impl Thread {
             }
             busy += begun.elapsed();
         }
+        let _ = timeout(MAX_READING, async { while self.closing.join_next().await.is_some() {} }).await;
         if let Some((connection, _)) = self.connection {
             // What is on the disk already stays there, whatever this says.
             let _ = connection.close().await;
@@ -276,7 +323,7 @@ impl Thread {
     }
 
     /// The work that is wanted, in its order but for single jobs, which are stored first.
-    fn group(&self, messages: &mut Vec<Message>) -> Vec<Box<dyn Work>> {
+    fn group(&mut self, messages: &mut Vec<Message>) -> Vec<Box<dyn Work>> {
         let mut adds = Adds {
             moments: Arc::clone(&self.moments),
             jobs: Vec::new(),
@@ -285,6 +332,7 @@ impl Thread {
             results: Vec::new(),
         };
         let mut group: Vec<Box<dyn Work>> = Vec::new();
+        while self.closing.try_join_next().is_some() {}
         for message in messages.drain(..) {
             match message {
                 Message::Work(work) => group.push(work),
@@ -293,6 +341,12 @@ impl Thread {
                     adds.jobs.push(job);
                     adds.answers.push(answer);
                 }
+                Message::Close(connection) => {
+                    self.closing.spawn(async move {
+                        let _ = connection.close().await;
+                    });
+                }
+                Message::End => {}
             }
         }
         group.insert(0, Box::new(adds));

@@ -70,6 +70,10 @@ impl Inspect for PostgresStorage {
         self.explained(Need::Read, self.read_task_names().await).await
     }
 
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        self.explained(Need::Read, self.read_last_id().await).await.map(Some)
+    }
+
     async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         self.explained(Need::Read, self.list_workers().await).await
     }
@@ -295,6 +299,17 @@ order by pool.id
             worker
         });
         Ok(workers.collect())
+    }
+
+    /// The sequence knows it: jobs that are done have no rows. It takes no lock that anybody waits for.
+    async fn read_last_id(&self) -> Result<JobId> {
+        sqlx::query_scalar!(
+            r#"select case when is_called then last_value else 0 end as "last!" from graphile_worker.jobs_id_seq1"#
+        )
+        .fetch_one(self.schema.on(&self.db()))
+        .await
+        .map(JobId::from_number)
+        .map_err(|e| self.error("read the last id", e))
     }
 
     /// Workers by what they hold alone.

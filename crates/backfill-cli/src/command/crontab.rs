@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::args::CrontabCommand;
 use crate::failure::{Failure, failed};
-use crate::output::{Output, rfc3339, short, table, text};
+use crate::output::{Output, rfc3339, visible};
+use crate::table::{Column, Table};
 
 pub fn run(output: &Output, command: &CrontabCommand) -> Result<(), Failure> {
     let CrontabCommand::Check { file, next } = command;
@@ -32,7 +33,7 @@ pub fn run(output: &Output, command: &CrontabCommand) -> Result<(), Failure> {
                 output.json(&json!({ "problems": told }))?;
             } else {
                 for problem in &problems {
-                    output.line(format!("{}: {problem}", file.display()))?;
+                    output.line(visible(&format!("{}: {problem}", file.display())))?;
                 }
             }
             Err(Failure::Told)
@@ -72,14 +73,24 @@ fn due(output: &Output, crontab: &Crontab, next: usize) -> Result<(), Failure> {
     if crontab.entries().is_empty() {
         return output.line("no entries");
     }
-    let mut table = table(&["IDENTIFIER", "TASK", "SCHEDULE", "NEXT (UTC)"], &[]);
+    let mut table = Table::new([
+        ("IDENTIFIER", Column::Text),
+        ("TASK", Column::Text),
+        ("SCHEDULE", Column::Text),
+        ("NEXT (UTC)", Column::Text),
+    ]);
     for entry in crontab.entries() {
         let times: Vec<String> =
             times(entry).into_iter().map(|time| time.format("%a %Y-%m-%d %H:%M:%S").to_string()).collect();
         let times = if times.is_empty() && next > 0 { "never".to_owned() } else { times.join(", ") };
-        table.add_row([entry.identifier.clone(), entry.task.clone(), short(&entry.schedule.to_string(), 60), times]);
+        table.row([
+            entry.identifier.as_str().into(),
+            entry.task.as_str().into(),
+            entry.schedule.to_string().into(),
+            times.into(),
+        ]);
     }
-    output.line(text(&table))?;
+    output.line(table.text(&output.screen()))?;
     if crontab.entries().iter().any(|entry| entry.schedule.time_zone() != "UTC") {
         output.line(format!("time zones: {}", zone_data()))?;
     }

@@ -9,8 +9,12 @@ use backfill::moving::is_move;
 use crate::args::Global;
 use crate::database;
 use crate::failure::{Failure, failed};
-use crate::output::{Output, count_of};
+use crate::output::{Output, count_of, visible, wrapped};
+use crate::screen::Style;
 use crate::serving::{Serving, waiting};
+
+/// Where the words begin, after what came out.
+const INDENT: usize = 9;
 
 pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
@@ -22,26 +26,21 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
         checked.push(Check::new("tasks", tasks(&*storage).await));
         checked.push(Check::new("time zones", CheckStatus::Fine { detail: zone_data().to_string() }));
     }
-    let mut found = 0;
-    for check in &checked {
+    let found = checked.iter().filter(|check| matches!(check.status, CheckStatus::Found { .. })).count();
+    let screen = output.screen();
+    for check in checked.iter().filter(|_| !output.is_json()) {
         let what = check.what;
-        match &check.status {
+        let (word, style, told) = match &check.status {
             CheckStatus::Found { problem, remedy } => {
-                found += 1;
-                if !output.is_json() {
-                    output.line(format!("found    {what}: {problem}\n         remedy: {remedy}"))?;
-                }
+                ("found", Style::Bad, vec![format!("{what}: {problem}"), format!("remedy: {remedy}")])
             }
-            CheckStatus::Skipped { why } => {
-                if !output.is_json() {
-                    output.line(format!("skipped  {what}: {why}"))?;
-                }
-            }
-            CheckStatus::Fine { detail } => {
-                if !output.is_json() {
-                    output.line(format!("fine     {what}: {detail}"))?;
-                }
-            }
+            CheckStatus::Skipped { why } => ("skipped", Style::Warning, vec![format!("{what}: {why}")]),
+            CheckStatus::Fine { detail } => ("fine", Style::Good, vec![format!("{what}: {detail}")]),
+        };
+        let mut begin = screen.paint(style, word) + &" ".repeat(INDENT - word.len());
+        for text in told {
+            output.line(begin + &wrapped(&visible(&text), screen.width(), INDENT))?;
+            begin = " ".repeat(INDENT);
         }
     }
     if output.is_json() {

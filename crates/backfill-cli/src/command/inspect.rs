@@ -1,18 +1,49 @@
 //! `backfill queues`, `tasks`, `workers` and `crontabs`.
 
-use backfill::Counts;
+use backfill::{Counts, JobState};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::database;
 use crate::failure::Failure;
-use crate::output::{Output, rfc3339, seconds, short, table, text, visible};
+use crate::output::{Output, rfc3339, seconds, wrapped};
+use crate::screen::{Screen, Style};
 use crate::serving::Serving;
+use crate::table::{Cell, Column, Table};
 use crate::value::{length, relative};
+use backfill::storage::WorkerStatus;
 
-pub fn counts_row(counts: &Counts) -> [String; 5] {
-    [counts.ready, counts.scheduled, counts.running, counts.retrying, counts.dead].map(|count| count.to_string())
+/// The columns of [`counts_row`].
+pub const COUNTS: [(&str, Column); 5] = [
+    ("READY", Column::Number),
+    ("SCHEDULED", Column::Number),
+    ("RUNNING", Column::Number),
+    ("RETRYING", Column::Number),
+    ("DEAD", Column::Number),
+];
+
+pub fn counts_row(counts: &Counts) -> [Cell; 5] {
+    use JobState::{Dead, Ready, Retrying, Running, Scheduled};
+    [
+        (Ready, counts.ready),
+        (Scheduled, counts.scheduled),
+        (Running, counts.running),
+        (Retrying, counts.retrying),
+        (Dead, counts.dead),
+    ]
+    .map(|(state, count)| Cell::count(count, style_of(state)))
+}
+
+/// How a state looks.
+pub fn style_of(state: JobState) -> Style {
+    match state {
+        JobState::Scheduled => Style::Waiting,
+        JobState::Running => Style::Good,
+        JobState::Retrying => Style::Warning,
+        JobState::Dead => Style::Bad,
+        _ => Style::Plain,
+    }
 }
 
 pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
@@ -25,16 +56,18 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
         return output.line("no queues");
     }
     let now = database::now(&client).await;
-    let mut table =
-        table(&["QUEUE", "READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD", "LOCKED", "BY"], &[1, 2, 3, 4, 5]);
+    let mut columns = vec![("QUEUE", Column::Text)];
+    columns.extend(COUNTS);
+    columns.extend([("LOCKED", Column::Fixed), ("BY", Column::Text)]);
+    let mut table = Table::new(columns);
     for queue in queues {
-        let mut row = vec![short(&queue.name, 60)];
+        let mut row = vec![queue.name.into()];
         row.extend(counts_row(&queue.jobs));
-        row.push(queue.locked_at.map(|time| relative(time, now)).unwrap_or_default());
-        row.push(visible(&queue.locked_by.unwrap_or_default()));
-        table.add_row(row);
+        row.push(queue.locked_at.map(|time| relative(time, now)).unwrap_or_default().into());
+        row.push(queue.locked_by.unwrap_or_default().into());
+        table.row(row);
     }
-    output.line(text(&table))
+    output.line(table.text(&output.screen()))
 }
 
 pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
@@ -52,15 +85,17 @@ pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
     if tasks.is_empty() {
         return output.line("no tasks");
     }
-    let mut told = vec![tasks_table(&tasks, &serving, database::now(&client).await)];
-    told.extend(after_a_gap(serving.problems(&tasks)));
+    let screen = output.screen();
+    let mut told = vec![tasks_table(&tasks, &serving, database::now(&client).await).text(&screen)];
+    told.extend(after_a_gap(&screen, serving.problems(&tasks)));
     output.line(told.join("\n"))
 }
 
 /// With an empty line before them, if there are any.
-fn after_a_gap(problems: Vec<String>) -> impl Iterator<Item = String> {
+pub fn after_a_gap(screen: &Screen, problems: Vec<String>) -> impl Iterator<Item = String> {
     let gap = (!problems.is_empty()).then(String::new);
-    gap.into_iter().chain(problems)
+    let told = problems.into_iter().map(|problem| screen.paint(Style::Warning, &wrapped(&problem, screen.width(), 0)));
+    gap.into_iter().chain(told)
 }
 
 /// A task for machines. How many live workers of backfill's run it is null where one does not tell.
@@ -68,19 +103,19 @@ pub fn task_json(task: &backfill::TaskInfo, serving: &Serving) -> Value {
     json!({ "name": task.name, "jobs": task.jobs, "workers": serving.workers_of(&task.name) })
 }
 
-pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> String {
-    let mut table = table(
-        &["TASK", "READY", "SCHEDULED", "RUNNING", "RETRYING", "DEAD", "WORKERS", "OLDEST READY"],
-        &[1, 2, 3, 4, 5, 6],
-    );
+pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> Table {
+    let mut columns = vec![("TASK", Column::Text)];
+    columns.extend(COUNTS);
+    columns.extend([("WORKERS", Column::Number), ("OLDEST READY", Column::Fixed)]);
+    let mut table = Table::new(columns);
     for task in tasks {
-        let mut row = vec![short(&task.name, 60)];
+        let mut row = vec![task.name.as_str().into()];
         row.extend(counts_row(&task.jobs));
-        row.push(serving.workers_of(&task.name).map_or_else(|| "?".to_owned(), |workers| workers.to_string()));
-        row.push(task.oldest_ready.map(|time| relative(time, now)).unwrap_or_default());
-        table.add_row(row);
+        row.push(serving.workers_of(&task.name).map_or_else(|| "?".to_owned(), |workers| workers.to_string()).into());
+        row.push(task.oldest_ready.map(|time| relative(time, now)).unwrap_or_default().into());
+        table.row(row);
     }
-    text(&table)
+    table
 }
 
 pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
@@ -94,7 +129,16 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     }
     let now = database::now(&client).await;
     let serving = Serving::of_workers(&workers);
-    let mut table = table(&["WORKER", "STARTED", "LAST SEEN", "JOBS", "QUEUES", "OLDEST LOCK", "TASKS"], &[3, 4]);
+    let mut table = Table::new([
+        ("WORKER", Column::Fixed),
+        ("STARTED", Column::Fixed),
+        ("LAST SEEN", Column::Text),
+        ("JOBS", Column::Number),
+        ("QUEUES", Column::Number),
+        ("OLDEST LOCK", Column::Fixed),
+        ("DOING", Column::Text),
+        ("TASKS", Column::Text),
+    ]);
     for worker in workers {
         let seen = match worker.last_seen_ago {
             Some(_) if worker.seen_at.is_some_and(|seen| seen == DateTime::UNIX_EPOCH) => {
@@ -103,21 +147,31 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
             Some(ago) => format!("{} ago", length(std::time::Duration::from_secs(ago.as_secs()))),
             None => "sends no heartbeats (Node)".to_owned(),
         };
-        table.add_row([
-            visible(&worker.id),
-            worker.started_at.map(|time| relative(time, now)).unwrap_or_default(),
-            seen,
-            worker.jobs.to_string(),
-            worker.queues.to_string(),
-            worker.oldest_lock.map(|time| relative(time, now)).unwrap_or_default(),
-            short(&worker.tasks.unwrap_or_default().join(" "), 60),
+        table.row([
+            worker.id.into(),
+            worker.started_at.map(|time| relative(time, now)).unwrap_or_default().into(),
+            seen.into(),
+            worker.jobs.to_string().into(),
+            worker.queues.to_string().into(),
+            worker.oldest_lock.map(|time| relative(time, now)).unwrap_or_default().into(),
+            worker.status.as_ref().map(doing).unwrap_or_default().into(),
+            worker.tasks.unwrap_or_default().join(" ").into(),
         ]);
     }
-    let mut told = vec![text(&table)];
+    let screen = output.screen();
+    let mut told = vec![table.text(&screen)];
     if serving.workers > 0 {
-        told.extend(after_a_gap(serving.problems(&client.tasks().await?)));
+        told.extend(after_a_gap(&screen, serving.problems(&client.tasks().await?)));
     }
     output.line(told.join("\n"))
+}
+
+/// What a worker says that it does.
+fn doing(status: &WorkerStatus) -> String {
+    let WorkerStatus { running, concurrency, .. } = status;
+    let hold =
+        status.hold.as_deref().filter(|hold| *hold != "full").map(|hold| format!(", {}", hold.replace('_', " ")));
+    format!("{running} of {concurrency}{}", hold.unwrap_or_default())
 }
 
 pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
@@ -130,14 +184,15 @@ pub async fn crontabs(global: &Global, output: &Output) -> Result<(), Failure> {
         return output.line("no crontab entries");
     }
     let now = database::now(&client).await;
-    let mut table = table(&["IDENTIFIER", "KNOWN SINCE", "LAST EXECUTION"], &[]);
+    let columns = [("IDENTIFIER", Column::Text), ("KNOWN SINCE", Column::Fixed), ("LAST EXECUTION", Column::Text)];
+    let mut table = Table::new(columns);
     for known in known {
         let last = known.last_execution.map(|time| format!("{} ({})", seconds(time), relative(time, now)));
-        table.add_row([
-            short(&known.identifier, 60),
-            seconds(known.known_since),
-            last.unwrap_or_else(|| "never".to_owned()),
+        table.row([
+            known.identifier.into(),
+            seconds(known.known_since).into(),
+            last.unwrap_or_else(|| "never".to_owned()).into(),
         ]);
     }
-    output.line(text(&table))
+    output.line(table.text(&output.screen()))
 }

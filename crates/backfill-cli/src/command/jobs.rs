@@ -5,12 +5,15 @@ use std::io::{self, Write};
 use backfill::{BackfillClient, Job, JobFilter, JobState};
 use chrono::{DateTime, Utc};
 
+use super::inspect::style_of;
 use crate::args::{Global, JobArgs, JobsArgs, State};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::{nearest, unknown};
-use crate::output::{Output, seconds, short, table, text, visible};
+use crate::output::{Output, seconds, visible};
+use crate::table::{Cell, Column, Table};
 use crate::value::relative;
+use backfill::explain::Reason;
 
 pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
@@ -52,7 +55,7 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         }
         return output.line("no jobs");
     }
-    output.line(jobs_table(&jobs, now))?;
+    output.line(jobs_table(&jobs, now).text(&output.screen()))?;
     tell_of_more();
     Ok(())
 }
@@ -114,23 +117,33 @@ async fn check_names(client: &BackfillClient, args: &JobsArgs) -> Result<(), Fai
     Ok(())
 }
 
-fn jobs_table(jobs: &[Job], now: DateTime<Utc>) -> String {
-    let mut table =
-        table(&["ID", "TASK", "STATE", "QUEUE", "KEY", "PRIORITY", "ATTEMPTS", "RUN AT", "LAST ERROR"], &[0, 5, 6]);
+fn jobs_table(jobs: &[Job], now: DateTime<Utc>) -> Table {
+    let mut table = Table::new([
+        ("ID", Column::Number),
+        ("TASK", Column::Text),
+        ("STATE", Column::Fixed),
+        ("QUEUE", Column::Text),
+        ("KEY", Column::Text),
+        ("PRIORITY", Column::Number),
+        ("ATTEMPTS", Column::Number),
+        ("RUN AT", Column::Fixed),
+        ("LAST ERROR", Column::Text),
+    ]);
     for job in jobs {
-        table.add_row([
-            job.id.to_string(),
-            short(&job.task, 40),
-            job.state(now).to_string(),
-            short(job.queue.as_deref().unwrap_or_default(), 30),
-            short(job.key.as_deref().unwrap_or_default(), 30),
-            job.priority.0.to_string(),
-            format!("{}/{}", job.attempts, job.max_attempts),
-            relative(job.run_at, now),
-            short(job.last_error.as_deref().unwrap_or_default(), 60),
+        let state = job.state(now);
+        table.row([
+            job.id.to_string().into(),
+            job.task.as_str().into(),
+            Cell::new(state.to_string(), style_of(state)),
+            job.queue.as_deref().unwrap_or_default().into(),
+            job.key.as_deref().unwrap_or_default().into(),
+            job.priority.0.to_string().into(),
+            format!("{}/{}", job.attempts, job.max_attempts).into(),
+            relative(job.run_at, now).into(),
+            job.last_error.as_deref().unwrap_or_default().into(),
         ]);
     }
-    text(&table)
+    table
 }
 
 pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<(), Failure> {
@@ -140,16 +153,23 @@ pub async fn show(global: &Global, output: &Output, args: &JobArgs) -> Result<()
         return Err(failed(format!("there is no job {}; done jobs are deleted", args.id)));
     };
     let now = database::now(&client).await;
-    if output.is_json() { output.json(&job.with_state_at(now)) } else { output.line(describe(&job, now)) }
+    // Whoever may not look at workers, or at a table that is not there, does without.
+    let why = client.why(args.id).await.ok().flatten().unwrap_or_default();
+    if output.is_json() {
+        let reasons = serde_json::to_value(&why).unwrap_or_default();
+        return output.json(&job.with_state_at(now).why(&reasons));
+    }
+    output.line(describe(&job, &why, now))
 }
 
-fn describe(job: &Job, now: DateTime<Utc>) -> String {
+fn describe(job: &Job, why: &[Reason], now: DateTime<Utc>) -> String {
     let time = |time| format!("{} UTC ({})", seconds(time), relative(time, now));
     let none = || "-".to_owned();
-    let mut lines = vec![
-        ("id", job.id.to_string()),
-        ("task", visible(&job.task)),
-        ("state", job.state(now).to_string()),
+    let mut lines =
+        vec![("id", job.id.to_string()), ("task", visible(&job.task)), ("state", job.state(now).to_string())];
+    let reasons = why.iter().map(|reason| visible(&reason.to_string()));
+    lines.extend(reasons.enumerate().map(|(place, text)| (if place == 0 { "why" } else { "" }, text)));
+    lines.extend([
         ("queue", job.queue.as_deref().map_or_else(none, visible)),
         ("key", job.key.as_deref().map_or_else(none, visible)),
         ("priority", job.priority.0.to_string()),
@@ -159,7 +179,7 @@ fn describe(job: &Job, now: DateTime<Utc>) -> String {
         ("created_at", time(job.created_at)),
         ("updated_at", time(job.updated_at)),
         ("revision", job.revision.to_string()),
-    ];
+    ]);
     if let (Some(at), Some(by)) = (job.locked_at, &job.locked_by) {
         lines.push(("locked_at", time(at)));
         lines.push(("locked_by", visible(by)));

@@ -100,12 +100,10 @@ impl Scene {
         soon("the binary ends", self.command(args).output()).await.expect("it runs").into()
     }
 
-    /// As from a terminal, by `script`, which every Debian system has.
+    /// As from a terminal.
     pub async fn run_on_a_terminal(&self, args: &str) -> Ran {
-        let line = format!("{} {args}", env!("CARGO_BIN_EXE_backfill"));
-        let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
-        command.current_dir(self.directory.path()).env("DATABASE_URL", &self.url).env("TERM", "xterm");
+        let mut command = on_a_terminal(self.directory.path(), 80, 24, args);
+        command.env("DATABASE_URL", &self.url);
         soon("it ends", command.output()).await.expect("it runs").into()
     }
 
@@ -129,13 +127,35 @@ impl Scene {
 
 /// The binary, in this directory and without anything that says which database.
 pub fn binary(directory: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_backfill"));
+    program(env!("CARGO_BIN_EXE_backfill"), directory)
+}
+
+/// The same on a terminal of so many columns and lines, by `script`, which every Debian system has. Its output is what the terminal gets,
+/// and its input is what is typed.
+pub fn on_a_terminal(directory: &Path, columns: u16, lines: u16, args: &str) -> Command {
+    shell_on_a_terminal(directory, columns, lines, &format!("exec $BACKFILL {args}"))
+}
+
+/// The same of a line for the shell, in which `$BACKFILL` is the binary.
+pub fn shell_on_a_terminal(directory: &Path, columns: u16, lines: u16, line: &str) -> Command {
+    let line = format!("stty cols {columns} rows {lines}; {line}");
+    let mut command = program("script", directory);
+    command.env("BACKFILL", env!("CARGO_BIN_EXE_backfill"));
+    command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]).env("TERM", "xterm");
+    command
+}
+
+fn program(name: &str, directory: &Path) -> Command {
+    let mut command = Command::new(name);
     command
         .current_dir(directory)
         .env_remove("DATABASE_URL")
         .env_remove("BACKFILL_SCHEMA")
         .env_remove("GRAPHILE_WORKER_SCHEMA")
         .env_remove("NO_LOG_SUCCESS")
+        .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR")
+        .env_remove("CLICOLOR_FORCE")
         // The user's own file is none of the tests' business.
         .env("HOME", directory)
         .env("XDG_DATA_HOME", directory.join("data"))

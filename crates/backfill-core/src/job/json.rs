@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Job, JobId, JobState, Payload};
@@ -12,13 +13,22 @@ use crate::json::rfc3339;
 pub struct JobWithState<'a> {
     job: &'a Job,
     state: JobState,
+    why: Option<&'a Value>,
+}
+
+impl<'a> JobWithState<'a> {
+    /// The same, with what is known of why it does not run.
+    #[must_use]
+    pub fn why(self, why: &'a Value) -> Self {
+        Self { why: Some(why), ..self }
+    }
 }
 
 impl Job {
     /// This job with its state at this time, to be serialised. A job alone is serialised without its state, which goes by the clock.
     #[must_use]
     pub fn with_state_at(&self, now: DateTime<Utc>) -> JobWithState<'_> {
-        JobWithState { job: self, state: self.state(now) }
+        JobWithState { job: self, state: self.state(now), why: None }
     }
 }
 
@@ -42,9 +52,11 @@ struct Shape<'a> {
     flags: &'a [String],
     locked_at: Option<String>,
     locked_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a Value>,
 }
 
-fn shape(job: &Job, state: Option<JobState>) -> Shape<'_> {
+fn shape<'a>(job: &'a Job, state: Option<JobState>, why: Option<&'a Value>) -> Shape<'a> {
     Shape {
         id: job.id,
         task: &job.task,
@@ -63,18 +75,19 @@ fn shape(job: &Job, state: Option<JobState>) -> Shape<'_> {
         flags: &job.flags,
         locked_at: job.locked_at.map(rfc3339),
         locked_by: job.locked_by.as_deref(),
+        why,
     }
 }
 
 impl Serialize for Job {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        shape(self, None).serialize(serializer)
+        shape(self, None, None).serialize(serializer)
     }
 }
 
 impl Serialize for JobWithState<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        shape(self.job, Some(self.state)).serialize(serializer)
+        shape(self.job, Some(self.state), self.why).serialize(serializer)
     }
 }
 

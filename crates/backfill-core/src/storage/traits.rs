@@ -227,6 +227,10 @@ pub trait Inspect: Send + Sync {
     /// The known task names, sorted. Reads no jobs.
     async fn task_names(&self) -> Result<Vec<String>>;
 
+    /// The greatest id that was ever given to a job; `None` where that cannot be told. How it grows says how many jobs
+    /// are added, also of those that are done already. (An add that only changes a waiting job may use an id up.)
+    async fn last_id(&self) -> Result<Option<JobId>>;
+
     /// The workers that send heartbeats or hold something, by id.
     async fn workers(&self) -> Result<Vec<WorkerInfo>>;
 

@@ -120,6 +120,7 @@ macro_rules! storage_contract_tests {
                 unlock_releases_jobs_and_queues
                 a_worker_that_is_unlocked_while_it_claims_holds_nothing
                 cleanup_deletes_only_what_is_unused
+                the_last_id_tells_what_was_ever_added
                 reschedule_refuses_what_no_job_may_have
             ]);
         }

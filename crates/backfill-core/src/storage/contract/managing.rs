@@ -197,6 +197,20 @@ pub async fn counts_add_up_while_jobs_change(storage: Subject) {
     changing.await.expect("the changes");
 }
 
+/// The last id grows with what is added, and does not shrink with what is done.
+pub async fn the_last_id_tells_what_was_ever_added(storage: Subject) {
+    let last = async || inspect(&storage).last_id().await.expect("the last id");
+    let Some(before) = last().await else { return };
+    let ids: Vec<_> = add(&storage, (0..3).map(|_| spec()).collect()).await.iter().map(|job| job.id).collect();
+    let after = last().await.expect("it was told before");
+    assert!(
+        after.number() >= before.number() + 3 && after >= ids.iter().copied().max().expect("three"),
+        "{before} {ids:?} {after}"
+    );
+    admin(&storage).complete(&ids).await.expect("complete");
+    assert_eq!(last().await, Some(after));
+}
+
 /// What an administrator sees.
 pub async fn queues_tasks_and_workers_are_told(storage: Subject) {
     let worker = register(&storage).await;

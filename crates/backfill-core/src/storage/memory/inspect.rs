@@ -38,6 +38,10 @@ impl Inspect for MemoryStorage {
         Ok(self.state().task_names())
     }
 
+    async fn last_id(&self) -> Result<Option<JobId>> {
+        Ok(Some(self.state().last_id()))
+    }
+
     async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         Ok(self.state().workers())
     }

@@ -55,6 +55,10 @@ impl State {
         now
     }
 
+    pub(super) fn last_id(&self) -> JobId {
+        JobId::from_number(self.last_id)
+    }
+
     pub(super) fn next_id(&mut self) -> JobId {
         self.last_id += 1;
         JobId::from_number(self.last_id)

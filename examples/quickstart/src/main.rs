@@ -1,11 +1,12 @@
 //! A few hundred jobs of several kinds, a worker, live progress and a summary.
 //!
 //! ```sh
-//! cargo run --example quickstart                                         # in an SQLite file, with nothing installed
-//! DATABASE_URL=postgres://localhost/app cargo run --example quickstart   # the same in PostgreSQL
+//! cargo run -p quickstart                                         # in an SQLite file of its own, with nothing installed
+//! DATABASE_URL=postgres://localhost/app cargo run -p quickstart   # the same in PostgreSQL
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write, stdout};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,6 @@ use backfill::{
     BackfillClient, Counts, JobContext, JobKeyMode, JobSpec, Priority, RetryPolicy, TaskPayload, Worker, handler_with,
     task_fn,
 };
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use indicatif::{ProgressBar, ProgressStyle};
 
 /// How often each task was started, and how often it failed.
 type Tally = Arc<Mutex<BTreeMap<&'static str, (u32, u32)>>>;
@@ -36,11 +35,9 @@ struct SendEmail {
 /// A task: an async function of what it needs, if anything, and of a payload that names it.
 async fn send_email(tally: Tally, email: SendEmail) -> Result<(), &'static str> {
     tokio::time::sleep(Duration::from_millis(20)).await;
-    if !email.to.contains('@') {
-        return Err("not an address");
-    }
-    note(&tally, SendEmail::TASK, false);
-    Ok(())
+    let fails = !email.to.contains('@');
+    note(&tally, SendEmail::TASK, fails);
+    if fails { Err("not an address") } else { Ok(()) }
 }
 
 /// What is left of the jobs of this program: others may use the same storage.
@@ -57,20 +54,59 @@ async fn left(client: &BackfillClient) -> backfill::Result<Counts> {
     Ok(left)
 }
 
+/// A new file beside the one that the binary uses if no database is named.
+fn own_file() -> Result<String, Box<dyn std::error::Error>> {
+    const NAME: &str = "quickstart.db";
+    let url = sqlite::default_url()?;
+    let (directory, _) = url.rsplit_once("jobs.db").ok_or("the default file has another name")?;
+    for name in [NAME, "quickstart.db-wal", "quickstart.db-shm"] {
+        let file = sqlite::default_path()?.with_file_name(name);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("could not remove {} of an earlier run: {error}", file.display()).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(format!("{directory}{NAME}"))
+}
+
+/// Draws how far it is, on a terminal.
+fn draw(counts: &Counts, total: u64) {
+    const WIDTH: u64 = 30;
+    if !stdout().is_terminal() {
+        return;
+    }
+    let done = total.saturating_sub(counts.alive());
+    let filled = usize::try_from(done * WIDTH / total.max(1)).unwrap_or_default();
+    let empty = usize::try_from(WIDTH).unwrap_or_default() - filled;
+    print!(
+        "\r\x1b[K{}{} {done}/{total}  ready {}, running {}, retrying {}",
+        "█".repeat(filled),
+        "░".repeat(empty),
+        counts.ready,
+        counts.running,
+        counts.retrying
+    );
+    // A bar that cannot be drawn is no reason to end.
+    let _ = stdout().flush();
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // One that is set and empty is refused below: somebody meant another place.
-    let url = std::env::var("DATABASE_URL").or_else(|_| sqlite::default_url())?;
+    let named = std::env::var("DATABASE_URL").ok();
+    let url = named.clone().map_or_else(own_file, Ok)?;
     let client = BackfillClient::new(&url).await?;
     println!("storing jobs in {}", client.storage().name());
-    if url.starts_with("sqlite:") {
-        println!(
-            "(for PostgreSQL set DATABASE_URL=postgres://user@host/database; `backfill move --to` it moves waiting jobs)"
-        );
+    if named.is_none() {
+        println!("(for PostgreSQL set DATABASE_URL=postgres://user@host/database)");
     }
 
     // Three hundred at once, checked by the compiler.
     client.add_many((0..300).map(|n| SendEmail { to: format!("user{n}@example.com") })).await?;
+    // One that cannot succeed, and is not tried again: it is kept as dead, with its error.
+    client.add(SendEmail { to: "nobody".to_owned() }).max_attempts(1).await?;
     // Serial queues: each account's entries are booked one after the other, in order.
     client.add_many((0..60).map(|n| JobSpec::new("book", n).serial_queue(format!("account {}", n % 3)))).await?;
     // Delayed by a second, and before everything else once it is due.
@@ -85,7 +121,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tally = Tally::default();
     let counted = |task: &'static str, ms: u64| {
         let tally = tally.clone();
-        task_fn(task, move |_: serde_json::Value, _: JobContext| {
+        task_fn(task, move |_: backfill::serde_json::Value, _: JobContext| {
             let tally = tally.clone();
             async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -118,37 +154,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let running = tokio::spawn(async move { worker.run().await });
     let total = left(&client).await?.alive();
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} jobs  {msg}")?;
-    let bar = ProgressBar::new(total).with_style(style);
     loop {
         let counts = left(&client).await?;
-        bar.set_position(total.saturating_sub(counts.alive()));
-        bar.set_message(format!(
-            "ready {}, scheduled {}, running {}, retrying {}",
-            counts.ready, counts.scheduled, counts.running, counts.retrying
-        ));
+        draw(&counts, total);
         if counts.alive() == 0 || running.is_finished() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    bar.finish();
     handle.shutdown();
     let summary = running.await??;
 
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(["task", "starts", "of these failed"]);
+    if stdout().is_terminal() {
+        println!();
+    }
+    println!("\n{:<12} {:>6} {:>6}", "TASK", "STARTS", "FAILED");
     if let Ok(tally) = tally.lock() {
         for (task, (starts, failed)) in tally.iter() {
-            table.add_row([(*task).to_owned(), starts.to_string(), failed.to_string()]);
+            println!("{task:<12} {starts:>6} {failed:>6}");
         }
     }
-    println!("{table}");
     println!(
-        "{} jobs done in {:.1} s, {} attempts failed and were tried again",
+        "\n{} jobs done in {:.1} s; of the {} attempts that failed, two were tried again, and one leaves a dead job behind",
         summary.completed,
         begin.elapsed().as_secs_f64(),
         summary.failed
     );
+    let place = if named.is_none() { format!("-c '{url}' ") } else { String::new() };
+    println!("next: a program of your own, 20 lines under \"Your first job\" in README.md;");
+    println!("      or the command line, here with the job that is left: cargo run -p backfill-cli -- {place}jobs");
     Ok(())
 }

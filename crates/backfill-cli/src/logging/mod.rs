@@ -1,6 +1,8 @@
 //! The log, on standard error.
 
-use std::io::{self, IsTerminal, Write, stderr};
+mod short;
+
+use std::io::{self, Write, stderr};
 
 use tokio::sync::Notify;
 
@@ -9,6 +11,8 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
 use crate::args::{Command, Global, LogFormat};
+use crate::screen::Screen;
+use short::Short;
 
 /// What is logged: little, unless a worker runs; more with each `-v`.
 fn targets(global: &Global, command: &Command) -> Targets {
@@ -52,13 +56,13 @@ impl Write for Log {
 }
 
 pub fn start(global: &Global, command: &Command) {
-    let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let layer = fmt::layer().with_writer(|| Log).with_ansi(colours).log_internal_errors(false);
+    let screen = Screen::err(global.color);
+    let layer = || fmt::layer().with_writer(|| Log).with_ansi(screen.colours).log_internal_errors(false);
+    let targets = targets(global, command);
     let registry = tracing_subscriber::registry();
     match global.log_format {
-        LogFormat::Text => registry.with(layer.with_target(false).with_filter(targets(global, command))).init(),
-        LogFormat::Json => {
-            registry.with(layer.json().flatten_event(true).with_filter(targets(global, command))).init();
-        }
+        LogFormat::Text if screen.width().is_some() => registry.with(Short(global.color).with_filter(targets)).init(),
+        LogFormat::Text => registry.with(layer().with_target(false).with_filter(targets)).init(),
+        LogFormat::Json => registry.with(layer().json().flatten_event(true).with_filter(targets)).init(),
     }
 }
