@@ -30,7 +30,14 @@ pub struct NewJob {
     pub flags: Vec<String>,
 }
 
+/// For storages that keep a job as a whole; a statement does the same with columns.
 impl NewJob {
+    /// When it is due, by this present.
+    #[must_use]
+    pub fn due(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.run_at.map_or(now, |when| when.by(now))
+    }
+
     /// The job that this becomes when it is stored under this number, now.
     #[must_use]
     pub fn stored(&self, id: impl Into<JobId>, run_at: DateTime<Utc>, now: DateTime<Utc>) -> Job {
@@ -42,5 +49,23 @@ impl NewJob {
         job.priority = self.priority;
         job.flags.clone_from(&self.flags);
         job
+    }
+
+    /// Puts this job in the place of a waiting one that has its key. Everything is replaced but the id, the time of creation, and, by
+    /// [`JobKeyMode::PreserveRunAt`], the time of a job that was never tried. Two arrays are joined.
+    pub fn replace(&self, job: &mut Job, now: DateTime<Utc>) {
+        if self.key_mode != JobKeyMode::PreserveRunAt || job.attempts > 0 {
+            job.run_at = self.due(now);
+        }
+        job.task.clone_from(&self.task);
+        job.queue.clone_from(&self.queue);
+        job.payload = job.payload.joined(&self.payload).unwrap_or_else(|| self.payload.clone());
+        job.max_attempts = self.max_attempts;
+        job.priority = self.priority;
+        job.flags.clone_from(&self.flags);
+        job.revision += 1;
+        job.attempts = 0;
+        job.last_error = None;
+        job.updated_at = now;
     }
 }

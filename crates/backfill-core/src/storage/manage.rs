@@ -245,6 +245,16 @@ impl JobFilter {
         Self::default()
     }
 
+    /// Whether a job is one of these, whatever the limits.
+    #[must_use]
+    pub fn matches(&self, job: &Job, now: DateTime<Utc>) -> bool {
+        self.state.is_none_or(|state| job.state(now) == state)
+            && self.task.as_ref().is_none_or(|task| job.task == *task)
+            && self.queue.as_ref().is_none_or(|queue| job.queue.as_ref() == Some(queue))
+            && self.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
+            && self.after.is_none_or(|id| job.id > id)
+    }
+
     /// Only jobs in this state.
     pub fn state(mut self, state: JobState) -> Self {
         self.state = Some(state);

@@ -54,17 +54,7 @@ impl State {
 
     pub(super) fn list(&mut self, filter: &JobFilter) -> Vec<Job> {
         let now = self.now();
-        let wanted = self
-            .jobs
-            .values()
-            .filter(|job| {
-                filter.state.is_none_or(|state| job.state(now) == state)
-                    && filter.task.as_ref().is_none_or(|task| job.task == *task)
-                    && filter.queue.as_ref().is_none_or(|queue| job.queue.as_ref() == Some(queue))
-                    && filter.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
-                    && filter.after.is_none_or(|id| job.id > id)
-            })
-            .take(filter.limit as usize);
+        let wanted = self.jobs.values().filter(|job| filter.matches(job, now)).take(filter.limit as usize);
         if !filter.payloads {
             return wanted.map(|job| Job { payload: Payload::empty(), ..job.clone() }).collect();
         }

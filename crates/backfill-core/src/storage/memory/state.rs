@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-use crate::job::{Job, JobId, Priority, RunAt};
+use crate::job::{Job, JobId, Priority};
 use crate::storage::KnownCrontab;
 
 /// Graphile's rule: a lock this old is no lock.
@@ -115,8 +115,4 @@ pub(super) fn is_available(job: &Job) -> bool {
 
 pub(super) fn lock_of(job: &Job) -> Option<Lock> {
     Some(Lock { by: job.locked_by.clone()?, at: job.locked_at? })
-}
-
-pub(super) fn time_of(when: Option<RunAt>, now: DateTime<Utc>) -> DateTime<Utc> {
-    when.map_or(now, |when| when.by(now))
 }

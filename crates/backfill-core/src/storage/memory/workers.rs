@@ -34,7 +34,9 @@ impl State {
 
     pub(super) fn release_stale(&mut self) -> usize {
         let now = self.now();
-        self.release(now, |lock| lock.at < now - STALE, None)
+        // Workers that are registered are judged by their heartbeats.
+        let registered: BTreeSet<String> = self.workers.keys().cloned().collect();
+        self.release(now, |lock| lock.at < now - STALE && !registered.contains(&lock.by), None)
     }
 
     /// Releases jobs and queues whose lock matches; jobs then run at `earliest` or later.
@@ -122,4 +124,32 @@ impl State {
 
 fn sorted(tasks: &[String]) -> Vec<String> {
     tasks.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobSpec;
+    use crate::storage::ClaimRequest;
+
+    #[test]
+    fn old_locks_are_released_unless_their_worker_is_registered() {
+        let mut state = State::default();
+        let jobs =
+            [JobSpec::new("t", 1).check(100).unwrap(), JobSpec::new("t", 2).serial_queue("q").check(100).unwrap()];
+        let workers = [WorkerId::random(), WorkerId::random()];
+        for (job, worker) in jobs.iter().zip(&workers) {
+            let id = state.add(std::slice::from_ref(job))[0].id;
+            state.register(&Registration::new(worker, &[]));
+            state.claim(&ClaimRequest::new(worker, &["t".to_owned()], 1));
+            state.change(id, |job| job.locked_at = job.locked_at.map(|at| at - STALE * 2));
+        }
+        for lock in state.queues.values_mut().flatten() {
+            lock.at -= STALE * 2;
+        }
+        assert_eq!(state.release_stale(), 0, "both are judged by their heartbeats");
+        state.workers.remove(workers[1].as_str());
+        assert_eq!(state.release_stale(), 1);
+        assert_eq!(state.queues["q"], None);
+    }
 }
