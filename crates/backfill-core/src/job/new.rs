@@ -51,9 +51,25 @@ impl NewJob {
         job
     }
 
-    /// Puts this job in the place of a waiting one that has its key. Everything is replaced but the id, the time of creation, and, by
-    /// [`JobKeyMode::PreserveRunAt`], the time of a job that was never tried. Two arrays are joined.
-    pub fn replace(&self, job: &mut Job, now: DateTime<Utc>) {
+    /// What adding this job does to the one that has its key. Returns whether that one is the answer; otherwise it has lost its key, will
+    /// not run again, and this job is stored beside it.
+    pub fn meets(&self, other: &mut Job, now: DateTime<Utc>) -> bool {
+        let waits = other.locked_at.is_none() && other.attempts < other.max_attempts;
+        other.updated_at = now;
+        if self.key_mode == JobKeyMode::UnsafeDedupe {
+            other.revision += 1;
+        } else if waits {
+            self.replace(other, now);
+        } else {
+            other.key = None;
+            other.attempts = other.max_attempts;
+            return false;
+        }
+        true
+    }
+
+    /// Everything is replaced but the id and the time of creation. Two arrays are joined.
+    fn replace(&self, job: &mut Job, now: DateTime<Utc>) {
         if self.key_mode != JobKeyMode::PreserveRunAt || job.attempts > 0 {
             job.run_at = self.due(now);
         }
@@ -66,6 +82,5 @@ impl NewJob {
         job.revision += 1;
         job.attempts = 0;
         job.last_error = None;
-        job.updated_at = now;
     }
 }

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::state::{State, is_available};
-use crate::job::{Job, JobKeyMode, NewJob};
+use super::state::State;
+use crate::job::{Job, NewJob};
 
 impl State {
     pub(super) fn add(&mut self, jobs: &[NewJob]) -> Vec<Job> {
@@ -23,21 +23,10 @@ impl State {
         }
         let holder = new.key.as_ref().and_then(|key| self.by_key.get(key)).copied();
         if let Some(id) = holder {
-            if new.key_mode == JobKeyMode::UnsafeDedupe {
-                let kept = self.change(id, |job| {
-                    job.revision += 1;
-                    job.updated_at = now;
-                });
-                if let Some(job) = kept {
-                    return job;
-                }
-            } else if self.jobs.get(&id).is_some_and(is_available) {
-                let updated = self.change(id, |job| new.replace(job, now));
-                if let Some(job) = updated {
-                    return job;
-                }
-            } else {
-                self.take_key(id, now);
+            let mut is_answer = false;
+            let met = self.change(id, |job| is_answer = new.meets(job, now));
+            if let Some(job) = met.filter(|_| is_answer) {
+                return job;
             }
         }
         let job = new.stored(self.next_id(), new.due(now), now);

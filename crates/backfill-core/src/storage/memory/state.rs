@@ -1,12 +1,11 @@
 //! What is kept: plain maps, and the indexes over them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::job::{Job, JobId, Priority};
-use crate::storage::KnownCrontab;
+use crate::storage::{KnownCrontab, Registered};
 
 /// Graphile's rule: a lock this old is no lock.
 pub(super) const STALE: TimeDelta = TimeDelta::hours(4);
@@ -27,14 +26,6 @@ pub(super) struct State {
     /// Jobs that came from another storage: by whom, and their numbers there.
     pub(super) imports: BTreeMap<String, HashSet<JobId>>,
     pub(super) last_now: Option<DateTime<Utc>>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Registered {
-    pub(super) tasks: Vec<String>,
-    pub(super) started_at: DateTime<Utc>,
-    pub(super) seen_at: DateTime<Utc>,
-    pub(super) dead_after: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
