@@ -52,7 +52,7 @@ async fn jobs_that_were_added_or_claimed_before_a_restart_run_after_it() {
     let runs = Arc::new(AtomicUsize::new(0));
     let count = {
         let runs = Arc::clone(&runs);
-        task_fn("count", move |_: (), _| {
+        task_fn("count", move |(), _| {
             runs.fetch_add(1, Ordering::Relaxed);
             async {}
         })

@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Job, JobId, JobKeyMode, Payload, Priority, RunAt};
+use super::{Job, JobId, JobKeyMode, JobSpec, Payload, Priority, Queue, RunAt, limits};
+use crate::error::Result;
 
 /// A checked job: what a [`JobSpec`](super::JobSpec) becomes before a storage sees it.
 ///
@@ -28,6 +29,32 @@ pub struct NewJob {
     pub priority: Priority,
     /// Sorted, each once.
     pub flags: Vec<String>,
+}
+
+impl NewJob {
+    /// What a caller said, once it has passed the checks.
+    pub(super) fn of(spec: JobSpec, max_payload_bytes: usize) -> Result<Self> {
+        let max_attempts = limits::check(&spec)?;
+        let payload = spec.payload?;
+        limits::check_payload(&spec.task, &payload, max_payload_bytes)?;
+        let mut flags = spec.flags;
+        flags.sort_unstable();
+        flags.dedup();
+        Ok(Self {
+            task: spec.task,
+            payload,
+            queue: match spec.queue {
+                Queue::Parallel => None,
+                Queue::Serial(name) => Some(name),
+            },
+            run_at: spec.run_at,
+            max_attempts,
+            key: spec.key,
+            key_mode: spec.key_mode,
+            priority: spec.priority,
+            flags,
+        })
+    }
 }
 
 /// For storages that keep a job as a whole; a statement does the same with columns.
