@@ -140,7 +140,6 @@ order by job.id
         Ok(deleted.rows_affected())
     }
 
-    #[expect(clippy::too_many_lines, reason = "four statements of one transaction")]
     pub(super) async fn import_jobs(&self, run: &WorkerId, transfer_id: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<i64> = batch.iter().map(|job| job.id.number()).collect();

@@ -55,6 +55,19 @@ impl NewJob {
             flags,
         })
     }
+
+    /// Whether a storage's short statements for most jobs can store it. They know nothing of keys. A field that few jobs have belongs here
+    /// too: then only the full statement has to know it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.key.is_none()
+    }
+
+    /// Whether nothing stands in its way, so that it could start at once, wherever it is run.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.is_plain() && self.queue.is_none() && self.run_at.is_none() && self.flags.is_empty()
+    }
 }
 
 /// For storages that keep a job as a whole; a statement does the same with columns.
