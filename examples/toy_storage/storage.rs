@@ -227,7 +227,7 @@ impl Storage for ToyStorage {
         Ok(1)
     }
     async fn now(&self) -> Result<DateTime<Utc>> {
-        Ok(Utc::now())
+        Ok(self.read().now)
     }
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
         self.change(|state| state.add(jobs))
