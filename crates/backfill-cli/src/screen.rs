@@ -97,9 +97,7 @@ fn colours(color: ColorChoice, terminal: bool) -> bool {
         ColorChoice::Auto if variable("NO_COLOR").is_some() => false,
         ColorChoice::Auto if variable("CLICOLOR_FORCE").is_some_and(|value| value != "0") => true,
         ColorChoice::Auto if env::var("CLICOLOR").is_ok_and(|value| value == "0") => false,
-        ColorChoice::Auto => {
-            terminal && (cfg!(windows) || env::var("TERM").is_ok_and(|value| value != "dumb"))
-        }
+        ColorChoice::Auto => terminal && (cfg!(windows) || env::var("TERM").is_ok_and(|value| value != "dumb")),
     }
 }
 

@@ -6,16 +6,16 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use backfill_core::job::{Job, JobKeyMode, NewJob, RunAt};
+use backfill_core::job::{Job, JobKeyMode, NewJob};
 use backfill_core::{Error, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{Connection, SqliteConnection};
 
 use crate::SqliteStorage;
 use crate::errors::{failed, left_out};
-use crate::file::{File, Moments, micros, time};
+use crate::file::{File, Moments, time};
 use crate::heartbeat::wake;
-use crate::row::{flags_text, jobs};
+use crate::row::{insert_new, insert_new_ones, jobs, new_one, update_replaced};
 
 /// Most jobs in one statement.
 const CHUNK_JOBS: usize = 5_000;
@@ -184,33 +184,11 @@ async fn store_plain(
     for place in places {
         id += 1;
         let (new, now) = (&batch[*place], moment(*place));
-        let job = new.stored(id, start(new.run_at, now), time(now));
-        rows.push(json!([
-            id,
-            job.task,
-            job.queue,
-            job.payload.as_str(),
-            job.priority.0,
-            micros(job.run_at),
-            job.max_attempts,
-            now,
-            flags_text(&job.flags)
-        ]));
+        let job = new.stored(id, new.due(time(now)), time(now));
+        rows.push(new_one(&job));
         stored[*place] = Some(job);
     }
-    let rows = Value::from(rows).to_string();
-    let inserted = sqlx::query!(
-        r#"
-insert into backfill_jobs (id, task, queue, payload, priority, run_at, max_attempts, created_at, updated_at, flags)
-select
-  value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 7, value ->> 8
-from json_each(?1)
-"#,
-        rows,
-    )
-    .execute(connection)
-    .await?
-    .rows_affected();
+    let inserted = insert_new_ones(connection, rows).await?;
     let inserted = usize::try_from(inserted).unwrap_or(usize::MAX);
     if inserted < places.len() {
         return Err(left_out(&batch[places[0]].task, places.len() - inserted, batch.len()));
@@ -235,7 +213,7 @@ async fn store_keyed(connection: &mut SqliteConnection, new: &NewJob, now: i64) 
         return row.fetch_optional(connection).await?.map(Job::from).ok_or_else(|| left_out(&new.task, 1, 1));
     }
     if holder.locked_at.is_none() && holder.attempts < holder.max_attempts {
-        return replace(connection, &holder, new, now).await;
+        return replace(connection, holder, new, now).await;
     }
     // It runs or is dead: it gives its key up and will not run again.
     sqlx::query!(
@@ -254,62 +232,15 @@ where id = ?1
 /// Stores one job, whose key, if it has one, nobody has.
 async fn store_alone(connection: &mut SqliteConnection, new: &NewJob, now: i64) -> sqlx::Result<Job> {
     let id = last_id(connection).await? + 1;
-    let job = new.stored(id, start(new.run_at, now), time(now));
-    let (payload, run_at, flags) = (job.payload.as_str(), micros(job.run_at), flags_text(&job.flags));
-    let inserted = sqlx::query!(
-        r#"
-insert into backfill_jobs (id, task, queue, payload, priority, run_at, max_attempts, created_at, updated_at, flags, key)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
-"#,
-        id,
-        job.task,
-        job.queue,
-        payload,
-        job.priority.0,
-        run_at,
-        job.max_attempts,
-        now,
-        flags,
-        job.key,
-    )
-    .execute(connection)
-    .await?
-    .rows_affected();
-    if inserted == 0 { Err(left_out(&new.task, 1, 1)) } else { Ok(job) }
+    let job = new.stored(id, new.due(time(now)), time(now));
+    if insert_new(connection, &job).await? == 0 { Err(left_out(&new.task, 1, 1)) } else { Ok(job) }
 }
 
 /// A waiting job takes over everything from the new one.
-async fn replace(connection: &mut SqliteConnection, old: &Job, new: &NewJob, now: i64) -> sqlx::Result<Job> {
-    let keeps_time = new.key_mode == JobKeyMode::PreserveRunAt && old.attempts == 0;
-    let run_at = if keeps_time { micros(old.run_at) } else { micros(start(new.run_at, now)) };
-    let joined = old.payload.joined(&new.payload);
-    let payload = joined.as_ref().unwrap_or(&new.payload).as_str();
-    let flags = flags_text(&new.flags);
-    let row = jobs!(
-        r#"
-update backfill_jobs set
-  task = ?2, queue = ?3, payload = ?4, priority = ?5, run_at = ?6, max_attempts = ?7, flags = ?8,
-  attempts = 0, last_error = null, revision = revision + 1, updated_at = ?9
-where id = ?1
-returning
-"#,
-        "",
-        old.id.number(),
-        new.task,
-        new.queue,
-        payload,
-        new.priority.0,
-        run_at,
-        new.max_attempts,
-        flags,
-        now,
-    );
-    let replaced = row.fetch_optional(&mut *connection).await?.ok_or_else(|| left_out(&new.task, 1, 1))?;
+async fn replace(connection: &mut SqliteConnection, mut job: Job, new: &NewJob, now: i64) -> sqlx::Result<Job> {
+    new.meets(&mut job, time(now));
+    let row = update_replaced(&mut *connection, &job).await?.ok_or_else(|| left_out(&new.task, 1, 1))?;
     // It may be ready now, and nothing was added by which others would notice.
     wake(connection, 1).await?;
-    Ok(Job::from(replaced))
-}
-
-fn start(run_at: Option<RunAt>, now: i64) -> chrono::DateTime<chrono::Utc> {
-    run_at.map_or(time(now), |run_at| run_at.by(time(now)))
+    Ok(Job::from(row))
 }

@@ -54,14 +54,10 @@ impl Inspect for SqliteStorage {
         let after = filter.after.map_or(i64::MIN, JobId::number);
         let mut connection = self.file.read("list jobs").await?;
         let mut rows = jobs!(
+            payload: "case when ?7 then payload else '{}' end",
             "select",
             r#"
-from (
-  select
-    id, task, queue, case when ?7 then payload else '{}' end as payload, priority, run_at, attempts, max_attempts, last_error,
-    created_at, updated_at, key, revision, flags, locked_at, locked_by, state
-  from backfill_job_states
-)
+from backfill_job_states
 where (?1 is null or task = ?1)
   and (?2 is null or queue = ?2)
   and (?3 is null or key = ?3)

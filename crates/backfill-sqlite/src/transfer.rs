@@ -15,7 +15,7 @@ use crate::add::{CHUNK_BYTES, LARGE};
 use crate::errors::left_out;
 use crate::file::micros;
 use crate::manage::in_order;
-use crate::row::{flags_text, jobs};
+use crate::row::{insert_moved, insert_moved_ones, jobs, moved_one};
 
 #[async_trait]
 impl Transfer for SqliteStorage {
@@ -176,81 +176,16 @@ async fn store_moved(connection: &mut SqliteConnection, jobs: impl Iterator<Item
     for job in jobs {
         let size = job.payload.as_str().len();
         if size > LARGE || bytes + size > CHUNK_BYTES {
-            stored += store_rows(connection, std::mem::take(&mut rows)).await?;
+            stored += insert_moved_ones(connection, std::mem::take(&mut rows)).await?;
             bytes = 0;
         }
         if size > LARGE {
-            stored += store_large(connection, job).await?;
+            stored += insert_moved(connection, job).await?;
             continue;
         }
         bytes += size;
-        rows.push(json!([
-            job.task,
-            job.queue,
-            job.payload.as_str(),
-            job.priority.0,
-            micros(job.run_at),
-            job.attempts,
-            job.max_attempts,
-            job.last_error,
-            micros(job.created_at),
-            micros(job.updated_at),
-            job.key,
-            job.revision,
-            flags_text(&job.flags)
-        ]));
+        rows.push(moved_one(job));
     }
-    stored += store_rows(connection, rows).await?;
+    stored += insert_moved_ones(connection, rows).await?;
     Ok(usize::try_from(stored).unwrap_or(usize::MAX))
-}
-
-async fn store_rows(connection: &mut SqliteConnection, rows: Vec<serde_json::Value>) -> sqlx::Result<u64> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let rows = serde_json::Value::from(rows).to_string();
-    sqlx::query!(
-        r#"
-insert into backfill_jobs (
-  task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags
-)
-select
-  value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8,
-  value ->> 9, value ->> 10, value ->> 11, value ->> 12
-from json_each(?1)
-"#,
-        rows
-    )
-    .execute(connection)
-    .await
-    .map(|done| done.rows_affected())
-}
-
-async fn store_large(connection: &mut SqliteConnection, job: &Job) -> sqlx::Result<u64> {
-    let (payload, flags) = (job.payload.as_str(), flags_text(&job.flags));
-    let (run_at, created_at, updated_at) = (micros(job.run_at), micros(job.created_at), micros(job.updated_at));
-    sqlx::query!(
-        r#"
-insert into backfill_jobs (
-  task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags
-)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-"#,
-        job.task,
-        job.queue,
-        payload,
-        job.priority.0,
-        run_at,
-        job.attempts,
-        job.max_attempts,
-        job.last_error,
-        created_at,
-        updated_at,
-        job.key,
-        job.revision,
-        flags,
-    )
-    .execute(connection)
-    .await
-    .map(|done| done.rows_affected())
 }

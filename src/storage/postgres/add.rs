@@ -51,7 +51,7 @@ impl PostgresStorage {
     pub(super) async fn add_chunks(&self, conn: &mut PgConnection, batch: &[NewJob]) -> Result<Vec<Job>> {
         let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
         let (mut keyed, plain): (Vec<usize>, Vec<usize>) =
-            (0..batch.len()).partition(|place| batch[*place].key.is_some());
+            (0..batch.len()).partition(|place| !batch[*place].is_plain());
         // Keys in one order across chunks too.
         keyed.sort_by_key(|place| batch[*place].key.as_deref());
         for mode in [JobKeyMode::Replace, JobKeyMode::PreserveRunAt, JobKeyMode::UnsafeDedupe] {

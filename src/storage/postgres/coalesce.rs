@@ -74,7 +74,7 @@ impl Coalescer {
     /// Whether this job can be in nobody's way.
     pub(super) fn may_coalesce(&self, job: &NewJob) -> bool {
         let state = self.state();
-        job.key.is_none()
+        job.is_plain()
             && job.queue.is_none()
             && state.tasks.contains(&job.task)
             && state.paused_until.is_none_or(|until| Instant::now() >= until)

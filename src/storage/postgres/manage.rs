@@ -316,14 +316,10 @@ where job.id = $1
         let mut work = self.work().await?;
         // A payload that is not wanted is not unpacked either. Rows are read one by one, until they are enough.
         let mut rows = jobs!(
+            payload: "(case when $7 then job.payload else '{}'::json end)::text",
             "",
             r#"
-from (
-  select
-    id, task_id, job_queue_id, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision,
-    flags, locked_at, locked_by, case when $7 then payload else '{}'::json end as payload
-  from graphile_worker._private_jobs
-) as job
+from graphile_worker._private_jobs job
 join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
 where ($1::text is null or task.identifier = $1)

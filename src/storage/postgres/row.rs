@@ -1,12 +1,13 @@
-//! Reading rows that anybody may have written.
+//! Rows of jobs: reading what anybody may have written, and storing jobs as they were elsewhere.
 
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
-use sqlx::{Decode, Postgres, Type};
+use sqlx::{Decode, PgConnection, Postgres, Type};
 
+use super::PostgresStorage;
 use crate::job::{Job, Payload, Priority};
 use crate::storage::ClaimToken;
 
@@ -176,9 +177,12 @@ fn flag_names(json: &str) -> Vec<String> {
 /// Selects whole jobs: `jobs!("with …", "from … as job join … task … queue …", args…)`.
 ///
 /// The relations must be called `job` (a row of `_private_jobs`), `task` and `queue`. It is a macro because the
-/// checked macros take literals only.
+/// checked macros take literals only. `payload: "…"` before it reads something else as the payload.
 macro_rules! jobs {
     ($with:literal, $from:literal $(, $argument:expr)* $(,)?) => {
+        $crate::storage::postgres::row::jobs!(payload: "job.payload::text", $with, $from $(, $argument)*)
+    };
+    (payload: $payload:literal, $with:literal, $from:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             $crate::storage::postgres::row::JobRow,
             $with
@@ -191,7 +195,9 @@ select
   ) is null then job.id else job.id end as "id!",
   task.identifier as "task!: crate::storage::postgres::row::Text",
   queue.queue_name as "queue?: crate::storage::postgres::row::Text",
-  job.payload::text as "payload!: crate::storage::postgres::row::Text",
+  "#
+            + $payload
+            + r#" as "payload!: crate::storage::postgres::row::Text",
   job.priority as "priority!",
   job.run_at as "run_at!: crate::storage::postgres::row::Timestamp",
   job.attempts as "attempts!",
@@ -211,6 +217,99 @@ select
     };
 }
 pub(super) use jobs;
+
+/// Jobs that are moved, one array per value.
+#[derive(Default)]
+pub(super) struct Moved<'a> {
+    pub task: Vec<&'a str>,
+    pub queue: Vec<Option<&'a str>>,
+    pub payload: Vec<&'a str>,
+    pub priority: Vec<i16>,
+    pub run_at: Vec<DateTime<Utc>>,
+    pub attempts: Vec<i16>,
+    pub max_attempts: Vec<i16>,
+    pub last_error: Vec<Option<&'a str>>,
+    pub created_at: Vec<DateTime<Utc>>,
+    pub updated_at: Vec<DateTime<Utc>>,
+    pub key: Vec<Option<&'a str>>,
+    pub revision: Vec<i32>,
+    pub flags: Vec<Option<String>>,
+}
+
+impl<'a> Moved<'a> {
+    pub fn of(jobs: impl Iterator<Item = &'a Job>) -> Self {
+        let mut columns = Self::default();
+        for job in jobs {
+            columns.task.push(&job.task);
+            columns.queue.push(job.queue.as_deref());
+            columns.payload.push(job.payload.as_str());
+            columns.priority.push(job.priority.0);
+            columns.run_at.push(job.run_at);
+            columns.attempts.push(job.attempts);
+            columns.max_attempts.push(job.max_attempts);
+            columns.last_error.push(job.last_error.as_deref());
+            columns.created_at.push(job.created_at);
+            columns.updated_at.push(job.updated_at);
+            columns.key.push(job.key.as_deref());
+            columns.revision.push(job.revision);
+            columns.flags.push((!job.flags.is_empty()).then(|| serde_json::Value::from(job.flags.clone()).to_string()));
+        }
+        columns
+    }
+}
+
+impl PostgresStorage {
+    /// Stores jobs that are moved, whose tasks and queues are named; returns how many were stored.
+    pub(super) async fn insert_moved(&self, conn: &mut PgConnection, moved: &Moved<'_>) -> sqlx::Result<i64> {
+        sqlx::query_scalar!(
+            r#"
+with stored as (
+  insert into graphile_worker._private_jobs (
+    task_id, job_queue_id, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key,
+    revision, flags
+  )
+  select
+    task.id, queue.id, moved.payload::json, moved.priority, moved.run_at, moved.attempts, moved.max_attempts,
+    moved.last_error, moved.created_at, moved.updated_at, moved.key, moved.revision,
+    (select jsonb_object_agg(flag, true) from jsonb_array_elements_text(moved.flags::jsonb) as flag)
+  from unnest(
+    $1::text[], $2::text[], $3::text[], $4::smallint[], $5::timestamptz[], $6::smallint[], $7::smallint[], $8::text[],
+    $9::timestamptz[], $10::timestamptz[], $11::text[], $12::integer[], $13::text[]
+  ) with ordinality as moved (
+    task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags,
+    place
+  )
+  join graphile_worker._private_tasks task on task.identifier = moved.task
+  left join graphile_worker._private_job_queues queue on queue.queue_name = moved.queue
+  where moved.queue is null or queue.id is not null
+  order by moved.place
+  returning id
+),
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
+  from stored
+  having count(*) > 0
+)
+select count(stored.id) as "stored!" from stored left join notified on true
+"#,
+            &moved.task as &[&str],
+            &moved.queue as &[Option<&str>],
+            &moved.payload as &[&str],
+            &moved.priority,
+            &moved.run_at,
+            &moved.attempts,
+            &moved.max_attempts,
+            &moved.last_error as &[Option<&str>],
+            &moved.created_at,
+            &moved.updated_at,
+            &moved.key as &[Option<&str>],
+            &moved.revision,
+            &moved.flags as &[Option<String>],
+        )
+        .fetch_one(self.schema.on(conn))
+        .await
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,10 @@
 //! Moving jobs from and to other storages.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 
 use super::PostgresStorage;
 use super::rights::Need;
-use super::row::jobs;
+use super::row::{Moved, jobs};
 use crate::error::{Error, FailureKind, Result};
 use crate::job::{Job, JobId};
 use crate::storage::{Transfer, WorkerId, check_whole, reserved_at};
@@ -141,7 +140,6 @@ order by job.id
         Ok(deleted.rows_affected())
     }
 
-    #[expect(clippy::too_many_lines, reason = "four statements of one transaction")]
     pub(super) async fn import_jobs(&self, run: &WorkerId, transfer_id: &str, batch: &[Job]) -> Result<Vec<JobId>> {
         let fail = |e| self.error("store jobs that are moved", e);
         let ids: Vec<i64> = batch.iter().map(|job| job.id.number()).collect();
@@ -178,57 +176,10 @@ returning id
         .await
         .map_err(fail)?;
         let new: std::collections::HashSet<i64> = new.into_iter().collect();
-        let moved = Columns::of(batch.iter().filter(|job| new.contains(&job.id.number())));
+        let moved = Moved::of(batch.iter().filter(|job| new.contains(&job.id.number())));
         self.name_tasks(&mut tx, &moved.task).await?;
         self.name_queues(&mut tx, &moved.queue).await?;
-        let stored = sqlx::query_scalar!(
-            r#"
-with stored as (
-  insert into graphile_worker._private_jobs (
-    task_id, job_queue_id, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key,
-    revision, flags
-  )
-  select
-    task.id, queue.id, moved.payload::json, moved.priority, moved.run_at, moved.attempts, moved.max_attempts,
-    moved.last_error, moved.created_at, moved.updated_at, moved.key, moved.revision,
-    (select jsonb_object_agg(flag, true) from jsonb_array_elements_text(moved.flags::jsonb) as flag)
-  from unnest(
-    $1::text[], $2::text[], $3::text[], $4::smallint[], $5::timestamptz[], $6::smallint[], $7::smallint[], $8::text[],
-    $9::timestamptz[], $10::timestamptz[], $11::text[], $12::integer[], $13::text[]
-  ) with ordinality as moved (
-    task, queue, payload, priority, run_at, attempts, max_attempts, last_error, created_at, updated_at, key, revision, flags,
-    place
-  )
-  join graphile_worker._private_tasks task on task.identifier = moved.task
-  left join graphile_worker._private_job_queues queue on queue.queue_name = moved.queue
-  where moved.queue is null or queue.id is not null
-  order by moved.place
-  returning id
-),
-notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
-  from stored
-  having count(*) > 0
-)
-select count(stored.id) as "stored!" from stored left join notified on true
-"#,
-            &moved.task as &[&str],
-            &moved.queue as &[Option<&str>],
-            &moved.payload as &[&str],
-            &moved.priority,
-            &moved.run_at,
-            &moved.attempts,
-            &moved.max_attempts,
-            &moved.last_error as &[Option<&str>],
-            &moved.created_at,
-            &moved.updated_at,
-            &moved.key as &[Option<&str>],
-            &moved.revision,
-            &moved.flags as &[Option<String>],
-        )
-        .fetch_one(self.schema.on(&mut *tx))
-        .await
-        .map_err(fail)?;
+        let stored = self.insert_moved(&mut tx, &moved).await.map_err(fail)?;
         if usize::try_from(stored) != Ok(moved.task.len()) {
             let kept = usize::try_from(stored).unwrap_or_default();
             // Nothing is kept. If no trigger did it, somebody forgot a name at this moment.
@@ -264,45 +215,5 @@ select count(stored.id) as "stored!" from stored left join notified on true
             .await
             .map_err(|e| self.error("forget a move", e))?;
         Ok(())
-    }
-}
-
-/// Jobs that are moved, one array per value.
-#[derive(Default)]
-struct Columns<'a> {
-    task: Vec<&'a str>,
-    queue: Vec<Option<&'a str>>,
-    payload: Vec<&'a str>,
-    priority: Vec<i16>,
-    run_at: Vec<DateTime<Utc>>,
-    attempts: Vec<i16>,
-    max_attempts: Vec<i16>,
-    last_error: Vec<Option<&'a str>>,
-    created_at: Vec<DateTime<Utc>>,
-    updated_at: Vec<DateTime<Utc>>,
-    key: Vec<Option<&'a str>>,
-    revision: Vec<i32>,
-    flags: Vec<Option<String>>,
-}
-
-impl<'a> Columns<'a> {
-    fn of(jobs: impl Iterator<Item = &'a Job>) -> Self {
-        let mut columns = Self::default();
-        for job in jobs {
-            columns.task.push(&job.task);
-            columns.queue.push(job.queue.as_deref());
-            columns.payload.push(job.payload.as_str());
-            columns.priority.push(job.priority.0);
-            columns.run_at.push(job.run_at);
-            columns.attempts.push(job.attempts);
-            columns.max_attempts.push(job.max_attempts);
-            columns.last_error.push(job.last_error.as_deref());
-            columns.created_at.push(job.created_at);
-            columns.updated_at.push(job.updated_at);
-            columns.key.push(job.key.as_deref());
-            columns.revision.push(job.revision);
-            columns.flags.push((!job.flags.is_empty()).then(|| serde_json::Value::from(job.flags.clone()).to_string()));
-        }
-        columns
     }
 }

@@ -1,11 +1,13 @@
 //! Jobs as JSON, for machines: of the binary, of an API.
 
+use std::ops::{Deref, DerefMut};
+
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Job, JobId, JobState, Payload};
+use super::{Job, JobId, JobState, Payload, Priority};
 use crate::json::rfc3339;
 
 /// A job and its state at a time, as JSON: [`Job::with_state_at`].
@@ -91,6 +93,94 @@ impl Serialize for JobWithState<'_> {
     }
 }
 
+/// A job as one document, for storages that keep it as a whole: every field, the payload byte for byte, times to the microsecond.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Document", into = "Document")]
+pub struct StoredJob(pub Job);
+
+impl Deref for StoredJob {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.0
+    }
+}
+
+impl DerefMut for StoredJob {
+    fn deref_mut(&mut self) -> &mut Job {
+        &mut self.0
+    }
+}
+
+/// A document that was written before a field existed has that field's default.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    id: JobId,
+    task: String,
+    payload: String,
+    queue: Option<String>,
+    priority: i16,
+    run_at: i64,
+    attempts: i16,
+    max_attempts: i16,
+    last_error: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+    key: Option<String>,
+    revision: i32,
+    flags: Vec<String>,
+    locked_at: Option<i64>,
+    locked_by: Option<String>,
+}
+
+impl From<StoredJob> for Document {
+    fn from(StoredJob(job): StoredJob) -> Self {
+        Self {
+            id: job.id,
+            task: job.task,
+            payload: job.payload.as_str().to_owned(),
+            queue: job.queue,
+            priority: job.priority.0,
+            run_at: job.run_at.timestamp_micros(),
+            attempts: job.attempts,
+            max_attempts: job.max_attempts,
+            last_error: job.last_error,
+            created_at: job.created_at.timestamp_micros(),
+            updated_at: job.updated_at.timestamp_micros(),
+            key: job.key,
+            revision: job.revision,
+            flags: job.flags,
+            locked_at: job.locked_at.map(|time| time.timestamp_micros()),
+            locked_by: job.locked_by,
+        }
+    }
+}
+
+impl From<Document> for StoredJob {
+    fn from(document: Document) -> Self {
+        // Every number was a time when it was written.
+        let time = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        Self(Job {
+            id: document.id,
+            task: document.task,
+            payload: Payload::from_trusted(document.payload),
+            queue: document.queue,
+            priority: Priority(document.priority),
+            run_at: time(document.run_at),
+            attempts: document.attempts,
+            max_attempts: document.max_attempts,
+            last_error: document.last_error,
+            created_at: time(document.created_at),
+            updated_at: time(document.updated_at),
+            key: document.key,
+            revision: document.revision,
+            flags: document.flags,
+            locked_at: document.locked_at.map(time),
+            locked_by: document.locked_by,
+        })
+    }
+}
+
 impl Serialize for JobState {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
@@ -108,6 +198,8 @@ impl Serialize for Payload {
 
 #[cfg(test)]
 mod tests {
+    use chrono::{SubsecRound, TimeDelta};
+
     use super::*;
 
     #[test]
@@ -126,5 +218,19 @@ mod tests {
         assert_eq!(alone, expected.replace("\"state\":\"ready\",", ""));
         job.payload = Payload::from_trusted("no JSON".to_owned());
         assert!(serde_json::to_string(&job).expect("JSON").contains("\"payload\":null"));
+    }
+
+    #[test]
+    fn a_stored_job_comes_back_as_it_was() {
+        let now = DateTime::from_timestamp_micros(1_764_477_687_123_456).expect("a time");
+        let mut job = Job::new(7, "t", Payload::from_json("{\n\"n\" : 12345678901234567890123}").expect("JSON"), now);
+        job.priority = Priority(-3);
+        (job.queue, job.key) = (Some("q".to_owned()), Some("k".to_owned()));
+        (job.attempts, job.max_attempts, job.revision) = (2, 9, 4);
+        (job.run_at, job.updated_at) = (DateTime::<Utc>::MAX_UTC.trunc_subsecs(6), now + TimeDelta::seconds(1));
+        job.flags = vec!["a".to_owned(), "b".to_owned()];
+        (job.last_error, job.locked_at, job.locked_by) = (Some("x\0".to_owned()), Some(now), Some("w".to_owned()));
+        let text = serde_json::to_string(&StoredJob(job.clone())).expect("JSON");
+        assert_eq!(serde_json::from_str::<StoredJob>(&text).expect("a job").0, job);
     }
 }

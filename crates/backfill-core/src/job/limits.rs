@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
-use super::{JobSpec, NewJob, Payload, Queue, RunAt};
+use super::{JobSpec, Payload, RunAt};
 use crate::error::{Error, Result};
 
 /// Longest task name, in characters.
@@ -29,8 +29,8 @@ pub const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// at which PostgreSQL's wire protocol would wrap around.
 pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
 
-/// Turns a spec into a job that the schema will take, or says which value it would refuse, and why.
-pub(super) fn check(spec: JobSpec, max_payload_bytes: usize) -> Result<NewJob> {
+/// Refuses a spec that the schema will not take, with the value and the reason; returns the number of attempts.
+pub(super) fn check(spec: &JobSpec) -> Result<i16> {
     check_task_name(&spec.task)?;
     if let Some(queue) = spec.queue.name() {
         check_text("queue name", queue, MAX_QUEUE_NAME_CHARS)?;
@@ -52,25 +52,7 @@ pub(super) fn check(spec: JobSpec, max_payload_bytes: usize) -> Result<NewJob> {
     if let Some(RunAt::Time(time)) = spec.run_at {
         check_time(time)?;
     }
-    let payload = spec.payload?;
-    check_payload(&spec.task, &payload, max_payload_bytes)?;
-    let mut flags = spec.flags;
-    flags.sort_unstable();
-    flags.dedup();
-    Ok(NewJob {
-        task: spec.task,
-        payload,
-        queue: match spec.queue {
-            Queue::Parallel => None,
-            Queue::Serial(name) => Some(name),
-        },
-        run_at: spec.run_at,
-        max_attempts,
-        key: spec.key,
-        key_mode: spec.key_mode,
-        priority: spec.priority,
-        flags,
-    })
+    Ok(max_attempts)
 }
 
 /// Times that PostgreSQL and the calendar library both hold.
@@ -116,7 +98,7 @@ pub fn check_identifier(identifier: &str) -> Result<()> {
     check_text("crontab identifier", identifier, MAX_KEY_CHARS)
 }
 
-fn check_payload(task: &str, payload: &Payload, max_bytes: usize) -> Result<()> {
+pub(super) fn check_payload(task: &str, payload: &Payload, max_bytes: usize) -> Result<()> {
     let bytes = payload.as_str().len();
     if bytes > max_bytes {
         return Err(Error::PayloadTooLarge { task: task.to_owned(), bytes, limit: max_bytes });
@@ -162,7 +144,12 @@ fn shorten(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NewJob;
     use super::*;
+
+    fn check(spec: JobSpec, max_payload_bytes: usize) -> Result<NewJob> {
+        spec.check(max_payload_bytes)
+    }
 
     fn refused(spec: JobSpec) -> String {
         check(spec, DEFAULT_MAX_PAYLOAD_BYTES).unwrap_err().to_string()

@@ -24,7 +24,7 @@ mod typed;
 use chrono::{DateTime, Utc};
 
 pub use id::JobId;
-pub use json::JobWithState;
+pub use json::{JobWithState, StoredJob};
 pub use key::JobKeyMode;
 pub use new::NewJob;
 pub use payload::Payload;

@@ -174,6 +174,6 @@ impl JobSpec {
     /// # Errors
     /// For whatever is outside them.
     pub fn check(self, max_payload_bytes: usize) -> Result<NewJob> {
-        limits::check(self, max_payload_bytes)
+        NewJob::of(self, max_payload_bytes)
     }
 }

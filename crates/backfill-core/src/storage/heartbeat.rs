@@ -1,8 +1,14 @@
 //! Heartbeats.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::WorkerId;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{WorkerId, WorkerInfo, WorkerStatus};
+use crate::job::Job;
+use crate::job::limits::later;
 
 /// What a worker says when it registers.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +34,70 @@ impl<'a> Registration<'a> {
     pub fn dead_after(mut self, dead_after: Duration) -> Self {
         self.dead_after = Some(dead_after);
         self
+    }
+}
+
+/// A registered worker, for storages that keep it as a whole. Its JSON has times in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The tasks that it runs.
+    pub tasks: BTreeSet<String>,
+    /// Since when.
+    #[serde(with = "micros")]
+    pub started_at: DateTime<Utc>,
+    /// Its last heartbeat.
+    #[serde(with = "micros")]
+    pub seen_at: DateTime<Utc>,
+    /// Zero if it did not say.
+    pub dead_after: Duration,
+    /// What it says of itself.
+    pub status: Option<WorkerStatus>,
+}
+
+impl Registered {
+    /// A worker that registers so, now.
+    #[must_use]
+    pub fn new(registration: &Registration<'_>, now: DateTime<Utc>) -> Self {
+        Self {
+            tasks: registration.tasks.iter().cloned().collect(),
+            started_at: now,
+            seen_at: now,
+            dead_after: registration.dead_after.unwrap_or_default(),
+            status: None,
+        }
+    }
+
+    /// Whether it is dead, by the eyes of this watch.
+    #[must_use]
+    pub fn is_dead(&self, watch: &Watch, now: DateTime<Utc>) -> bool {
+        let dead_after = watch.dead_after.max(self.dead_after);
+        dead_after <= watch.contact && (now - self.seen_at).to_std().is_ok_and(|ago| ago > dead_after)
+    }
+
+    /// What is told of it, but for what it holds.
+    #[must_use]
+    pub fn info(&self, id: &str, now: DateTime<Utc>) -> WorkerInfo {
+        let mut info = WorkerInfo::new(id.to_owned());
+        info.started_at = Some(self.started_at);
+        info.seen_at = Some(self.seen_at);
+        info.last_seen_ago = (now - self.seen_at).to_std().ok();
+        info.status.clone_from(&self.status);
+        info.tasks = Some(self.tasks.iter().cloned().collect());
+        info
+    }
+}
+
+mod micros {
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(time.timestamp_micros())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        let micros = i64::deserialize(deserializer)?;
+        DateTime::from_timestamp_micros(micros).ok_or_else(|| serde::de::Error::custom("no time"))
     }
 }
 
@@ -67,6 +137,15 @@ pub struct Rescued {
 }
 
 impl Rescued {
+    /// Writes into a job that a dead worker held: it is free, keeps its attempt, and is due at once or [spread](Self::spread).
+    pub fn apply(worker: &str, job: &mut Job, now: DateTime<Utc>) {
+        let spread = Self::spread(job.attempts) * fastrand::f64();
+        job.locked_at = None;
+        job.locked_by = None;
+        job.last_error = Some(Self::last_error(worker));
+        job.run_at = later(job.run_at.max(now), Duration::from_secs_f64(spread));
+    }
+
     /// What the released jobs get as `last_error`.
     #[must_use]
     pub fn last_error(worker: &str) -> String {

@@ -1,11 +1,13 @@
 //! What an administrator sees of queues, tasks and workers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Counts, WorkerStatus};
+use crate::job::{Job, JobState};
 use crate::json;
 
 /// A serial queue.
@@ -24,6 +26,18 @@ pub struct QueueInfo {
 }
 
 impl QueueInfo {
+    /// A queue with those of these jobs that are in it. It is held as long as one of them is.
+    #[must_use]
+    pub fn of<'a>(name: &str, jobs: impl IntoIterator<Item = &'a Job, IntoIter: Clone>, now: DateTime<Utc>) -> Self {
+        let its = jobs.into_iter().filter(|job| job.queue.as_deref() == Some(name));
+        let held = its.clone().filter(|job| job.locked_at.is_some()).min_by_key(|job| job.locked_at);
+        Self {
+            locked_at: held.and_then(|job| job.locked_at),
+            locked_by: held.and_then(|job| job.locked_by.clone()),
+            ..Self::new(name.to_owned(), Counts::of(its, now))
+        }
+    }
+
     /// A free queue.
     #[must_use]
     pub fn new(name: String, jobs: Counts) -> Self {
@@ -45,6 +59,14 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
+    /// A task with those of these jobs that are its own.
+    #[must_use]
+    pub fn of<'a>(name: &str, jobs: impl IntoIterator<Item = &'a Job, IntoIter: Clone>, now: DateTime<Utc>) -> Self {
+        let its = jobs.into_iter().filter(|job| job.task == name);
+        let ready = its.clone().filter(|job| job.state(now) == JobState::Ready);
+        Self { oldest_ready: ready.map(|job| job.run_at).min(), ..Self::new(name.to_owned(), Counts::of(its, now)) }
+    }
+
     /// A task with these jobs, none of them ready.
     #[must_use]
     pub fn new(name: String, jobs: Counts) -> Self {
@@ -81,6 +103,25 @@ pub struct WorkerInfo {
 }
 
 impl WorkerInfo {
+    /// These workers and what they hold of these jobs and queues, with those that hold something and are not registered; by id.
+    #[must_use]
+    pub fn holding<'a>(
+        registered: impl IntoIterator<Item = Self>,
+        jobs: impl IntoIterator<Item = &'a Job>,
+        queues: &[QueueInfo],
+    ) -> Vec<Self> {
+        let mut workers: BTreeMap<String, Self> = registered.into_iter().map(|it| (it.id.clone(), it)).collect();
+        let jobs = jobs.into_iter().filter_map(|job| Some((job.locked_by.clone()?, job.locked_at?, 1, 0)));
+        let queues = queues.iter().filter_map(|queue| Some((queue.locked_by.clone()?, queue.locked_at?, 0, 1)));
+        for (by, at, jobs, queues) in jobs.chain(queues) {
+            let worker = workers.entry(by).or_insert_with_key(|by| Self::new(by.clone()));
+            worker.jobs += jobs;
+            worker.queues += queues;
+            worker.oldest_lock = Some(worker.oldest_lock.map_or(at, |oldest| oldest.min(at)));
+        }
+        workers.into_values().collect()
+    }
+
     /// A worker that holds nothing.
     #[must_use]
     pub fn new(id: String) -> Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, FailureKind, Result};
 use crate::job::limits::{MAX_DELAY, check_time};
-use crate::job::{Job, JobId, JobState, Priority};
+use crate::job::{Job, JobId, JobState, Payload, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
 #[must_use]
@@ -245,6 +245,22 @@ impl JobFilter {
         Self::default()
     }
 
+    /// Those of these jobs that are wanted, for storages that look at jobs one by one. They come by id.
+    pub fn page<'a>(&self, jobs: impl IntoIterator<Item = &'a Job>, now: DateTime<Utc>) -> Vec<Job> {
+        let is_wanted = |job: &&Job| {
+            self.state.is_none_or(|state| job.state(now) == state)
+                && self.task.as_ref().is_none_or(|task| job.task == *task)
+                && self.queue.as_ref().is_none_or(|queue| job.queue.as_ref() == Some(queue))
+                && self.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
+                && self.after.is_none_or(|id| job.id > id)
+        };
+        let wanted = jobs.into_iter().filter(is_wanted).take(self.limit as usize);
+        if !self.payloads {
+            return wanted.map(|job| Job { payload: Payload::empty(), ..job.clone() }).collect();
+        }
+        within(self.max_bytes.unwrap_or(u64::MAX), wanted, |job| job.payload.as_str().len()).cloned().collect()
+    }
+
     /// Only jobs in this state.
     pub fn state(mut self, state: JobState) -> Self {
         self.state = Some(state);
@@ -312,6 +328,14 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Counts these jobs.
+    #[must_use]
+    pub fn of<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: DateTime<Utc>) -> Self {
+        let mut counts = Self::default();
+        jobs.into_iter().for_each(|job| counts.add(job.state(now), 1));
+        counts
+    }
+
     /// All jobs.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -334,4 +358,19 @@ impl Counts {
             JobState::Dead => self.dead += count,
         }
     }
+}
+
+/// Those from the first on that are so many bytes together; a single larger one comes alone.
+pub(super) fn within<'a>(
+    max_bytes: u64,
+    jobs: impl Iterator<Item = &'a Job>,
+    size: impl Fn(&Job) -> usize,
+) -> impl Iterator<Item = &'a Job> {
+    let mut bytes = 0_u64;
+    jobs.enumerate()
+        .take_while(move |(place, job)| {
+            bytes = bytes.saturating_add(size(job) as u64);
+            *place == 0 || bytes <= max_bytes
+        })
+        .map(|(_, job)| job)
 }

@@ -26,6 +26,7 @@
 
 mod capabilities;
 mod check;
+mod chooser;
 mod claim;
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -44,11 +45,12 @@ mod wakeup;
 
 pub use capabilities::Capabilities;
 pub use check::{Check, CheckStatus};
+pub use chooser::{Choice, Chooser};
 pub use claim::{ClaimRequest, ClaimToken, Claimed, ClaimedJob, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
 pub use cursor::{Cursor, Position, Reached, Start};
 pub use handoff::{Handoff, Offer};
-pub use heartbeat::{Registration, Rescued, Watch};
+pub use heartbeat::{Registered, Registration, Rescued, Watch};
 pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, reserved_at};
 pub use outcome::{Change, INTERRUPTED, MAX_ERROR_BYTES, Outcome, clean_error};

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::job::{Payload, RunAt};
+use chrono::{DateTime, Utc};
+
+use super::{ClaimRef, Rescued};
+use crate::job::limits::later;
+use crate::job::{Job, Payload, RunAt};
 
 /// The longest text that is kept as `last_error`, in bytes (32 KiB); more is cut, and the text says so.
 pub const MAX_ERROR_BYTES: usize = 32 * 1024;
@@ -119,6 +123,48 @@ impl Outcome {
             Self::Snoozed { until } => change("snoozed", None, Some(*until), None),
             Self::Released => change("returned", None, None, None),
         })
+    }
+
+    /// Writes this into a job that is kept, for storages that keep a job as a whole: its claim still stands, and it is unlocked by this.
+    /// A completed job is deleted instead.
+    pub fn apply(&self, claim: &ClaimRef, job: &mut Job, now: DateTime<Utc>) {
+        job.locked_at = None;
+        job.locked_by = None;
+        // Its key was taken while it ran: it was replaced or removed, and must stay unavailable.
+        let taken_over = claim.had_key && job.key.is_none();
+        let mut gets_attempt_back = false;
+        match self {
+            Self::Completed {} => {}
+            Self::Failed { retry, .. } => {
+                job.run_at = match retry {
+                    RunAt::Time(time) => *time,
+                    RunAt::In(delay) => later(job.run_at.max(now), *delay),
+                };
+            }
+            Self::Dead { .. } => job.attempts = job.max_attempts,
+            Self::Snoozed { until } => {
+                job.run_at = until.by(now);
+                gets_attempt_back = true;
+            }
+            Self::Interrupted { wait, .. } => {
+                let again = job.last_error.as_ref().is_some_and(|last| last.starts_with(INTERRUPTED));
+                if again {
+                    let spread = Rescued::spread(job.attempts) * fastrand::f64();
+                    job.run_at = later(job.run_at.max(now), wait.saturating_add(Duration::from_secs_f64(spread)));
+                } else if !wait.is_zero() {
+                    job.run_at = later(job.run_at.max(now), *wait);
+                }
+                gets_attempt_back = !again;
+            }
+            Self::Released => gets_attempt_back = true,
+        }
+        if gets_attempt_back && !taken_over {
+            job.attempts = (job.attempts - 1).max(0);
+        }
+        if let Some(Change { error, payload, .. }) = self.change() {
+            job.last_error = error.or(job.last_error.take());
+            job.payload = payload.unwrap_or(&job.payload).clone();
+        }
     }
 
     /// A job that was cut off, and what it said about that, if anything.

@@ -35,6 +35,14 @@ impl ClaimRef {
         Self { id: job.id, token, queue: job.queue.clone(), had_key: job.key.is_some() }
     }
 
+    /// The claim of a job as it is stored, for a storage that releases what its worker does not know of. Whoever takes the key of a
+    /// running job uses its attempts up, and changes it after it was claimed.
+    #[must_use]
+    pub fn stored(job: &Job, token: ClaimToken) -> Self {
+        let is_changed = job.locked_at.is_some_and(|locked_at| job.updated_at > locked_at);
+        Self { had_key: job.attempts >= job.max_attempts && is_changed, ..Self::new(job, token) }
+    }
+
     /// The same for a job that is not the last of a run of its serial queue: settling it leaves the queue held.
     #[must_use]
     pub fn keeping_queue(mut self) -> Self {

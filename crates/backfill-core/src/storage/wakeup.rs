@@ -1,5 +1,8 @@
 //! What tells a worker to look for jobs.
 
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch;
+
 use super::Handoff;
 
 /// A reason to claim, or to stop; or a job without claiming.
@@ -23,4 +26,17 @@ pub enum Wakeup {
         /// The highest version that is known.
         supported: i32,
     },
+}
+
+impl Wakeup {
+    /// The wakeups of a storage that one process uses: of a number of jobs that were made ready so far, which only grows.
+    #[must_use]
+    pub fn by_count(ready: watch::Receiver<u64>) -> BoxStream<'static, Self> {
+        let added = stream::unfold((ready, 0), |(mut ready, told)| async move {
+            let total = *ready.wait_for(|total| *total != told).await.ok()?;
+            Some((Self::JobsAdded(total.wrapping_sub(told)), (ready, total)))
+        });
+        // When every handle of the storage is gone nothing can be added, but the stream does not end.
+        stream::iter([Self::Listening]).chain(added).chain(stream::pending()).boxed()
+    }
 }

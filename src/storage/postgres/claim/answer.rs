@@ -44,6 +44,45 @@ pub(super) struct Row {
     pub seen_levels: Option<Vec<i16>>,
 }
 
+/// Selects such rows: what stands after the list of columns. A macro, because the checked ones take literals only.
+macro_rules! claimed_rows {
+    ($from:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            answer::Row,
+            r#"
+select
+  id,
+  task_id,
+  queue_id,
+  text as "text?: crate::storage::postgres::row::Text",
+  priority,
+  run_at as "run_at: crate::storage::postgres::row::Timestamp",
+  attempts,
+  max_attempts,
+  last_error as "last_error?: crate::storage::postgres::row::Text",
+  created_at as "created_at: crate::storage::postgres::row::Timestamp",
+  updated_at as "updated_at: crate::storage::postgres::row::Timestamp",
+  key as "key?: crate::storage::postgres::row::Text",
+  revision,
+  flags as "flags?: crate::storage::postgres::row::Text",
+  locked_at as "locked_at: crate::storage::postgres::row::Timestamp",
+  more,
+  last_left,
+  plain_end_priority,
+  plain_end_time as "plain_end_time: crate::storage::postgres::row::Timestamp",
+  plain_took,
+  queue_end_priority,
+  queue_end_time as "queue_end_time: crate::storage::postgres::row::Timestamp",
+  queue_took,
+  seen_queues,
+  seen_levels"#
+            + $from
+            $(, $argument)*
+        )
+    };
+}
+pub(super) use claimed_rows;
+
 /// How it went.
 #[derive(Debug, Default)]
 pub(super) struct Course {

@@ -24,7 +24,7 @@ use sqlx::PgConnection;
 use super::PostgresStorage;
 use crate::error::Result;
 use crate::storage::{ClaimRequest, Claimed};
-use answer::{Course, Reader};
+use answer::{Course, Reader, claimed_rows};
 pub(super) use cursor::Cursors;
 use cursor::Looks;
 
@@ -73,35 +73,8 @@ impl PostgresStorage {
         let (limited, rooms): (Vec<String>, Vec<i32>) =
             request.limits.iter().map(|(task, room)| (task.clone(), i32::try_from(*room).unwrap_or(i32::MAX))).unzip();
         let forbidden = (!request.forbidden_flags.is_empty()).then_some(request.forbidden_flags);
-        let mut rows = sqlx::query_as!(
-            answer::Row,
+        let mut rows = claimed_rows!(
             r#"
-select
-  id,
-  task_id,
-  queue_id,
-  text as "text?: crate::storage::postgres::row::Text",
-  priority,
-  run_at as "run_at: crate::storage::postgres::row::Timestamp",
-  attempts,
-  max_attempts,
-  last_error as "last_error?: crate::storage::postgres::row::Text",
-  created_at as "created_at: crate::storage::postgres::row::Timestamp",
-  updated_at as "updated_at: crate::storage::postgres::row::Timestamp",
-  key as "key?: crate::storage::postgres::row::Text",
-  revision,
-  flags as "flags?: crate::storage::postgres::row::Text",
-  locked_at as "locked_at: crate::storage::postgres::row::Timestamp",
-  more,
-  last_left,
-  plain_end_priority,
-  plain_end_time as "plain_end_time: crate::storage::postgres::row::Timestamp",
-  plain_took,
-  queue_end_priority,
-  queue_end_time as "queue_end_time: crate::storage::postgres::row::Timestamp",
-  queue_took,
-  seen_queues,
-  seen_levels
 from graphile_worker.backfill_claim(
   worker => $1, task_names => $2, want => $3, run_length => $4, want_in_all => $5, byte_limit => $6, slots => $7,
   limited => $8, rooms => $9, forbidden => $10, ready_by => $11, try_plain => $12,

@@ -61,9 +61,8 @@ impl HandoffSender {
 
     /// Who may take this job: one that can start at once, wherever it is run, and has another attempt if its receiver has died.
     pub fn choose(&self, job: &NewJob) -> Option<HandoffReceiver> {
-        let plain = job.key.is_none() && job.queue.is_none() && job.run_at.is_none() && job.flags.is_empty();
         let mut state = self.state();
-        if !plain || job.max_attempts < 2 || state.known.is_empty() {
+        if !job.is_bare() || job.max_attempts < 2 || state.known.is_empty() {
             return None;
         }
         let now = Instant::now();

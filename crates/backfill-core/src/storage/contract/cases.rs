@@ -56,6 +56,7 @@ macro_rules! storage_contract_tests {
             dead_jobs_stay_dead
             snoozed_and_returned_jobs_get_their_attempt_back
             settling_twice_is_settling_once
+            results_of_a_worker_that_was_declared_dead_change_nothing
             error_texts_never_break_the_write
             items_that_are_left_become_the_payload
             what_follows_a_job_is_added_with_its_result_or_not_at_all

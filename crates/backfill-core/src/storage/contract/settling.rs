@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::heartbeat::let_time_pass;
 use super::{Subject, add, add_one, admin, claim, claim_one, failed, inspect, must_read, read, register, settle, spec};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{JobSpec, Payload, RunAt};
 use crate::storage::{
     ClaimRef, INTERRUPTED, JobFilter, MAX_ERROR_BYTES, Outcome, Registration, Reschedule, Rescued, Settlement, Then,
+    Watch,
 };
 
 /// A completed job is deleted, and its queue is free.
@@ -174,6 +176,25 @@ pub async fn a_broken_claim_settles_nothing(storage: Subject) {
     }
     assert_eq!(settle(&storage, &other, &held, Outcome::completed()).await, [held.id]);
     claim_one(&storage, &one).await;
+}
+
+/// The fence, of a worker that was declared dead: another has its jobs, and its late results change neither job nor queue.
+pub async fn results_of_a_worker_that_was_declared_dead_change_nothing(storage: Subject) {
+    let paused = register(&storage).await;
+    add(&storage, vec![spec().serial_queue("q").priority(-1), spec().serial_queue("q")]).await;
+    let lost = claim_one(&storage, &paused).await;
+    let_time_pass().await;
+    assert_eq!(storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue").len(), 1);
+    let other = register(&storage).await;
+    let held = claim_one(&storage, &other).await;
+    assert_eq!((held.id, held.attempts), (lost.id, 2));
+    for outcome in [Outcome::completed(), failed("late", Duration::ZERO), Outcome::dead("late"), Outcome::Released] {
+        assert!(settle(&storage, &paused, &lost, outcome).await.is_empty());
+        assert_eq!(must_read(&storage, held.id).await, held.job);
+        assert!(claim(&storage, &other, 5).await.is_empty(), "the queue is still held");
+    }
+    assert_eq!(settle(&storage, &other, &held, Outcome::completed()).await, [held.id]);
+    claim_one(&storage, &other).await;
 }
 
 /// The fence tells two claims of one worker apart.

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::state::{State, is_available, time_of};
-use crate::job::{Job, JobKeyMode, NewJob};
+use super::state::State;
+use crate::job::{Job, NewJob};
 
 impl State {
     pub(super) fn add(&mut self, jobs: &[NewJob]) -> Vec<Job> {
@@ -23,44 +23,15 @@ impl State {
         }
         let holder = new.key.as_ref().and_then(|key| self.by_key.get(key)).copied();
         if let Some(id) = holder {
-            if new.key_mode == JobKeyMode::UnsafeDedupe {
-                let kept = self.change(id, |job| {
-                    job.revision += 1;
-                    job.updated_at = now;
-                });
-                if let Some(job) = kept {
-                    return job;
-                }
-            } else if self.jobs.get(&id).is_some_and(is_available) {
-                let updated = self.change(id, |job| replace(job, new, now));
-                if let Some(job) = updated {
-                    return job;
-                }
-            } else {
-                self.take_key(id, now);
+            let mut is_answer = false;
+            let met = self.change(id, |job| is_answer = new.meets(job, now));
+            if let Some(job) = met.filter(|_| is_answer) {
+                return job;
             }
         }
-        let job = new.stored(self.next_id(), time_of(new.run_at, now), now);
+        let job = new.stored(self.next_id(), new.due(now), now);
         self.jobs.insert(job.id, job.clone());
         self.index(&job);
         job
     }
-}
-
-/// A waiting job takes over everything from the new one.
-fn replace(job: &mut Job, new: &NewJob, now: DateTime<Utc>) {
-    let keep_time = new.key_mode == JobKeyMode::PreserveRunAt && job.attempts == 0;
-    if !keep_time {
-        job.run_at = time_of(new.run_at, now);
-    }
-    job.task.clone_from(&new.task);
-    job.queue.clone_from(&new.queue);
-    job.payload = job.payload.joined(&new.payload).unwrap_or_else(|| new.payload.clone());
-    job.max_attempts = new.max_attempts;
-    job.priority = new.priority;
-    job.flags.clone_from(&new.flags);
-    job.revision += 1;
-    job.attempts = 0;
-    job.last_error = None;
-    job.updated_at = now;
 }

@@ -94,7 +94,7 @@ impl State {
             self.workers.remove(worker.as_str());
         }
         // Unlocking leaves run_at alone.
-        self.release(DateTime::<Utc>::MIN_UTC, |lock| workers.contains(&lock.by), None)
+        self.release(|lock| workers.contains(&lock.by), |_| {})
     }
 
     pub(super) fn clean(&mut self, what: &Cleanup) -> Cleaned {

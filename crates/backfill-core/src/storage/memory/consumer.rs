@@ -1,7 +1,7 @@
 //! What a worker needs.
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::BoxStream;
 
 use super::MemoryStorage;
 use crate::error::Result;
@@ -85,15 +85,6 @@ impl Consumer for MemoryStorage {
     }
 
     fn wakeups(&self, _offers: Offers) -> BoxStream<'static, Wakeup> {
-        let changes = self.added.subscribe();
-        // The sender is kept alive by the state's owner; when every storage handle is gone, nothing can be added.
-        let added = stream::unfold((changes, 0), |(mut changes, seen)| async move {
-            if changes.wait_for(|added| *added != seen).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            let now = *changes.borrow_and_update();
-            Some((Wakeup::JobsAdded(now.wrapping_sub(seen)), (changes, now)))
-        });
-        stream::once(std::future::ready(Wakeup::Listening)).chain(added).boxed()
+        Wakeup::by_count(self.added.subscribe())
     }
 }

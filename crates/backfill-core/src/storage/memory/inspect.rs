@@ -1,15 +1,11 @@
 //! Looking at jobs, queues, tasks and workers.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 
 use super::MemoryStorage;
-use super::state::{State, lock_of};
-use super::transfer::within;
+use super::state::State;
 use crate::error::Result;
-use crate::job::{Job, JobId, JobState, Payload};
+use crate::job::{Job, JobId};
 use crate::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
 
 #[async_trait]
@@ -58,61 +54,28 @@ impl State {
 
     pub(super) fn list(&mut self, filter: &JobFilter) -> Vec<Job> {
         let now = self.now();
-        let wanted = self
-            .jobs
-            .values()
-            .filter(|job| {
-                filter.state.is_none_or(|state| job.state(now) == state)
-                    && filter.task.as_ref().is_none_or(|task| job.task == *task)
-                    && filter.queue.as_ref().is_none_or(|queue| job.queue.as_ref() == Some(queue))
-                    && filter.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
-                    && filter.after.is_none_or(|id| job.id > id)
-            })
-            .take(filter.limit as usize);
-        if !filter.payloads {
-            return wanted.map(|job| Job { payload: Payload::empty(), ..job.clone() }).collect();
-        }
-        within(filter.max_bytes.unwrap_or(u64::MAX), wanted, |job| job.payload.as_str().len()).cloned().collect()
+        filter.page(self.jobs.values(), now)
     }
 
     pub(super) fn counts(&mut self) -> Counts {
         let now = self.now();
-        self.count(now, |_| true)
-    }
-
-    pub(super) fn count(&self, now: DateTime<Utc>, of: impl Fn(&Job) -> bool) -> Counts {
-        let mut counts = Counts::default();
-        for job in self.jobs.values().filter(|job| of(job)) {
-            counts.add(job.state(now), 1);
-        }
-        counts
+        Counts::of(self.jobs.values(), now)
     }
 
     pub(super) fn queues(&mut self) -> Vec<QueueInfo> {
         let now = self.now();
-        self.queues
-            .iter()
-            .map(|(name, lock)| {
-                let counts = self.count(now, |job| job.queue.as_ref() == Some(name));
-                let mut queue = QueueInfo::new(name.clone(), counts);
-                queue.locked_at = lock.as_ref().map(|lock| lock.at);
-                queue.locked_by = lock.as_ref().map(|lock| lock.by.clone());
-                queue
-            })
-            .collect()
+        let queues = self.queues.iter().map(|(name, lock)| {
+            let mut queue = QueueInfo::of(name, self.jobs.values(), now);
+            queue.locked_at = lock.as_ref().map(|lock| lock.at);
+            queue.locked_by = lock.as_ref().map(|lock| lock.by.clone());
+            queue
+        });
+        queues.collect()
     }
 
     pub(super) fn tasks(&mut self) -> Vec<TaskInfo> {
         let now = self.now();
-        self.tasks
-            .iter()
-            .map(|name| {
-                let mut task = TaskInfo::new(name.clone(), self.count(now, |job| job.task == *name));
-                let ready = self.jobs.values().filter(|job| job.task == *name && job.state(now) == JobState::Ready);
-                task.oldest_ready = ready.map(|job| job.run_at).min();
-                task
-            })
-            .collect()
+        self.tasks.iter().map(|name| TaskInfo::of(name, self.jobs.values(), now)).collect()
     }
 
     pub(super) fn task_names(&self) -> Vec<String> {
@@ -121,24 +84,8 @@ impl State {
 
     pub(super) fn workers(&mut self) -> Vec<WorkerInfo> {
         let now = self.now();
-        let mut workers: BTreeMap<String, WorkerInfo> = BTreeMap::new();
-        for (id, registered) in &self.workers {
-            let mut worker = WorkerInfo::new(id.clone());
-            worker.started_at = Some(registered.started_at);
-            worker.seen_at = Some(registered.seen_at);
-            worker.tasks = Some(registered.tasks.clone());
-            worker.status.clone_from(&registered.status);
-            worker.last_seen_ago = (now - registered.seen_at).to_std().ok();
-            workers.insert(id.clone(), worker);
-        }
-        let jobs = self.jobs.values().filter_map(lock_of).map(|lock| (lock, 1, 0));
-        let queues = self.queues.values().flatten().cloned().map(|lock| (lock, 0, 1));
-        for (lock, jobs, queues) in jobs.chain(queues) {
-            let worker = workers.entry(lock.by.clone()).or_insert_with(|| WorkerInfo::new(lock.by));
-            worker.jobs += jobs;
-            worker.queues += queues;
-            worker.oldest_lock = Some(worker.oldest_lock.map_or(lock.at, |oldest| oldest.min(lock.at)));
-        }
-        workers.into_values().collect()
+        let queues = self.queues();
+        let registered = self.workers.iter().map(|(id, registered)| registered.info(id, now));
+        WorkerInfo::holding(registered, self.jobs.values(), &queues)
     }
 }

@@ -3,7 +3,7 @@
 //! The smallest correct implementation of [`Storage`]: one lock, one map. It keeps the seam honest, and it follows the
 //! same rules as PostgreSQL, case for case (see the contract suite). Nothing survives the process.
 //!
-//! Each file has one trait's verbs, and what they do to [`State`](state::State).
+//! Each file has one trait's verbs, and what they do to `State`.
 
 mod add;
 mod admin;
@@ -81,7 +81,7 @@ impl Storage for MemoryStorage {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
-        Ok(Utc::now())
+        Ok(self.state().now())
     }
 
     async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {

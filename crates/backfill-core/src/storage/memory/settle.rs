@@ -1,15 +1,13 @@
 //! Writing how jobs ended.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::claim::token;
-use super::state::{Lock, State, lock_of, time_of};
-use crate::job::limits::later;
-use crate::job::{Job, JobId, RunAt};
-use crate::storage::{ClaimRef, INTERRUPTED, Outcome, Rescued, Settlement, WorkerId, clean_error};
+use super::state::{Lock, State, lock_of};
+use crate::job::JobId;
+use crate::storage::{Settlement, WorkerId};
 
 impl State {
     pub(super) fn settle(&mut self, worker: &WorkerId, settled: &[Settlement]) -> Vec<JobId> {
@@ -50,61 +48,10 @@ impl State {
             self.delete(claim.id);
         } else {
             self.change(claim.id, |job| {
-                write_outcome(job, claim, &settlement.outcome, now);
-                job.locked_by = None;
-                job.locked_at = None;
+                settlement.outcome.apply(claim, job, now);
             });
         }
         self.add(&settlement.then.jobs);
         true
-    }
-}
-
-fn write_outcome(job: &mut Job, claim: &ClaimRef, outcome: &Outcome, now: DateTime<Utc>) {
-    // Its key was taken while it ran: it was replaced or removed, and must stay unavailable.
-    let taken_over = claim.had_key && job.key.is_none();
-    match outcome {
-        Outcome::Completed { .. } => {}
-        Outcome::Failed { error, retry, payload } => {
-            job.last_error = Some(clean_error(error));
-            job.run_at = match retry {
-                RunAt::Time(time) => *time,
-                RunAt::In(delay) => later(job.run_at.max(now), *delay),
-            };
-            if let Some(payload) = payload {
-                job.payload = payload.clone();
-            }
-        }
-        Outcome::Dead { error } => {
-            job.last_error = Some(clean_error(error));
-            job.attempts = job.max_attempts;
-        }
-        Outcome::Snoozed { until } => {
-            job.run_at = time_of(Some(*until), now);
-            if !taken_over {
-                job.attempts = (job.attempts - 1).max(0);
-            }
-        }
-        Outcome::Interrupted { error, wait, payload } => {
-            let again = job.last_error.as_ref().is_some_and(|last| last.starts_with(INTERRUPTED));
-            if again {
-                let spread = Rescued::spread(job.attempts) * fastrand::f64();
-                job.run_at = later(job.run_at.max(now), wait.saturating_add(Duration::from_secs_f64(spread)));
-            } else if !wait.is_zero() {
-                job.run_at = later(job.run_at.max(now), *wait);
-            }
-            job.last_error = Some(clean_error(error));
-            if let Some(payload) = payload {
-                job.payload = payload.clone();
-            }
-            if !again && !taken_over {
-                job.attempts = (job.attempts - 1).max(0);
-            }
-        }
-        Outcome::Released => {
-            if !taken_over {
-                job.attempts = (job.attempts - 1).max(0);
-            }
-        }
     }
 }

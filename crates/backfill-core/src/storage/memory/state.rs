@@ -1,12 +1,11 @@
 //! What is kept: plain maps, and the indexes over them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-use crate::job::{Job, JobId, Priority, RunAt};
-use crate::storage::{KnownCrontab, WorkerStatus};
+use crate::job::{Job, JobId, Priority};
+use crate::storage::{KnownCrontab, Registered};
 
 /// Graphile's rule: a lock this old is no lock.
 pub(super) const STALE: TimeDelta = TimeDelta::hours(4);
@@ -27,15 +26,6 @@ pub(super) struct State {
     /// Jobs that came from another storage: by whom, and their numbers there.
     pub(super) imports: BTreeMap<String, HashSet<JobId>>,
     pub(super) last_now: Option<DateTime<Utc>>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Registered {
-    pub(super) tasks: Vec<String>,
-    pub(super) started_at: DateTime<Utc>,
-    pub(super) seen_at: DateTime<Utc>,
-    pub(super) dead_after: Duration,
-    pub(super) status: Option<WorkerStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -120,8 +110,4 @@ pub(super) fn is_available(job: &Job) -> bool {
 
 pub(super) fn lock_of(job: &Job) -> Option<Lock> {
     Some(Lock { by: job.locked_by.clone()?, at: job.locked_at? })
-}
-
-pub(super) fn time_of(when: Option<RunAt>, now: DateTime<Utc>) -> DateTime<Utc> {
-    when.map_or(now, |when| when.by(now))
 }

@@ -8,6 +8,7 @@ use super::MemoryStorage;
 use super::state::{State, is_available};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId};
+use crate::storage::manage::within;
 use crate::storage::{Transfer, WorkerId, reserved_at};
 
 #[async_trait]
@@ -87,19 +88,4 @@ impl State {
     pub(super) fn forget_imports(&mut self, transfer_id: &str) {
         self.imports.remove(transfer_id);
     }
-}
-
-/// Those from the first on that are so many bytes together; a single larger one comes alone.
-pub(super) fn within<'a>(
-    max_bytes: u64,
-    jobs: impl Iterator<Item = &'a Job>,
-    size: impl Fn(&Job) -> usize,
-) -> impl Iterator<Item = &'a Job> {
-    let mut bytes = 0_u64;
-    jobs.enumerate()
-        .take_while(move |(place, job)| {
-            bytes = bytes.saturating_add(size(job) as u64);
-            *place == 0 || bytes <= max_bytes
-        })
-        .map(|(_, job)| job)
 }
