@@ -173,7 +173,7 @@ impl Storage for SqliteStorage {
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-        wakeups::of(Arc::clone(&self.file))
+        wakeups::of(Arc::clone(&self.file), Arc::clone(&self.cursor))
     }
 
     async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {

@@ -10,11 +10,12 @@ use crate::errors::failed;
 use crate::file::File;
 
 /// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
-const SCRIPTS: [&str; 4] = [
+const SCRIPTS: [&str; 5] = [
     include_str!("../sql/001_jobs.sql"),
     include_str!("../sql/002_dead_after.sql"),
     include_str!("../sql/003_queues.sql"),
     include_str!("../sql/004_serves.sql"),
+    include_str!("../sql/005_freed.sql"),
 ];
 
 /// The version of file that this crate works with.

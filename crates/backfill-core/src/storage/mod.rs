@@ -39,7 +39,7 @@ use tokio::sync::watch;
 pub use check::{Check, CheckStatus};
 pub use claim::{ClaimRequest, Claimed, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
-pub use cursor::{Cursor, Position, Reached, Start};
+pub use cursor::{Cursor, Position, Reached, Start, Walk};
 pub use handoff::{Handoff, Offer};
 pub use heartbeat::{Registration, Rescued, Watch};
 pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
