@@ -149,6 +149,9 @@ async fn a_thousand_tasks_cost_no_more_than_one_whatever_other_indexes_there_are
     }
 }
 
+/// The pages that a look may read that finds nothing new: the descent of a few indexes, and the catalog.
+const PAGES_OF_A_LOOK: i64 = 150;
+
 /// How many queues have names.
 const NAMES: usize = 200_000;
 
@@ -181,6 +184,52 @@ async fn two_million_jobs_of_held_queues_are_passed_by_in_bounded_looks() {
         worker.waits(&tasks[1..], 20, &limits).await;
         worker.waits(&tasks[1..], 20, &[]).await;
     }
+}
+
+#[tokio::test]
+async fn between_its_passes_an_idle_worker_reads_a_twentieth_of_what_they_read_however_often_it_looks() {
+    let server = Server::start().await;
+    let database = database(&server, "idle").await;
+    let tasks = make_tasks(&database, 2).await;
+    database.run("insert into graphile_worker._private_job_queues (queue_name, locked_at, locked_by) values ('q', now(), 'x')").await;
+    // What is held, and what others run.
+    fill(&database, 300_000, "task_id, job_queue_id, run_at", &format!("1, 1, {PAST}")).await;
+    fill(&database, 300_000, "task_id, run_at", &format!("2, {PAST}")).await;
+    database.run("vacuum analyze").await;
+    let worker = Actor::new(&database, "idle", &database.role("idle", &[]).await).await;
+    let limits = [(tasks[0].clone(), 3)];
+    let claim = async |limits| {
+        let request = ClaimRequest::new(&worker.worker, &tasks[..1], 20).run_length(4).limits(limits);
+        let (claimed, act) = worker.claim_as(request).await;
+        assert_eq!(claimed.jobs, []);
+        let again = claimed.rescan_after.expect("something was passed by");
+        (act.rows(), act.pages(), again)
+    };
+    let (mut rows, mut pages) = (0.0, 0);
+    let pause = loop {
+        let (its_rows, its_pages, again) = claim(&[]).await;
+        (rows, pages) = (rows + its_rows, pages + its_pages);
+        if !again.is_zero() {
+            break again;
+        }
+    };
+    assert!(rows > 600_000.0 && pages > 1_000, "a pass reads both lines: {rows} rows of {pages} pages");
+    let (mut between, mut between_pages, mut looks, mut left) = (0.0, 0, 0, pause);
+    for look in 0..100 {
+        if look % 10 == 0 {
+            // It is woken for what it cannot take either.
+            fill(&database, 1, "task_id, job_queue_id, run_at", "1, 1, now()").await;
+        }
+        let (its_rows, its_pages, again) = claim(if look % 2 == 0 { &[] } else { &limits[..] }).await;
+        if again.is_zero() || again > left {
+            // The machine is so slow that it is time for the next pass.
+            break;
+        }
+        (between, between_pages, looks, left) = (between + its_rows, between_pages + its_pages, looks + 1, again);
+    }
+    assert!(looks > 0 && between <= rows / 20.0, "{between} rows in {looks} looks between passes of {rows}");
+    // These are read again and again, so they are at hand.
+    assert!(between_pages <= looks * PAGES_OF_A_LOOK, "{between_pages} pages in {looks} looks");
 }
 
 #[tokio::test]

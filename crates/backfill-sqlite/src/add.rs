@@ -108,6 +108,11 @@ pub(crate) async fn store(
     store_plain(connection, batch, &chunk, moment, &mut stored).await?;
     let all: Option<Vec<Job>> = stored.into_iter().collect();
     let all = all.ok_or_else(|| sqlx::Error::Protocol("a stored job was not paired with its input".to_owned()))?;
+    let began = time(begin);
+    if batch.iter().zip(&all).any(|(new, job)| new.run_at.is_some() && job.run_at < began) {
+        // Claims may have passed by a place in the past.
+        wake(connection, 1).await?;
+    }
     if has_triggers(connection).await? { as_stored(connection, all).await } else { Ok(all) }
 }
 

@@ -12,15 +12,12 @@ use std::time::{Duration, Instant};
 
 use backfill_core::Result;
 use backfill_core::job::Job;
-use backfill_core::storage::{ClaimRequest, ClaimToken, Claimed, ClaimedJob, Reached};
+use backfill_core::storage::{ClaimRequest, ClaimToken, Claimed, ClaimedJob, Position, Reached, Start, Walk};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::file::{File, micros, time};
 use crate::row::jobs;
-
-/// What asking another thread may take on a busy machine is no part of the walk.
-const NOISE: Duration = Duration::from_millis(20);
 
 /// The most jobs that one claim takes because of runs of queues.
 const MAX_IN_RUNS: usize = 4_000;
@@ -30,8 +27,41 @@ pub(crate) const PART: u32 = 20_000;
 /// How long a walk goes on, if the next claim can go on from there.
 pub(crate) const WALK: Duration = Duration::from_secs(1);
 
+/// A walk over so many rows is a long one, if it takes longer than this.
+const MANY: u32 = 1_000;
+const CHEAP: Duration = Duration::from_millis(1);
+
 /// A row's place in the line: its priority, its time, its number.
 type Row = (i64, i64, i64);
+
+/// Before every row.
+const FIRST: Row = (i64::MIN, i64::MIN, i64::MIN);
+
+/// What a walk passes by: what stands before a position in the line, unless it became ready since.
+#[derive(Clone, Copy)]
+struct Passed {
+    priority: i64,
+    /// Of that priority, what is earlier than this.
+    until: i64,
+    /// Of more urgent ones.
+    since: i64,
+}
+
+impl Passed {
+    fn by(start: &Start) -> Self {
+        let since = micros(start.since);
+        start.position.map_or(Self { priority: i64::MIN, until: i64::MIN, since: i64::MIN }, |(priority, time)| Self {
+            priority: i64::from(priority),
+            until: micros(time).min(since),
+            since,
+        })
+    }
+}
+
+/// The position of a row; none for one that somebody gave a priority of beyond all.
+fn position(row: Row) -> Option<Position> {
+    i16::try_from(row.0).ok().map(|priority| (priority, time(row.1)))
+}
 
 /// What one part of a walk has taken, and how far it came.
 struct Part {
@@ -41,8 +71,11 @@ struct Part {
     bytes: usize,
     rooms: HashMap<String, usize>,
     walk: Duration,
+    is_long: bool,
     /// Its last row, if more are behind it and there is room for more jobs.
     reached: Option<Row>,
+    /// The first that it left because its task has no room for more.
+    left: Option<Row>,
 }
 
 /// A request, in a shape that can be sent to the thread that writes.
@@ -59,6 +92,7 @@ struct Request {
     rooms: HashMap<String, usize>,
     forbidden: Option<String>,
     now: Option<i64>,
+    passed: Passed,
     /// Where to begin: behind this row.
     from: Row,
     /// How many rows to look at.
@@ -74,7 +108,10 @@ impl SqliteStorage {
             return Ok(Claimed::default());
         }
         let forbidden = (!request.forbidden_flags.is_empty()).then(|| crate::json(request.forbidden_flags.to_vec()));
-        let start = self.cursor.begin(request, Instant::now());
+        // What is added from now on is ready later than this, whatever the worker's own clock says.
+        let present = self.file.now();
+        let moment = time(request.now.map_or(present, |now| micros(now).min(present)));
+        let start = self.cursor.begin(request, moment, Instant::now());
         let mut wanted = Request {
             worker: request.worker.to_string(),
             tasks: crate::json(tasks),
@@ -86,12 +123,13 @@ impl SqliteStorage {
             rooms,
             forbidden,
             now: request.now.map(micros),
-            from: start.position.map_or((i64::MIN, i64::MIN, i64::MIN), |(priority, time)| {
-                (i64::from(priority), micros(time), i64::MIN)
-            }),
+            passed: Passed::by(&start),
+            from: FIRST,
             rows: self.part,
         };
-        let (mut all, mut walk, mut reached) = (Claimed::default(), Duration::ZERO, Reached::Unknown);
+        let mut all = Claimed::default();
+        let mut walk = Walk { took: Duration::ZERO, is_long: false, reached: Reached::End };
+        let mut left = None;
         loop {
             let (file, part) = (Arc::clone(&self.file), wanted.clone());
             let part = self
@@ -109,19 +147,20 @@ impl SqliteStorage {
                 }
                 Err(error) => return Err(error),
             };
-            walk += part.walk;
+            walk.took += part.walk;
+            walk.is_long |= part.is_long;
             all.jobs.extend(part.claimed.jobs);
             all.more = part.claimed.more;
             all.for_free_slots = part.claimed.for_free_slots;
+            left = left.or(part.left);
             let Some(row) = part.reached else { break };
-            let place = i16::try_from(row.0).ok().map(|priority| (priority, time(row.1)));
-            // The next one begins with all jobs of that time, so this one has to come further than that.
-            if walk >= self.walk && start.may_break_off && place != start.position {
-                // A row that somebody gave a priority of beyond all is walked over from the start.
-                reached = place.map_or(Reached::Unknown, Reached::BrokenOff);
+            // The next one begins with all jobs of that time, so this one has to come further than that. A row that somebody gave a
+            // priority of beyond all is walked over from the start.
+            let place = position(row).filter(|place| Some(*place) != start.position);
+            if let Some(place) = place.filter(|_| walk.took >= self.walk && start.may_break_off) {
+                walk.reached = Reached::BrokenOff(place);
                 break;
             }
-            reached = place.map_or(Reached::Unknown, Reached::End);
             wanted.has_some |= part.side_by_side > 0;
             wanted.limit -= part.side_by_side.min(wanted.limit);
             wanted.free_slots = wanted.free_slots.saturating_sub(part.side_by_side);
@@ -129,12 +168,16 @@ impl SqliteStorage {
             wanted.rooms = part.rooms;
             wanted.from = row;
         }
-        let walk = walk.saturating_sub(NOISE);
-        if all.jobs.len() >= request.limit || all.more {
+        let left = left.and_then(position);
+        walk.reached = match (walk.reached, left) {
             // It ended there because it had enough.
-            reached = if matches!(reached, Reached::BrokenOff(_)) { reached } else { Reached::Unknown };
-        }
-        self.cursor.end_at(&start, request, &mut all, walk, reached, Instant::now());
+            (Reached::End, _) if all.jobs.len() >= request.limit || all.more => Reached::Taken,
+            // What had no room may have some at the next claim.
+            (Reached::End, Some(left)) => Reached::Until(left),
+            (Reached::BrokenOff(place), Some(left)) => Reached::BrokenOff(place.min(left)),
+            (reached, _) => reached,
+        };
+        self.cursor.end(&start, request, &mut all, &walk, Instant::now());
         Ok(all)
     }
 }
@@ -187,13 +230,14 @@ limit ?6 offset 1
     Ok(taken.map(|job| (job.id, usize::try_from(job.bytes).unwrap_or_default())).collect())
 }
 
-/// The last row of a part of the walk, if that is as long as it may be. Only the index is read.
-async fn last_of_part(
+/// The row of a part of the walk that has this number, if the part is so long. Only the index is read.
+async fn row_of_part(
     connection: &mut SqliteConnection,
     request: &Request,
     ready_by: i64,
+    number: u32,
 ) -> sqlx::Result<Option<Row>> {
-    let before = i64::from(request.rows) - 1;
+    let before = i64::from(number) - 1;
     let last = sqlx::query!(
         r#"
 with recursive priority (value) as (
@@ -222,10 +266,16 @@ where line.priority = priority.value
   and line.locked_at is null
   and line.attempts < line.max_attempts
   and line.run_at <= ?1
-  -- In the priority of the row that the walk begins behind, what is behind it.
+  -- As in `claim`.
   and (line.run_at, line.id) > (
-    case when priority.value = ?2 then ?3 else -9223372036854775808 end,
-    case when priority.value = ?2 then ?4 else -9223372036854775808 end
+    max(
+      case when priority.value = ?2 then ?3 else -9223372036854775808 end,
+      case when priority.value < ?6 then ?7 when priority.value = ?6 then ?8 else -9223372036854775808 end
+    ),
+    case
+      when priority.value = ?2 and ?3 >= case when priority.value < ?6 then ?7 when priority.value = ?6 then ?8 else -9223372036854775808 end then ?4
+      else -9223372036854775808
+    end
   )
 limit 1 offset ?5
 "#,
@@ -234,6 +284,9 @@ limit 1 offset ?5
         request.from.1,
         request.from.2,
         before,
+        request.passed.priority,
+        request.passed.since,
+        request.passed.until,
     )
     .fetch_optional(connection)
     .await?;
@@ -274,6 +327,8 @@ select
   job.id as "id!: i64",
   job.task as "task!: String",
   job.queue as "queue?: String",
+  job.priority as "priority!: i64",
+  job.run_at as "run_at!: i64",
   octet_length(job.payload) as "bytes!: i64",
   job.attempts + 1 >= job.max_attempts as "is_last!: bool"
 from (
@@ -286,10 +341,16 @@ from (
     and line.locked_at is null
     and line.attempts < line.max_attempts
     and line.run_at <= ?2
-    -- In the priority of the row that the walk begins behind, what is behind it.
+    -- In the priority of the row that the walk begins behind, what is behind it. And where jobs are passed by, what became ready since.
     and (line.run_at, line.id) > (
-      case when priority.value = ?6 then ?7 else -9223372036854775808 end,
-      case when priority.value = ?6 then ?8 else -9223372036854775808 end
+      max(
+        case when priority.value = ?6 then ?7 else -9223372036854775808 end,
+        case when priority.value < ?10 then ?11 when priority.value = ?10 then ?12 else -9223372036854775808 end
+      ),
+      case
+        when priority.value = ?6 and ?7 >= case when priority.value < ?10 then ?11 when priority.value = ?10 then ?12 else -9223372036854775808 end then ?8
+        else -9223372036854775808
+      end
     )
   limit ?9
 ) part
@@ -331,12 +392,18 @@ limit ?5
         request.from.1,
         request.from.2,
         request.rows,
+        request.passed.priority,
+        request.passed.since,
+        request.passed.until,
     )
     .fetch_all(&mut *connection)
     .await?;
     let seen_all = candidates.len() < request.limit;
-    let reached = if seen_all { last_of_part(connection, &request, ready_by).await? } else { None };
+    let reached = if seen_all { row_of_part(connection, &request, ready_by, request.rows).await? } else { None };
     let walk = begun.elapsed();
+    let is_long = reached.is_some()
+        || (seen_all && walk > CHEAP && row_of_part(connection, &request, ready_by, MANY).await?.is_some());
+    let mut left = None;
     let mut more = candidates.len() >= request.limit;
     let mut for_free_slots = false;
     let mut bytes = 0;
@@ -348,6 +415,7 @@ limit ?5
     for candidate in candidates {
         let room = rooms.get_mut(&candidate.task);
         if room.as_ref().is_some_and(|room| **room == 0) {
+            left.get_or_insert((candidate.priority, candidate.run_at, candidate.id));
             continue;
         }
         side_by_side += 1;
@@ -385,7 +453,9 @@ limit ?5
         bytes,
         rooms,
         walk,
+        is_long,
         reached: reached.filter(|_| !more),
+        left,
     };
     if chosen.is_empty() {
         return Ok(part);

@@ -142,7 +142,7 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
                 Box::pin(async move {
                     let now = file.now();
                     let limit = now - STALE;
-                    sqlx::query!(
+                    let queues = sqlx::query!(
                         r#"
 update backfill_queues set locked_at = null, locked_by = null
 where locked_at < ?1 and not exists (select 1 from backfill_pools pool where pool.id = backfill_queues.locked_by)
@@ -150,7 +150,8 @@ where locked_at < ?1 and not exists (select 1 from backfill_pools pool where poo
                         limit
                     )
                     .execute(&mut *connection)
-                    .await?;
+                    .await?
+                    .rows_affected();
                     let released = sqlx::query!(
                         r#"
 update backfill_jobs indexed by backfill_jobs_held set locked_at = null, locked_by = null, run_at = max(run_at, ?2)
@@ -165,7 +166,7 @@ where locked_by is not null
                     .execute(&mut *connection)
                     .await?
                     .rows_affected();
-                    wake(connection, released).await?;
+                    wake(connection, released.max(queues.min(1))).await?;
                     Ok(released)
                 })
             })
@@ -269,7 +270,7 @@ returning id as "id!: String"
 /// claim; that one must stay unavailable. A takeover leaves no key, all attempts used, and a moment of change after the claim's.
 async fn release_claims(connection: &mut SqliteConnection, worker: &str, but: &[JobId]) -> sqlx::Result<u64> {
     let but = crate::json(JobId::numbers(but));
-    sqlx::query!(
+    let queues = sqlx::query!(
         r#"
 update backfill_queues set locked_at = null, locked_by = null
 where locked_by = ?1
@@ -286,7 +287,8 @@ where locked_by = ?1
         but
     )
     .execute(&mut *connection)
-    .await?;
+    .await?
+    .rows_affected();
     let released = sqlx::query!(
         r#"
 update backfill_jobs set
@@ -304,7 +306,8 @@ where locked_by = ?1 and id not in (select value from json_each(?2))
     .execute(&mut *connection)
     .await?
     .rows_affected();
-    wake(connection, released).await?;
+    // A queue may be held by whoever holds no job of it.
+    wake(connection, released.max(queues.min(1))).await?;
     Ok(released)
 }
 
@@ -315,9 +318,11 @@ async fn release(
     earliest: i64,
     error: Option<&str>,
 ) -> sqlx::Result<u64> {
-    sqlx::query!("update backfill_queues set locked_at = null, locked_by = null where locked_by = ?1", worker)
-        .execute(&mut *connection)
-        .await?;
+    let queues =
+        sqlx::query!("update backfill_queues set locked_at = null, locked_by = null where locked_by = ?1", worker)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
     let released = sqlx::query!(
         r#"
 update backfill_jobs set
@@ -339,11 +344,13 @@ where locked_by = ?1
     .execute(&mut *connection)
     .await?
     .rows_affected();
-    wake(connection, released).await?;
+    // A queue may be held by whoever holds no job of it.
+    wake(connection, released.max(queues.min(1))).await?;
     Ok(released)
 }
 
-/// Lets other processes notice that waiting jobs were made ready.
+/// Lets listeners, those of other processes too, notice that waiting jobs were made ready. Not new ones: their numbers tell. But these
+/// may stand where claims have passed by.
 pub(crate) async fn wake(connection: &mut SqliteConnection, jobs: u64) -> sqlx::Result<()> {
     if jobs > 0 {
         let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);

@@ -212,7 +212,7 @@ impl Consumer for SqliteStorage {
     }
 
     fn wakeups(&self, _offers: Offers) -> BoxStream<'static, Wakeup> {
-        wakeups::of(Arc::clone(&self.file))
+        wakeups::of(Arc::clone(&self.file), Arc::clone(&self.cursor))
     }
 }
 

@@ -7,6 +7,8 @@ use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{Admin, Cleaned, Cleanup, Reschedule, clean_error};
 
+use sqlx::SqliteConnection;
+
 use crate::SqliteStorage;
 use crate::errors::failed;
 use crate::file::micros;
@@ -34,8 +36,9 @@ impl Admin for SqliteStorage {
                     )
                     .fetch_optional(&mut *connection)
                     .await?;
-                    if deleted.is_some() {
-                        return Ok(deleted.map(Job::from));
+                    if let Some(deleted) = deleted.map(Job::from) {
+                        wake_behind(connection, std::slice::from_ref(&deleted)).await?;
+                        return Ok(Some(deleted));
                     }
                     // It runs: it loses its key and further attempts, after it was claimed, whatever the clock says.
                     let taken = jobs!(
@@ -69,7 +72,9 @@ returning
                     ids,
                     limit
                 );
-                Ok(in_order(rows.fetch_all(connection).await?))
+                let jobs = in_order(rows.fetch_all(&mut *connection).await?);
+                wake_behind(connection, &jobs).await?;
+                Ok(jobs)
             })
         });
         jobs.await
@@ -93,7 +98,9 @@ returning
                     reason,
                     now
                 );
-                Ok(in_order(rows.fetch_all(connection).await?))
+                let jobs = in_order(rows.fetch_all(&mut *connection).await?);
+                wake_behind(connection, &jobs).await?;
+                Ok(jobs)
             })
         });
         jobs.await
@@ -254,6 +261,11 @@ where id in (
             }
         }
     }
+}
+
+/// The jobs behind these in their queues may be first now.
+async fn wake_behind(connection: &mut SqliteConnection, jobs: &[Job]) -> sqlx::Result<()> {
+    wake(connection, u64::from(jobs.iter().any(|job| job.queue.is_some()))).await
 }
 
 pub(crate) fn in_order(rows: Vec<crate::row::JobRow>) -> Vec<Job> {

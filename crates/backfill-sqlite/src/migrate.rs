@@ -10,12 +10,13 @@ use crate::errors::failed;
 use crate::file::File;
 
 /// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 6] = [
     include_str!("../sql/001_jobs.sql"),
     include_str!("../sql/002_dead_after.sql"),
     include_str!("../sql/003_queues.sql"),
     include_str!("../sql/004_serves.sql"),
     include_str!("../sql/005_status.sql"),
+    include_str!("../sql/006_freed.sql"),
 ];
 
 /// The version of file that this crate works with.

@@ -70,10 +70,12 @@ async fn settle(
     worker: &str,
     claims: BTreeMap<i64, OfClaim>,
 ) -> sqlx::Result<Vec<i64>> {
-    let (mut applied, mut released, mut for_others) = (Vec::new(), 0, false);
+    let (mut applied, mut released, mut for_others, mut freed) = (Vec::new(), 0, false, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
-            for_others |= release_queues(connection, worker, (moment, file.now()), of_claim.queues).await?;
+            let next = release_queues(connection, worker, (moment, file.now()), of_claim.queues).await?;
+            for_others |= next.any_for_others;
+            freed |= next.any;
         }
         let before = applied.len();
         if !of_claim.done.is_empty() {
@@ -94,17 +96,29 @@ async fn settle(
     }
     // Whoever frees a queue looks for its next job itself; others have heard of nothing.
     wake(connection, released.max(u64::from(for_others))).await?;
+    if freed {
+        // … but for those who have passed its jobs by, and would not look there for long.
+        sqlx::query!("update backfill_wakeups set freed = freed + 1").execute(connection).await?;
+    }
     Ok(applied)
 }
 
-/// Frees the serial queues that this claim took, even if their jobs are gone. Answers whether the next job of one is of a task that
-/// this worker does not serve. (It may still be held by the job that is settled; then its next job is looked at, and nobody minds.)
+/// What stands next in queues that were freed.
+struct Next {
+    /// Whether there is a job that is ready.
+    any: bool,
+    /// Whether one is of a task that the worker that freed the queue does not serve.
+    any_for_others: bool,
+}
+
+/// Frees the serial queues that this claim took, even if their jobs are gone. Answers what stands next in them. (The job that is settled
+/// may still be held; then the one behind it is looked at, and nobody minds.)
 async fn release_queues(
     connection: &mut SqliteConnection,
     worker: &str,
     (moment, now): (i64, i64),
     queues: Vec<String>,
-) -> sqlx::Result<bool> {
+) -> sqlx::Result<Next> {
     let queues = crate::json(queues);
     sqlx::query!(
         r#"
@@ -117,23 +131,30 @@ where name in (select value from json_each(?1)) and locked_by = ?2 and locked_at
     )
     .execute(&mut *connection)
     .await?;
-    let for_others = sqlx::query_scalar!(
+    let next = sqlx::query!(
         r#"
-select exists (
-  select 1
-  from json_each(?1) freed
-  where (
+select
+  count(next.task) > 0 as "any!: bool",
+  coalesce(
+    max(
+      next.task not in (
+        select served.value
+        from backfill_pools pool, json_each(pool.serves) served
+        where pool.id = ?2
+      )
+    ),
+    false
+  ) as "any_for_others!: bool"
+from (
+  select (
     select job.task
     from backfill_jobs job indexed by backfill_jobs_queue
     where job.queue = freed.value and job.locked_at is null and job.attempts < job.max_attempts and job.run_at <= ?3
     order by job.priority, job.run_at, job.id
     limit 1
-  ) not in (
-    select served.value
-    from backfill_pools pool, json_each(pool.serves) served
-    where pool.id = ?2
-  )
-) as "for_others!: bool"
+  ) as task
+  from json_each(?1) freed
+) next
 "#,
         queues,
         worker,
@@ -141,7 +162,7 @@ select exists (
     )
     .fetch_one(connection)
     .await?;
-    Ok(for_others)
+    Ok(Next { any: next.any, any_for_others: next.any_for_others })
 }
 
 async fn delete(

@@ -14,6 +14,7 @@ use crate::SqliteStorage;
 use crate::add::{CHUNK_BYTES, LARGE};
 use crate::errors::left_out;
 use crate::file::micros;
+use crate::heartbeat::wake;
 use crate::manage::in_order;
 use crate::row::{insert_moved, insert_moved_ones, jobs, moved_one};
 
@@ -139,6 +140,8 @@ on conflict do nothing
                     let task = jobs.first().map_or("", |job| job.task.as_str());
                     return Err(left_out(task, new.len() - stored, new.len()));
                 }
+                // They are as ready as they were elsewhere, so claims may have passed by their places.
+                wake(connection, u64::from(stored > 0)).await?;
                 // Those that came now, and those that came before.
                 let known = sqlx::query_scalar!(
                     r#"

@@ -3,11 +3,14 @@
 //! This process tells its listeners at once. Of what others write, SQLite keeps a counter in shared memory (`pragma
 //! data_version`), which is looked at fifty times a second, and four times as often while something happens; only when it has
 //! changed, a small query tells how many jobs were ever added and how many made ready since.
+//!
+//! Jobs that were made ready without being new, and those of queues that were freed, may stand where this worker's claims have passed by:
+//! so its cursor is told.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backfill_core::storage::Wakeup;
+use backfill_core::storage::{Cursor, Wakeup};
 use futures::stream::{self, BoxStream, StreamExt};
 use sqlx::SqliteConnection;
 use tokio::sync::watch;
@@ -27,6 +30,7 @@ struct Listener {
     /// Before the file, which waits for it to be closed.
     open: Option<OpenFile>,
     file: Arc<File>,
+    cursor: Arc<Cursor>,
     ready: watch::Receiver<()>,
     /// What was last told is that nothing is heard.
     lost: bool,
@@ -36,13 +40,24 @@ struct Listener {
 struct OpenFile {
     connection: Reader<'static>,
     version: i64,
-    ready: i64,
+    seen: Counters,
     heard: Option<Instant>,
 }
 
-pub(crate) fn of(file: Arc<File>) -> BoxStream<'static, Wakeup> {
+/// What was counted so far.
+#[derive(Clone, Copy)]
+struct Counters {
+    /// Jobs that were ever added.
+    added: i64,
+    /// How often others were made ready.
+    back: i64,
+    /// How often a queue was freed that has more jobs.
+    freed: i64,
+}
+
+pub(crate) fn of(file: Arc<File>, cursor: Arc<Cursor>) -> BoxStream<'static, Wakeup> {
     let ready = file.ready.subscribe();
-    let listener = Listener { file, ready, open: None, lost: false };
+    let listener = Listener { file, cursor, ready, open: None, lost: false };
     stream::unfold(listener, |mut listener| async move { Some((listener.next().await, listener)) }).boxed()
 }
 
@@ -57,13 +72,15 @@ impl Listener {
                         () = tokio::time::sleep(if close { LOOK_CLOSELY } else { LOOK }) => false,
                     };
                     match self.file.still_there() {
-                        Ok(()) => open.look(poked).await,
+                        Ok(()) => open.look(&self.cursor, poked).await,
                         Err(gone) => Err(gone),
                     }
                 }
                 None => OpenFile::open(&self.file).await.map(|open| {
                     self.open = Some(open);
                     self.lost = false;
+                    // Of what was made ready meanwhile nothing was heard.
+                    self.cursor.forget_soon();
                     Some(Wakeup::Listening)
                 }),
             };
@@ -88,11 +105,11 @@ impl OpenFile {
         let mut connection = file.reader().await?;
         // The counter first: what changes after it is seen at the next look.
         let version = changes(&mut connection).await?;
-        let (ready, _) = made_ready(&mut connection).await?;
-        Ok(Self { connection, version, ready, heard: None })
+        let (seen, _) = counters(&mut connection).await?;
+        Ok(Self { connection, version, seen, heard: None })
     }
 
-    async fn look(&mut self, poked: bool) -> sqlx::Result<Option<Wakeup>> {
+    async fn look(&mut self, cursor: &Cursor, poked: bool) -> sqlx::Result<Option<Wakeup>> {
         // Whoever was told need not look for a change; the next look finds it, and nothing new with it.
         if !poked {
             let version = changes(&mut self.connection).await?;
@@ -101,15 +118,18 @@ impl OpenFile {
             }
             self.version = version;
         }
-        let (ready, revision) = made_ready(&mut self.connection).await?;
+        let (now, revision) = counters(&mut self.connection).await?;
         if revision > VERSION {
             return Ok(Some(Wakeup::BreakingMigration { revision, supported: VERSION }));
         }
-        let more = u64::try_from(ready - self.ready).unwrap_or_default();
-        self.ready = ready;
+        let before = std::mem::replace(&mut self.seen, now);
+        let mut more = u64::try_from(now.added + now.back - before.added - before.back).unwrap_or_default();
         if more > 0 {
             self.heard = Some(Instant::now());
         }
+        // Before anybody looks. A freed queue is news only to whoever has passed its jobs by.
+        let may_be_passed_by = (now.back, now.freed) != (before.back, before.freed) && cursor.forget_soon();
+        more = more.max(u64::from(may_be_passed_by));
         Ok((more > 0).then_some(Wakeup::JobsAdded(more)))
     }
 }
@@ -119,17 +139,19 @@ async fn changes(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("pragma data_version").fetch_one(connection).await
 }
 
-/// How many jobs were ever added, or made ready by anything else; and the file's version.
-async fn made_ready(connection: &mut SqliteConnection) -> sqlx::Result<(i64, i32)> {
+/// What was counted, and the file's version.
+async fn counters(connection: &mut SqliteConnection) -> sqlx::Result<(Counters, i32)> {
     let row = sqlx::query!(
         r#"
 select
-  coalesce((select seq from sqlite_sequence where name = 'backfill_jobs'), 0)
-  + coalesce((select sum(count) from backfill_wakeups), 0) as "ready!: i64",
+  coalesce((select seq from sqlite_sequence where name = 'backfill_jobs'), 0) as "added!: i64",
+  coalesce((select sum(count) from backfill_wakeups), 0) as "back!: i64",
+  coalesce((select sum(freed) from backfill_wakeups), 0) as "freed!: i64",
   coalesce((select max(version) from backfill_migrations), 0) as "version!: i64"
 "#
     )
     .fetch_one(connection)
     .await?;
-    Ok((row.ready, i32::try_from(row.version).unwrap_or(i32::MAX)))
+    let counters = Counters { added: row.added, back: row.back, freed: row.freed };
+    Ok((counters, i32::try_from(row.version).unwrap_or(i32::MAX)))
 }

@@ -2,16 +2,19 @@
 //!
 //! Jobs that cannot be taken may stand at the head of the line: of queues that are held, of tasks that this worker does not run,
 //! or dead rows that a long transaction keeps. Every claim would walk over them again. So after a look from the very start
-//! that took long, the next ones begin at the *cursor*: where that one found its first job. What becomes ready before
-//! it meanwhile (a better priority, a queue that was freed) is found by the next look from the start, which comes when no more
-//! than a twentieth of the time is spent on such looks (a fifth after the first of them, if it may have been unlucky; half where
-//! queues of ours are freed). Where a look from the start is cheap, as it nearly always is, each one is.
+//! that took long (a *pass*), the next ones begin at the *cursor*: behind what was seen. What stands before it is passed by, unless it
+//! became ready after it was seen, so each claim finds new jobs, however urgent.
+//!
+//! The next pass begins when nineteen times as long has passed as the last one took. So no more than a twentieth of the time goes to
+//! passes, also where nothing is found. Whoever makes jobs ready that are not new tells it; then one pass may come before its time, and
+//! the one after it comes so much later. Half of the time may go to passes where queues of ours are freed. Where a look from the
+//! start is cheap, as it nearly always is, each one is.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use crate::storage::{ClaimRequest, Claimed};
 
@@ -19,14 +22,17 @@ use crate::storage::{ClaimRequest, Claimed};
 const CHEAP: Duration = Duration::from_millis(1);
 /// … besides what it takes to find and lock each job that it takes, about.
 const EACH: Duration = Duration::from_micros(3);
-/// The time between two looks from the start is so many times what one takes.
+/// A look that took longer than this is believed at once: a busy machine makes single ones slow. Of others so many in a row are.
+const SURELY_DEAR: Duration = Duration::from_millis(20);
+const DEAR_LOOKS: u8 = 3;
+/// The time between two passes is so many times what one takes.
 const PAUSE: u32 = 19;
-/// After the first long look, which may only have been unlucky, it is shorter …
-const FIRST_PAUSE: u32 = 4;
-/// … unless it took longer than bad luck does (pages that had to be read, a machine that was busy).
-const UNLUCKY: Duration = Duration::from_millis(150);
-/// In any case it is no longer than this.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// In any case it is no longer than this: what was freed by whoever does not tell it is found at some time.
+const MAX_PAUSE: Duration = Duration::from_secs(600);
+/// What became ready so long before a look began counts as new: clocks differ.
+const SLACK: TimeDelta = TimeDelta::seconds(1);
+/// For so many sets of tasks cursors are kept: those that have no room for more jobs are not asked for.
+const MAX_SETS: usize = 8;
 
 /// A position in the line: jobs are claimed by priority, then by time.
 pub type Position = (i16, DateTime<Utc>);
@@ -37,23 +43,81 @@ pub struct Cursor(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// For which tasks and flags it holds.
+    /// Those asked for last come first.
+    sets: Vec<Line>,
+    /// How often everything was forgotten: what a claim learned that began before does not count.
+    forgotten: u64,
+    /// How often it was told that jobs are back.
+    told: u64,
+}
+
+/// The line as those see it who ask for a set of tasks.
+#[derive(Debug)]
+struct Line {
     of: u64,
-    position: Option<Position>,
-    next_full: Option<Instant>,
-    /// How long the last walk from the start took.
-    walk: Duration,
+    /// How many looks in a row were not cheap.
+    dear: u8,
+    /// `None` where looks from the start are cheap.
+    pass: Option<Pass>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    position: Position,
+    /// What stands before the position and was ready at this time is passed by.
+    since: DateTime<Utc>,
     /// It was broken off at the position, and the next claim goes on from there.
     broken_off: bool,
+    /// How long it took so far.
+    spent: Duration,
+    /// When the passes before it were paid for, or when it began, if that was later.
+    began_at: Instant,
+    /// When the next one begins by itself.
+    next: Instant,
+    /// Jobs are back that may have been passed by.
+    told: bool,
+    /// When to look for the next jobs of queues of ours that were freed.
+    freed_at: Option<Instant>,
+}
+
+impl Pass {
+    fn pause(&self) -> Duration {
+        self.spent.saturating_mul(PAUSE).min(MAX_PAUSE)
+    }
+
+    fn plan_next(&mut self, now: Instant) {
+        let earned_at = self.began_at + self.spent;
+        // No more than one that came before its time has to be made up for.
+        self.next = earned_at.max(now).min(now + self.pause()) + self.pause();
+    }
+
+    /// When the next pass may begin.
+    fn due(&self, now: Instant) -> Instant {
+        let told = if self.told { self.next.checked_sub(self.pause()).unwrap_or(now) } else { self.next };
+        self.freed_at.map_or(told, |freed| told.min(freed))
+    }
+}
+
+/// A claim's walk over the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// How long it took.
+    pub took: Duration,
+    /// It is known to have gone over many rows, a thousand or more. One that saw all there is and is not long is always cheap.
+    pub is_long: bool,
+    /// How far it came.
+    pub reached: Reached,
 }
 
 /// How far a claim has walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// The storage does not know it, or has not walked on because it had enough.
-    Unknown,
-    /// All that was ready was seen, up to this position.
-    End(Position),
+    /// As far as the last job that it took: then it had enough.
+    Taken,
+    /// As far as this position. What stands behind it may be for the next claim.
+    Until(Position),
+    /// All that was ready was seen.
+    End,
     /// It took too long, and was broken off at this position: the next claim goes on from there, at once.
     BrokenOff(Position),
 }
@@ -61,200 +125,162 @@ pub enum Reached {
 /// Where a claim begins.
 #[derive(Debug)]
 pub struct Start {
-    /// Jobs before this position are passed by; `None` for the very start.
+    /// Jobs before this position are passed by, unless they became ready at [`since`](Self::since) or later; `None` for the very start.
     pub position: Option<Position>,
+    /// What became ready since then is not passed by.
+    pub since: DateTime<Utc>,
     /// Whether the walk may be broken off, because the next one can go on from where it was.
     pub may_break_off: bool,
     of: u64,
+    moment: DateTime<Utc>,
+    forgotten: u64,
+    told: u64,
 }
 
+/// Behind everything that can be a position.
+const END: Position = (i16::MAX, DateTime::<Utc>::MAX_UTC);
+
 impl Cursor {
-    /// Where a claim with this request begins at this moment.
-    pub fn begin(&self, request: &ClaimRequest<'_>, now: Instant) -> Start {
-        let mut hasher = DefaultHasher::new();
-        (request.tasks, request.forbidden_flags).hash(&mut hasher);
-        let of = hasher.finish();
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A claim with limits of tasks leaves out what another may take.
-        let usable = !request.full_scan && request.limits.is_empty() && state.of == of;
-        let early = state.next_full.is_some_and(|next| now < next);
-        let may_break_off = !request.full_scan && request.limits.is_empty();
-        Start { position: state.position.filter(|_| usable && (early || state.broken_off)), may_break_off, of }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A queue of ours was freed, whose next job may stand before the position: the next look from the start comes sooner, but no
-    /// more than half of the time goes to such looks.
+    /// Where a claim with this request begins at this moment, which is told by both clocks: no job becomes ready from now on, or is added
+    /// as ready at once, for a time before `moment`.
+    pub fn begin(&self, request: &ClaimRequest<'_>, moment: DateTime<Utc>, now: Instant) -> Start {
+        let mut hasher = DefaultHasher::new();
+        for task in request.tasks {
+            if !request.limits.iter().any(|(limited, room)| limited == task && *room == 0) {
+                task.hash(&mut hasher);
+            }
+        }
+        request.forbidden_flags.hash(&mut hasher);
+        let of = hasher.finish();
+        let state = &mut *self.state();
+        let line = state.line(of);
+        // After the clock was set back, new jobs look like old ones.
+        line.pass = line.pass.filter(|pass| pass.since <= moment);
+        let pass = line.pass.filter(|pass| !request.full_scan && (pass.broken_off || now < pass.due(now)));
+        Start {
+            position: pass.map(|pass| pass.position),
+            // The next part of a pass follows at once, and would come no further if it began with the same new jobs each time.
+            since: pass
+                .map_or(DateTime::<Utc>::MIN_UTC, |pass| if pass.broken_off { pass.since + SLACK } else { pass.since }),
+            may_break_off: !request.full_scan,
+            of,
+            moment,
+            forgotten: state.forgotten,
+            told: state.told,
+        }
+    }
+
+    /// A queue of ours was freed, whose next job may stand before the position: the next pass comes sooner, but no
+    /// more than half of the time goes to such passes.
     pub fn queue_was_freed(&self, now: Instant) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let soon = now + state.walk;
-        state.next_full = state.next_full.map(|next| next.min(soon));
+        for pass in self.state().passes() {
+            pass.freed_at.get_or_insert(now + pass.spent.min(MAX_PAUSE));
+        }
     }
 
     /// Jobs were made ready that may stand before the position: the next look is from the start.
     pub fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
+        let mut state = self.state();
+        state.forgotten += 1;
+        state.sets.clear();
     }
 
-    /// Learns from an answer, whose walk over the line took so long, and says in it when to look again if something may have been
-    /// passed by.
-    pub fn end(&self, start: &Start, request: &ClaimRequest<'_>, claimed: &mut Claimed, walk: Duration, now: Instant) {
-        self.end_at(start, request, claimed, walk, Reached::Unknown, now);
+    /// The same as soon as there is time for it: such news may come again and again. Tells whether a claim can have passed such jobs by,
+    /// and was not told before.
+    pub fn forget_soon(&self) -> bool {
+        let mut state = self.state();
+        state.told += 1;
+        state.passes().fold(false, |any, pass| any | !std::mem::replace(&mut pass.told, true))
     }
 
-    /// The same for a storage that knows how far it has walked, so that the next claims pass by what this one has seen even if it
-    /// took nothing.
-    pub fn end_at(
-        &self,
-        start: &Start,
-        request: &ClaimRequest<'_>,
-        claimed: &mut Claimed,
-        walk: Duration,
-        reached: Reached,
-        now: Instant,
-    ) {
-        let (reached, broken_off) = match reached {
-            Reached::Unknown => (None, false),
-            Reached::End(position) => (Some(position), false),
-            Reached::BrokenOff(position) => (Some(position), true),
-        };
+    /// Learns from an answer and from its walk over the line, and says in it when to look again if something may have been passed by.
+    pub fn end(&self, start: &Start, request: &ClaimRequest<'_>, claimed: &mut Claimed, walk: &Walk, now: Instant) {
+        let state = &mut *self.state();
+        if state.forgotten != start.forgotten {
+            claimed.rescan_after = Some(Duration::ZERO);
+            return;
+        }
+        let told_meanwhile = state.told != start.told;
+        let line = state.line(start.of);
         // A row that somebody gave a time of beyond the calendar cannot be a position.
-        let first = claimed.jobs.first().map(|job| (job.priority.0, job.run_at));
         let known = |position: &Position| (1..=9999).contains(&position.1.year());
-        let (first, reached) = (first.filter(known), reached.filter(known));
-        let broken_off = broken_off && reached.is_some();
+        let first = claimed.jobs.first().map(|job| (job.priority.0, job.run_at)).filter(known);
         // Before the position that was reached, all that could be taken was taken.
-        let position = reached.or(first);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if start.position.is_some() {
-            if state.of == start.of && state.position.is_some() {
-                state.position = position.or(state.position);
-                if state.broken_off {
-                    // It is one walk, in parts.
-                    state.walk += walk;
-                    state.next_full = Some(now + (state.walk * PAUSE).min(MAX_PAUSE));
+        let (position, broken_off) = match walk.reached {
+            Reached::Taken => (first, false),
+            Reached::Until(position) => (Some(position).filter(known), false),
+            Reached::End => (Some(END), false),
+            Reached::BrokenOff(position) => (Some(position).filter(known), known(&position)),
+        };
+        let since = start.moment - SLACK;
+        if let Some(from) = start.position {
+            // Another claim may have come further meanwhile; then this one teaches nothing.
+            if let Some(pass) = line.pass.as_mut().filter(|pass| pass.position == from) {
+                match position {
+                    Some(position) if position >= from => {
+                        let is_part = std::mem::replace(&mut pass.broken_off, broken_off);
+                        (pass.position, pass.since) = (position, since);
+                        if is_part {
+                            // It is one pass, in parts.
+                            pass.spent += walk.took;
+                            pass.plan_next(now);
+                        }
+                    }
+                    // There are so many new jobs before the position. From there on, this is another pass.
+                    Some(position) if broken_off => {
+                        (pass.position, pass.since, pass.broken_off) = (position, since, true);
+                        (pass.began_at, pass.spent) = (pass.next, walk.took);
+                        pass.plan_next(now);
+                    }
+                    _ => {}
                 }
-                state.broken_off = broken_off;
             }
-            if broken_off {
-                claimed.rescan_after = Some(Duration::ZERO);
-            } else if claimed.jobs.len() < request.limit {
-                let next = state.next_full.unwrap_or(now);
-                claimed.rescan_after = Some(next.saturating_duration_since(now));
-            }
-        } else if request.limits.is_empty() {
+        } else {
             let jobs = u32::try_from(claimed.jobs.len()).unwrap_or(u32::MAX);
-            if broken_off {
-                let next_full = Some(now + (walk * PAUSE).min(MAX_PAUSE));
-                *state = State { of: start.of, position, next_full, walk, broken_off };
-                claimed.rescan_after = Some(Duration::ZERO);
-            } else if walk.saturating_sub(EACH.saturating_mul(jobs)) <= CHEAP {
-                *state = State::default();
+            let took = walk.took.saturating_sub(EACH.saturating_mul(jobs));
+            line.dear = if walk.is_long && took > CHEAP { line.dear.saturating_add(1) } else { 0 };
+            let is_dear = if walk.is_long || walk.reached != Reached::End {
+                broken_off || took > SURELY_DEAR || line.dear >= DEAR_LOOKS
             } else {
-                let same = state.of == start.of;
-                let position = position.or(state.position.filter(|_| same));
-                let sure = (same && state.next_full.is_some()) || walk > UNLUCKY;
-                let times = if sure { PAUSE } else { FIRST_PAUSE };
-                let next_full = Some(now + (walk * times).min(MAX_PAUSE));
-                *state = State { of: start.of, position, next_full, walk, broken_off: false };
-                if reached.is_some() && claimed.jobs.len() < request.limit {
-                    // Somebody has to look from the start when it is time, even if nothing tells.
-                    claimed.rescan_after = next_full.map(|next| next.saturating_duration_since(now));
-                }
-            }
+                false
+            };
+            let old = line.pass.map(|pass| (pass.position, pass.since));
+            let place = position.map(|position| (position, since)).or(old);
+            line.pass = place.filter(|_| is_dear).map(|(position, since)| {
+                let began_at = line.pass.map_or(now.checked_sub(walk.took).unwrap_or(now), |pass| pass.next);
+                let (spent, told) = (walk.took, told_meanwhile);
+                let mut pass = Pass { position, since, broken_off, spent, began_at, next: now, told, freed_at: None };
+                pass.plan_next(now);
+                pass
+            });
+        }
+        let Some(pass) = line.pass.filter(|_| !request.full_scan) else { return };
+        if pass.broken_off {
+            claimed.rescan_after = Some(Duration::ZERO);
+        } else if claimed.jobs.len() < request.limit {
+            // Somebody has to look from the start when it is time, even if nothing tells.
+            claimed.rescan_after = Some(pass.due(now).saturating_duration_since(now));
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::{Job, Payload, Priority};
-    use crate::storage::{ClaimToken, ClaimedJob, WorkerId};
-
-    fn found(priority: i16) -> Claimed {
-        let mut job = Job::new(1, "t", Payload::empty(), DateTime::UNIX_EPOCH);
-        job.priority = Priority(priority);
-        Claimed { jobs: vec![ClaimedJob::new(job, ClaimToken::from_number(1))], ..Claimed::default() }
+impl State {
+    fn line(&mut self, of: u64) -> &mut Line {
+        let place = self.sets.iter().position(|line| line.of == of);
+        let line = place.map_or(Line { of, dear: 0, pass: None }, |place| self.sets.remove(place));
+        self.sets.truncate(MAX_SETS - 1);
+        self.sets.insert(0, line);
+        &mut self.sets[0]
     }
 
-    #[test]
-    fn after_a_long_look_the_next_begin_where_it_found_something_until_there_is_time_for_another() {
-        let (worker, tasks) = (WorkerId::random(), ["t".to_owned()]);
-        let request = ClaimRequest::new(&worker, &tasks, 10);
-        let cursor = Cursor::default();
-        let begun = Instant::now();
-        let look = |at_ms, walk, mut claimed: Claimed, request: &ClaimRequest<'_>| {
-            let now = begun + Duration::from_millis(at_ms);
-            let start = cursor.begin(request, now);
-            cursor.end(&start, request, &mut claimed, Duration::from_millis(walk), now);
-            (start.position.map(|position| position.0), claimed.rescan_after.map(|pause| pause.as_millis()))
-        };
-        assert_eq!(look(0, 0, found(1), &request), (None, None));
-        assert_eq!(look(1, 100, found(5), &request), (None, None), "a cheap look is always from the start");
-        let later = "what it may have passed by is looked for later";
-        assert_eq!(look(1, 0, found(7), &request), (Some(5), Some(400)), "{later}");
-        assert_eq!(look(101, 0, Claimed::default(), &request), (Some(7), Some(300)), "it moves on");
-        assert_eq!(look(400, 0, found(8), &request), (Some(7), Some(1)));
-        assert_eq!(look(401, 100, Claimed::default(), &request), (None, None), "now there is time");
-        let free = "what was free before the position still is not there, and it was no accident";
-        assert_eq!(look(402, 0, found(9), &request), (Some(8), Some(1_899)), "{free}");
-        cursor.queue_was_freed(begun + Duration::from_millis(500));
-        assert_eq!(look(501, 0, found(9), &request), (Some(9), Some(99)), "it may be one of that queue");
-        assert_eq!(look(600, 100, found(9), &request), (None, None));
-        let others = ["u".to_owned()];
-        assert_eq!(
-            look(2_600, 100, found(9), &ClaimRequest::new(&worker, &others, 10)),
-            (None, None),
-            "of other tasks"
-        );
-        assert_eq!(look(2_601, 100, found(5), &request), (None, None), "and back");
-        assert_eq!(look(2_602, 100, found(5), &request.full_scan(true)), (None, None), "nothing is passed by");
-        let limits = [("t".to_owned(), 3)];
-        assert_eq!(look(2_603, 100, found(5), &request.limits(&limits)), (None, None), "others leave out other jobs");
-        assert_eq!(look(2_604, 0, found(6), &request), (Some(5), Some(1_898)));
-        assert_eq!(look(99_000, 0, found(5), &request), (None, None));
-        assert_eq!(
-            look(99_001, 100, found(5), &request),
-            (None, None),
-            "it was cheap, so each is from the start again"
-        );
-        cursor.forget();
-        assert_eq!(look(99_002, 0, found(5), &request), (None, None), "jobs were made ready");
-        assert_eq!(look(99_003, 200, found(5), &request), (None, None));
-        assert_eq!(look(99_004, 0, found(6), &request), (Some(5), Some(3_799)), "such a look was no accident");
-    }
-
-    #[test]
-    fn what_was_seen_in_vain_is_passed_by_and_a_walk_that_was_broken_off_goes_on() {
-        let (worker, tasks) = (WorkerId::random(), ["t".to_owned()]);
-        let request = ClaimRequest::new(&worker, &tasks, 10);
-        let cursor = Cursor::default();
-        let begun = Instant::now();
-        let look = |at_ms, walk, reached, request: &ClaimRequest<'_>| {
-            let now = begun + Duration::from_millis(at_ms);
-            let start = cursor.begin(request, now);
-            let mut claimed = Claimed::default();
-            cursor.end_at(&start, request, &mut claimed, Duration::from_millis(walk), reached, now);
-            (start.position.map(|position| position.0), claimed.rescan_after.map(|pause| pause.as_millis()))
-        };
-        let end = |priority| Reached::End((priority, DateTime::UNIX_EPOCH));
-        let broken_off = |priority| Reached::BrokenOff((priority, DateTime::UNIX_EPOCH));
-        // In vain, and again and again: no more than a twentieth of the time.
-        assert_eq!(look(0, 200, end(3), &request), (None, Some(3_800)));
-        assert_eq!(look(1, 0, end(3), &request), (Some(3), Some(3_799)), "what was seen is not walked over again");
-        assert_eq!(look(3_799, 0, end(3), &request), (Some(3), Some(1)));
-        assert_eq!(look(3_800, 200, end(3), &request), (None, Some(3_800)));
-        // In parts, which take longer than there is between two looks from the start.
-        assert_eq!(look(8_000, 1_000, broken_off(1), &request), (None, Some(0)));
-        assert_eq!(look(14_000, 1_000, broken_off(2), &request), (Some(1), Some(0)), "it comes to an end");
-        assert_eq!(look(20_000, 1_000, end(3), &request), (Some(2), Some(5_000)));
-        assert_eq!(look(20_001, 0, end(3), &request), (Some(3), Some(4_999)));
-        assert_eq!(look(25_000, 0, end(3), &request), (None, None), "it was cheap, so each is from the start again");
-        let mut claimed = found(1);
-        let start = cursor.begin(&request, begun);
-        cursor.end_at(&start, &request, &mut claimed, Duration::from_millis(200), end(3), begun);
-        assert_eq!(look(1, 0, end(3), &request), (Some(3), Some(3_799)), "nor what stands behind a job that was found");
-        let start = cursor.begin(&request.full_scan(true), begun);
-        assert!(!start.may_break_off, "nothing is passed by");
+    fn passes(&mut self) -> impl Iterator<Item = &mut Pass> {
+        self.sets.iter_mut().filter_map(|line| line.pass.as_mut())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ pub use check::{Check, CheckStatus};
 pub use chooser::{Choice, Chooser};
 pub use claim::{ClaimRequest, ClaimToken, Claimed, ClaimedJob, WorkerId};
 pub use cron::{DueJob, KnownCrontab};
-pub use cursor::{Cursor, Position, Reached, Start};
+pub use cursor::{Cursor, Position, Reached, Start, Walk};
 pub use handoff::{Handoff, Offer};
 pub use heartbeat::{Registered, Registration, Rescued, Watch};
 pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
