@@ -1,4 +1,4 @@
-//! The example `toy_storage`: a storage that is written from docs/storages.md passes the contract, and its jobs survive a restart.
+//! The example `toy_storage`: a storage without the optional traits passes the contract, and its jobs survive a restart.
 
 #[path = "../examples/toy_storage/storage.rs"]
 mod storage;
@@ -60,6 +60,19 @@ async fn jobs_that_were_added_or_claimed_before_a_restart_run_after_it() {
     let worker = Worker::builder(jobs.clone()).task(count).handle_signals(false).build().expect("worker");
     assert_eq!(worker.run_until_idle().await.expect("run").completed, 2);
     assert_eq!((runs.load(Ordering::Relaxed), jobs.counts().await.expect("counts").total()), (2, 0));
+}
+
+#[tokio::test]
+async fn what_the_storage_has_no_trait_for_is_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let storage = ToyStorage::open(directory.path().join("jobs.json")).expect("open");
+    let jobs = BackfillClient::with_storage(Arc::new(storage));
+    let crontab = "* * * * * count".parse().expect("a crontab");
+    let worker = Worker::builder(jobs.clone()).task(task_fn("count", |(), _| async {})).crontab(crontab);
+    let error = worker.build().expect_err("it has no gate of crontabs").to_string();
+    assert!(error.starts_with("crontabs cannot be used"), "{error}");
+    let error = jobs.remove("key").await.expect_err("it has no Admin").to_string();
+    assert!(error.starts_with("managing jobs cannot be used"), "{error}");
 }
 
 /// As docs/comparison.md counts: without comments, empty lines and imports.

@@ -1,4 +1,4 @@
-//! A storage in a file: the smallest that programs can rely on, written from docs/storages.md.
+//! A storage in a file: a small one that keeps the rules of docs/storages.md.
 //!
 //! All jobs are in one `BTreeMap`. Each change is made to a copy, which is written to a new file, synced and renamed before the caller
 //! gets its answer. So it is slow, and it is never half done. One process can have it open.

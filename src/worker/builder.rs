@@ -277,6 +277,9 @@ impl WorkerBuilder {
             return refuse("it has neither tasks nor a crontab; add some with WorkerBuilder::task".to_owned());
         }
         let mut identifiers = HashSet::new();
+        if !self.crontab.is_empty() {
+            self.client.storage().require_schedules()?;
+        }
         for entry in &self.crontab {
             entry.check(self.client.max_payload_bytes())?;
             if !identifiers.insert(&entry.identifier) {
