@@ -20,7 +20,7 @@ use super::CronEntry;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::storage::{DueJob, Line};
+use crate::storage::{DueJob, GuardedCalls};
 
 /// The clock is looked at this often while nothing is due, in case it was changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -123,7 +123,7 @@ pub enum CronEvent {
 
 /// Runs the entries of a crontab.
 pub(crate) struct Scheduler {
-    pub line: Line,
+    pub calls: GuardedCalls,
     pub entries: Vec<CronEntry>,
     pub clock: Clock,
     pub max_payload_bytes: usize,
@@ -196,7 +196,7 @@ impl Scheduler {
         let mut delay = FIRST_DELAY;
         loop {
             let started = self.clock.now();
-            match self.line.call(CALL_TIMEOUT, self.plan(started)).await {
+            match self.calls.call(CALL_TIMEOUT, self.plan(started)).await {
                 Ok(upcoming) => {
                     (self.report)(CronEvent::Started { at: started });
                     return Plan::new(started, upcoming);
@@ -207,12 +207,12 @@ impl Scheduler {
     }
 
     async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-        self.line.storage().require_schedules()?.add_due(moment, due).await
+        self.calls.storage().require_schedules()?.add_due(moment, due).await
     }
 
     async fn plan(&self, started: DateTime<Utc>) -> Result<Vec<Option<DateTime<Utc>>>> {
         let known: HashMap<String, _> = self
-            .line
+            .calls
             .storage()
             .require_schedules()?
             .known_crontabs()
@@ -227,7 +227,7 @@ impl Scheduler {
             .map(|entry| entry.identifier.clone())
             .collect();
         if !new.is_empty() {
-            self.line.storage().require_schedules()?.register_crontabs(&new, started).await?;
+            self.calls.storage().require_schedules()?.register_crontabs(&new, started).await?;
         }
         let upcoming = self.entries.iter().map(|entry| {
             let from = known.get(&entry.identifier).map_or(started, |known| {
@@ -349,13 +349,13 @@ impl Scheduler {
         }
         let identifiers = jobs.iter().map(|due| due.identifier.clone()).collect();
         (self.report)(CronEvent::Due { at: moment, identifiers });
-        match self.line.call(CALL_TIMEOUT, self.add_due(moment, &jobs)).await {
+        match self.calls.call(CALL_TIMEOUT, self.add_due(moment, &jobs)).await {
             Ok(added) => self.added(moment, &jobs, added, backfilled),
             Err(error) if is_outage(&error) => return Err(error),
             Err(_) => {
                 for (place, job) in places.into_iter().zip(jobs) {
                     let alone = std::slice::from_ref(&job);
-                    match self.line.call(CALL_TIMEOUT, self.add_due(moment, alone)).await {
+                    match self.calls.call(CALL_TIMEOUT, self.add_due(moment, alone)).await {
                         Ok(added) => self.added(moment, alone, added, backfilled),
                         Err(error) if is_outage(&error) => return Err(error),
                         Err(error) if error.is_transient() => {

@@ -3,7 +3,7 @@
 //! The seam itself, with the words for it, is the crate `backfill-core`, whose `storage` is here too; storages of further
 //! kinds are crates of their own, which use that one.
 
-mod line;
+mod guarded_calls;
 pub mod postgres;
 
 pub use crate::backends::{AnyStorage, Backend, OpenOptions, make_ready, open};
@@ -11,4 +11,4 @@ pub use backfill_core::storage::*;
 #[cfg(feature = "sqlite")]
 pub use backfill_sqlite as sqlite;
 
-pub(crate) use line::{Line, is_unanswered};
+pub(crate) use guarded_calls::{GuardedCalls, is_unanswered};

@@ -23,7 +23,7 @@ use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
 use super::status::Status;
 use crate::error::{Error, Result};
-use crate::storage::{Consumer, Line, Registration, Storage, Watch, WorkerId, WorkerStatus};
+use crate::storage::{Consumer, GuardedCalls, Registration, Storage, Watch, WorkerId, WorkerStatus};
 
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ impl Registrar {
 
 /// The maintenance of one worker. Dropping it ends it.
 pub(super) struct Maintenance {
-    line: Line,
+    calls: GuardedCalls,
     timing: Timing,
     events: Events,
     contact: watch::Receiver<Reachability>,
@@ -104,7 +104,7 @@ impl Maintenance {
     /// Starts to send heartbeats, once the engine has [registered](Self::registrar) the worker, and a little later or when the worker
     /// is [under way](Self::under_way).
     pub(super) fn start(
-        line: Line,
+        calls: GuardedCalls,
         storage: &Arc<dyn Storage>,
         identity: watch::Receiver<Identity>,
         timing: Timing,
@@ -118,7 +118,7 @@ impl Maintenance {
         let heartbeats = Heartbeats {
             registrations,
             dead_after: timing.dead_after,
-            line: line.clone(),
+            calls: calls.clone(),
             identity,
             under_way: under_way.clone(),
             every: timing.heartbeat_interval,
@@ -158,7 +158,7 @@ impl Maintenance {
         }
         let registrar = Registrar(registrar);
         Self {
-            line,
+            calls,
             timing,
             events,
             contact,
@@ -183,7 +183,7 @@ impl Maintenance {
     pub(super) async fn run(mut self) {
         tokio::select! {
             _ = &mut self.heartbeats => {}
-            () = look_after_others(&self.line, &self.timing, &self.events, &self.contact) => {}
+            () = look_after_others(&self.calls, &self.timing, &self.events, &self.contact) => {}
         }
     }
 }
@@ -231,7 +231,7 @@ impl Reachability {
 struct Heartbeats {
     registrations: mpsc::UnboundedReceiver<Register>,
     dead_after: Duration,
-    line: Line,
+    calls: GuardedCalls,
     identity: watch::Receiver<Identity>,
     under_way: CancellationToken,
     every: Duration,
@@ -290,8 +290,8 @@ impl Heartbeats {
                 match timeout(self.every / 2, storage.heartbeat(&worker)).await {
                     Ok(Ok(known)) => {
                         self.contact.send_modify(Reachability::heard);
-                        if std::mem::take(&mut suspicious) && self.line.storage().reconnect() {
-                            self.line.cut();
+                        if std::mem::take(&mut suspicious) && self.calls.storage().reconnect() {
+                            self.calls.cut();
                         }
                         if known {
                             lease.extend(sent);
@@ -346,7 +346,12 @@ impl Heartbeats {
 }
 
 /// Frees the jobs of dead workers, and locks that are stale.
-async fn look_after_others(line: &Line, timing: &Timing, events: &Events, contact: &watch::Receiver<Reachability>) {
+async fn look_after_others(
+    calls: &GuardedCalls,
+    timing: &Timing,
+    events: &Events,
+    contact: &watch::Receiver<Reachability>,
+) {
     let mut tick = interval(timing.heartbeat_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (least, most) = timing.sweep;
@@ -356,7 +361,7 @@ async fn look_after_others(line: &Line, timing: &Timing, events: &Events, contac
         let lasts = contact.borrow().lasts();
         if lasts >= timing.dead_after {
             let watch = Watch::new(timing.dead_after).contact(lasts);
-            match line.call(LOOK_TIMEOUT, line.storage().rescue(&watch)).await {
+            match calls.call(LOOK_TIMEOUT, calls.storage().rescue(&watch)).await {
                 Ok(rescued) => {
                     for dead in rescued {
                         tracing::warn!(
@@ -371,7 +376,7 @@ async fn look_after_others(line: &Line, timing: &Timing, events: &Events, contac
             }
         }
         if Instant::now() >= next_sweep {
-            match line.call(LOOK_TIMEOUT, line.storage().release_stale()).await {
+            match calls.call(LOOK_TIMEOUT, calls.storage().release_stale()).await {
                 Ok(jobs) => {
                     if jobs > 0 {
                         tracing::warn!(jobs, "released jobs that were locked for more than four hours");

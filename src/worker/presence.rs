@@ -11,7 +11,7 @@ use super::lease::{Lease, sent_now};
 use super::maintenance::{Identity, Maintenance, News, Timing};
 use crate::client::BackfillClient;
 use crate::error::{Error, Result};
-use crate::storage::{Consumer, Line, WorkerId};
+use crate::storage::{Consumer, GuardedCalls, WorkerId};
 
 /// How many events a reader may be behind.
 const EVENTS: usize = 1_024;
@@ -40,7 +40,7 @@ const EVENTS: usize = 1_024;
 #[derive(Debug)]
 pub struct Presence {
     worker: Arc<WorkerId>,
-    line: Line,
+    calls: GuardedCalls,
     lost: watch::Receiver<bool>,
     events: Events,
     running: JoinSet<()>,
@@ -54,7 +54,7 @@ impl Presence {
     /// [`Error::InvalidWorker`] for a timing that does not go together; and when the storage fails.
     pub async fn begin(jobs: &BackfillClient, tasks: &[String], timing: Timing) -> Result<Self> {
         timing.check()?;
-        let (line, events) = (Line::to(jobs.storage().consumer()), Events::new(EVENTS));
+        let (calls, events) = (GuardedCalls::to(jobs.storage().consumer()), Events::new(EVENTS));
         let tasks: Arc<[String]> = tasks.into();
         let mut worker = Arc::new(WorkerId::random());
         let lease = Lease::new(timing.dead_after, sent_now());
@@ -62,7 +62,7 @@ impl Presence {
         let (identities, identity) = watch::channel(identity);
         let (news_tx, mut news) = mpsc::unbounded_channel();
         let maintenance =
-            Maintenance::start(line.clone(), jobs.storage(), identity, timing, None, events.clone(), news_tx);
+            Maintenance::start(calls.clone(), jobs.storage(), identity, timing, None, events.clone(), news_tx);
         let registrar = maintenance.registrar();
         loop {
             let sent = sent_now();
@@ -87,7 +87,7 @@ impl Presence {
             }
             lost_tx.send_replace(true);
         });
-        Ok(Self { worker, line, lost, events, running })
+        Ok(Self { worker, calls, lost, events, running })
     }
 
     /// Under which name jobs are held.
@@ -99,7 +99,7 @@ impl Presence {
     /// The storage, with connections of its own.
     #[must_use]
     pub fn consumer(&self) -> &Arc<dyn Consumer> {
-        self.line.storage()
+        self.calls.storage()
     }
 
     /// What happens from now on: missed heartbeats, and workers that were rescued.

@@ -13,7 +13,7 @@ use sqlx::{Connection, SqliteConnection};
 
 use crate::SqliteStorage;
 use crate::errors::{failed, left_out};
-use crate::file::{File, Moments, time};
+use crate::file::{File, MonotonicClock, time};
 use crate::heartbeat::wake;
 use crate::row::{insert_new, insert_new_ones, jobs, new_one, update_replaced};
 
@@ -32,9 +32,9 @@ impl SqliteStorage {
             jobs => {
                 let jobs = jobs.map_or_else(|jobs| jobs, Vec::from);
                 check_keys(&jobs)?;
-                let moments = Arc::clone(self.file.moments());
+                let clock = Arc::clone(self.file.clock());
                 let work = self.file.writer.write("store jobs", move |connection| {
-                    Box::pin(async move { store(&moments, connection, &jobs).await })
+                    Box::pin(async move { store(&clock, connection, &jobs).await })
                 });
                 work.await?
             }
@@ -50,7 +50,7 @@ pub(crate) async fn add_in(file: &File, connection: &mut SqliteConnection, jobs:
     let fail = failed("store jobs");
     // A savepoint, where the caller has a transaction open.
     let mut tx = connection.begin().await.map_err(&fail)?;
-    let stored = store(file.moments(), &mut tx, &jobs).await.map_err(&fail)?;
+    let stored = store(file.clock(), &mut tx, &jobs).await.map_err(&fail)?;
     tx.commit().await.map_err(fail)?;
     Ok(stored)
 }
@@ -65,7 +65,7 @@ fn check_keys(jobs: &[NewJob]) -> Result<()> {
 
 /// Stores jobs in the transaction that this connection is in.
 pub(crate) async fn store(
-    moments: &Moments,
+    clock: &MonotonicClock,
     connection: &mut SqliteConnection,
     batch: &[NewJob],
 ) -> sqlx::Result<Vec<Job>> {
@@ -80,7 +80,7 @@ pub(crate) async fn store(
         name_queues(connection, &names(queues)).await?;
     }
     // Each a moment later than the one before, so that a batch keeps its order.
-    let begin = moments.take(batch.len());
+    let begin = clock.take(batch.len());
     let moment = |place: usize| begin + i64::try_from(place).unwrap_or_default();
     let mut stored: Vec<Option<Job>> = batch.iter().map(|_| None).collect();
     let mut chunk = Vec::new();

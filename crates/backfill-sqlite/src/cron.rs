@@ -56,7 +56,7 @@ on conflict do nothing
     }
 
     async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-        let (moments, moment, due) = (Arc::clone(self.file.moments()), micros(moment), due.to_vec());
+        let (clock, moment, due) = (Arc::clone(self.file.clock()), micros(moment), due.to_vec());
         let added = self
             .file
             .writer
@@ -77,7 +77,7 @@ where last_execution is null or last_execution < excluded.last_execution
                         .execute(&mut *connection)
                         .await?
                         .rows_affected();
-                        added.push(if won > 0 { store(&moments, connection, &[due.job]).await?.pop() } else { None });
+                        added.push(if won > 0 { store(&clock, connection, &[due.job]).await?.pop() } else { None });
                     }
                     Ok(added)
                 })

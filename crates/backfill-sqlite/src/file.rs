@@ -35,20 +35,20 @@ pub(crate) struct File {
     pub(crate) writer: Writer,
     /// Changes when this process has made jobs ready.
     pub(crate) ready: watch::Sender<()>,
-    moments: Arc<Moments>,
+    clock: Arc<MonotonicClock>,
 }
 
 /// The present in microseconds since 1970, never the same twice within this process: the moment of a claim names it. But if the
 /// clock is set back, so is this: other processes go by it.
 #[derive(Debug, Default)]
-pub(crate) struct Moments(Mutex<i64>);
+pub(crate) struct MonotonicClock(Mutex<i64>);
 
-impl Moments {
-    /// Takes so many moments at once; answers the first.
+impl MonotonicClock {
+    /// Takes so many clock at once; answers the first.
     pub(crate) fn take(&self, count: usize) -> i64 {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Utc::now().timestamp_micros();
-        // A large batch takes moments up to a second ahead.
+        // A large batch takes clock up to a second ahead.
         let set_back = now < *last - SET_BACK;
         let first = if set_back { now } else { now.max(*last + 1) };
         *last = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)).saturating_sub(1);
@@ -93,10 +93,10 @@ impl File {
             // In pages of 4 KiB: the log is copied back after 16 MiB, and 32 MiB of the file are kept at hand.
             .pragma("wal_autocheckpoint", "4000")
             .pragma("cache_size", "-32000");
-        let moments = Arc::new(Moments::default());
-        let writer = Writer::start(writing, Arc::clone(&place), Arc::clone(&moments))?;
+        let clock = Arc::new(MonotonicClock::default());
+        let writer = Writer::start(writing, Arc::clone(&place), Arc::clone(&clock))?;
         let readers = Readers { free: Semaphore::new(READERS), idle: Mutex::default() };
-        Ok(Self { path, reading, place, readers, writer, ready: watch::Sender::new(()), moments })
+        Ok(Self { path, reading, place, readers, writer, ready: watch::Sender::new(()), clock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -140,13 +140,13 @@ impl File {
         self.place.check().map_err(failed(action))
     }
 
-    pub(crate) fn moments(&self) -> &Arc<Moments> {
-        &self.moments
+    pub(crate) fn clock(&self) -> &Arc<MonotonicClock> {
+        &self.clock
     }
 
     /// The present, in microseconds since 1970.
     pub(crate) fn now(&self) -> i64 {
-        self.moments.take(1)
+        self.clock.take(1)
     }
 
     /// Tells this process's listeners to look.

@@ -91,7 +91,7 @@ async fn settle(
         }
         let mut then = of_claim.then;
         for follow in applied[before..].iter().filter_map(|id| then.remove(id)) {
-            store(file.moments(), connection, &follow).await?;
+            store(file.clock(), connection, &follow).await?;
         }
     }
     // Whoever frees a queue looks for its next job itself; others have heard of nothing.

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 use crate::add::store;
 use crate::errors::explained;
-use crate::file::Moments;
+use crate::file::MonotonicClock;
 use crate::place::{Log, Place, is_gone};
 
 /// The most calls that one transaction answers.
@@ -111,7 +111,7 @@ enum Message {
 
 /// Single jobs that are stored together.
 struct Adds {
-    moments: Arc<Moments>,
+    clock: Arc<MonotonicClock>,
     jobs: Vec<NewJob>,
     answers: Vec<oneshot::Sender<Result<Job>>>,
     /// What kept all of them from being stored.
@@ -127,7 +127,7 @@ impl Adds {
             return Ok(());
         }
         let mut savepoint = connection.begin().await?;
-        match store(&self.moments, &mut savepoint, &self.jobs).await {
+        match store(&self.clock, &mut savepoint, &self.jobs).await {
             Ok(jobs) => {
                 savepoint.commit().await?;
                 self.results = jobs.into_iter().map(Ok).collect();
@@ -152,7 +152,7 @@ impl Adds {
     }
 
     async fn store_one(&self, connection: &mut SqliteConnection, place: usize) -> sqlx::Result<Job> {
-        let stored = store(&self.moments, connection, std::slice::from_ref(&self.jobs[place])).await?;
+        let stored = store(&self.clock, connection, std::slice::from_ref(&self.jobs[place])).await?;
         stored.into_iter().next().ok_or(sqlx::Error::RowNotFound)
     }
 }
@@ -207,12 +207,12 @@ impl Closer {
 }
 
 impl Writer {
-    pub(crate) fn start(options: SqliteConnectOptions, place: Arc<Place>, moments: Arc<Moments>) -> Result<Self> {
+    pub(crate) fn start(options: SqliteConnectOptions, place: Arc<Place>, clock: Arc<MonotonicClock>) -> Result<Self> {
         // Never holds more than callers wait for.
         let (calls, received) = mpsc::unbounded_channel();
         let waited = Arc::new(AtomicU64::new(0));
         let closing = JoinSet::new();
-        let thread = Thread { options, place, moments, connection: None, closing, waited: Arc::clone(&waited) };
+        let thread = Thread { options, place, clock, connection: None, closing, waited: Arc::clone(&waited) };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -273,7 +273,7 @@ impl Writer {
 struct Thread {
     options: SqliteConnectOptions,
     place: Arc<Place>,
-    moments: Arc<Moments>,
+    clock: Arc<MonotonicClock>,
     connection: Option<(SqliteConnection, Log)>,
     /// Connections that are being closed. One may still read.
     closing: JoinSet<()>,
@@ -325,7 +325,7 @@ impl Thread {
     /// The work that is wanted, in its order but for single jobs, which are stored first.
     fn group(&mut self, messages: &mut Vec<Message>) -> Vec<Box<dyn Work>> {
         let mut adds = Adds {
-            moments: Arc::clone(&self.moments),
+            clock: Arc::clone(&self.clock),
             jobs: Vec::new(),
             answers: Vec::new(),
             failed: None,

@@ -26,7 +26,7 @@ impl PostgresStorage {
     /// # Errors
     /// [`Error::Storage`] with the reason of the last try; [`Error::LoginRefused`] and [`Error::EncryptionRefused`].
     pub async fn reach(&self, max_wait: Duration) -> Result<()> {
-        farewell(self.connect(max_wait).await?).await;
+        close(self.connect(max_wait).await?).await;
         Ok(())
     }
 
@@ -37,7 +37,7 @@ impl PostgresStorage {
         let mut connection = self.connect(max_wait).await?;
         // Behind a pooler, statements outside of transactions may meet different servers.
         let ready = self.schema.persistent() && check_on(self, &mut connection).await.is_ok();
-        farewell(connection).await;
+        close(connection).await;
         Ok(ready)
     }
 
@@ -45,7 +45,7 @@ impl PostgresStorage {
         let begun = Instant::now();
         let mut delay = FIRST_DELAY;
         loop {
-            let error = match timeout(TRY, ask(&self.pool.connect_options())).await {
+            let error = match timeout(TRY, ping(&self.pool.connect_options())).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -112,14 +112,14 @@ fn refusal(options: &PgConnectOptions, error: sqlx::Error) -> Result<Error, sqlx
 
 /// Asks the server something: a pooler says hello for a server that is not there. As plain text, which every pooler understands,
 /// whether or not it knows of prepared statements.
-async fn ask(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
+async fn ping(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
     let mut connection = options.connect().await?;
     sqlx::raw_sql("select 1").execute(&mut connection).await?;
     Ok(connection)
 }
 
 /// A server that has answered need not hear it.
-async fn farewell(connection: PgConnection) {
+async fn close(connection: PgConnection) {
     let _ = timeout(TRY, connection.close()).await;
 }
 

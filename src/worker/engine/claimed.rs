@@ -21,8 +21,8 @@ const QUEUES_PAUSE: Duration = Duration::from_millis(10);
 impl Engine {
     pub(super) fn claimed(&mut self, Answer { number, limit, worker, claimed }: Answer) {
         self.claims.asked -= limit;
-        if self.claims.doubting == Some(number) {
-            self.claims.doubting = None;
+        if self.claims.recovering == Some(number) {
+            self.claims.recovering = None;
             self.handoff.unknown_released();
         }
         match claimed {

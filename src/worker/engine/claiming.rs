@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::super::events::Event;
 use super::claims::Answer;
-use super::decision::{DOUBT, Decision, Hold, MAX_BYTES, Plan, STRONG_DOUBT, View};
+use super::decision::{DOUBT, Decision, Hold, MAX_BYTES, PROBABLY_IN_DOUBT, Plan, View};
 use super::{Engine, Mode};
 use crate::job::JobId;
 use crate::storage::ClaimRequest;
@@ -20,7 +20,7 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// A claim that has not been answered for this long never will be.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for looking for jobs of a lost claim first, which reads the whole table.
-pub(super) const DOUBTING_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a worker whose heartbeats are not answered waits before it looks again whether it may claim.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// How many more jobs of some tasks.
@@ -70,7 +70,7 @@ impl Engine {
             has_room: self.work.now.limited.is_empty()
                 || !claims.more
                 || self.work.now.names.iter().any(|task| self.room_of(task) != Some(0)),
-            doubting: claims.doubting.is_some(),
+            recovering: claims.recovering.is_some(),
             doubt_since: claims.doubt_since,
             next_doubt: claims.next_doubt,
             bytes: self.buffer.bytes,
@@ -111,16 +111,16 @@ impl Engine {
     }
 
     fn ask(&mut self, plan: &Plan, now: Instant) {
-        let Plan { limit, free_slots, doubts } = *plan;
+        let Plan { limit, free_slots, recovers } = *plan;
         let (tasks, limits) = self.tasks_with_room();
-        let in_doubt = doubts.then(|| self.slots.held.keys().copied().collect::<Vec<JobId>>());
-        if doubts {
-            self.claims.next_doubt = now + STRONG_DOUBT;
+        let in_doubt = recovers.then(|| self.slots.held.keys().copied().collect::<Vec<JobId>>());
+        if recovers {
+            self.claims.next_doubt = now + PROBABLY_IN_DOUBT;
         }
         if self.claims.doubt_since.is_some_and(|since| now >= since + DOUBT) {
             self.claims.doubt_since = None;
         }
-        let (line, worker) = (self.line.clone(), Arc::clone(&self.registration.worker));
+        let (calls, worker) = (self.calls.clone(), Arc::clone(&self.registration.worker));
         let (forbidden, status) = (self.options.forbidden_flags.clone(), self.status.clone());
         let now = self.client.clock().time();
         self.claims.woken = false;
@@ -130,15 +130,15 @@ impl Engine {
         self.claims.asked += limit;
         self.claims.newest += 1;
         let number = self.claims.newest;
-        self.claims.doubting = doubts.then_some(number);
+        self.claims.recovering = recovers.then_some(number);
         self.claims.awaits_queues = false;
         let full_scan = std::mem::take(&mut self.claims.full_scan);
         let run_length = self.claims.pace.run_length();
         self.claims.in_flight.push(Box::pin(async move {
-            let storage = line.storage();
+            let storage = calls.storage();
             let claimed = async {
                 if let Some(held) = in_doubt {
-                    let jobs = line.call(DOUBTING_TIMEOUT, storage.release_untracked(&worker, &held)).await?;
+                    let jobs = calls.call(RECOVERY_TIMEOUT, storage.release_untracked(&worker, &held)).await?;
                     if jobs > 0 {
                         tracing::warn!(jobs, "released jobs of a claim whose answer was lost");
                     }
@@ -154,7 +154,7 @@ impl Engine {
                     let request = request.max_bytes(MAX_BYTES).free_slots(free_slots);
                     storage.claim(&request).await
                 };
-                line.call(CLAIM_TIMEOUT, claim).await
+                calls.call(CLAIM_TIMEOUT, claim).await
             };
             let claimed = claimed.await;
             Answer { number, limit, worker, claimed }

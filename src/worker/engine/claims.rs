@@ -27,7 +27,7 @@ pub(super) struct Claims {
     pub full_scan: bool,
     /// The one that releases what the worker does not know of, before it claims: no other may be on its way meanwhile, or
     /// what that one takes would be released too.
-    pub doubting: Option<u64>,
+    pub recovering: Option<u64>,
     /// Jobs in their last attempt are at the head of the line. They are taken only when they can start, so nothing is claimed
     /// ahead.
     /// With the number of the claim that told.
@@ -69,7 +69,7 @@ impl Claims {
             newest: 0,
             deep: false,
             full_scan: false,
-            doubting: None,
+            recovering: None,
             only_slots: None,
             in_time: None,
             awaits_queues: false,
@@ -105,8 +105,8 @@ impl Claims {
     }
 
     /// Whether jobs that the worker does not know of are being released.
-    pub fn is_doubting(&self) -> bool {
-        self.doubting.is_some()
+    pub fn is_recovering(&self) -> bool {
+        self.recovering.is_some()
     }
 
     /// Forgets those in flight; tells whether there were any.
@@ -114,7 +114,7 @@ impl Claims {
         let any = !self.is_empty();
         self.in_flight.clear();
         self.asked = 0;
-        self.doubting = None;
+        self.recovering = None;
         any
     }
 }

@@ -14,7 +14,7 @@ pub(super) const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// what it has.
 pub(super) const DOUBT: Duration = Duration::from_secs(20 * 60);
 /// For this long it is likely, and jobs that nobody knows of are looked for before each claim; then every so often.
-pub(super) const STRONG_DOUBT: Duration = Duration::from_secs(60);
+pub(super) const PROBABLY_IN_DOUBT: Duration = Duration::from_secs(60);
 /// From this many jobs claimed ahead, the next claim is sent while one is on its way.
 const OVERLAP_FROM: usize = 500;
 /// How many claims are on their way at once, at the most.
@@ -138,7 +138,7 @@ pub(super) struct View {
     /// A task may run one more.
     pub has_room: bool,
     /// A claim on its way releases what the worker does not know of.
-    pub doubting: bool,
+    pub recovering: bool,
     pub doubt_since: Option<Instant>,
     pub next_doubt: Instant,
     /// Of payloads that wait.
@@ -163,7 +163,7 @@ pub(super) struct Plan {
     pub limit: usize,
     pub free_slots: usize,
     /// Whether to release first what the worker does not know of.
-    pub doubts: bool,
+    pub recovers: bool,
 }
 
 impl View {
@@ -194,9 +194,9 @@ impl View {
             && self.prefetch == 0
             && !self.limited
             && self.deep;
-        let doubts =
-            self.doubt_since.is_some_and(|since| self.now < since + STRONG_DOUBT || self.now >= self.next_doubt);
-        let alone = doubts || self.doubting;
+        let recovers =
+            self.doubt_since.is_some_and(|since| self.now < since + PROBABLY_IN_DOUBT || self.now >= self.next_doubt);
+        let alone = recovers || self.recovering;
         hold_if(Hold::Claiming, self.in_flight >= if overlaps && !alone { MAX_CLAIMS } else { 1 })?;
         // With slow jobs: whenever a slot is free. With fast ones: when half of what was claimed ahead is used up.
         let useful =
@@ -207,7 +207,7 @@ impl View {
         hold_if(Hold::TasksFull, !self.has_room)?;
         let limit = if overlaps { (full - self.have).min(full / 2) } else { full - self.have };
         let limit = self.in_time.map_or(limit, |in_time| limit.min(in_time));
-        Ok(Plan { limit, free_slots: self.concurrency.saturating_sub(self.have), doubts })
+        Ok(Plan { limit, free_slots: self.concurrency.saturating_sub(self.have), recovers })
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
             deep: false,
             limited: false,
             has_room: true,
-            doubting: false,
+            recovering: false,
             doubt_since: None,
             next_doubt: now,
             bytes: 0,
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn ask(limit: usize, free_slots: usize) -> Decision {
-        Decision::Ask(Plan { limit, free_slots, doubts: false })
+        Decision::Ask(Plan { limit, free_slots, recovers: false })
     }
 
     #[test]
@@ -289,13 +289,13 @@ mod tests {
 
     #[test]
     fn doubt_is_strong_for_a_minute_and_then_comes_now_and_then() {
-        let now = Instant::now() + STRONG_DOUBT * 3;
-        let doubts = |since: Duration, next: Duration| {
+        let now = Instant::now() + PROBABLY_IN_DOUBT * 3;
+        let recovers = |since: Duration, next: Duration| {
             let view = View { now, doubt_since: Some(now - since), next_doubt: now + next, ..view() };
-            matches!(view.decide(), Decision::Ask(Plan { doubts: true, .. }))
+            matches!(view.decide(), Decision::Ask(Plan { recovers: true, .. }))
         };
-        assert!(doubts(Duration::from_secs(1), STRONG_DOUBT));
-        assert!(!doubts(STRONG_DOUBT * 2, STRONG_DOUBT));
-        assert!(doubts(STRONG_DOUBT * 2, Duration::ZERO));
+        assert!(recovers(Duration::from_secs(1), PROBABLY_IN_DOUBT));
+        assert!(!recovers(PROBABLY_IN_DOUBT * 2, PROBABLY_IN_DOUBT));
+        assert!(recovers(PROBABLY_IN_DOUBT * 2, Duration::ZERO));
     }
 }

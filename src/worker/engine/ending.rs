@@ -121,7 +121,7 @@ impl Engine {
             self.settle(&started.worker, &started.job, outcome, Then::default());
         }
         self.slots.running.detach_all();
-        let Self { results, line, registration, ending, failure, options, mut shutdown, .. } = self;
+        let Self { results, calls, registration, ending, failure, options, mut shutdown, .. } = self;
         let (Results { sender, settler, give_up, .. }, worker) = (results, registration.worker);
         drop(sender);
         let limit = ending.map_or(options.grace, |ending| ending.abandon - Instant::now()).max(WRITE_GRACE);
@@ -144,7 +144,7 @@ impl Engine {
         // Only a worker that holds nothing knowingly deregisters; for what it holds, others must notice
         // the missed heartbeats.
         if unwritten == 0 && !failure.as_ref().is_some_and(Error::is_gone) {
-            let deregistered = tokio::time::timeout(WRITE_GRACE, line.storage().deregister(&worker)).await;
+            let deregistered = tokio::time::timeout(WRITE_GRACE, calls.storage().deregister(&worker)).await;
             if !matches!(deregistered, Ok(Ok(()))) {
                 tracing::warn!("could not deregister; others will notice the missed heartbeats");
             }

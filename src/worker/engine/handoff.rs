@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::events::Event;
-use super::claiming::{DOUBTING_TIMEOUT, FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
+use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY, RECOVERY_TIMEOUT};
 use super::{Engine, Mode};
 use crate::error::Result;
 use crate::job::{Job, JobId};
@@ -139,7 +139,7 @@ impl Engine {
             && self.registration.registering.is_none()
             // To release what is unknown ends an offer.
             && !self.handoff.is_pending()
-            && !self.claims.is_doubting()
+            && !self.claims.is_recovering()
             && self.handoff.rests_until.is_none()
             // Jobs are handed off that are ready by the storage's clock, and nobody is asked for forbidden flags first.
             && self.client.clock().time().is_none()
@@ -164,7 +164,7 @@ impl Engine {
         self.events.tell(|| Event::HandedOff { job: Arc::new(job.job.clone()) });
         let is_ours = worker == self.registration.worker && self.registration.registering.is_none();
         let may_be_released = self.handoff.releasing.is_some()
-            || self.claims.is_doubting()
+            || self.claims.is_recovering()
             || self.handoff.released.is_some_and(|released| seen <= released);
         let concurrency = self.work.now.concurrency;
         if is_ours
@@ -213,10 +213,10 @@ impl Engine {
             return;
         }
         let held: Vec<JobId> = self.slots.held.keys().copied().collect();
-        let (line, worker) = (self.line.clone(), Arc::clone(&self.registration.worker));
+        let (calls, worker) = (self.calls.clone(), Arc::clone(&self.registration.worker));
         handoff.unheard = false;
         handoff.releasing = Some(Box::pin(async move {
-            line.call(DOUBTING_TIMEOUT, line.storage().release_untracked(&worker, &held)).await
+            calls.call(RECOVERY_TIMEOUT, calls.storage().release_untracked(&worker, &held)).await
         }));
     }
 

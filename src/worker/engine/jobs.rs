@@ -184,7 +184,7 @@ impl Engine {
             *error = clean_error(error);
         }
         let settlement = Settlement::new(claim, outcome).then(then);
-        self.results.backlog.gave(&settlement);
+        self.results.backlog.add(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.sender.send(Finished { worker: Arc::clone(worker), settlement });
     }

@@ -53,7 +53,7 @@ use super::{ShutdownHandle, Worker};
 use crate::client::BackfillClient;
 use crate::cron::{CronEntry, Scheduler};
 use crate::error::{Error, Result};
-use crate::storage::{Line, Wakeup, WorkerId};
+use crate::storage::{GuardedCalls, Wakeup, WorkerId};
 use crate::task::Chain;
 use buffer::Buffer;
 use claims::Claims;
@@ -87,7 +87,7 @@ impl Mode {
 pub(super) struct Engine {
     client: BackfillClient,
     /// The storage with connections of the worker's own, which the user's code cannot use up.
-    line: Line,
+    calls: GuardedCalls,
     middleware: Chain,
     crontab: Vec<CronEntry>,
     options: Options,
@@ -112,14 +112,14 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(worker: &Worker, mode: Mode) -> Self {
-        let line = Line::to(worker.client.storage().consumer());
+        let calls = GuardedCalls::to(worker.client.storage().consumer());
         let work = CurrentWork::new(worker.work.subscribe());
         let registration = Registered::new(mode, worker.options.timing.dead_after, Arc::clone(&work.now.names));
         Self {
             client: worker.client.clone(),
-            results: Results::begin(&line, &worker.events),
+            results: Results::begin(&calls, &worker.events),
             status: Status::new(worker.work.subscribe(), &worker.options.forbidden_flags),
-            line,
+            calls,
             middleware: worker.middleware.clone(),
             crontab: worker.crontab.clone(),
             options: worker.options.clone(),
@@ -152,7 +152,7 @@ impl Engine {
         tokio::pin!(signals);
         let (news_tx, news) = mpsc::unbounded_channel();
         let maintenance = Maintenance::start(
-            self.line.clone(),
+            self.calls.clone(),
             self.client.storage(),
             self.registration.identities.subscribe(),
             self.options.timing,
@@ -164,7 +164,7 @@ impl Engine {
         let registrar = maintenance.registrar();
         let first = Arc::clone(&self.registration.worker);
         let begun = tokio::select! {
-            begun = begin(&self.line, &registrar, &self.work.now.names, first, self.mode) => begun.map(Some),
+            begun = begin(&self.calls, &registrar, &self.work.now.names, first, self.mode) => begun.map(Some),
             () = &mut signals => Ok(None),
             _ = self.shutdown.wait_for(|stage| *stage > Stage::Run) => Ok(None),
         };
@@ -179,7 +179,7 @@ impl Engine {
         match begun {
             Ok(()) => self.events.tell(|| Event::Started {
                 worker: Arc::clone(&self.registration.worker),
-                storage: self.line.storage().name(),
+                storage: self.calls.storage().name(),
                 tasks: self.work.now.names.to_vec(),
                 concurrency: self.work.now.concurrency,
             }),
@@ -187,7 +187,7 @@ impl Engine {
         }
         let crontab = self.run_crontab();
         let events = self.events.clone();
-        let name = self.line.storage().name();
+        let name = self.calls.storage().name();
         // Maintenance and signals go on until the last result is written: meanwhile others must not declare us dead, and a
         // second signal must be heard.
         tokio::select! {
@@ -219,7 +219,7 @@ impl Engine {
         let wanted = self.mode == Mode::UntilShutdown && !entries.is_empty();
         let events = self.events.clone();
         let scheduler = Scheduler {
-            line: self.line.clone(),
+            calls: self.calls.clone(),
             entries,
             clock: self.client.clock().clone(),
             max_payload_bytes: self.client.max_payload_bytes(),
@@ -242,7 +242,7 @@ impl Engine {
     async fn turn(mut self, mut news: mpsc::UnboundedReceiver<News>) -> Self {
         let listen = self.options.listen && self.mode == Mode::UntilShutdown;
         let mut wakeups = if listen {
-            self.line.storage().wakeups(Some(self.handoff.offers()))
+            self.calls.storage().wakeups(Some(self.handoff.offers()))
         } else {
             futures::stream::pending().boxed()
         };
@@ -316,7 +316,7 @@ impl Engine {
             Wakeup::BreakingMigration { revision, supported } => {
                 self.events.tell(|| Event::BreakingMigration { revision });
                 tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
-                self.fail(Error::BreakingMigration { storage: self.line.storage().name(), revision, supported });
+                self.fail(Error::BreakingMigration { storage: self.calls.storage().name(), revision, supported });
             }
         }
     }

@@ -15,7 +15,7 @@ use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
 use super::work::Telling;
 use super::{Engine, Mode};
 use crate::error::{Error, FailureKind, Result};
-use crate::storage::{Line, Registration, WorkerId};
+use crate::storage::{GuardedCalls, Registration, WorkerId};
 
 /// Registering that has not been answered for this long never will be.
 pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,13 +79,13 @@ impl Engine {
         self.events.tell(|| Event::Evicted { was: Arc::clone(worker), now: Arc::clone(&new) });
         self.slots.cancel.cancel();
         self.release_waiting();
-        let (line, tasks, dead_after) =
-            (self.line.clone(), Arc::clone(&self.work.now.names), self.options.timing.dead_after);
+        let (calls, tasks, dead_after) =
+            (self.calls.clone(), Arc::clone(&self.work.now.names), self.options.timing.dead_after);
         self.registration.told_tasks = Arc::clone(&tasks);
         self.registration.registering = Some(Box::pin(async move {
             let sent = sent_now();
             let registration = Registration::new(&new, &tasks).dead_after(dead_after);
-            let registered = line.call(REGISTER_TIMEOUT, line.storage().register(&registration)).await;
+            let registered = calls.call(REGISTER_TIMEOUT, calls.storage().register(&registration)).await;
             (new, sent, registered)
         }));
     }
@@ -148,7 +148,7 @@ impl Engine {
 /// ourselves, through a try whose answer was lost; then a row is left behind that holds nothing, and is swept up with those of the
 /// dead.
 pub(super) async fn begin(
-    line: &Line,
+    calls: &GuardedCalls,
     registrar: &Registrar,
     tasks: &Arc<[String]>,
     mut worker: Arc<WorkerId>,
@@ -156,7 +156,7 @@ pub(super) async fn begin(
 ) -> Result<(Arc<WorkerId>, Sent)> {
     let mut delay = FIRST_CLAIM_DELAY;
     let mut first_try = true;
-    let storage = line.storage();
+    let storage = calls.storage();
     loop {
         let register = async {
             let sent = sent_now();
@@ -177,7 +177,7 @@ pub(super) async fn begin(
                 never = open_another => never,
             }
         };
-        match line.call(REGISTER_TIMEOUT, begun).await {
+        match calls.call(REGISTER_TIMEOUT, begun).await {
             Ok(Some(sent)) => return Ok((worker, sent)),
             Ok(None) => {
                 tracing::warn!(%worker, "this identity is somebody's already; choosing another");

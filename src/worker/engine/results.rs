@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::events::Events;
 use super::super::settler::{Backlog, Finished, Settler, Summary, Written};
-use crate::storage::Line;
+use crate::storage::GuardedCalls;
 
 /// No claims while the errors and payloads of unwritten results have more bytes than this.
 const MAX_UNWRITTEN_BYTES: usize = 32 * 1024 * 1024;
@@ -22,12 +22,12 @@ pub(super) struct Results {
 }
 
 impl Results {
-    pub fn begin(line: &Line, events: &Events) -> Self {
+    pub fn begin(calls: &GuardedCalls, events: &Events) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         let (written_tx, written) = mpsc::unbounded_channel();
         let (give_up, backlog) = (CancellationToken::new(), Backlog::default());
         let settler =
-            Settler::new(line.clone(), finished, written_tx, give_up.clone(), events.clone(), backlog.clone());
+            Settler::new(calls.clone(), finished, written_tx, give_up.clone(), events.clone(), backlog.clone());
         Self { sender, backlog, written, settler: tokio::spawn(settler.run()), give_up }
     }
 

@@ -48,12 +48,12 @@ impl Engine {
             return;
         }
         self.registration.told_tasks = Arc::clone(&self.work.now.names);
-        let (line, worker, tasks) =
-            (self.line.clone(), Arc::clone(&self.registration.worker), Arc::clone(&self.work.now.names));
+        let (calls, worker, tasks) =
+            (self.calls.clone(), Arc::clone(&self.registration.worker), Arc::clone(&self.work.now.names));
         self.registration.telling = Some(Box::pin(async move {
             let mut delay = FIRST_CLAIM_DELAY;
             // One that is registered no more has nothing to tell: who comes after it tells anew.
-            while let Err(error) = line.call(REGISTER_TIMEOUT, line.storage().serve(&worker, &tasks)).await {
+            while let Err(error) = calls.call(REGISTER_TIMEOUT, calls.storage().serve(&worker, &tasks)).await {
                 tracing::warn!(%error, ?delay, "cannot tell which tasks this worker runs; trying again");
                 tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 delay = (delay * 2).min(MAX_CLAIM_DELAY);

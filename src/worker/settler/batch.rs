@@ -100,11 +100,11 @@ impl Backlog {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(in super::super) fn gave(&self, settlement: &Settlement) {
+    pub(in super::super) fn add(&self, settlement: &Settlement) {
         self.0.fetch_add(details(settlement), Ordering::Relaxed);
     }
 
-    pub(super) fn took(&self, settlement: &Settlement) {
+    pub(super) fn remove(&self, settlement: &Settlement) {
         self.0.fetch_sub(details(settlement), Ordering::Relaxed);
     }
 }

@@ -44,7 +44,7 @@ impl Settler {
         let mut stack = vec![batch];
         while let Some(mut batch) = stack.pop() {
             let tried = if batch.len() > 1 && batch.weight() > MAX_BATCH_BYTES {
-                Tried::NotAsItIs
+                Tried::SplitOrStrip
             } else {
                 self.write(worker, &mut batch).await
             };
@@ -60,16 +60,16 @@ impl Settler {
                         self.defer(worker, item);
                     }
                 }
-                Tried::NotAsItIs if batch.len() > 1 => {
+                Tried::SplitOrStrip if batch.len() > 1 => {
                     let half = batch.split_off(batch.len() / 2);
                     stack.push(half);
                     stack.push(batch);
                 }
-                Tried::NotAsItIs => {
+                Tried::SplitOrStrip => {
                     for Item { settlement, mark } in batch.into_items() {
-                        self.backlog.took(&settlement);
+                        self.backlog.remove(&settlement);
                         if let Some(settlement) = without_details(settlement) {
-                            self.backlog.gave(&settlement);
+                            self.backlog.add(&settlement);
                             let mark = Mark { in_doubt: mark.in_doubt, ..Mark::default() };
                             stack.push(Batch::from_iter([Item { settlement, mark }]));
                         }
@@ -79,7 +79,7 @@ impl Settler {
                     let again = batch.into_items().filter_map(|item| self.refused(worker, item, &error));
                     stack.extend(again.map(|item| Batch::from_iter([item])));
                 }
-                Tried::TooLong => {
+                Tried::TimedOut => {
                     for item in batch.into_items() {
                         self.defer(worker, item);
                     }
@@ -103,13 +103,13 @@ impl Settler {
                 tracing::error!(%job, %error, "the job is done, and its row could not be deleted; it is kept as dead");
                 let error = clean_error(&format!("the job is done, and its row could not be deleted: {error}"));
                 item.settlement.outcome = Outcome::dead(error);
-                self.backlog.gave(&item.settlement);
+                self.backlog.add(&item.settlement);
                 return Some(item);
             }
             if let Some(simpler) = without_details(item.settlement.clone()) {
                 tracing::error!(%job, %error, "a result was refused; writing it without its details");
-                self.backlog.took(&item.settlement);
-                self.backlog.gave(&simpler);
+                self.backlog.remove(&item.settlement);
+                self.backlog.add(&simpler);
                 item.settlement = simpler;
                 return Some(item);
             }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::Events;
 use crate::error::Error;
 use crate::job::JobId;
-use crate::storage::{ClaimToken, Line, Settlement, WorkerId};
+use crate::storage::{ClaimToken, GuardedCalls, Settlement, WorkerId};
 pub(super) use batch::Backlog;
 use batch::Batch;
 use deferred::Deferred;
@@ -77,7 +77,7 @@ pub(super) enum Written {
 
 /// The part of a worker that writes outcomes.
 pub(super) struct Settler {
-    line: Line,
+    calls: GuardedCalls,
     finished: mpsc::UnboundedReceiver<Finished>,
     written: mpsc::UnboundedSender<Written>,
     /// Fires when there is no more time: what cannot be written now is left.
@@ -99,7 +99,7 @@ pub(super) struct Settler {
 
 impl Settler {
     pub(super) fn new(
-        line: Line,
+        calls: GuardedCalls,
         finished: mpsc::UnboundedReceiver<Finished>,
         written: mpsc::UnboundedSender<Written>,
         give_up: CancellationToken,
@@ -109,7 +109,7 @@ impl Settler {
         let (summary, unwritten, deferred) = (Summary::default(), 0, Vec::new());
         let (refusals, accepted, closing) = (0, None, false);
         Self {
-            line,
+            calls,
             finished,
             written,
             give_up,
@@ -146,7 +146,7 @@ impl Settler {
                 () = sleep_until(again), if again.is_some() => self.write_deferred().await,
                 () = self.give_up.cancelled(), if self.closing => {
                     for deferred in self.deferred.drain(..) {
-                        self.backlog.took(&deferred.item.settlement);
+                        self.backlog.remove(&deferred.item.settlement);
                         self.unwritten += 1;
                     }
                 }

@@ -22,9 +22,9 @@ pub(super) enum Tried {
     /// It is written (or given up), but for the rows that somebody has locked.
     Done { busy: HashSet<JobId> },
     /// It cannot be written as it is: for what is in it, or for its size.
-    NotAsItIs,
+    SplitOrStrip,
     /// It is one result, and took longer than the server allows.
-    TooLong,
+    TimedOut,
     /// It is refused, and there is nothing in it that could be left out.
     Refused { error: Error },
 }
@@ -35,7 +35,7 @@ impl Settler {
         let mut delay = FIRST_DELAY;
         loop {
             let settled = tokio::select! {
-                settled = self.line.call(WRITE_TIMEOUT, self.line.storage().settle(worker, &batch.settlements)) => settled,
+                settled = self.calls.call(WRITE_TIMEOUT, self.calls.storage().settle(worker, &batch.settlements)) => settled,
                 () = self.give_up.cancelled() => {
                     self.give_up_on(&batch.settlements);
                     return Tried::Done { busy: HashSet::new() };
@@ -65,11 +65,11 @@ impl Settler {
             }
             if (error.took_too_long() || is_unanswered(&error)) && batch.len() > 1 {
                 tracing::warn!(%error, jobs = batch.len(), "results took too long to write; writing fewer at a time");
-                return Tried::NotAsItIs;
+                return Tried::SplitOrStrip;
             }
             if error.took_too_long() {
                 tracing::warn!(%error, "a result took too long to write; trying again later");
-                return Tried::TooLong;
+                return Tried::TimedOut;
             }
             if !error.is_refusal() && error.is_transient() {
                 // It may have been applied all the same, its answer lost.
@@ -85,7 +85,7 @@ impl Settler {
             }
             if refused && (batch.len() > 1 || (!error.is_transient() && can_be_simpler(&batch.settlements))) {
                 tracing::error!(%error, jobs = batch.len(), "results were refused; looking for the one to blame");
-                return Tried::NotAsItIs;
+                return Tried::SplitOrStrip;
             }
             self.events.tell(|| Event::WriteFailed { jobs: batch.len(), error: error.to_string() });
             if refused {
@@ -123,7 +123,7 @@ impl Settler {
     pub(super) fn give_up_on(&mut self, batch: &[Settlement]) {
         self.unwritten += batch.len();
         for settlement in batch {
-            self.backlog.took(settlement);
+            self.backlog.remove(settlement);
         }
     }
 }

@@ -53,7 +53,7 @@ impl Settler {
             return unknown().map(|settlement| settlement.claim.id).collect();
         }
         let present = tokio::select! {
-            present = self.line.call(WRITE_TIMEOUT, self.line.storage().existing(&gone)) => present,
+            present = self.calls.call(WRITE_TIMEOUT, self.calls.storage().existing(&gone)) => present,
             () = self.give_up.cancelled() => Ok(Vec::new()),
         };
         // One question without an answer is enough: then all are taken for written.
@@ -73,7 +73,7 @@ impl Settler {
     ) {
         let mut stale = Vec::new();
         for settlement in batch.clone() {
-            self.backlog.took(settlement);
+            self.backlog.remove(settlement);
             if !is_applied(settlement.claim.id) {
                 self.summary.stale += 1;
                 stale.push(settlement.claim.id);

@@ -15,12 +15,12 @@ use crate::error::{Error, FailureKind, Result};
 
 /// A storage, and the news that its connections died.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct GuardedCalls {
     storage: Arc<dyn Consumer>,
     dead: Arc<watch::Sender<()>>,
 }
 
-impl Line {
+impl GuardedCalls {
     pub(crate) fn to(storage: Arc<dyn Consumer>) -> Self {
         Self { storage, dead: Arc::new(watch::Sender::new(())) }
     }
@@ -70,18 +70,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_with_its_answer_at_its_limit_or_when_the_line_is_cut() {
-        let line = Line::to(Arc::new(MemoryStorage::default()));
+        let calls = GuardedCalls::to(Arc::new(MemoryStorage::default()));
         let limit = Duration::from_secs(30);
-        assert_eq!(line.call(limit, async { Ok(7) }).await.unwrap(), 7);
-        let error = line.call(limit, std::future::pending::<Result<()>>()).await.unwrap_err();
+        assert_eq!(calls.call(limit, async { Ok(7) }).await.unwrap(), 7);
+        let error = calls.call(limit, std::future::pending::<Result<()>>()).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("30s"), "{error}");
         let cut = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            line.cut();
+            calls.cut();
         };
-        let (ended, ()) = tokio::join!(line.call(limit, std::future::pending::<Result<()>>()), cut);
+        let (ended, ()) = tokio::join!(calls.call(limit, std::future::pending::<Result<()>>()), cut);
         assert!(ended.unwrap_err().to_string().contains("dead"));
         // It concerns the calls of that moment only.
-        assert_eq!(line.call(limit, async { Ok(8) }).await.unwrap(), 8);
+        assert_eq!(calls.call(limit, async { Ok(8) }).await.unwrap(), 8);
     }
 }
