@@ -13,7 +13,7 @@
 //! All loops only ever wait and call the storage, and each call is whole or not at all, so they may be dropped at any moment.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::events::{Event, Events};
 use super::lease::{Lease, sent_now};
+use super::reachability::Reachability;
 use super::status::Status;
 use crate::error::{Error, Result};
 use crate::storage::{Consumer, GuardedCalls, Registration, Storage, Watch, WorkerId, WorkerStatus};
@@ -188,46 +189,6 @@ impl Maintenance {
     }
 }
 
-/// Since when the storage has been within reach.
-#[derive(Clone, Copy, Debug)]
-struct Reachability {
-    since: Instant,
-    last: Instant,
-    /// By the wall clock too, because the other one stands still while a machine sleeps.
-    last_by_wall: SystemTime,
-    /// A longer time without an answer is a loss.
-    gap: Duration,
-}
-
-impl Reachability {
-    fn begins(heartbeat_interval: Duration) -> Self {
-        let now = Instant::now();
-        let gap = heartbeat_interval.mul_f64(1.5);
-        Self { since: now, last: now, last_by_wall: SystemTime::now(), gap }
-    }
-
-    /// The storage answered.
-    fn heard(&mut self) {
-        let now = Instant::now();
-        let by_wall = self.last_by_wall.elapsed().unwrap_or_default();
-        if (now - self.last).max(by_wall) > self.gap {
-            self.since = now;
-        }
-        self.last = now;
-        self.last_by_wall = SystemTime::now();
-    }
-
-    /// How long ago the last answer was.
-    fn quiet(&self) -> Duration {
-        self.last.elapsed().max(self.last_by_wall.elapsed().unwrap_or_default())
-    }
-
-    /// For how long it has lasted without a gap: heartbeats that others missed before it began prove nothing.
-    fn lasts(&self) -> Duration {
-        if self.quiet() > self.gap { Duration::ZERO } else { self.since.elapsed() }
-    }
-}
-
 struct Heartbeats {
     registrations: mpsc::UnboundedReceiver<Register>,
     dead_after: Duration,
@@ -390,41 +351,5 @@ async fn look_after_others(
             }
             next_sweep = Instant::now() + least + most.saturating_sub(least).mul_f64(fastrand::f64());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
-    const DEAD_AFTER: Duration = Duration::from_secs(15);
-
-    #[tokio::test(start_paused = true)]
-    async fn missed_heartbeats_count_only_after_contact_all_the_time() {
-        let mut contact = Reachability::begins(HEARTBEAT_INTERVAL);
-        for _ in 0..3 {
-            assert!(contact.lasts() < DEAD_AFTER, "a new worker has heard nobody yet");
-            advance(HEARTBEAT_INTERVAL).await;
-            contact.heard();
-        }
-        assert!(contact.lasts() >= DEAD_AFTER, "nothing was lost");
-
-        // The storage is away for a minute.
-        advance(Duration::from_secs(8)).await;
-        assert!(contact.lasts() < DEAD_AFTER, "not while it is away");
-        advance(Duration::from_secs(52)).await;
-        contact.heard();
-        assert!(contact.lasts() < DEAD_AFTER, "the others need time to be heard again");
-        for _ in 0..2 {
-            advance(HEARTBEAT_INTERVAL).await;
-            contact.heard();
-            assert!(contact.lasts() < DEAD_AFTER);
-        }
-        advance(HEARTBEAT_INTERVAL).await;
-        contact.heard();
-        assert!(contact.lasts() >= DEAD_AFTER, "now it is they who missed heartbeats");
     }
 }

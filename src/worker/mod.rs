@@ -15,6 +15,7 @@
 //! - **events** are what the worker tells about itself;
 //! - the **lease** is how long others take the worker for alive; it starts nothing when that is over;
 //! - **maintenance** sends the worker's heartbeats, frees the jobs of dead workers, and sweeps stale locks;
+//! - **reachability** is for how long the storage has been there;
 //! - the **status** is what it says of itself to other processes;
 //! - a **presence** is the maintenance alone, for doors;
 //! - **shutdown** is the handle that asks all of it to come to an end.
@@ -30,6 +31,7 @@ mod maintenance;
 mod pace;
 mod prefetch;
 mod presence;
+mod reachability;
 mod settler;
 mod shutdown;
 mod status;
