@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use backfill::error::FailureKind;
 use backfill::storage::contract::{adding, claiming, cron, managing, settling};
-use backfill::storage::{ClaimRef, ClaimRequest, ClaimedJob, JobFilter, Outcome, Registration, Settlement, WorkerId};
+use backfill::storage::{
+    ClaimRef, ClaimRequest, ClaimedJob, Cleanup, JobFilter, Outcome, Registration, Settlement, Watch, WorkerId,
+};
 use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -290,6 +292,126 @@ const DAMAGED: &str = "the payload is not valid UTF-8, so the task was not start
 async fn rows_that_are_no_text_stop_no_claims_and_fail_by_themselves() {
     let (client, ..) = with_damaged_rows().await;
     assert_eq!(run_all(&client).await, [(1, Some(DAMAGED.to_owned()))]);
+}
+
+/// Each worker is rescued with its jobs, whatever its id is.
+async fn rescues_all(client: &BackfillClient) {
+    let silence = Duration::from_millis(50);
+    let storage = client.storage().consumer();
+    let rescued = storage.rescue(&Watch::new(silence).contact(silence)).await.expect("rescue");
+    let mut rescued: Vec<_> = rescued.into_iter().map(|rescued| (rescued.worker, rescued.jobs)).collect();
+    rescued.sort();
+    assert_eq!(rescued, [("dead".to_owned(), 1), ("\u{fffd}".to_owned(), 1)]);
+    assert_eq!(client.counts().await.expect("counts").running, 1, "of a worker that nobody knows");
+    let errors = client.jobs(&JobFilter::new()).await.expect("jobs").into_iter().filter_map(|job| job.last_error);
+    assert_eq!(errors.filter(|error| error.contains("stopped sending heartbeats")).count(), 2);
+}
+
+/// All that people ask is answered, with replacement characters.
+async fn is_told(client: &BackfillClient) {
+    let damaged = "\u{fffd}";
+    let workers = client.workers().await.expect("workers");
+    assert_eq!(workers.iter().filter(|worker| worker.id.contains(damaged)).count(), 2, "{workers:?}");
+    let queues = client.queues().await.expect("queues");
+    assert!(queues.iter().any(|queue| queue.name == damaged && queue.locked_by.as_deref() == Some(damaged)));
+    assert!(client.tasks().await.expect("tasks").iter().any(|task| task.name == damaged));
+    assert!(
+        client
+            .storage()
+            .require_inspect()
+            .expect("inspect")
+            .task_names()
+            .await
+            .expect("names")
+            .iter()
+            .any(|name| name == damaged)
+    );
+    assert_eq!(client.crontabs().await.expect("crontabs")[0].identifier, damaged);
+    client.storage().require_inspect().expect("inspect").serving().await.expect("serving");
+    for check in client.storage().doctor().expect("doctor").diagnose().await {
+        let told = format!("{check:?}");
+        assert!(!told.contains("invalid byte sequence") && !told.contains("utf-8 sequence"), "{told}");
+    }
+    client.cleanup(&Cleanup::new().tasks(["t"]).queues()).await.expect("cleanup");
+}
+
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_and_holders_that_are_no_text_hold_up_nobody() {
+    let pool = database_in("SQL_ASCII").await;
+    let (client, schema) = schema_in(&pool).await;
+    for n in 1..=4 {
+        client.add(JobSpec::new("t", n)).await.expect("add");
+    }
+    let odd = "convert_from('\\xe9', 'SQL_ASCII')";
+    let damage = format!(
+        "insert into S.backfill_pools (id, seen_at, serves, handover, tasks) values
+           ({odd}, '2020-01-01', array[{odd}], {odd}, array[{odd}]), ('dead', '2020-01-01', null, null, null);
+         update S._private_jobs set locked_at = now(), locked_by = {odd} where id = 1;
+         update S._private_jobs set locked_at = now(), locked_by = 'dead' where id = 2;
+         update S._private_jobs set locked_at = now() - interval '5 hours', locked_by = {odd} || 'x' where id = 3;
+         insert into S._private_job_queues (queue_name, locked_at, locked_by) values ({odd}, now(), {odd});
+         insert into S._private_tasks (identifier) values ({odd});
+         insert into S._private_known_crontabs (identifier, known_since, last_execution)
+           values ({odd}, now(), now() + interval '1 day')"
+    );
+    support::sql(&pool, &schema, &damage).await;
+    is_told(&client).await;
+    rescues_all(&client).await;
+    // Nobody has to be able to read a worker to whom jobs could be handed off.
+    let damage = format!("insert into S.backfill_pools (id, handover, tasks) values ({odd}, 'c', array['t'])");
+    support::sql(&pool, &schema, &damage).await;
+    let ran = Arc::new(tokio::sync::Notify::new());
+    let handler = {
+        let ran = Arc::clone(&ran);
+        task_fn("handed_off", move |_: serde_json::Value, _: JobContext| {
+            let ran = Arc::clone(&ran);
+            async move { ran.notify_one() }
+        })
+    };
+    let worker = Worker::builder(client.clone()).task(handler).handle_signals(false).build().expect("worker");
+    let handle = worker.shutdown_handle();
+    let worker = tokio::spawn(async move { worker.run().await });
+    let handed_off = async {
+        loop {
+            let added = client.add(JobSpec::new("handed_off", ())).await.expect("add");
+            ran.notified().await;
+            if added.locked_by.is_some() {
+                break;
+            }
+        }
+    };
+    support::soon("a job is handed off", handed_off).await;
+    handle.shutdown();
+    worker.await.expect("no panic").expect("run");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_file_workers_and_names_that_are_no_text_hold_up_nobody() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let url = format!("sqlite://{}/app.db", directory.path().display());
+    let client = BackfillClient::new(&url).await.expect("open");
+    for n in 1..=5 {
+        client.add(JobSpec::new("t", n)).await.expect("add");
+    }
+    let pool = sqlx::SqlitePool::connect(&url).await.expect("open");
+    let damage = "
+        insert into backfill_pools (id, started_at, seen_at, serves)
+          values (cast(x'e9' as text), 1, 1, cast(x'5b22e9225d' as text)), ('dead', 1, 1, null);
+        update backfill_jobs set locked_at = 1, locked_by = cast(x'e9' as text) where id = 1;
+        update backfill_jobs set locked_at = 1, locked_by = 'dead' where id = 2;
+        update backfill_jobs set locked_at = 1, locked_by = cast(x'e978' as text) where id = 3;
+        update backfill_jobs set queue = cast(x'c3' as text) where id = 4;
+        insert into backfill_queues (name, locked_at, locked_by) values (cast(x'e9' as text), 1, cast(x'e9' as text));
+        insert into backfill_queues (name) values (cast(x'c3' as text));
+        insert into backfill_tasks (name) values (cast(x'e9' as text));
+        insert into backfill_crontabs (identifier, known_since, last_execution)
+          values (cast(x'e9' as text), 1, 9000000000000000);";
+    sqlx::raw_sql(damage).execute(&pool).await.expect("damage");
+    is_told(&client).await;
+    rescues_all(&client).await;
+    // What stands in a queue that cannot be named waits, and all others run.
+    assert_eq!(run_all(&client).await.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [3, 4]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backfill::chrono::{DateTime, Utc};
-use backfill::{BackfillClient, Clock, JobFilter, TaskPayload, Worker, handler_with};
+use backfill::{BackfillClient, Clock, JobFilter, TaskPayload, handler_with};
 
 #[derive(serde::Serialize, serde::Deserialize, TaskPayload, PartialEq, Debug)]
 struct SendInvoice {
@@ -43,7 +43,7 @@ async fn added<P: TaskPayload + serde::de::DeserializeOwned>(jobs: &BackfillClie
 /// Runs what is ready, and then ends.
 async fn run(jobs: &BackfillClient, mailer: &Mailer) -> backfill::worker::Summary {
     let task = handler_with(mailer.clone(), send_invoice);
-    let worker = Worker::builder(jobs.clone()).task(task).handle_signals(false).build().expect("worker");
+    let worker = jobs.worker().task(task).handle_signals(false).build().expect("worker");
     worker.run_until_idle().await.expect("run")
 }
 

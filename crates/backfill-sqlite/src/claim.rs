@@ -326,7 +326,7 @@ with recursive priority (value) as (
 select
   job.id as "id!: i64",
   job.task as "task!: String",
-  job.queue as "queue?: String",
+  job.queue as "queue?: crate::row::Text",
   job.priority as "priority!: i64",
   job.run_at as "run_at!: i64",
   octet_length(job.payload) as "bytes!: i64",
@@ -413,6 +413,10 @@ limit ?5
     let mut side_by_side = 0;
     let mut chosen: Vec<i64> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
+        // A queue whose name is no text could not be freed again.
+        if candidate.queue.as_ref().is_some_and(|queue| queue.is_damaged) {
+            continue;
+        }
         let room = rooms.get_mut(&candidate.task);
         if room.as_ref().is_some_and(|room| **room == 0) {
             left.get_or_insert((candidate.priority, candidate.run_at, candidate.id));
@@ -435,7 +439,7 @@ limit ?5
             *room -= 1;
         }
         chosen.push(candidate.id);
-        let Some(queue) = candidate.queue else { continue };
+        let Some(queue) = candidate.queue.map(|queue| queue.text) else { continue };
         if request.run_length > 1 {
             for (id, size) in rest_of_run(connection, &request, &queue, ready_by).await? {
                 if chosen.len() >= MAX_IN_RUNS.max(request.limit) || bytes + size > request.max_bytes {

@@ -12,13 +12,14 @@ use crate::SqliteStorage;
 use crate::add::store;
 use crate::errors::failed;
 use crate::file::{micros, time};
+use crate::row::Text;
 
 #[async_trait]
 impl Schedules for SqliteStorage {
     async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
         let rows = sqlx::query!(
             r#"
-select identifier as "identifier!", known_since as "known_since!: i64", last_execution as "last_execution?: i64"
+select identifier as "identifier!: Text", known_since as "known_since!: i64", last_execution as "last_execution?: i64"
 from backfill_crontabs
 order by identifier
 "#
@@ -28,7 +29,7 @@ order by identifier
         .map_err(failed("read the known crontab entries"))?;
         let known = rows
             .into_iter()
-            .map(|row| KnownCrontab::new(row.identifier, time(row.known_since), row.last_execution.map(time)));
+            .map(|row| KnownCrontab::new(row.identifier.text, time(row.known_since), row.last_execution.map(time)));
         Ok(known.collect())
     }
 

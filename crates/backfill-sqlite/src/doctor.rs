@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::migrate;
+use crate::row::Text;
 
 /// More than it takes a worker to notice that it is not registered, and more than clocks that agree differ by; in microseconds (a
 /// minute).
@@ -65,7 +66,7 @@ impl SqliteStorage {
         let limit = self.file.now() + SOME_TIME;
         let ahead = sqlx::query_scalar!(
             r#"
-select 'the crontab entry ' || identifier as "what!: String" from backfill_crontabs where last_execution > ?1
+select 'the crontab entry ' || identifier as "what!: Text" from backfill_crontabs where last_execution > ?1
 union all
 select 'the heartbeat of ' || id from backfill_pools where seen_at > ?1
 order by 1
@@ -74,6 +75,7 @@ order by 1
         )
         .fetch_all(connection)
         .await?;
+        let ahead: Vec<String> = ahead.into_iter().map(|what| what.text).collect();
         if ahead.is_empty() {
             return Ok(fine("times", "no crontab or worker is dated ahead".to_owned()));
         }
@@ -89,7 +91,7 @@ order by 1
         let limit = self.file.now() - SOME_TIME;
         let old = sqlx::query!(
             r#"
-select job.locked_by as "worker!: String", count(*) as "jobs!: i64"
+select job.locked_by as "worker!: Text", count(*) as "jobs!: i64"
 from backfill_jobs job indexed by backfill_jobs_held
 where job.locked_by is not null
   and job.locked_at < ?1
@@ -104,7 +106,7 @@ order by 1
         if old.is_empty() {
             return Ok(fine("locks", "no job is held by a worker that is not registered".to_owned()));
         }
-        let workers: Vec<&str> = old.iter().map(|row| row.worker.as_str()).collect();
+        let workers: Vec<&str> = old.iter().map(|row| row.worker.text.as_str()).collect();
         let jobs: i64 = old.iter().map(|row| row.jobs).sum();
         Ok(found(
             "locks",

@@ -213,7 +213,7 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
                         r#"
 delete from backfill_pools
 where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_after, 0)) <= ?3
-returning id as "id!: String"
+returning cast(id as blob) as "id!: Vec<u8>"
 "#,
                         now,
                         dead_after_micros,
@@ -222,9 +222,11 @@ returning id as "id!: String"
                     .fetch_all(&mut *connection)
                     .await?;
                     let mut rescued = Vec::new();
-                    for worker in dead {
+                    for id in dead {
+                        // Told as text, whatever bytes it is.
+                        let worker = String::from_utf8_lossy(&id).into_owned();
                         let error = Rescued::last_error(&worker);
-                        let jobs = release(connection, &worker, now, Some(&error)).await?;
+                        let jobs = release(connection, &id, now, Some(&error)).await?;
                         rescued.push(Rescued { worker, jobs });
                     }
                     Ok(rescued)
@@ -248,7 +250,7 @@ returning id as "id!: String"
                         sqlx::query!("delete from backfill_pools where id = ?1", worker)
                             .execute(&mut *connection)
                             .await?;
-                        released += release(connection, &worker, i64::MIN, None).await?;
+                        released += release(connection, worker.as_bytes(), i64::MIN, None).await?;
                     }
                     Ok(released)
                 })
@@ -311,18 +313,21 @@ where locked_by = ?1 and id not in (select value from json_each(?2))
     Ok(released)
 }
 
-/// Releases everything that a worker holds; its jobs run at `earliest` or later.
+/// Releases everything that a worker holds; its jobs run at `earliest` or later. Its id is given as the bytes that are stored: one that is
+/// no text must keep nobody from being rescued.
 async fn release(
     connection: &mut SqliteConnection,
-    worker: &str,
+    worker: &[u8],
     earliest: i64,
     error: Option<&str>,
 ) -> sqlx::Result<u64> {
-    let queues =
-        sqlx::query!("update backfill_queues set locked_at = null, locked_by = null where locked_by = ?1", worker)
-            .execute(&mut *connection)
-            .await?
-            .rows_affected();
+    let queues = sqlx::query!(
+        "update backfill_queues set locked_at = null, locked_by = null where locked_by = cast(?1 as text)",
+        worker
+    )
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
     let released = sqlx::query!(
         r#"
 update backfill_jobs set
@@ -335,7 +340,7 @@ update backfill_jobs set
       else 600000000 end)
   end,
   last_error = coalesce(?3, last_error)
-where locked_by = ?1
+where locked_by = cast(?1 as text)
 "#,
         worker,
         earliest,

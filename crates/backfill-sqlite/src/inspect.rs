@@ -13,7 +13,7 @@ use backfill_core::{Error, Result};
 use crate::SqliteStorage;
 use crate::errors::failed;
 use crate::file::time;
-use crate::row::jobs;
+use crate::row::{Text, jobs};
 
 /// Counts as the statements here select them.
 #[derive(Clone, Copy)]
@@ -119,9 +119,9 @@ with state as (
   group by job.queue
 )
 select
-  queue.name as "name!",
+  queue.name as "name!: Text",
   queue.locked_at as "locked_at?: i64",
-  queue.locked_by as "locked_by?",
+  queue.locked_by as "locked_by?: Text",
   coalesce(state.ready, 0) as "ready!: i64",
   coalesce(state.scheduled, 0) as "scheduled!: i64",
   coalesce(state.running, 0) as "running!: i64",
@@ -137,9 +137,9 @@ order by queue.name
         .map_err(failed("list queues"))?;
         let queues = rows.into_iter().map(|row| {
             let numbers = Numbers([row.ready, row.scheduled, row.running, row.failed, row.dead]);
-            let mut queue = QueueInfo::new(row.name, numbers.into());
+            let mut queue = QueueInfo::new(row.name.text, numbers.into());
             queue.locked_at = row.locked_at.map(time);
-            queue.locked_by = row.locked_by;
+            queue.locked_by = row.locked_by.map(|worker| worker.text);
             queue
         });
         Ok(queues.collect())
@@ -161,7 +161,7 @@ with state as (
   group by job.task
 )
 select
-  task.name as "name!",
+  task.name as "name!: Text",
   coalesce(state.ready, 0) as "ready!: i64",
   coalesce(state.scheduled, 0) as "scheduled!: i64",
   coalesce(state.running, 0) as "running!: i64",
@@ -178,7 +178,7 @@ order by task.name
         .map_err(failed("list tasks"))?;
         let tasks = rows.into_iter().map(|row| {
             let numbers = Numbers([row.ready, row.scheduled, row.running, row.failed, row.dead]);
-            let mut task = TaskInfo::new(row.name, numbers.into());
+            let mut task = TaskInfo::new(row.name.text, numbers.into());
             task.oldest_ready = row.oldest_ready.map(time);
             task
         });
@@ -186,9 +186,10 @@ order by task.name
     }
 
     async fn task_names(&self) -> Result<Vec<String>> {
-        sqlx::query_scalar!(r#"select name as "name!" from backfill_tasks order by name"#)
+        sqlx::query_scalar!(r#"select name as "name!: Text" from backfill_tasks order by name"#)
             .fetch_all(&mut *self.file.read("read task names").await?)
             .await
+            .map(|names| names.into_iter().map(|name| name.text).collect())
             .map_err(failed("read task names"))
     }
 
@@ -221,11 +222,11 @@ holder as (
   group by held.id
 )
 select
-  coalesce(pool.id, holder.id) as "id!: String",
+  coalesce(pool.id, holder.id) as "id!: Text",
   pool.started_at as "started_at?: i64",
   pool.seen_at as "seen_at?: i64",
-  pool.serves as "serves?: String",
-  pool.status as "status?: String",
+  pool.serves as "serves?: Text",
+  pool.status as "status?: Text",
   coalesce(holder.jobs, 0) as "jobs!: i64",
   coalesce(holder.queues, 0) as "queues!: i64",
   holder.oldest_lock as "oldest_lock?: i64"
@@ -238,16 +239,16 @@ order by 1
         .await
         .map_err(failed("list workers"))?;
         let workers = rows.into_iter().map(|row| {
-            let mut worker = WorkerInfo::new(row.id);
+            let mut worker = WorkerInfo::new(row.id.text);
             worker.started_at = row.started_at.map(time);
             worker.seen_at = row.seen_at.map(time);
             worker.last_seen_ago =
                 row.seen_at.and_then(|seen| u64::try_from(now - seen).ok()).map(Duration::from_micros);
             worker.tasks = row
                 .serves
-                .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names).ok())
+                .and_then(|names| serde_json::from_str::<BTreeSet<String>>(&names.text).ok())
                 .map(|names| names.into_iter().collect());
-            worker.status = row.status.as_deref().and_then(WorkerStatus::from_text);
+            worker.status = row.status.and_then(|status| WorkerStatus::from_text(&status.text));
             worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
             worker.queues = u64::try_from(row.queues).unwrap_or_default();
             worker.oldest_lock = row.oldest_lock.map(time);

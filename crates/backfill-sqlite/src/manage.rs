@@ -13,7 +13,7 @@ use crate::SqliteStorage;
 use crate::errors::failed;
 use crate::file::micros;
 use crate::heartbeat::{STALE, wake};
-use crate::row::jobs;
+use crate::row::{Text, jobs};
 
 /// How many dead jobs one transaction deletes, so that others get their turn.
 const CHUNK: i64 = 10_000;
@@ -163,7 +163,7 @@ returning
             let (last, keep) = (self.last_job().await?, crate::json(what.keep_tasks.clone()));
             let unused = sqlx::query_scalar!(
                 r#"
-select name as "name!: String" from backfill_tasks
+select name as "name!: Text" from backfill_tasks
 where name not in (select value from json_each(?1)) and name not in (select job.task from backfill_jobs job)
 "#,
                 keep
@@ -171,7 +171,7 @@ where name not in (select value from json_each(?1)) and name not in (select job.
             .fetch_all(&mut *self.file.read("look for unused task names").await?)
             .await
             .map_err(failed("look for unused task names"))?;
-            let unused = crate::json(unused);
+            let unused = crate::json(readable(unused));
             let forgotten = self.file.writer.write("forget task names", move |connection| {
                 Box::pin(async move {
                     let deleted = sqlx::query!(
@@ -193,14 +193,14 @@ where name in (select value from json_each(?1))
             let last = self.last_job().await?;
             let unused = sqlx::query_scalar!(
                 r#"
-select name as "name!: String" from backfill_queues
+select name as "name!: Text" from backfill_queues
 where locked_at is null and name not in (select job.queue from backfill_jobs job where job.queue is not null)
 "#
             )
             .fetch_all(&mut *self.file.read("look for unused queues").await?)
             .await
             .map_err(failed("look for unused queues"))?;
-            let unused = crate::json(unused);
+            let unused = crate::json(readable(unused));
             let forgotten = self.file.writer.write("forget queues", move |connection| {
                 Box::pin(async move {
                     let deleted = sqlx::query!(
@@ -261,6 +261,11 @@ where id in (
             }
         }
     }
+}
+
+/// Names that are no text stay: what they are called cannot be told back.
+fn readable(names: Vec<Text>) -> Vec<String> {
+    names.into_iter().filter(|name| !name.is_damaged).map(|name| name.text).collect()
 }
 
 /// The jobs behind these in their queues may be first now.

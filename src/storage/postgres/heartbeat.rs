@@ -16,6 +16,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::PgConnection;
 
 use super::isolation::Work;
+use super::row::Text;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
@@ -120,20 +121,21 @@ update graphile_worker.backfill_pools set serves = $2 where id = $1 and seen_at 
         let fail = |e| self.error("deregister a worker", e);
         let mut tx = self.waiting_transaction().await?;
         // This waits for a claim that is still running somewhere; what that took is seen by the next statement.
-        sqlx::query!(
+        let row = sqlx::query_scalar!(
             r#"
 update graphile_worker.backfill_pools pool
 set seen_at = 'epoch'
 where pool.id = any (array(select mine.id from graphile_worker.backfill_pools mine where mine.id = $1 for update))
+returning convert_to(pool.id, getdatabaseencoding()) as "id!"
 "#,
             worker.as_str()
         )
-        .execute(self.schema.on(&mut *tx))
+        .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
         let released = self.release_claims(&mut tx, worker, &[], far_future()).await?;
         if !released.left {
-            self.forget_dead(&mut tx, &[worker.as_str().to_owned()]).await?;
+            self.forget_dead(&mut tx, &row).await?;
         }
         tx.commit().await.map_err(fail)
     }
@@ -282,6 +284,7 @@ select exists (
         // Locking: the workers' rows go first. A worker that sends its heartbeat at this moment either comes before (its row is no
         // longer overdue when the update looks again under the lock) or after (it finds its row marked, and knows). One that is
         // claiming holds its row, and is skipped. Of two rescuers, one gets the row.
+        // The ids come and go as the bytes that they are stored as: one that is no text must keep nobody from being rescued.
         let dead = sqlx::query_scalar!(
             r#"
 update graphile_worker.backfill_pools pool
@@ -298,7 +301,7 @@ where pool.id = any (array(
     end
   for update skip locked
 ))
-returning pool.id
+returning convert_to(pool.id, getdatabaseencoding()) as "id!"
 "#,
             dead_after,
             again,
@@ -315,21 +318,25 @@ returning pool.id
         // Locking: jobs, then queues; what somebody else has locked is left for the next look, with its queue.
         let rows = sqlx::query!(
             r#"
-with theirs as materialized (
+with dead as materialized (
+  select convert_from(told.bytes, getdatabaseencoding()) as id, told.bytes
+  from unnest($1::bytea[]) as told (bytes)
+),
+theirs as materialized (
   select job.id, job.locked_by as pool, job.job_queue_id
   from graphile_worker._private_jobs job
-  where job.locked_by = any ($1)
+  where job.locked_by = any (array(select dead.id from dead))
 ),
 held as materialized (
   select job.id, job.locked_by as pool
   from graphile_worker._private_jobs job
-  where job.id = any (array(select theirs.id from theirs)) and job.locked_by = any ($1)
+  where job.id = any (array(select theirs.id from theirs)) and job.locked_by = any (array(select dead.id from dead))
   for no key update skip locked
 ),
 held_queue as materialized (
   select queue.id
   from graphile_worker._private_job_queues queue
-  where queue.locked_by = any ($1)
+  where queue.locked_by = any (array(select dead.id from dead))
     and (select count(*) from held) >= 0
     and queue.id <> all (array(
       select theirs.job_queue_id
@@ -363,41 +370,53 @@ notified as materialized (
   having count(*) > 0
 )
 select
-  dead.id as "worker!",
+  dead.bytes as "id!",
+  dead.id as "worker!: Text",
   freed.jobs as "jobs!",
   -- Also if one was settled just before it could be locked: then there is nothing to be seen at the next look.
   freed.jobs < (select count(*) from theirs where theirs.pool = dead.id) as "left!"
-from unnest($1::text[]) as dead (id)
+from dead
 -- Not by a join of the two, whose sizes nobody knows beforehand.
 cross join lateral (select count(*) as jobs from held where held.pool = dead.id) as freed
 left join notified on true
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 "#,
             &dead,
         )
         .fetch_all(self.schema.on(&mut *tx))
         .await
         .map_err(fail)?;
-        let free: Vec<String> = rows.iter().filter(|row| !row.left).map(|row| row.worker.clone()).collect();
+        let free: Vec<Vec<u8>> = rows.iter().filter(|row| !row.left).map(|row| row.id.clone()).collect();
         let forgotten = self.forget_dead(&mut tx, &free).await?;
         tx.commit().await.map_err(fail)?;
         if forgotten.len() < dead.len() {
             self.unfinished_rescues.failed();
         }
         // One whose rescue is unfinished was told before, if nothing more of it was freed.
-        let rows = rows.into_iter().filter(|row| row.jobs > 0 || forgotten.contains(&row.worker));
-        Ok(rows.map(|row| Rescued { worker: row.worker, jobs: u64::try_from(row.jobs).unwrap_or_default() }).collect())
+        let rows = rows.into_iter().filter(|row| row.jobs > 0 || forgotten.contains(&row.id));
+        let jobs = |jobs| u64::try_from(jobs).unwrap_or_default();
+        Ok(rows.map(|row| Rescued { worker: row.worker.text, jobs: jobs(row.jobs) }).collect())
     }
 
     /// Takes away the rows of workers that hold no job any more, but for those that hold a queue; answers which.
-    async fn forget_dead(&self, conn: &mut PgConnection, dead: &[String]) -> Result<Vec<String>> {
+    async fn forget_dead(&self, conn: &mut PgConnection, dead: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
         sqlx::query_scalar!(
             r#"
+with dead as materialized (
+  select convert_from(told.bytes, getdatabaseencoding()) as id
+  from unnest($1::bytea[]) as told (bytes)
+)
 delete from graphile_worker.backfill_pools pool
-where pool.id = any ($1)
+where pool.id = any (array(select dead.id from dead))
   and pool.id <> all (array(
-    select queue.locked_by from graphile_worker._private_job_queues queue where queue.locked_by = any ($1)
+    select queue.locked_by
+    from graphile_worker._private_job_queues queue
+    where queue.locked_by = any (array(select dead.id from dead))
   ))
-returning pool.id
+returning convert_to(pool.id, getdatabaseencoding()) as "id!"
 "#,
             dead,
         )

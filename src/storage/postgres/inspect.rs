@@ -37,8 +37,8 @@ impl From<Numbers> for Counts {
 }
 
 /// Names from a JSON array. (One that is none is told by nobody.)
-fn sorted(names: &str) -> Option<Vec<String>> {
-    let mut names: Vec<String> = serde_json::from_str(names).ok()?;
+fn sorted(names: &Text) -> Option<Vec<String>> {
+    let mut names: Vec<String> = serde_json::from_str(&names.text).ok()?;
     names.sort_unstable();
     names.dedup();
     Some(names)
@@ -92,14 +92,19 @@ impl PostgresStorage {
     pub async fn schemas(&self) -> Result<Vec<String>> {
         sqlx::query_scalar!(
             r#"
-select namespace.nspname::text as "name!"
+select namespace.nspname::text as "name!: Text"
 from pg_catalog.pg_class class
 join pg_catalog.pg_namespace namespace on namespace.oid = class.relnamespace
 where class.relname = '_private_jobs' and class.relkind in ('r', 'p')
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 order by 1"#
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
+        .map(|names| names.into_iter().map(|name| name.text).collect())
         .map_err(|e| self.error("look for schemas", e))
     }
 
@@ -228,18 +233,22 @@ holder as (
   group by held.id
 )
 select
-  coalesce(pool.id, holder.id) as "id!",
+  coalesce(pool.id, holder.id) as "id!: Text",
   pool.started_at as "started_at?: Timestamp",
   pool.seen_at as "seen_at?: Timestamp",
   extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds?",
   -- By way of JSON, which a schema understands that an earlier version has made.
-  to_jsonb(pool) ->> 'serves' as "serves?",
-  to_jsonb(pool) ->> 'status' as "status?",
+  to_jsonb(pool) ->> 'serves' as "serves?: Text",
+  to_jsonb(pool) ->> 'status' as "status?: Text",
   coalesce(holder.jobs, 0) as "jobs!",
   coalesce(holder.queues, 0) as "queues!",
   holder.oldest_lock as "oldest_lock?: Timestamp"
 from graphile_worker.backfill_pools pool
 full join holder on holder.id = pool.id
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 order by 1
 "#
         )
@@ -253,13 +262,13 @@ order by 1
             rows => rows.map_err(|e| self.error("list workers", e))?,
         };
         let workers = rows.into_iter().map(|row| {
-            let mut worker = WorkerInfo::new(row.id);
+            let mut worker = WorkerInfo::new(row.id.text);
             worker.started_at = row.started_at.map(|time| time.0);
             worker.seen_at = row.seen_at.map(|time| time.0);
             worker.last_seen_ago =
                 row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            worker.tasks = row.serves.as_deref().and_then(sorted);
-            worker.status = row.status.as_deref().and_then(WorkerStatus::from_text);
+            worker.tasks = row.serves.as_ref().and_then(sorted);
+            worker.status = row.status.and_then(|status| WorkerStatus::from_text(&status.text));
             worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
             worker.queues = u64::try_from(row.queues).unwrap_or_default();
             worker.oldest_lock = row.oldest_lock.map(|time| time.0);
@@ -273,13 +282,17 @@ order by 1
         let rows = sqlx::query!(
             r#"
 select
-  pool.id,
+  pool.id as "id: Text",
   pool.started_at as "started_at: Timestamp",
   pool.seen_at as "seen_at: Timestamp",
   extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "last_seen_ago_seconds!",
-  to_jsonb(pool) ->> 'serves' as "serves?",
-  to_jsonb(pool) ->> 'status' as "status?"
+  to_jsonb(pool) ->> 'serves' as "serves?: Text",
+  to_jsonb(pool) ->> 'status' as "status?: Text"
 from graphile_worker.backfill_pools pool
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 order by pool.id
 "#
         )
@@ -290,12 +303,12 @@ order by pool.id
             rows => rows.map_err(|e| self.error("list workers", e))?,
         };
         let workers = rows.into_iter().map(|row| {
-            let mut worker = WorkerInfo::new(row.id);
+            let mut worker = WorkerInfo::new(row.id.text);
             worker.started_at = Some(row.started_at.0);
             worker.seen_at = Some(row.seen_at.0);
             worker.last_seen_ago = Duration::try_from_secs_f64(row.last_seen_ago_seconds).ok();
-            worker.tasks = row.serves.as_deref().and_then(sorted);
-            worker.status = row.status.as_deref().and_then(WorkerStatus::from_text);
+            worker.tasks = row.serves.as_ref().and_then(sorted);
+            worker.status = row.status.and_then(|status| WorkerStatus::from_text(&status.text));
             worker
         });
         Ok(workers.collect())
@@ -316,7 +329,7 @@ order by pool.id
     async fn list_holders(&self) -> Result<Vec<WorkerInfo>> {
         let rows = sqlx::query!(
             r#"
-select held.id as "id!", sum(held.job) as "jobs!", sum(held.queue) as "queues!", min(held.locked_at) as "oldest_lock: Timestamp"
+select held.id as "id!: Text", sum(held.job) as "jobs!", sum(held.queue) as "queues!", min(held.locked_at) as "oldest_lock: Timestamp"
 from (
   select job.locked_by as id, 1 as job, 0 as queue, job.locked_at
   from graphile_worker._private_jobs job
@@ -326,6 +339,10 @@ from (
   from graphile_worker._private_job_queues queue
   where queue.locked_by is not null
 ) as held
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 group by held.id
 order by 1
 "#
@@ -334,7 +351,7 @@ order by 1
         .await
         .map_err(|e| self.error("list workers", e))?;
         let workers = rows.into_iter().map(|row| {
-            let mut worker = WorkerInfo::new(row.id);
+            let mut worker = WorkerInfo::new(row.id.text);
             worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
             worker.queues = u64::try_from(row.queues).unwrap_or_default();
             worker.oldest_lock = row.oldest_lock.map(|time| time.0);

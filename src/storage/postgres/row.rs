@@ -59,6 +59,16 @@ impl Type<Postgres> for Text {
     }
 }
 
+impl PgHasArrayType for Text {
+    fn array_type_info() -> PgTypeInfo {
+        <String as PgHasArrayType>::array_type_info()
+    }
+
+    fn array_compatible(ty: &PgTypeInfo) -> bool {
+        <String as PgHasArrayType>::array_compatible(ty)
+    }
+}
+
 impl<'r> Decode<'r, Postgres> for Text {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
         let text = String::from_utf8_lossy(value.as_bytes()?);

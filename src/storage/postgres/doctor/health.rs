@@ -40,13 +40,17 @@ impl PostgresStorage {
         let fail = |e| self.error("look at locks", e);
         let rows = sqlx::query!(
             r#"
-select lock.locked_by as "worker!", count(*) as "locks!"
+select lock.locked_by as "worker!: Text", count(*) as "locks!"
 from (
   select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
   union all
   select queue.locked_by, queue.locked_at from graphile_worker._private_job_queues queue where queue.locked_at is not null
 ) as lock
 where lock.locked_at < now() - interval '4 hours'
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 group by lock.locked_by
 order by 1
 "#
@@ -57,8 +61,8 @@ order by 1
         let mut seen = Seen::fine("no lock is stale, and every registered worker was seen lately");
         for row in rows {
             seen = seen.problem(
-                format!("{} locks of {} are older than four hours", row.locks, row.worker),
-                format!("run a worker (it releases them within ten minutes), or `backfill unlock {}`", row.worker),
+                format!("{} locks of {} are older than four hours", row.locks, row.worker.text),
+                format!("run a worker (it releases them within ten minutes), or `backfill unlock {}`", row.worker.text),
             );
         }
         if !own {
@@ -66,12 +70,16 @@ order by 1
         }
         let dead = sqlx::query!(
             r#"
-select pool.id, extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "seconds!"
+select pool.id as "id: Text", extract(epoch from clock_timestamp() - pool.seen_at)::float8 as "seconds!"
 from graphile_worker.backfill_pools pool
 -- A pool may ask for more time than others. (As JSON, because a schema that is not migrated yet has no such column.)
 where pool.seen_at < clock_timestamp()
     - greatest(make_interval(secs => $1), (to_jsonb(pool) ->> 'dead_after')::interval * 1.5)
   and pool.seen_at > 'epoch'
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 order by pool.id
 "#,
             LAST_SEEN_SECONDS,
@@ -83,18 +91,27 @@ order by pool.id
             seen = seen.problem(
                 format!(
                     "the worker {} was last seen {:.0} s ago, and no worker has released its jobs",
-                    row.id, row.seconds
+                    row.id.text, row.seconds
                 ),
-                format!("run a worker (it frees the jobs at once), or `backfill unlock {}`", row.id),
+                format!("run a worker (it frees the jobs at once), or `backfill unlock {}`", row.id.text),
             );
         }
         let kept = sqlx::query_scalar!(
-            "select pool.id from graphile_worker.backfill_pools pool where pool.seen_at = 'epoch' order by pool.id"
+            r#"
+select pool.id as "id: Text"
+from graphile_worker.backfill_pools pool
+where pool.seen_at = 'epoch'
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
+order by pool.id
+"#
         )
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        for worker in kept {
+        for Text { text: worker, .. } in kept {
             seen = seen.problem(
                 format!("the worker {worker} is dead, and somebody's lock keeps jobs that it held from being freed"),
                 format!(
@@ -240,7 +257,7 @@ order by 1
         }
         let rows = sqlx::query!(
             r#"
-select holder.what as "what!", holder.seconds, holder.remedy as "remedy!"
+select holder.what as "what!: Text", holder.seconds, holder.remedy as "remedy!: Text"
 from (
   select
     format('backend %s (%s, user %s, %s)', activity.pid, coalesce(nullif(activity.application_name, ''), 'no application name'),
@@ -275,6 +292,10 @@ from (
   from pg_replication_slots slot
   where slot.xmin is not null and (not slot.active or age(slot.xmin) > 1000000)
 ) as holder
+-- As in `jobs!`. Roles have names from all databases, in whatever encoding.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
 "#,
             OLD_TRANSACTION_SECONDS,
         )
@@ -284,7 +305,7 @@ from (
         let mut seen = Seen::fine("no old transaction keeps deleted rows from being removed");
         for row in rows {
             let since = row.seconds.map_or_else(String::new, |seconds| format!(" for {:.0} min", seconds / 60.0));
-            seen = seen.problem(format!("vacuum is held back by {}{since}", row.what), row.remedy);
+            seen = seen.problem(format!("vacuum is held back by {}{since}", row.what.text), row.remedy.text);
         }
         Ok(seen)
     }

@@ -2,6 +2,7 @@
 
 use super::{Findings, Seen};
 use crate::storage::postgres::PostgresStorage;
+use crate::storage::postgres::row::Text;
 use crate::storage::reserved_at;
 
 /// More than clocks that agree differ by.
@@ -17,9 +18,13 @@ impl PostgresStorage {
         let mut seen = Seen::fine("no crontab, lock or worker is dated ahead");
         let ahead = sqlx::query!(
             r#"
-select known.identifier as "identifier!", extract(epoch from known.last_execution - clock_timestamp())::float8 as "seconds!"
+select known.identifier as "identifier!: Text", extract(epoch from known.last_execution - clock_timestamp())::float8 as "seconds!"
 from graphile_worker._private_known_crontabs known
 where known.last_execution > clock_timestamp() + make_interval(secs => $1)
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 order by 1
 "#,
             AHEAD_SECONDS,
@@ -31,7 +36,7 @@ order by 1
             seen = seen.problem(
                 format!(
                     "the crontab entry {:?} was last executed {} from now, so it is not executed before then",
-                    row.identifier,
+                    row.identifier.text,
                     length(row.seconds)
                 ),
                 format!(
@@ -42,7 +47,7 @@ order by 1
         }
         let locks = sqlx::query!(
             r#"
-select lock.locked_by as "worker!", count(*) as "locks!"
+select lock.locked_by as "worker!: Text", count(*) as "locks!"
 from (
   select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
   union all
@@ -50,6 +55,10 @@ from (
 ) as lock
 -- Beyond are jobs that are being moved.
 where lock.locked_at > clock_timestamp() + make_interval(secs => $1) and lock.locked_at < $2
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 group by lock.locked_by
 order by 1
 "#,
@@ -61,8 +70,8 @@ order by 1
         .map_err(fail)?;
         for row in locks {
             seen = seen.problem(
-                format!("{} locks of {} are dated ahead, so they never seem old", row.locks, row.worker),
-                format!("if that worker is gone: `backfill unlock {}`", row.worker),
+                format!("{} locks of {} are dated ahead, so they never seem old", row.locks, row.worker.text),
+                format!("if that worker is gone: `backfill unlock {}`", row.worker.text),
             );
         }
         if !own {
@@ -70,8 +79,13 @@ order by 1
         }
         let workers = sqlx::query_scalar!(
             r#"
-select pool.id from graphile_worker.backfill_pools pool
+select pool.id as "id: Text"
+from graphile_worker.backfill_pools pool
 where pool.seen_at > clock_timestamp() + make_interval(secs => $1)
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 order by 1
 "#,
             AHEAD_SECONDS,
@@ -79,7 +93,7 @@ order by 1
         .fetch_all(self.schema.on(&self.db()))
         .await
         .map_err(fail)?;
-        for worker in workers {
+        for Text { text: worker, .. } in workers {
             seen = seen.problem(
                 format!("the last heartbeat of {worker} is dated ahead, so it would not be missed if it died"),
                 format!("set the server's clock right; if that worker is gone: `backfill unlock {worker}`"),
@@ -105,7 +119,7 @@ order by 1
         }
         let rows = sqlx::query!(
             r#"
-select lock.locked_by as "worker!", count(*) as "locks!"
+select lock.locked_by as "worker!: Text", count(*) as "locks!"
 from (
   select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
   union all
@@ -121,6 +135,10 @@ where lock.locked_at < clock_timestamp() - make_interval(secs => $1)
     where activity.datname = current_database() and activity.query like '%LISTEN "jobs:insert"; LISTEN "worker:migrate"%'
       and activity.pid <> pg_backend_pid()
   )
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 group by lock.locked_by
 order by 1
 "#,
@@ -134,12 +152,12 @@ order by 1
             seen = seen.problem(
                 format!(
                     "{} locks are held by {}, which is not registered, and no worker of Node's listens: its row was deleted",
-                    row.locks, row.worker
+                    row.locks, row.worker.text
                 ),
                 format!(
                     "unless a worker of Node's runs under that name: `backfill unlock {}`; and do not delete rows of \
                      backfill_pools: `backfill unlock` frees with them what they hold",
-                    row.worker
+                    row.worker.text
                 ),
             );
         }

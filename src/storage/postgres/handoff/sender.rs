@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use super::super::PostgresStorage;
 use super::super::add_one::store_one;
 use super::super::rights::Need;
-use super::super::row::Timestamp;
+use super::super::row::{Text, Timestamp};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
 
@@ -116,11 +116,12 @@ impl HandoffSender {
         let first = before.is_empty();
         state.known = found
             .into_iter()
+            .filter_map(Row::read)
             .map(|row| match before.iter().position(|known| known.receiver.channel == row.channel) {
                 Some(place) => before.swap_remove(place),
                 None => Known {
                     receiver: HandoffReceiver { worker: row.worker, channel: row.channel, last: None },
-                    tasks: row.tasks.into_iter().collect(),
+                    tasks: row.tasks,
                     rests_until: None,
                     rest: REST.0,
                 },
@@ -138,9 +139,24 @@ impl HandoffSender {
 }
 
 struct Row {
+    worker: Text,
+    channel: Text,
+    tasks: Vec<Text>,
+}
+
+struct Receiver {
     worker: String,
     channel: String,
-    tasks: Vec<String>,
+    tasks: HashSet<String>,
+}
+
+impl Row {
+    /// What is no text cannot be told back, so nothing is handed off to such a worker.
+    fn read(self) -> Option<Receiver> {
+        let readable = |text: Text| (!text.is_damaged).then_some(text.text);
+        let tasks = self.tasks.into_iter().filter_map(readable).collect();
+        Some(Receiver { worker: readable(self.worker)?, channel: readable(self.channel)?, tasks })
+    }
 }
 
 struct Stored {
@@ -270,13 +286,17 @@ from job
         sqlx::query_as!(
             Row,
             r#"
-select pool.id as "worker!", pool.handover as "channel!", pool.tasks as "tasks!"
+select pool.id as "worker!: Text", pool.handover as "channel!: Text", pool.tasks as "tasks!: Vec<Text>"
 from graphile_worker.backfill_pools pool
 where pool.handover is not null
   and pool.tasks is not null
   and pool.seen_at > 'epoch'
   -- To hand over locks the row, which takes this privilege. (Of a role that lacks it, nobody is asked for more.)
   and has_any_column_privilege(pool.tableoid, 'update')
+  -- As in `jobs!`.
+  and (
+      select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+    ) is distinct from ''
 order by pool.started_at desc
 limit 64
 "#
