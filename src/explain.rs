@@ -120,13 +120,17 @@ impl fmt::Display for Reason {
                 write!(f, "each worker that runs its task leaves jobs with the flag {flag:?} alone")
             }
             Self::Full { worker, running, limit: Some(limit) } => {
-                write!(f, "{worker} runs {running} jobs, and at most {limit} of this task")
+                write!(f, "{worker} runs {}, and at most {limit} of this task", jobs(*running))
             }
-            Self::Full { worker, running, limit: None } => write!(f, "{worker} is full: it runs {running} jobs"),
+            Self::Full { worker, running, limit: None } => write!(f, "{worker} is full: it runs {}", jobs(*running)),
             Self::Holding { worker, hold } => write!(f, "{worker} asks for no jobs: {hold}"),
             Self::Ready => f.write_str("nothing is in its way; a worker takes it when its turn comes"),
         }
     }
+}
+
+fn jobs(count: usize) -> String {
+    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
 }
 
 /// Why this job does not run, the most important reason first; `None` if there is no such job.
