@@ -98,6 +98,8 @@ pub(super) struct Maintenance {
     registrar: Registrar,
     /// Ends when no heartbeats are sent any more.
     heartbeats: oneshot::Receiver<()>,
+    /// Cancelled then, too.
+    thread_ended: CancellationToken,
     _end_heartbeats: DropGuard,
 }
 
@@ -132,10 +134,13 @@ impl Maintenance {
         let end = CancellationToken::new();
         let (ended, storage) = (end.clone(), Arc::clone(storage));
         let (sending, stopped) = oneshot::channel();
+        let thread_ended = CancellationToken::new();
+        let ending = thread_ended.clone().drop_guard();
         // Not one of the runtime's threads for blocking work: there may be none left.
         let thread = std::thread::Builder::new().name("backfill-heartbeats".to_owned()).spawn(move || {
             // Dropped at the end, however that comes.
             let _sending: oneshot::Sender<()> = sending;
+            let _ending = ending;
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
@@ -166,6 +171,7 @@ impl Maintenance {
             under_way,
             registrar,
             heartbeats: stopped,
+            thread_ended,
             _end_heartbeats: end.drop_guard(),
         }
     }
@@ -173,6 +179,11 @@ impl Maintenance {
     /// To register the worker, before anything is claimed.
     pub(super) fn registrar(&self) -> Registrar {
         self.registrar.clone()
+    }
+
+    /// Cancelled when the thread of the heartbeats has ended, and holds nothing of the storage any more.
+    pub(super) fn thread_ended(&self) -> CancellationToken {
+        self.thread_ended.clone()
     }
 
     /// To be cancelled when the worker has made its beginning.

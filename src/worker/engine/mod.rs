@@ -36,6 +36,7 @@ mod slots;
 mod work;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -66,6 +67,9 @@ use registration::{Registered, begin};
 use results::Results;
 use slots::Slots;
 use work::CurrentWork;
+
+/// How long the end of a worker waits for the thread of its heartbeats.
+const HEARTBEATS_END: Duration = Duration::from_secs(1);
 
 /// When the engine ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +166,7 @@ impl Engine {
         );
         self.registration.under_way = maintenance.under_way();
         let registrar = maintenance.registrar();
+        let thread_ended = maintenance.thread_ended();
         let first = Arc::clone(&self.registration.worker);
         let begun = tokio::select! {
             begun = begin(&self.calls, &registrar, &self.work.now.names, first, self.mode) => begun.map(Some),
@@ -190,27 +195,30 @@ impl Engine {
         let name = self.calls.storage().name();
         // Maintenance and signals go on until the last result is written: meanwhile others must not declare us dead, and a
         // second signal must be heard.
-        tokio::select! {
+        let ended = tokio::select! {
             ended = async { self.turn(news).await.end().await } => ended,
             () = maintenance.run() => Err(Error::Internal("the worker's maintenance ended".to_owned())),
             () = signals => Err(Error::Internal("signal handling ended".to_owned())),
             () = crontab => Err(Error::Internal("the crontab's scheduler ended".to_owned())),
-        }
-        .inspect(|Summary { completed, failed, dead, snoozed, interrupted, released, stale }| {
-            tracing::info!(
-                completed,
-                failed,
-                dead,
-                snoozed,
-                interrupted,
-                released,
-                stale,
-                storage = name,
-                "the worker has ended"
-            );
-        })
-        .inspect(|summary| events.tell(|| Event::Ended { summary: Some(*summary), error: None }))
-        .inspect_err(|error| events.tell(|| Event::Ended { summary: None, error: Some(error.to_string()) }))
+        };
+        // Whoever closes the storage next finds no worker in it any more.
+        let _ = tokio::time::timeout(HEARTBEATS_END, thread_ended.cancelled()).await;
+        ended
+            .inspect(|Summary { completed, failed, dead, snoozed, interrupted, released, stale }| {
+                tracing::info!(
+                    completed,
+                    failed,
+                    dead,
+                    snoozed,
+                    interrupted,
+                    released,
+                    stale,
+                    storage = name,
+                    "the worker has ended"
+                );
+            })
+            .inspect(|summary| events.tell(|| Event::Ended { summary: Some(*summary), error: None }))
+            .inspect_err(|error| events.tell(|| Event::Ended { summary: None, error: Some(error.to_string()) }))
     }
 
     /// Adds what the crontab says, until the worker shuts down. Never ends.
