@@ -96,9 +96,7 @@ pub(super) struct Maintenance {
     contact: watch::Receiver<Reachability>,
     under_way: CancellationToken,
     registrar: Registrar,
-    /// Ends when no heartbeats are sent any more.
-    heartbeats: oneshot::Receiver<()>,
-    /// Cancelled then, too.
+    /// Cancelled when no heartbeats are sent any more.
     thread_ended: CancellationToken,
     _end_heartbeats: DropGuard,
 }
@@ -133,13 +131,11 @@ impl Maintenance {
         };
         let end = CancellationToken::new();
         let (ended, storage) = (end.clone(), Arc::clone(storage));
-        let (sending, stopped) = oneshot::channel();
         let thread_ended = CancellationToken::new();
         let ending = thread_ended.clone().drop_guard();
         // Not one of the runtime's threads for blocking work: there may be none left.
         let thread = std::thread::Builder::new().name("backfill-heartbeats".to_owned()).spawn(move || {
             // Dropped at the end, however that comes.
-            let _sending: oneshot::Sender<()> = sending;
             let _ending = ending;
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -148,11 +144,13 @@ impl Maintenance {
                     return;
                 }
             };
-            runtime.block_on(async {
+            // It takes its handles to the storage along, so that they are gone when the end is told.
+            runtime.block_on(async move {
                 // Connections belong to the runtime that opened them.
-                let storage = storage.consumer();
+                let own = storage.consumer();
+                drop(storage);
                 tokio::select! {
-                    () = heartbeats.send(&*storage) => {}
+                    () = heartbeats.send(&*own) => {}
                     () = ended.cancelled() => {}
                 }
             });
@@ -163,17 +161,7 @@ impl Maintenance {
             tracing::error!(%error, "heartbeats cannot be sent");
         }
         let registrar = Registrar(registrar);
-        Self {
-            calls,
-            timing,
-            events,
-            contact,
-            under_way,
-            registrar,
-            heartbeats: stopped,
-            thread_ended,
-            _end_heartbeats: end.drop_guard(),
-        }
+        Self { calls, timing, events, contact, under_way, registrar, thread_ended, _end_heartbeats: end.drop_guard() }
     }
 
     /// To register the worker, before anything is claimed.
@@ -192,9 +180,9 @@ impl Maintenance {
     }
 
     /// Runs until it is dropped; ends only if no heartbeats can be sent.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         tokio::select! {
-            _ = &mut self.heartbeats => {}
+            () = self.thread_ended.cancelled() => {}
             () = look_after_others(&self.calls, &self.timing, &self.events, &self.contact) => {}
         }
     }

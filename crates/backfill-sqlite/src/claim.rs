@@ -16,7 +16,7 @@ use backfill_core::storage::{ClaimRequest, ClaimToken, Claimed, ClaimedJob, Posi
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
-use crate::file::{File, micros, time};
+use crate::file::{MonotonicClock, micros, time};
 use crate::row::jobs;
 
 /// The most jobs that one claim takes because of runs of queues.
@@ -131,11 +131,11 @@ impl SqliteStorage {
         let mut walk = Walk { took: Duration::ZERO, is_long: false, reached: Reached::End };
         let mut left = None;
         loop {
-            let (file, part) = (Arc::clone(&self.file), wanted.clone());
+            let (clock, part) = (Arc::clone(self.file.clock()), wanted.clone());
             let part = self
                 .file
                 .writer
-                .write("claim jobs", move |connection| Box::pin(async move { claim(&file, connection, part).await }))
+                .write("claim jobs", move |connection| Box::pin(async move { claim(&clock, connection, part).await }))
                 .await;
             let part = match part {
                 Ok(part) => part,
@@ -294,8 +294,8 @@ limit 1 offset ?5
 }
 
 #[expect(clippy::too_many_lines, reason = "mostly one statement, best read in one piece")]
-async fn claim(file: &File, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<Part> {
-    let now = file.now();
+async fn claim(clock: &MonotonicClock, connection: &mut SqliteConnection, request: Request) -> sqlx::Result<Part> {
+    let now = clock.now();
     let ready_by = request.now.unwrap_or(now);
     let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
     let begun = Instant::now();

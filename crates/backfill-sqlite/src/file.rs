@@ -44,15 +44,20 @@ pub(crate) struct File {
 pub(crate) struct MonotonicClock(Mutex<i64>);
 
 impl MonotonicClock {
-    /// Takes so many clock at once; answers the first.
+    /// Takes so many moments at once; answers the first.
     pub(crate) fn take(&self, count: usize) -> i64 {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Utc::now().timestamp_micros();
-        // A large batch takes clock up to a second ahead.
+        // A large batch takes moments up to a second ahead.
         let set_back = now < *last - SET_BACK;
         let first = if set_back { now } else { now.max(*last + 1) };
         *last = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)).saturating_sub(1);
         first
+    }
+
+    /// One alone.
+    pub(crate) fn now(&self) -> i64 {
+        self.take(1)
     }
 }
 
@@ -140,13 +145,14 @@ impl File {
         self.place.check().map_err(failed(action))
     }
 
+    /// Work that is handed to the writer takes this along, and never the file: it would be a handle that nobody waits for.
     pub(crate) fn clock(&self) -> &Arc<MonotonicClock> {
         &self.clock
     }
 
     /// The present, in microseconds since 1970.
     pub(crate) fn now(&self) -> i64 {
-        self.clock.take(1)
+        self.clock.now()
     }
 
     /// Tells this process's listeners to look.

@@ -4,6 +4,7 @@
 //! while; so a worker that looks dead is looked at again after longer than a heartbeat takes, and must not have sent one. And while somebody holds
 //! the file's lock, nobody can: who had to wait for it gives the others time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backfill_core::Result;
@@ -30,7 +31,7 @@ fn in_micros(duration: Duration) -> i64 {
 
 impl SqliteStorage {
     pub(crate) async fn register_worker(&self, registration: &Registration<'_>) -> Result<bool> {
-        let (file, worker) = (self.file.clone(), registration.worker.to_string());
+        let (clock, worker) = (Arc::clone(self.file.clock()), registration.worker.to_string());
         let tasks = crate::json(registration.tasks.to_vec());
         let dead_after = registration.dead_after.map(in_micros);
         self.file
@@ -38,7 +39,7 @@ impl SqliteStorage {
             .write("register a worker", move |connection| {
                 Box::pin(async move {
                     name_tasks(connection, &tasks).await?;
-                    let now = file.now();
+                    let now = clock.now();
                     let shown = sqlx::query!(
                         r#"
 insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values (?1, ?2, ?2, ?3, ?4) on conflict do nothing
@@ -73,12 +74,12 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
     }
 
     pub(crate) async fn write_heartbeat(&self, worker: &WorkerId) -> Result<bool> {
-        let (file, worker) = (self.file.clone(), worker.to_string());
+        let (clock, worker) = (Arc::clone(self.file.clock()), worker.to_string());
         self.file
             .writer
             .write("send a heartbeat", move |connection| {
                 Box::pin(async move {
-                    let now = file.now();
+                    let now = clock.now();
                     let shown = sqlx::query!("update backfill_pools set seen_at = ?2 where id = ?1", worker, now)
                         .execute(connection)
                         .await?;
@@ -134,13 +135,13 @@ insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values 
     }
 
     pub(crate) async fn release_stale_locks(&self) -> Result<u64> {
-        let file = self.file.clone();
+        let clock = Arc::clone(self.file.clock());
         let released = self
             .file
             .writer
             .write("release stale locks", move |connection| {
                 Box::pin(async move {
-                    let now = file.now();
+                    let now = clock.now();
                     let limit = now - STALE;
                     let queues = sqlx::query!(
                         r#"
@@ -176,7 +177,8 @@ where locked_by is not null
     }
 
     pub(crate) async fn rescue_workers(&self, watch: &Watch) -> Result<Vec<Rescued>> {
-        let (file, dead_after) = (self.file.clone(), watch.dead_after);
+        let (clock, waited) = (Arc::clone(self.file.clock()), self.file.writer.waited());
+        let dead_after = watch.dead_after;
         let (dead_after_micros, contact) = (in_micros(dead_after), in_micros(watch.contact));
         // The cheap look first: nearly always no worker is dead, and then nothing is written or locked. It comes early, so that the
         // second is in time.
@@ -204,11 +206,11 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
             .writer
             .write("rescue the jobs of dead workers", move |connection| {
                 Box::pin(async move {
-                    if file.writer.waited() > (dead_after / 4).max(BUSY_MACHINE) {
+                    if waited.time() > (dead_after / 4).max(BUSY_MACHINE) {
                         // Somebody held the file's lock: the others could not send a heartbeat either, and do so now.
                         return Ok(Vec::new());
                     }
-                    let now = file.now();
+                    let now = clock.now();
                     let dead = sqlx::query_scalar!(
                         r#"
 delete from backfill_pools

@@ -1,5 +1,6 @@
 //! The administrative verbs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,12 +22,12 @@ const CHUNK: i64 = 10_000;
 #[async_trait]
 impl Admin for SqliteStorage {
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
-        let (file, key) = (self.file.clone(), key.to_owned());
+        let (clock, key) = (Arc::clone(self.file.clock()), key.to_owned());
         self.file
             .writer
             .write("remove a job", move |connection| {
                 Box::pin(async move {
-                    let now = file.now();
+                    let now = clock.now();
                     let limit = now - STALE;
                     let deleted = jobs!(
                         "delete from backfill_jobs where key = ?1 and (locked_at is null or locked_at < ?2) returning",
@@ -58,10 +59,10 @@ returning
     }
 
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        let (file, ids) = (self.file.clone(), crate::json(JobId::numbers(ids)));
+        let (clock, ids) = (Arc::clone(self.file.clock()), crate::json(JobId::numbers(ids)));
         let jobs = self.file.writer.write("complete jobs", move |connection| {
             Box::pin(async move {
-                let limit = file.now() - STALE;
+                let limit = clock.now() - STALE;
                 let rows = jobs!(
                     r#"
 delete from backfill_jobs
@@ -81,10 +82,11 @@ returning
     }
 
     async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        let (file, ids, reason) = (self.file.clone(), crate::json(JobId::numbers(ids)), clean_error(reason));
+        let (clock, ids, reason) =
+            (Arc::clone(self.file.clock()), crate::json(JobId::numbers(ids)), clean_error(reason));
         let jobs = self.file.writer.write("discard jobs", move |connection| {
             Box::pin(async move {
-                let now = file.now();
+                let now = clock.now();
                 let limit = now - STALE;
                 let rows = jobs!(
                     r#"
@@ -108,13 +110,13 @@ returning
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         change.check()?;
-        let (file, ids, change) = (self.file.clone(), crate::json(JobId::numbers(ids)), change.clone());
+        let (clock, ids, change) = (Arc::clone(self.file.clock()), crate::json(JobId::numbers(ids)), change.clone());
         let jobs = self
             .file
             .writer
             .write("reschedule jobs", move |connection| {
                 Box::pin(async move {
-                    let now = file.now();
+                    let now = clock.now();
                     let limit = now - STALE;
                     let after = |delay: Duration| i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
                     let run_in = change.get_run_in().map(|delay| now.saturating_add(after(delay)));

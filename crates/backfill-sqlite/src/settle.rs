@@ -15,7 +15,7 @@ use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
 use crate::add::store;
-use crate::file::{File, micros, time};
+use crate::file::{MonotonicClock, micros, time};
 use crate::heartbeat::wake;
 
 /// What belongs to one moment of claiming.
@@ -46,12 +46,12 @@ impl SqliteStorage {
                 of_claim.rest.push(settlement.clone());
             }
         }
-        let (file, worker) = (Arc::clone(&self.file), worker.to_string());
+        let (clock, worker) = (Arc::clone(self.file.clock()), worker.to_string());
         let applied = self
             .file
             .writer
             .write("write results", move |connection| {
-                Box::pin(async move { settle(&file, connection, &worker, claims).await })
+                Box::pin(async move { settle(&clock, connection, &worker, claims).await })
             })
             .await?;
         if frees_queues {
@@ -65,7 +65,7 @@ impl SqliteStorage {
 }
 
 async fn settle(
-    file: &File,
+    clock: &MonotonicClock,
     connection: &mut SqliteConnection,
     worker: &str,
     claims: BTreeMap<i64, OfClaim>,
@@ -73,7 +73,7 @@ async fn settle(
     let (mut applied, mut released, mut for_others, mut freed) = (Vec::new(), 0, false, false);
     for (moment, of_claim) in claims {
         if !of_claim.queues.is_empty() {
-            let next = release_queues(connection, worker, (moment, file.now()), of_claim.queues).await?;
+            let next = release_queues(connection, worker, (moment, clock.now()), of_claim.queues).await?;
             for_others |= next.any_for_others;
             freed |= next.any;
         }
@@ -84,14 +84,14 @@ async fn settle(
         for settlement in of_claim.rest {
             let id = settlement.claim.id.number();
             let is_released = settlement.outcome.releases();
-            if write(file, connection, worker, moment, settlement).await? {
+            if write(clock, connection, worker, moment, settlement).await? {
                 applied.push(id);
                 released += u64::from(is_released);
             }
         }
         let mut then = of_claim.then;
         for follow in applied[before..].iter().filter_map(|id| then.remove(id)) {
-            store(file.clock(), connection, &follow).await?;
+            store(clock, connection, &follow).await?;
         }
     }
     // Whoever frees a queue looks for its next job itself; others have heard of nothing.
@@ -215,13 +215,13 @@ where id in (select value from json_each(?1)) and locked_by = ?2 and locked_at =
 
 /// Writes an outcome other than done; answers whether the claim stood.
 async fn write(
-    file: &File,
+    clock: &MonotonicClock,
     connection: &mut SqliteConnection,
     worker: &str,
     moment: i64,
     settlement: Settlement,
 ) -> sqlx::Result<bool> {
-    let now = time(file.now());
+    let now = time(clock.now());
     let Some(change) = settlement.outcome.change() else { return Ok(false) };
     let (outcome, error, when) = (change.kind, change.error, change.when);
     let payload = change.payload.map(|payload| payload.as_str().to_owned());

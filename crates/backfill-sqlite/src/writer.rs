@@ -189,8 +189,7 @@ impl Work for Adds {
 
 pub(crate) struct Writer {
     calls: mpsc::UnboundedSender<Message>,
-    /// How long the last transaction waited for other processes, in milliseconds.
-    waited: Arc<AtomicU64>,
+    waited: Waited,
     thread: ThreadId,
     /// Of which nothing comes but its end: the thread's.
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
@@ -210,9 +209,9 @@ impl Writer {
     pub(crate) fn start(options: SqliteConnectOptions, place: Arc<Place>, clock: Arc<MonotonicClock>) -> Result<Self> {
         // Never holds more than callers wait for.
         let (calls, received) = mpsc::unbounded_channel();
-        let waited = Arc::new(AtomicU64::new(0));
+        let waited = Waited::default();
         let closing = JoinSet::new();
-        let thread = Thread { options, place, clock, connection: None, closing, waited: Arc::clone(&waited) };
+        let thread = Thread { options, place, clock, connection: None, closing, waited: waited.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -235,7 +234,7 @@ impl Writer {
     /// Lets the thread end, and waits for that, though not for long.
     pub(crate) fn end(&self) {
         let _ = self.calls.send(Message::End);
-        // The last handle may have been that of a piece of work.
+        // A piece of work holds none, or it would wait for itself.
         if std::thread::current().id() != self.thread {
             let _ = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(MAX_END);
         }
@@ -264,9 +263,23 @@ impl Writer {
         answered.await.map_err(|_| ended())?
     }
 
-    /// How long the transaction that is under way had to wait for other processes.
-    pub(crate) fn waited(&self) -> Duration {
-        Duration::from_millis(self.waited.load(Ordering::Relaxed))
+    /// How long transactions have to wait.
+    pub(crate) fn waited(&self) -> Waited {
+        self.waited.clone()
+    }
+}
+
+/// How long the transaction that is under way, or was last, had to wait for other processes, in milliseconds.
+#[derive(Clone, Default)]
+pub(crate) struct Waited(Arc<AtomicU64>);
+
+impl Waited {
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, time: Duration) {
+        self.0.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -277,7 +290,7 @@ struct Thread {
     connection: Option<(SqliteConnection, Log)>,
     /// Connections that are being closed. One may still read.
     closing: JoinSet<()>,
-    waited: Arc<AtomicU64>,
+    waited: Waited,
 }
 
 impl Thread {
@@ -355,7 +368,7 @@ impl Thread {
     }
 
     async fn transaction(&mut self, group: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
-        let (waited, place) = (Arc::clone(&self.waited), Arc::clone(&self.place));
+        let (waited, place) = (self.waited.clone(), Arc::clone(&self.place));
         let (connection, log) = self.connection().await?;
         let begun = Instant::now();
         // Immediate: the lock is taken, and waited for, before anything is read.
@@ -367,7 +380,7 @@ impl Thread {
                 begun => break begun?,
             }
         };
-        waited.store(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        waited.set(begun.elapsed());
         if let Err(gone) = place.check().and_then(|()| log.check()) {
             let _ = tx.rollback().await;
             return Err(gone);
