@@ -22,7 +22,7 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for looking for jobs of a lost claim first, which reads the whole table.
 pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a worker whose heartbeats are not answered waits before it looks again whether it may claim.
-const LEASE_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// How many more jobs of some tasks.
 type Limits = Vec<(String, usize)>;
 
@@ -33,18 +33,22 @@ impl Engine {
         let plan = match self.view(now).decide() {
             Decision::Ask(plan) => plan,
             Decision::Hold(hold) => {
-                match hold {
-                    // The end of a job of one of them looks again.
-                    Hold::TasksFull => self.claims.more = false,
-                    Hold::HeartbeatsUnanswered => self.claims.not_before = Some(now + LEASE_PAUSE),
-                    _ => {}
+                if hold == Hold::HeartbeatsUnanswered {
+                    self.claims.not_before = Some(now + LEASE_PAUSE);
                 }
                 self.tell_hold(Some(hold));
                 return;
             }
         };
+        // Last, because it looks at everything that runs.
+        let Some((tasks, limits)) = self.tasks_with_room() else {
+            // The end of a job of one of them looks again.
+            self.claims.more = false;
+            self.tell_hold(Some(Hold::TasksFull));
+            return;
+        };
         self.tell_hold(None);
-        self.ask(&plan, now);
+        self.ask(&plan, tasks, limits, now);
     }
 
     fn view(&self, now: Instant) -> View {
@@ -66,10 +70,6 @@ impl Engine {
             only_slots: claims.only_slots.is_some(),
             deep: claims.deep,
             limited: !self.work.now.limited.is_empty(),
-            // Only asked where it may matter: it looks at everything that runs.
-            has_room: self.work.now.limited.is_empty()
-                || !claims.more
-                || self.work.now.names.iter().any(|task| self.room_of(task) != Some(0)),
             recovering: claims.recovering.is_some(),
             doubt_since: claims.doubt_since,
             next_doubt: claims.next_doubt,
@@ -86,17 +86,17 @@ impl Engine {
         limited.map(|(_, limit)| limit.saturating_sub(self.slots.running_of(task) + self.buffer.waiting_of(task)))
     }
 
-    /// The tasks that may run more jobs, and of those that have a limit, how many more.
-    fn tasks_with_room(&self) -> (Arc<[String]>, Limits) {
+    /// The tasks that may run more jobs, and of those that have a limit, how many more; `None` if each of them is full.
+    fn tasks_with_room(&self) -> Option<(Arc<[String]>, Limits)> {
         let work = &self.work.now;
         if work.limited.is_empty() {
-            return (Arc::clone(&work.names), Vec::new());
+            return Some((Arc::clone(&work.names), Vec::new()));
         }
         let rooms = work.limited.iter().filter_map(|(task, _)| Some((task.clone(), self.room_of(task)?)));
         let limits: Limits = rooms.collect();
         let full = |task: &String| limits.iter().any(|(limited, room)| limited == task && *room == 0);
-        let tasks = work.names.iter().filter(|task| !full(task)).cloned().collect();
-        (tasks, limits)
+        let tasks: Arc<[String]> = work.names.iter().filter(|task| !full(task)).cloned().collect();
+        (!tasks.is_empty()).then_some((tasks, limits))
     }
 
     /// Tells why nothing is asked for, when that has changed.
@@ -110,9 +110,8 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, plan: &Plan, now: Instant) {
+    fn ask(&mut self, plan: &Plan, tasks: Arc<[String]>, limits: Limits, now: Instant) {
         let Plan { limit, free_slots, recovers } = *plan;
-        let (tasks, limits) = self.tasks_with_room();
         let in_doubt = recovers.then(|| self.slots.held.keys().copied().collect::<Vec<JobId>>());
         if recovers {
             self.claims.next_doubt = now + PROBABLY_IN_DOUBT;

@@ -135,8 +135,6 @@ pub(super) struct View {
     pub deep: bool,
     /// Tasks have limits of their own.
     pub limited: bool,
-    /// A task may run one more.
-    pub has_room: bool,
     /// A claim on its way releases what the worker does not know of.
     pub recovering: bool,
     pub doubt_since: Option<Instant>,
@@ -204,7 +202,6 @@ impl View {
         hold_if(Hold::Full, !useful)?;
         hold_if(Hold::LargePayloads, self.bytes > MAX_BYTES && self.have >= self.concurrency)?;
         hold_if(Hold::Unwritten, self.held > full + MAX_UNWRITTEN || self.many_bytes_unwritten)?;
-        hold_if(Hold::TasksFull, !self.has_room)?;
         let limit = if overlaps { (full - self.have).min(full / 2) } else { full - self.have };
         let limit = self.in_time.map_or(limit, |in_time| limit.min(in_time));
         Ok(Plan { limit, free_slots: self.concurrency.saturating_sub(self.have), recovers })
@@ -234,7 +231,6 @@ mod tests {
             only_slots: false,
             deep: false,
             limited: false,
-            has_room: true,
             recovering: false,
             doubt_since: None,
             next_doubt: now,
@@ -276,13 +272,16 @@ mod tests {
             (Hold::LargePayloads, View { bytes: MAX_BYTES + 1, have: 12, ahead: 40, ..view() }),
             (Hold::Unwritten, View { held: MAX_UNWRITTEN + 11, ..view() }),
             (Hold::Unwritten, View { many_bytes_unwritten: true, ..view() }),
-            (Hold::TasksFull, View { has_room: false, ..view() }),
         ] {
             assert_eq!(view.decide(), Decision::Hold(hold), "{view:?}");
-            assert_eq!(
-                (serde_json::to_value(hold).unwrap(), Hold::named(hold.as_str())),
-                (hold.as_str().into(), Some(hold))
-            );
+        }
+    }
+
+    #[test]
+    fn each_reason_to_hold_has_a_name_that_is_read_back() {
+        for hold in Hold::ALL {
+            let name = serde_json::to_value(hold).unwrap();
+            assert_eq!((name, Hold::named(hold.as_str())), (hold.as_str().into(), Some(hold)));
             assert!(!hold.to_string().is_empty());
         }
     }

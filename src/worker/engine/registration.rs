@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::events::Event;
 use super::super::lease::{Lease, Sent, sent_now};
 use super::super::maintenance::{Identity, Registrar};
-use super::claiming::{FIRST_CLAIM_DELAY, MAX_CLAIM_DELAY};
+use super::claiming::{FIRST_CLAIM_DELAY, LEASE_PAUSE, MAX_CLAIM_DELAY};
 use super::work::Telling;
 use super::{Engine, Mode};
 use crate::error::{Error, FailureKind, Result};
@@ -19,9 +19,6 @@ use crate::storage::{GuardedCalls, Registration, WorkerId};
 
 /// Registering that has not been answered for this long never will be.
 pub(super) const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a run whose heartbeats are not answered waits before it looks again whether it may claim.
-const LEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who the worker is at present.
 pub(super) struct Registered {
