@@ -17,6 +17,19 @@ use crate::worker::Hold;
 
 /// A worker that was last seen longer ago is not counted. (One that is given more time sends heartbeats at least as often.)
 pub const LIVE: Duration = Duration::from_secs(120);
+
+/// Whether a worker is alive, as far as its heartbeats tell.
+#[must_use]
+pub fn is_live(worker: &WorkerInfo) -> bool {
+    worker.last_seen_ago.is_some_and(|ago| ago <= LIVE)
+}
+
+/// Whether a worker runs jobs at all, or does not tell. One that says it runs none is the run of a move, or has a crontab alone.
+#[must_use]
+pub fn runs_jobs(worker: &WorkerInfo) -> bool {
+    worker.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty())
+}
+
 /// How many jobs of a queue are looked at for one that comes first.
 const MOST_OF_QUEUE: u32 = 1_000;
 
@@ -138,8 +151,7 @@ pub(crate) async fn explain(storage: &dyn Storage, id: JobId) -> Result<Option<V
     let inspect = storage.require_inspect()?;
     let Some(job) = inspect.job(id).await? else { return Ok(None) };
     let workers = inspect.serving().await?;
-    let live: Vec<&WorkerInfo> =
-        workers.iter().filter(|worker| worker.last_seen_ago.is_some_and(|ago| ago <= LIVE)).collect();
+    let live: Vec<&WorkerInfo> = workers.iter().filter(|worker| is_live(worker)).collect();
     let now = storage.now().await?;
     if let (Some(by), Some(since)) = (&job.locked_by, job.locked_at) {
         let is_live = live.iter().any(|worker| worker.id == *by);
@@ -181,9 +193,7 @@ async fn of_queue(inspect: &dyn Inspect, job: &Job, now: DateTime<Utc>) -> Resul
 
 /// What keeps live workers from it.
 fn of_workers(job: &Job, live: &[&WorkerInfo]) -> Vec<Reason> {
-    // What runs nothing is the run of a move, or has a crontab alone.
-    let runs = |worker: &&&WorkerInfo| worker.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty());
-    let live: Vec<&WorkerInfo> = live.iter().filter(runs).copied().collect();
+    let live: Vec<&WorkerInfo> = live.iter().copied().filter(|worker| runs_jobs(worker)).collect();
     if live.is_empty() {
         return vec![Reason::NoWorkers];
     }

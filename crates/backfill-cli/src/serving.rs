@@ -3,16 +3,13 @@
 //! Workers of backfill's tell what they run. Node's do not, so all that can be said of a task is that none of ours runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
+use backfill::explain::{Reason, is_live, runs_jobs};
 use backfill::storage::Storage;
 use backfill::{Counts, Error, TaskInfo, WorkerInfo};
 
-use crate::nearest::did_you_mean;
 use crate::output::count_of;
 
-/// A worker that was last seen longer ago is not counted. (One that is given more time sends heartbeats at least as often.)
-const LIVE: Duration = Duration::from_secs(120);
 /// How many tasks are told one by one.
 const MOST_TOLD: usize = 20;
 
@@ -40,11 +37,8 @@ impl Serving {
     }
 
     pub fn of_workers(workers: &[WorkerInfo]) -> Self {
-        // What runs nothing is the run of a move, or has a crontab alone.
-        let runs = |worker: &WorkerInfo| worker.tasks.as_ref().is_none_or(|tasks| !tasks.is_empty());
-        let live = |worker: &&WorkerInfo| worker.last_seen_ago.is_some_and(|ago| ago <= LIVE) && runs(worker);
         let mut serving = Self::default();
-        for worker in workers.iter().filter(live) {
+        for worker in workers.iter().filter(|worker| is_live(worker) && runs_jobs(worker)) {
             serving.unknown |= worker.tasks.is_none();
             serving.add(worker.tasks.iter().flatten().map(String::as_str));
         }
@@ -70,8 +64,8 @@ impl Serving {
         if self.workers == 0 || self.workers_of(task) != Some(0) {
             return None;
         }
-        let meant = did_you_mean(task, self.by_task.keys().map(String::as_str));
-        Some(format!("no live worker of backfill's runs the task {task:?}{meant}"))
+        let served = self.by_task.keys().cloned().collect();
+        Some(Reason::NotServed { task: task.to_owned(), served }.to_string())
     }
 
     /// The same of each task for which jobs wait, most of them first.
@@ -112,6 +106,8 @@ pub fn waiting(jobs: &Counts) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn worker(tasks: Option<&[&str]>, last_seen_ago: u64) -> WorkerInfo {
