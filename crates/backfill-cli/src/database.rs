@@ -211,7 +211,7 @@ pub async fn client(global: &Global) -> Result<BackfillClient, Failure> {
 /// Fails unless jobs can be looked at, managed and added: a file that is not there, or what is too old or too new. A schema may be
 /// of any revision that Node works with, and need not have our own objects. Jobs that row security hides are told as that.
 pub async fn check(storage: &AnyStorage) -> Result<(), Error> {
-    match storage.storage().version().await {
+    match storage.version().await {
         Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. }) => {}
         Err(Error::NotReady { reason: Unready::Outdated { found, .. }, .. }) if found >= FIRST_WITH_PRIVATE_TABLES => {}
         checked => drop(checked?),
@@ -251,7 +251,7 @@ pub async fn elsewhere(storage: &AnyStorage) -> String {
 
 /// The same of a schema that is not there yet, or nothing.
 pub async fn elsewhere_if_missing(storage: &AnyStorage) -> Option<String> {
-    match storage.storage().version().await {
+    match storage.version().await {
         Err(error) if error.is_missing() => Some(elsewhere(storage).await),
         _ => None,
     }

@@ -32,12 +32,12 @@ pub async fn run(global: &Global, output: &Output, args: &MoveArgs) -> Result<()
     let from = database::reached_at(&only(&here), args.from.as_deref()).await?;
     let to = database::reached_at(&only(&there), Some(&args.to)).await?;
     database::check(&from).await?;
-    // Fails here if it may not be looked at, before anything is made there.
-    from.require_inspect()?.counts().await?;
-    to.migrate().await?;
     let names = (from.name(), to.name());
-    let moving = Move::new(from, &here, to, &there);
-    for other in moving.others().await? {
+    let moving = Move::new(from, &here, to.clone(), &there);
+    // Fails here if it may not be looked at, before anything is made there.
+    let others = moving.others().await?;
+    to.migrate().await?;
+    for other in others {
         let jobs = count_of(other.jobs, "job");
         // If it cannot be said, they stay where they are all the same.
         let _ =
