@@ -85,6 +85,7 @@ impl Scene {
             crontab: None,
             grace: 25,
             heartbeat: (5_000, 15_000),
+            poll: 2_000,
         };
         Self {
             subject: Arc::clone(subject),

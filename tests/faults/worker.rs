@@ -28,6 +28,8 @@ pub struct Told {
     pub grace: u64,
     /// The heartbeat interval and `dead_after`, in milliseconds.
     pub heartbeat: (u64, u64),
+    /// The poll interval, in milliseconds.
+    pub poll: u64,
 }
 
 pub const TOLD: &str = "BACKFILL_FAULTS_WORKER";
@@ -115,6 +117,7 @@ async fn work(told: Told) {
         .task(nothing)
         .event_capacity(1_000_000)
         .concurrency(told.concurrency)
+        .poll_interval(Duration::from_millis(told.poll))
         .grace(Duration::from_secs(told.grace))
         .heartbeat_every(Duration::from_millis(told.heartbeat.0))
         .dead_after(Duration::from_millis(told.heartbeat.1));
