@@ -69,7 +69,7 @@ impl Scene {
         let witness = connect(&witness_url).await;
         sql(
             &witness,
-            "create table told (job bigint, worker text, what text, at timestamptz); create index on told (job)",
+            "create table told (job bigint, worker text, what text, attempt smallint, at timestamptz); create index on told (job)",
         )
         .await;
         let client = BackfillClient::new(&subject.url(&database)).await.expect("migrate");
@@ -470,13 +470,10 @@ impl Scene {
         for (name, moment) in &self.killed {
             let last: Option<f64> = sqlx::query_scalar(
                 "select extract(epoch from max(next) - $2)::float8 from (
-                   select (select min(anew.at) from told anew where anew.job = begun.job and anew.what = 'start' and anew.at > $2) as next
+                   -- One that dies with a second worker waits longer, on purpose, whether it had told its start there or not.
+                   select (select min(anew.at) from told anew where anew.job = begun.job and anew.what = 'start' and anew.attempt = 2) as next
                    from told begun
-                   where begun.what = 'start' and begun.worker = $1
-                     -- (One that has died with a worker before waits longer, on purpose.)
-                     and not exists (
-                       select from told before where before.job = begun.job and before.what = 'start' and before.at < begun.at
-                     )
+                   where begun.what = 'start' and begun.worker = $1 and begun.attempt = 1
                      and not exists (select from told ended where ended.job = begun.job and ended.worker = $1 and ended.what = 'finish')
                  ) as t",
             )

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use backfill::worker::Event;
-use backfill::{BackfillClient, JobContext, JobId, TaskError, Worker, task_fn};
+use backfill::{BackfillClient, Job, JobContext, JobId, TaskError, Worker, task_fn};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -102,14 +102,14 @@ async fn work(told: Told) {
         task_fn("fail", move |(): (), ctx: JobContext| {
             let journal = journal.clone();
             async move {
-                journal.tell_both(ctx.job().id.number()).await;
+                journal.tell_both(ctx.job()).await;
                 Err::<(), _>(TaskError::new("it always fails"))
             }
         })
     };
     let nothing = task_fn("nothing", move |_: IgnoredAny, ctx: JobContext| {
         let journal = journal.clone();
-        async move { journal.tell_both(ctx.job().id.number()).await }
+        async move { journal.tell_both(ctx.job()).await }
     });
     let mut builder = Worker::builder(client)
         .task(handler)
@@ -177,7 +177,12 @@ impl Watch {
     }
 }
 
-type Line = (i64, &'static str, DateTime<Utc>);
+struct Line {
+    job: i64,
+    what: &'static str,
+    attempt: i16,
+    at: DateTime<Utc>,
+}
 
 /// Where jobs that take no time tell their starts and finishes: the witness is told of many at once.
 #[derive(Clone)]
@@ -193,35 +198,46 @@ impl Journal {
     }
 
     /// A start, and a finish at once.
-    async fn tell_both(&self, job: i64) {
+    async fn tell_both(&self, job: &Job) {
+        let (id, attempt) = (job.id.number(), job.attempts);
         for what in ["start", "finish"] {
-            self.lines.send((job, what, Watch::now())).await.expect("the journal is open");
+            let line = Line { job: id, what, attempt, at: Watch::now() };
+            self.lines.send(line).await.expect("the journal is open");
         }
-        self.finished.lock().expect("lock").insert(job);
+        self.finished.lock().expect("lock").insert(id);
     }
 }
 
 async fn write_journal(witness: PgPool, worker: String, mut lines: mpsc::Receiver<Line>) {
     let mut page = Vec::new();
     while lines.recv_many(&mut page, 5_000).await > 0 {
-        let mut columns = (Vec::new(), Vec::new(), Vec::new());
-        for (job, what, at) in page.drain(..) {
-            columns.0.push(job);
-            columns.1.push(what);
-            columns.2.push(at);
-        }
         sqlx::query(
-            "insert into told (job, worker, what, at)
-             select job, $4, what, at from unnest($1::bigint[], $2::text[], $3::timestamptz[]) as t (job, what, at)",
+            "insert into told (job, worker, what, attempt, at)
+             select job, $1, what, attempt, at
+             from unnest($2::bigint[], $3::text[], $4::smallint[], $5::timestamptz[]) as t (job, what, attempt, at)",
         )
-        .bind(columns.0)
-        .bind(columns.1)
-        .bind(columns.2)
         .bind(&worker)
+        .bind(page.iter().map(|line| line.job).collect::<Vec<_>>())
+        .bind(page.iter().map(|line| line.what).collect::<Vec<_>>())
+        .bind(page.iter().map(|line| line.attempt).collect::<Vec<_>>())
+        .bind(page.iter().map(|line| line.at).collect::<Vec<_>>())
         .execute(&witness)
         .await
         .expect("the witness answers");
+        page.clear();
     }
+}
+
+/// That an attempt of a job begins.
+async fn tell_start(witness: &PgPool, worker: &str, job: &Job) {
+    sqlx::query("insert into told (job, worker, what, attempt, at) values ($1, $2, 'start', $3, $4)")
+        .bind(job.id.number())
+        .bind(worker)
+        .bind(job.attempts)
+        .bind(Watch::now())
+        .execute(witness)
+        .await
+        .expect("the witness answers");
 }
 
 async fn tell(witness: &PgPool, worker: &str, what: &str, job: i64) {
@@ -252,7 +268,7 @@ async fn handle(
 ) -> Result<(), TaskError> {
     let job = ctx.job().id.number();
     let first = ctx.job().attempts == 1;
-    tell(&witness, &name, "start", job).await;
+    tell_start(&witness, &name, ctx.job()).await;
     let time = Duration::from_millis(work.ms);
     match work.how {
         How::Abort if first => std::process::abort(),
