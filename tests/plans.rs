@@ -27,6 +27,7 @@ const HOSTILE: &[(&str, &[&str])] = &[
     ("ssd", &["random_page_cost = 1.1", "work_mem = '64kB'", "effective_cache_size = '64GB'"]),
     ("custom", &["plan_cache_mode = force_custom_plan"]),
     ("generic", &["plan_cache_mode = force_generic_plan"]),
+    ("nestless", &["enable_nestloop = off"]),
     ("dear", &["cpu_tuple_cost = 1", "cpu_index_tuple_cost = 1"]),
     (
         "parallel",

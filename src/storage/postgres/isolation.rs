@@ -1,9 +1,14 @@
-//! When single statements need a transaction around them: beside a strict default isolation, and behind some poolers.
+//! When single statements need a transaction around them: beside a strict default isolation or a planner that may not nest loops, and
+//! behind some poolers.
 //!
 //! Our statements are written for `read committed`, PostgreSQL's own default: they look again at what they lock. A role or a
 //! database may have another default, and then two claims that meet fail with a serialization failure instead of passing each
 //! other by. To name the level costs a round trip to begin and one to commit, so it is done from the first such failure on:
 //! nobody else pays for it.
+//!
+//! A role whose `enable_nestloop` is off makes the server read whole tables for the few rows that a result or an add names, and compile the
+//! plan for a second, since it must nest some loops. Each claim switches it on for itself. What else we run does so at the beginning of its
+//! transaction, and single statements get one where the role has it off, which is asked when the schema is looked at.
 //!
 //! A pooler in transaction mode that does not know of prepared statements needs the same: the driver
 //! prepares a statement and runs it in two exchanges, between which such a pooler may change the connection. So where prepared
@@ -25,8 +30,8 @@ use crate::error::Result;
 /// The second statement of a transaction must see what was committed while the first one waited, whatever isolation the role
 /// or the database has as its default. And a process that is stopped between two statements must not hold their locks for longer
 /// than the lease: others wait for them. (Both go in one exchange.)
-const READ_COMMITTED: &str =
-    "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'";
+const READ_COMMITTED: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
+                              set local enable_nestloop = on";
 /// The same, for a heartbeat: what hangs (a lock on the table, a commit that waits for a standby) is ended by the server too,
 /// so that heartbeats which nobody waits for any more do not use up its connections.
 const HEARTBEAT: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
@@ -35,7 +40,7 @@ const HEARTBEAT: &str = "begin isolation level read committed; set local idle_in
 /// The same, for claims and results after one took too long (see `slow_calls`): the server ends what waits for a lock, before the
 /// worker gives the call up, and gives the rest time enough.
 const IN_TIME: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
-                       set local lock_timeout = '10s'; set local statement_timeout = '25s'";
+                       set local enable_nestloop = on; set local lock_timeout = '10s'; set local statement_timeout = '25s'";
 
 /// The same, for freeing what somebody holds: who holds a job is in no index (every claim would pay for it), so the whole table is
 /// read, which may take longer than the role allows its statements.
@@ -47,10 +52,13 @@ const PATIENT: &str = "begin isolation level read committed; set local idle_in_t
 const MIGRATION: &str = "begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; \
                          set local lock_timeout = '1s'";
 
-/// What is known of the default isolation.
+/// What is known of the settings of the role, or of the database, that single statements cannot do with.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Isolation {
+    /// The default isolation is strict.
     strict: Arc<AtomicBool>,
+    /// The planner may not nest loops.
+    nestless: Arc<AtomicBool>,
 }
 
 impl Isolation {
@@ -59,6 +67,17 @@ impl Isolation {
         if errors::is_serialization_failure(error) && !self.strict.swap(true, Ordering::Relaxed) {
             tracing::info!("the database's default isolation is strict; transactions name their level from now on");
         }
+    }
+
+    /// Whether loops may be nested.
+    pub(super) fn learn_of_planner(&self, nests: bool) {
+        if self.nestless.swap(!nests, Ordering::Relaxed) == nests && !nests {
+            tracing::info!("enable_nestloop is off; each statement has a transaction, in which it is on");
+        }
+    }
+
+    fn is_needed(&self) -> bool {
+        self.strict.load(Ordering::Relaxed) || self.nestless.load(Ordering::Relaxed)
     }
 }
 
@@ -157,7 +176,7 @@ impl From<Tx> for Work {
 impl PostgresStorage {
     /// Where statements go at this moment.
     pub(super) fn db(&self) -> Db {
-        let named = !self.schema.persistent() || self.isolation.strict.load(Ordering::Relaxed);
+        let named = !self.schema.persistent() || self.isolation.is_needed();
         Db { connections: self.connections.clone(), named }
     }
 

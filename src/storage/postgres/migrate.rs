@@ -245,6 +245,7 @@ async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Foun
 select
   current_setting('server_version_num')::integer as "server_version!",
   current_setting('server_version') as "server_version_text!",
+  current_setting('enable_nestloop')::boolean as "nests!",
   schema.oid is not null as "schema!",
   array(
     select rel.relname::text from pg_catalog.pg_class rel
@@ -273,6 +274,7 @@ left join pg_catalog.pg_namespace schema on schema.nspname = $1
     .fetch_one(storage.schema.on(&mut *conn))
     .await
     .map_err(fail)?;
+    storage.isolation.learn_of_planner(catalog.nests);
     let has = |names: &[String], name: &str| names.iter().any(|there| there == name);
     let missing = |kind: &'static str, wanted: &'static [&'static str], there: &[String]| {
         let missing = wanted.iter().filter(|name| !has(there, name));

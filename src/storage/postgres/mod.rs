@@ -6,7 +6,7 @@
 //! | `address` | what a database URL means, and what the environment says beside it |
 //! | `connections` | the connections that statements use, and how a worker gets new ones |
 //! | `own` | a worker's own connections: as many as it can use, as few as there are |
-//! | `isolation` | transactions beside a default isolation that is stricter than ours |
+//! | `isolation` | transactions beside a default isolation that is stricter than ours, and settings of the planner |
 //! | `migrate` | from nothing, or from any revision since 10, to revision 20 |
 //! | `add` | storing jobs |
 //! | `add_plain` | storing jobs without keys |
@@ -112,7 +112,7 @@ pub struct PostgresStorage {
     connections: Connections,
     health: ConnectionHealth,
     schema: Arc<Schema>,
-    /// Whether transactions name their isolation level, see [`Isolation`].
+    /// Whether single statements need a transaction, see [`Isolation`].
     isolation: Isolation,
     /// Whether claims and results have taken too long lately.
     slow_calls: SlowCallGuard,
