@@ -202,11 +202,24 @@ async fn what_is_held_by_nobody_or_dated_ahead_in_a_file_is_found() {
             "set last_execution = null",
             "delete from backfill_crontabs",
         ),
+        (
+            "create trigger t before update on backfill_jobs when new.locked_by is not null begin select raise(ignore); end",
+            "found    triggers: a trigger keeps 1 of 1 ready jobs from being taken (\"t\")",
+            "let it ignore no update in which locked_by changes",
+            "select 1",
+        ),
     ] {
         sql(breaks).await;
         let doctor = run("doctor").await;
         assert!(doctor.status == Some(1) && doctor.out.contains(says) && doctor.out.contains(remedy), "{}", doctor.out);
         sql(mends).await;
+        if says.contains("triggers") {
+            // So does a run that finds nothing else to do.
+            alone.task("t");
+            let ran = run("worker --once").await;
+            assert!(ran.err.contains("jobs are ready and cannot be taken: a trigger"), "{}{}", ran.out, ran.err);
+            sql("drop trigger t").await;
+        }
         run("doctor").await.ok();
     }
 }

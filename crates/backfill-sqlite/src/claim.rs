@@ -76,6 +76,8 @@ struct Part {
     reached: Option<Row>,
     /// The first that it left because its task has no room for more.
     left: Option<Row>,
+    /// Jobs were chosen that the update did not change.
+    left_out: bool,
 }
 
 /// A request, in a shape that can be sent to the thread that writes.
@@ -153,6 +155,9 @@ impl SqliteStorage {
             all.more = part.claimed.more;
             all.for_free_slots = part.claimed.for_free_slots;
             left = left.or(part.left);
+            if let Some(warning) = part.left_out.then(|| self.left_out.warning()).flatten() {
+                tracing::warn!("{warning}");
+            }
             let Some(row) = part.reached else { break };
             // The next one begins with all jobs of that time, so this one has to come further than that. A row that somebody gave a
             // priority of beyond all is walked over from the start.
@@ -408,7 +413,6 @@ limit ?5
     let mut for_free_slots = false;
     let mut bytes = 0;
     let mut rooms = request.rooms.clone();
-    let mut queues = BTreeSet::new();
     // Runs count as one.
     let mut side_by_side = 0;
     let mut chosen: Vec<i64> = Vec::with_capacity(candidates.len());
@@ -449,7 +453,6 @@ limit ?5
                 chosen.push(id);
             }
         }
-        queues.insert(queue);
     }
     let part = Part {
         claimed: Claimed::default().more(more).for_free_slots(for_free_slots),
@@ -460,23 +463,12 @@ limit ?5
         is_long,
         reached: reached.filter(|_| !more),
         left,
+        left_out: false,
     };
     if chosen.is_empty() {
         return Ok(part);
     }
-    if !queues.is_empty() {
-        let queues = crate::json(queues.into_iter().collect::<Vec<String>>());
-        sqlx::query!(
-            r#"
-update backfill_queues set locked_at = ?2, locked_by = ?3 where name in (select value from json_each(?1))
-"#,
-            queues,
-            now,
-            request.worker,
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
+    let count = chosen.len();
     let chosen = crate::json(chosen);
     let rows = jobs!(
         r#"
@@ -490,11 +482,29 @@ returning
         request.worker,
     );
     let token = ClaimToken::from_number(now);
-    let rows = rows.fetch_all(connection).await?;
+    let rows = rows.fetch_all(&mut *connection).await?;
     let mut jobs: Vec<ClaimedJob> = rows.into_iter().map(|row| ClaimedJob::new(Job::from(row), token)).collect();
     jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
+    let left_out = jobs.len() < count;
+    // A trigger of the user's may have left the jobs out, and a queue without a job would be freed by nobody.
+    let queues: BTreeSet<&str> = jobs.iter().filter_map(|job| job.queue.as_deref()).collect();
+    if !queues.is_empty() {
+        let queues = crate::json(queues.into_iter().map(str::to_owned).collect::<Vec<String>>());
+        sqlx::query!(
+            r#"
+update backfill_queues set locked_at = ?2, locked_by = ?3 where name in (select value from json_each(?1))
+"#,
+            queues,
+            now,
+            request.worker,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    // Where all were, the next claim would choose the same ones.
+    let more = more && !jobs.is_empty();
     let claimed = Claimed::jobs(jobs).more(more).for_free_slots(for_free_slots);
-    Ok(Part { claimed, ..part })
+    Ok(Part { claimed, left_out, ..part })
 }
 
 #[cfg(test)]

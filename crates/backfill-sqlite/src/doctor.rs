@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use backfill_core::error::{Error, Unready};
 use backfill_core::storage::{Check, CheckStatus, Doctor};
-use sqlx::SqliteConnection;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::SqliteStorage;
 use crate::migrate;
@@ -37,6 +37,7 @@ impl Doctor for SqliteStorage {
         checked.push(integrity(&mut connection).await.unwrap_or_else(|error| skipped("integrity", &error)));
         checked.push(self.locks(&mut connection).await.unwrap_or_else(|error| skipped("locks", &error)));
         checked.push(self.times(&mut connection).await.unwrap_or_else(|error| skipped("times", &error)));
+        checked.push(self.triggers(&mut connection).await.unwrap_or_else(|error| skipped("triggers", &error)));
         checked.push(space(&mut connection).await.unwrap_or_else(|error| skipped("space", &error)));
         checked
     }
@@ -59,6 +60,88 @@ impl SqliteStorage {
                 "make the file, and the directory that it is in, writable for this user; or end what holds the file",
             ),
         }
+    }
+
+    /// Whether triggers of the user's let jobs be taken and deleted: that is tried with the first ready ones, and undone.
+    async fn triggers(&self, connection: &mut SqliteConnection) -> sqlx::Result<Check> {
+        let names = sqlx::query_scalar!(
+            r#"select name as "name!: Text" from sqlite_master where type = 'trigger' and tbl_name = 'backfill_jobs' order by name"#
+        )
+        .fetch_all(connection)
+        .await?;
+        if names.is_empty() {
+            return Ok(fine("triggers", "no trigger stands between a job and its worker".to_owned()));
+        }
+        let names: Vec<String> = names.into_iter().map(|name| format!("{:?}", name.text)).collect();
+        let (names, now) = (names.join(", "), self.file.now());
+        let tried = self.file.writer.write("try what triggers do", move |connection| {
+            Box::pin(async move {
+                let ready = sqlx::query_scalar!(
+                    r#"
+select id as "id!: i64"
+from backfill_jobs indexed by backfill_jobs_line
+where locked_at is null and attempts < max_attempts and run_at <= ?1
+order by priority, run_at, id
+limit 100
+"#,
+                    now
+                )
+                .fetch_all(&mut *connection)
+                .await?;
+                let all = ready.len() as u64;
+                let ready = crate::json(ready);
+                let mut tx = connection.begin().await?;
+                let claimed = sqlx::query!(
+                    r#"
+update backfill_jobs set attempts = attempts + 1, locked_at = ?2, locked_by = 'backfill doctor'
+where id in (select value from json_each(?1))
+"#,
+                    ready,
+                    now
+                )
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+                let deleted = sqlx::query!(
+                    r#"
+delete from backfill_jobs where id in (select value from json_each(?1)) and locked_at = ?2 and locked_by = 'backfill doctor'
+"#,
+                    ready,
+                    now
+                )
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+                tx.rollback().await?;
+                Ok((all, claimed, deleted))
+            })
+        });
+        Ok(match tried.await {
+            Err(error) => found(
+                "triggers",
+                format!("triggers ({names}) refuse what a worker does: {error}"),
+                "what a trigger refuses, no worker can take either: see the message",
+            ),
+            Ok((ready, claimed, _)) if claimed < ready => found(
+                "triggers",
+                format!("a trigger keeps {} of {ready} ready jobs from being taken ({names})", ready - claimed),
+                "let it ignore no update in which locked_by changes, or abort with a message that says why",
+            ),
+            Ok((_, claimed, deleted)) if deleted < claimed => found(
+                "triggers",
+                format!(
+                    "a trigger keeps {} of {claimed} jobs from being deleted when they are done ({names})",
+                    claimed - deleted
+                ),
+                "let it ignore no delete, or abort with a message that says why; such jobs stay held, and run again later",
+            ),
+            Ok((0, ..)) => {
+                fine("triggers", format!("triggers stand there ({names}), and no job is ready to try them with"))
+            }
+            Ok((ready, ..)) => {
+                fine("triggers", format!("triggers ({names}) let jobs be taken and done, as {ready} were for a moment"))
+            }
+        })
     }
 
     /// What is dated ahead, and so would never be due or never be missed.

@@ -53,8 +53,8 @@ use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId, NewJob};
 use backfill_core::storage::{
-    Admin, Capabilities, ClaimRequest, Claimed, Consumer, Cursor, Doctor, Inspect, Migrated, Offers, Registration,
-    Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId, WorkerStatus,
+    Admin, Capabilities, ClaimRequest, Claimed, Consumer, Cursor, Doctor, Inspect, LeftOut, Migrated, Offers,
+    Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId, WorkerStatus,
 };
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
@@ -74,6 +74,8 @@ pub struct SqliteStorage {
     file: Arc<File>,
     /// Where claims begin.
     cursor: Arc<Cursor>,
+    /// When it was last told that claims are left out.
+    left_out: Arc<LeftOut>,
     /// How many rows one part of a claim's walk looks at.
     part: u32,
     /// After how long a walk is broken off.
@@ -87,7 +89,13 @@ impl SqliteStorage {
     /// # Errors
     /// [`Error::InvalidClient`](backfill_core::Error::InvalidClient) for a URL that cannot be read, for a database in memory, and for one that may only be read.
     pub fn open(url: &str) -> Result<Self> {
-        Ok(Self { file: Arc::new(File::new(url)?), cursor: Arc::default(), part: claim::PART, walk: claim::WALK })
+        Ok(Self {
+            file: Arc::new(File::new(url)?),
+            cursor: Arc::default(),
+            left_out: Arc::default(),
+            part: claim::PART,
+            walk: claim::WALK,
+        })
     }
 
     /// The file.
@@ -136,7 +144,7 @@ impl Storage for SqliteStorage {
 
     fn consumer(&self) -> Arc<dyn Consumer> {
         // The user's code never gets hold of the writer, so a worker needs none of its own.
-        Arc::new(Self { file: Arc::clone(&self.file), cursor: Arc::default(), part: self.part, walk: self.walk })
+        Arc::new(Self { cursor: Arc::default(), ..self.clone() })
     }
 
     fn schedules(&self) -> Option<&dyn Schedules> {

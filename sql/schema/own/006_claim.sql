@@ -758,7 +758,8 @@ begin
   queue as (
     update graphile_worker._private_job_queues queue
     set locked_by = worker, locked_at = now()
-    where queue.id = any (run_queues)
+    -- A trigger of the user's may have left the jobs out, and a queue without a job would be freed by nobody.
+    where queue.id = any (array(select job.job_queue_id from job))
     returning queue.id, queue.queue_name
   ),
   row as (
@@ -767,7 +768,8 @@ begin
       null::text as last_error, null::timestamptz as created_at, null::timestamptz as updated_at, null::text as key,
       null::integer as revision, null::text as flags
     from graphile_worker._private_tasks task
-    where task.id = any (case when few then served else array(select job.task_id from job) end)
+    -- Names without a job tell that all were left out.
+    where task.id = any (case when few or not exists (select from job) then served else array(select job.task_id from job) end)
     union all
     select null, null, queue.id, queue.queue_name, null, null, null, null, null, null, null, null, null, null
     from queue

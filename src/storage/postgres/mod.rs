@@ -77,6 +77,7 @@ use sqlx::PgPool;
 pub use address::address;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
+use crate::storage::LeftOut;
 use claim::{Cursors, Plainness};
 use coalesce::Coalescer;
 pub(crate) use connections::ConnectionHealth;
@@ -112,6 +113,8 @@ pub struct PostgresStorage {
     connections: Connections,
     health: ConnectionHealth,
     schema: Arc<Schema>,
+    /// When it was last told that claims are left out.
+    left_out: Arc<LeftOut>,
     /// Whether single statements need a transaction, see [`Isolation`].
     isolation: Isolation,
     /// Whether claims and results have taken too long lately.
@@ -162,6 +165,7 @@ impl PostgresStorage {
             pool,
             connections,
             schema,
+            left_out: Arc::default(),
             isolation: Isolation::default(),
             slow_calls: SlowCallGuard::default(),
             locked_rows: LockedRows::default(),

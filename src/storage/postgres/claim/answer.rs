@@ -98,6 +98,8 @@ pub(super) struct Course {
     pub seen_queues: Vec<i32>,
     /// Priorities at which jobs stand and that were not known.
     pub seen_levels: Vec<i16>,
+    /// Jobs were chosen and locked, and none was changed.
+    pub left_out: bool,
 }
 
 /// By ids of the database.
@@ -156,6 +158,7 @@ impl<'a> Reader<'a> {
             queue_took: row.queue_took.map(duration),
             seen_queues: row.seen_queues.unwrap_or_default(),
             seen_levels: row.seen_levels.unwrap_or_default(),
+            left_out: false,
         };
     }
 
@@ -193,6 +196,8 @@ impl<'a> Reader<'a> {
             }
         }
         self.claimed.jobs.sort_by_key(|job| (job.priority, job.run_at, job.id));
+        // Names are told with what was taken only.
+        self.course.left_out = self.claimed.jobs.is_empty() && !self.tasks.is_empty();
         (self.claimed, self.course)
     }
 }

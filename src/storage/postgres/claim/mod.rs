@@ -59,6 +59,13 @@ impl PostgresStorage {
             self.plainness.was_right();
         }
         self.cursors.end(&looks, request, &mut claimed, &course, Instant::now());
+        if course.left_out {
+            // The next claim would choose the same ones.
+            claimed.more = false;
+            if let Some(warning) = self.left_out.warning() {
+                tracing::warn!("{warning}");
+            }
+        }
         Ok(claimed)
     }
 

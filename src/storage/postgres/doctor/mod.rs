@@ -14,6 +14,7 @@ mod drift;
 mod health;
 mod holders;
 mod reach;
+mod triggers;
 
 use std::time::Duration;
 
@@ -113,9 +114,17 @@ impl PostgresStorage {
             report(&mut checked, "times", self.times(depth == Depth::Whole).await, "");
             report(&mut checked, "orphans", self.orphans().await, "");
             report(&mut checked, "rows", self.rows().await, "");
+            let triggers = if is_read_only {
+                Ok(Seen::nothing("what they do is tried, which takes writing"))
+            } else {
+                self.triggers().await
+            };
+            let remedy = "what a trigger refuses, no worker can take either: see the message";
+            report(&mut checked, "triggers", triggers, remedy);
             report(&mut checked, "numbers", self.numbers().await, "");
         } else {
-            for what in ["privileges", "objects", "locks", "holders", "times", "orphans", "rows", "numbers"] {
+            for what in ["privileges", "objects", "locks", "holders", "times", "orphans", "rows", "triggers", "numbers"]
+            {
                 let why = "the schema is not one that this version can look at".to_owned();
                 checked.push(Check::new(what, CheckStatus::Skipped { why }));
             }
