@@ -145,6 +145,12 @@ async fn small_things_are_as_people_expect_them() {
     assert_eq!(scene.run(&["job", "1", "--json"]).await.json()["last_error"], "Manually marked as failed");
     let far = scene.run(&["reschedule", "2", "--in", "1000y"]).await;
     assert!(far.status == Some(2) && far.err.contains("within a hundred years"), "{}", far.err);
+    let count = scene.ask("select count(*) from S._private_jobs").await;
+    for far in ["101y", "500000000y"] {
+        let added = scene.run(&["add", "t", "--in", far]).await;
+        assert!(added.status == Some(2) && added.err.contains("within a hundred years"), "{}", added.err);
+    }
+    assert_eq!(scene.ask("select count(*) from S._private_jobs").await, count);
     scene.run(&["add", "t", "--key", "k"]).await.ok();
     scene
         .sql("update S._private_jobs set locked_at = now(), locked_by = 'somebody', attempts = 1 where key = 'k'")

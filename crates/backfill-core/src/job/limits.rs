@@ -20,7 +20,7 @@ pub const MAX_KEY_CHARS: usize = 512;
 pub const MAX_MAX_ATTEMPTS: u32 = i16::MAX as u32;
 /// Attempts a job gets when nobody says otherwise: Graphile's default.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 25;
-/// The longest delay that is written, for a start or a retry: 100 years, far inside what a timestamp can hold.
+/// The longest delay of a new job, and the longest that is written for a retry: 100 years, far inside what a timestamp can hold.
 pub const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Default cap on one payload's JSON text, in bytes (8 MiB).
 ///
@@ -49,8 +49,10 @@ pub(super) fn check(spec: &JobSpec) -> Result<i16> {
     for flag in &spec.flags {
         check_no_nul("flag", flag)?;
     }
-    if let Some(RunAt::Time(time)) = spec.run_at {
-        check_time(time)?;
+    match spec.run_at {
+        Some(RunAt::Time(time)) => check_time(time)?,
+        Some(RunAt::In(delay)) => check_delay(delay)?,
+        None => {}
     }
     Ok(max_attempts)
 }
@@ -64,6 +66,18 @@ pub(crate) fn check_time(time: DateTime<Utc>) -> Result<()> {
         what: "run_at",
         value: time.to_rfc3339(),
         problem: "must lie in the years -4000 to 9999".to_owned(),
+    })
+}
+
+/// Delays that are no mistake.
+pub(crate) fn check_delay(delay: Duration) -> Result<()> {
+    if delay <= MAX_DELAY {
+        return Ok(());
+    }
+    Err(Error::InvalidJob {
+        what: "run_at",
+        value: format!("{delay:?} from now"),
+        problem: "must be within a hundred years".to_owned(),
     })
 }
 
@@ -187,6 +201,14 @@ mod tests {
         ] {
             assert!(refused(spec).contains("NUL"));
         }
+    }
+
+    #[test]
+    fn delays_of_more_than_a_hundred_years_are_refused() {
+        for delay in [MAX_DELAY + Duration::from_nanos(1), Duration::MAX] {
+            assert!(refused(JobSpec::new("t", ()).run_in(delay)).contains("within a hundred years"));
+        }
+        check(JobSpec::new("t", ()).run_in(MAX_DELAY), 10).unwrap();
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl JobSpec {
         self
     }
 
-    /// Not before this long after it is added, by the storage's clock.
+    /// Not before this long after it is added, by the storage's clock: a hundred years at the most.
     pub fn run_in(mut self, delay: Duration) -> Self {
         self.run_at = Some(RunAt::In(delay));
         self

@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, FailureKind, Result};
-use crate::job::limits::{MAX_DELAY, check_time};
+use crate::job::limits::{check_delay, check_time};
 use crate::job::{Job, JobId, JobState, Payload, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
@@ -113,9 +113,7 @@ impl Reschedule {
         if let Some(attempts) = self.max_attempts.filter(|attempts| *attempts < 1) {
             return refuse("max_attempts", attempts.to_string(), "must be at least 1");
         }
-        if let Some(delay) = self.run_in.filter(|delay| *delay > MAX_DELAY) {
-            return refuse("run_at", format!("{delay:?} from now"), "must be within a hundred years");
-        }
+        self.run_in.map_or(Ok(()), check_delay)?;
         self.run_at.map_or(Ok(()), check_time)
     }
 
