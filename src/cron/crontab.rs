@@ -137,7 +137,8 @@ fn entry(line: &str, dialect: Dialect) -> Result<CronEntry, Vec<Complaint>> {
         }
     };
     let (Some(fields), Some((start, task))) = (fields, command) else {
-        let problem = hints::of_variable(line).unwrap_or_else(|| format!("is no crontab line: {what}"));
+        let problem = hints::of_variable(line, dialect == Dialect::Extended)
+            .unwrap_or_else(|| format!("is no crontab line: {what}"));
         return Err(vec![Complaint::new(
             line.len() - line.trim_start_matches(is_space).len(),
             line.trim_matches(is_space),
@@ -319,10 +320,14 @@ mod tests {
         for (text, says) in [
             ("CRON_TZ=Europe/Berlin", "put the comment `# dialect: extended` above, and the option ?tz=Europe/Berlin"),
             (" TZ = UTC ", "?tz=UTC on each line"),
-            ("# dialect: extended\nCRON_TZ=Asia/Tokyo", "?tz=Asia/Tokyo on each line"),
+            (
+                "# dialect: extended\nCRON_TZ=Asia/Tokyo",
+                "for all lines, which is not known; put the option ?tz=Asia/Tokyo on each line",
+            ),
             ("SHELL=/bin/sh", "tasks have the environment of their worker"),
             ("0 4 * * * t ?timezone=Europe/Berlin", "a time zone is ?dialect=extended&tz=Europe/Berlin"),
-            ("# dialect: extended\n0 4 * * * t ?timeZone=UTC", "a time zone is ?dialect=extended&tz=UTC"),
+            ("# dialect: extended\n0 4 * * * t ?timeZone=UTC", "is no option; a time zone is ?tz=UTC"),
+            ("0 4 * * * t ?dialect=extended&zone=UTC", "is no option; a time zone is ?tz=UTC"),
             ("0 4 * * * t {a: '\\ud83d'}", "is half of a surrogate pair"),
             ("0 4 * * * t {'\\udc00': 1}", "line 1, column 15: \"\\\\udc00"),
         ] {

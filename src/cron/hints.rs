@@ -1,7 +1,8 @@
 //! What people write who come from other crontabs, and what to write instead.
 
-/// What a line is that sets a variable, as cron's and crontabs of other schedulers have them: a part of a sentence.
-pub(super) fn of_variable(line: &str) -> Option<String> {
+/// What a line is that sets a variable, as cron's and crontabs of other schedulers have them: a part of a sentence. `extended` says
+/// whether the crontab is in the extended dialect already.
+pub(super) fn of_variable(line: &str, extended: bool) -> Option<String> {
     let (name, value) = line.split_once('=')?;
     let (name, value) = (name.trim(), value.trim());
     let is_name = name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
@@ -9,6 +10,9 @@ pub(super) fn of_variable(line: &str) -> Option<String> {
         return None;
     }
     Some(match name.to_ascii_uppercase().as_str() {
+        "CRON_TZ" | "TZ" if extended => {
+            format!("sets a time zone for all lines, which is not known; put the option ?tz={value} on each line")
+        }
         "CRON_TZ" | "TZ" => format!(
             "sets a time zone for all lines, which is not known; put the comment `# dialect: extended` above, and the option \
              ?tz={value} on each line (Node's worker goes by UTC alone)"
@@ -18,10 +22,12 @@ pub(super) fn of_variable(line: &str) -> Option<String> {
 }
 
 /// What to write instead of an option that others have for time zones.
-pub(super) fn of_option(name: &str, value: &str) -> Option<String> {
+pub(super) fn of_option(name: &str, value: &str, extended: bool) -> Option<String> {
     let plain = name.to_ascii_lowercase().replace(['_', '-'], "");
-    matches!(plain.as_str(), "tz" | "timezone" | "crontz" | "zone" | "zoneinfo")
-        .then(|| format!("is no option; a time zone is ?dialect=extended&tz={value} (Node's worker goes by UTC alone)"))
+    matches!(plain.as_str(), "tz" | "timezone" | "crontz" | "zone" | "zoneinfo").then(|| match extended {
+        true => format!("is no option; a time zone is ?tz={value}"),
+        false => format!("is no option; a time zone is ?dialect=extended&tz={value} (Node's worker goes by UTC alone)"),
+    })
 }
 
 /// Where half of a surrogate pair stands, in bytes: an escape that alone is no character.

@@ -84,7 +84,7 @@ impl Options {
             "dialect" if value == "extended" => {}
             "dialect" => return Err(format!("is no dialect: extended is{}", did_you_mean(value, ["extended"]))),
             _ => {
-                if let Some(hint) = hints::of_option(key, value) {
+                if let Some(hint) = hints::of_option(key, value, dialect == Dialect::Extended) {
                     return Err(hint);
                 }
                 let known: &[&str] = if dialect == Dialect::Extended { &EXTENDED_NAMES } else { &NAMES };
