@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use backfill::storage::{Wakeup, Watch};
 use backfill::{Answer, BackfillClient, Event, JobContext, JobSpec, TaskError, Worker, WorkerBuilder, task_fn};
 use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
@@ -278,5 +279,40 @@ async fn a_locked_row_of_a_free_queue_holds_up_nothing_else() {
         empty(&client).await;
         worker.end().await;
         starts.assert_in_order(1, 3_000);
+    }
+}
+
+/// A queue may be held without a job of it: by a worker that is dead, or that nobody knows. Whoever has passed its jobs by hears that it
+/// is free.
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_freed_without_a_job_is_told() {
+    // In a database of its own: notifications go to all schemas of one.
+    let (pool, url) = support::database().await;
+    let client = BackfillClient::new(&url).await.expect("a client");
+    let (storage, schema) = (client.storage(), "graphile_worker");
+    client.add_many((0..2).map(|n| JobSpec::new("t", n).serial_queue("q"))).await.expect("add");
+    for rescues in [true, false] {
+        let held = if rescues {
+            "insert into S.backfill_pools (id, seen_at) values ('dead', '2020-01-01');
+             update S._private_job_queues set locked_at = now(), locked_by = 'dead'"
+        } else {
+            "update S._private_job_queues set locked_at = now() - interval '5 hours', locked_by = 'nobody'"
+        };
+        sql(&pool, schema, held).await;
+        let mut wakeups = storage.wakeups();
+        assert_eq!(soon("listening", wakeups.next()).await, Some(Wakeup::Listening));
+        if rescues {
+            let silence = Duration::from_millis(50);
+            let rescued = storage.rescue_with(&Watch::new(silence).contact(silence)).await.expect("rescue");
+            assert_eq!((rescued.len(), rescued[0].jobs), (1, 0));
+        } else {
+            assert_eq!(storage.release_stale().await.expect("release"), 0);
+        }
+        assert_eq!(soon("a wakeup", wakeups.next()).await, Some(Wakeup::JobsAdded(1)), "rescues: {rescues}");
+        assert_eq!(
+            ask(&pool, schema, "select count(*) from S._private_job_queues where locked_at is not null").await,
+            "0"
+        );
     }
 }

@@ -349,6 +349,7 @@ released_queue as (
   update graphile_worker._private_job_queues queue
   set locked_at = null, locked_by = null
   where queue.id = any (array(select held_queue.id from held_queue))
+  returning queue.id
 ),
 -- Jobs that have died with a worker before come back apart from each other (`Rescued::spread`).
 released_job as (
@@ -365,9 +366,10 @@ released_job as (
   returning job.id
 ),
 notified as materialized (
-  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
+  -- A queue may be held by whoever holds no job of it.
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || greatest(count(*), 1)::text || '}')
   from released_job
-  having count(*) > 0
+  having count(*) > 0 or exists (select from released_queue)
 )
 select
   dead.bytes as "id!",

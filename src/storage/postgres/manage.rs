@@ -71,14 +71,24 @@ released_queue as (
   update graphile_worker._private_job_queues queue
   set locked_at = null, locked_by = null
   where queue.id = any (array(select stale_queue.id from stale_queue))
+  returning queue.id
 ),
 released_job as (
   update graphile_worker._private_jobs job
   set locked_at = null, locked_by = null, run_at = greatest(job.run_at, now())
   where job.id = any (array(select stale_job.id from stale_job))
   returning job.id
+),
+-- A queue may be held by whoever holds no job of it.
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || greatest(count(*), 1)::text || '}')
+  from released_job
+  having count(*) > 0 or exists (select from released_queue)
 )
-select count(*) as "released!" from released_job
+-- The notification is sent because it is read, also if there is no job.
+select (select count(*) from released_job) as "released!"
+from (values (1)) as one
+left join notified on true
 "#
         )
         .fetch_one(self.schema.on(&mut *tx))
@@ -102,11 +112,23 @@ select count(*) as "released!" from released_job
     pub(super) async fn remove_job(&self, key: &str) -> Result<Option<Job>> {
         // The function answers a row of nulls when there is no such job; the joins drop it.
         let row = jobs!(
-            "",
             r#"
-from graphile_worker.remove_job($1) as job
+with job as materialized (
+  select * from graphile_worker.remove_job($1)
+),
+-- What stood behind it in its queue may be first now, and was passed by.
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}')
+  from job
+  where job.job_queue_id is not null
+  having count(*) > 0
+)
+"#,
+            r#"
+from job
 join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+left join notified on true
 "#,
             key,
         )
@@ -118,11 +140,23 @@ left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_
 
     pub(super) async fn complete_jobs(&self, ids: &[JobId]) -> Result<Vec<Job>> {
         let rows = jobs!(
-            "",
             r#"
-from graphile_worker.complete_jobs($1) as job
+with job as materialized (
+  select * from graphile_worker.complete_jobs($1)
+),
+-- What stood behind it in its queue may be first now, and was passed by.
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}')
+  from job
+  where job.job_queue_id is not null
+  having count(*) > 0
+)
+"#,
+            r#"
+from job
 join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+left join notified on true
 order by job.id
 "#,
             &JobId::numbers(ids),
@@ -135,11 +169,23 @@ order by job.id
 
     pub(super) async fn discard_jobs(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
         let rows = jobs!(
-            "",
             r#"
-from graphile_worker.permanently_fail_jobs($1, $2) as job
+with job as materialized (
+  select * from graphile_worker.permanently_fail_jobs($1, $2)
+),
+-- What stood behind it in its queue may be first now, and was passed by.
+notified as materialized (
+  select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}')
+  from job
+  where job.job_queue_id is not null
+  having count(*) > 0
+)
+"#,
+            r#"
+from job
 join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+left join notified on true
 order by job.id
 "#,
             &JobId::numbers(ids),

@@ -103,6 +103,9 @@ macro_rules! storage_contract_tests {
                 a_claim_whose_answer_was_lost_is_released
                 a_job_that_never_ran_never_becomes_dead
             ]);
+            $crate::storage_contract_tests!(@module queues $fresh [
+                taking_the_first_job_of_a_queue_away_wakes_a_listener
+            ]);
             $crate::storage_contract_tests!(@module heartbeat $fresh [
                 jobs_that_died_twice_come_back_apart
             ]);

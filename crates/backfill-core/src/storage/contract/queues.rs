@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
-use super::{Subject, TASK, add, add_one, claim, claim_one, failed, register, settle, spec};
+use super::{Subject, TASK, add, add_one, admin, claim, claim_one, failed, register, settle, spec};
 use crate::job::{Job, JobId, JobSpec};
 use crate::storage::{ClaimRef, ClaimRequest, ClaimedJob, Outcome, Registration, Settlement, Wakeup, WorkerId};
 
@@ -238,4 +238,26 @@ pub async fn a_freed_queue_wakes_whoever_serves_its_next_job(storage: Subject) {
     settle(&storage, &worker, &job, Outcome::completed()).await;
     assert!(claim(&storage, &worker, 5).await.is_empty());
     woken().await;
+}
+
+/// What stands behind the first job of a queue, which may be for nobody, can be taken when that is gone. Whoever has passed it by hears of it.
+pub async fn taking_the_first_job_of_a_queue_away_wakes_a_listener(storage: Subject) {
+    let within = Duration::from_secs(20);
+    let worker = register(&storage).await;
+    for verb in ["complete", "discard", "remove"] {
+        let of = |task: &str, key: &str| JobSpec::new(task, 1).serial_queue(verb).key(format!("{verb} {key}"));
+        let jobs = add(&storage, vec![of(OTHER, "first"), of(TASK, "second")]).await;
+        assert!(claim(&storage, &worker, 5).await.is_empty());
+        let mut wakeups = storage.wakeups(None);
+        let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
+        assert_eq!(first, Some(Wakeup::Listening));
+        match verb {
+            "complete" => drop(admin(&storage).complete(&[jobs[0].id]).await.expect("complete")),
+            "discard" => drop(admin(&storage).discard(&[jobs[0].id], "no").await.expect("discard")),
+            _ => drop(admin(&storage).remove(&format!("{verb} first")).await.expect("remove")),
+        }
+        let woken = async { while !matches!(wakeups.next().await, Some(Wakeup::JobsAdded(_))) {} };
+        tokio::time::timeout(within, woken).await.expect(verb);
+        assert_eq!(claim(&storage, &worker, 5).await.len(), 1, "{verb}");
+    }
 }

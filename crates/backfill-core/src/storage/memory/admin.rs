@@ -14,15 +14,21 @@ use crate::storage::{Admin, Cleaned, Cleanup, Reschedule, clean_error};
 #[async_trait]
 impl Admin for MemoryStorage {
     async fn remove(&self, key: &str) -> Result<Option<Job>> {
-        Ok(self.state().remove(key))
+        let removed = self.state().remove(key);
+        self.notify_behind(removed.as_slice());
+        Ok(removed)
     }
 
     async fn complete(&self, ids: &[JobId]) -> Result<Vec<Job>> {
-        Ok(self.state().complete(ids))
+        let completed = self.state().complete(ids);
+        self.notify_behind(&completed);
+        Ok(completed)
     }
 
     async fn discard(&self, ids: &[JobId], reason: &str) -> Result<Vec<Job>> {
-        Ok(self.state().discard(ids, reason))
+        let discarded = self.state().discard(ids, reason);
+        self.notify_behind(&discarded);
+        Ok(discarded)
     }
 
     async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {

@@ -55,6 +55,11 @@ impl MemoryStorage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The jobs behind these in their queues may be first now.
+    fn notify_behind(&self, jobs: &[Job]) {
+        self.notify(usize::from(jobs.iter().any(|job| job.queue.is_some())));
+    }
+
     fn notify(&self, count: usize) {
         if count > 0 {
             self.added.send_modify(|added| *added = added.wrapping_add(count as u64));
