@@ -361,7 +361,9 @@ async fn in_a_file_a_claim_that_a_trigger_leaves_out_is_told_and_made_again_by_n
         "create trigger t before update on backfill_jobs when new.locked_by is not null begin select raise(ignore); end",
     )
     .await;
-    let allow = async || drop(sqlx::raw_sql("drop trigger t").execute(&pool).await.expect("drop"));
+    let allow = async || {
+        sqlx::raw_sql("drop trigger t").execute(&pool).await.expect("drop");
+    };
     tells_that_claims_are_left_out(&client, allow).await;
 }
 

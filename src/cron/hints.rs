@@ -24,9 +24,12 @@ pub(super) fn of_variable(line: &str, extended: bool) -> Option<String> {
 /// What to write instead of an option that others have for time zones.
 pub(super) fn of_option(name: &str, value: &str, extended: bool) -> Option<String> {
     let plain = name.to_ascii_lowercase().replace(['_', '-'], "");
-    matches!(plain.as_str(), "tz" | "timezone" | "crontz" | "zone" | "zoneinfo").then(|| match extended {
-        true => format!("is no option; a time zone is ?tz={value}"),
-        false => format!("is no option; a time zone is ?dialect=extended&tz={value} (Node's worker goes by UTC alone)"),
+    matches!(plain.as_str(), "tz" | "timezone" | "crontz" | "zone" | "zoneinfo").then(|| {
+        if extended {
+            format!("is no option; a time zone is ?tz={value}")
+        } else {
+            format!("is no option; a time zone is ?dialect=extended&tz={value} (Node's worker goes by UTC alone)")
+        }
     })
 }
 
