@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use backfill::storage::{Wakeup, Watch};
 use backfill::{Answer, BackfillClient, Event, JobContext, JobSpec, TaskError, Worker, WorkerBuilder, task_fn};
+use futures::StreamExt;
 use support::running::{Running, empty};
 use support::{ask, client, soon, sql, until};
 use tokio::sync::{Semaphore, mpsc};
@@ -290,7 +291,7 @@ async fn a_queue_that_is_freed_without_a_job_is_told() {
     // In a database of its own: notifications go to all schemas of one.
     let (pool, url) = support::database().await;
     let client = BackfillClient::new(&url).await.expect("a client");
-    let (storage, schema) = (client.storage(), "graphile_worker");
+    let (storage, schema) = (client.storage().consumer(), "graphile_worker");
     client.add_many((0..2).map(|n| JobSpec::new("t", n).serial_queue("q"))).await.expect("add");
     for rescues in [true, false] {
         let held = if rescues {
@@ -300,11 +301,11 @@ async fn a_queue_that_is_freed_without_a_job_is_told() {
             "update S._private_job_queues set locked_at = now() - interval '5 hours', locked_by = 'nobody'"
         };
         sql(&pool, schema, held).await;
-        let mut wakeups = storage.wakeups();
+        let mut wakeups = storage.wakeups(None);
         assert_eq!(soon("listening", wakeups.next()).await, Some(Wakeup::Listening));
         if rescues {
             let silence = Duration::from_millis(50);
-            let rescued = storage.rescue_with(&Watch::new(silence).contact(silence)).await.expect("rescue");
+            let rescued = storage.rescue(&Watch::new(silence).contact(silence)).await.expect("rescue");
             assert_eq!((rescued.len(), rescued[0].jobs), (1, 0));
         } else {
             assert_eq!(storage.release_stale().await.expect("release"), 0);
