@@ -182,8 +182,8 @@ where (
         Ok(busy.into_iter().map(JobId::from_number).collect())
     }
 
-    /// What [`delete_completed`](Self::delete_completed) does, for jobs without queues that one claim took: the fence is the
-    /// same for all, so there is nothing to join, which takes half the time.
+    /// What [`delete_completed`](Self::delete_completed) does, for jobs that one claim took: the fence is the same for all, so there
+    /// is nothing to join, which takes half the time.
     async fn delete_of_one_claim(
         &self,
         conn: &mut PgConnection,
@@ -193,6 +193,39 @@ where (
         max_wait: &str,
     ) -> Result<Vec<i64>> {
         let ids: Vec<i64> = done.iter().map(|settlement| settlement.claim.id.number()).collect();
+        let queues: Vec<&str> = done.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).collect();
+        if !queues.is_empty() {
+            // Locking: as in `delete_completed`. Jobs first, because the answer is read from them.
+            return sqlx::query_scalar!(
+                r#"
+with deleted as (
+  delete from graphile_worker._private_jobs job
+  where job.id = any ($2)
+    and job.locked_by || '' = $1
+    and job.locked_at = $3
+    -- Asked once, before the first row is looked at.
+    and (select set_config('lock_timeout', $4, true)) is not null
+  returning job.id
+),
+released as (
+  update graphile_worker._private_job_queues queue
+  set locked_by = null, locked_at = null
+  where queue.queue_name = any ($5)
+    and queue.locked_by || '' = $1
+    and queue.locked_at = $3
+)
+select deleted.id from deleted
+"#,
+                worker.as_str(),
+                &ids,
+                moment,
+                max_wait,
+                &queues as &[&str],
+            )
+            .fetch_all(self.schema.on(conn))
+            .await
+            .map_err(|e| self.error("complete jobs", e));
+        }
         sqlx::query_scalar!(
             r#"
 delete from graphile_worker._private_jobs job
@@ -355,10 +388,10 @@ fn claimed_at(token: ClaimToken) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(token.number()).unwrap_or_default()
 }
 
-/// The moment at which all of these jobs were claimed, if it is one and none of them holds a queue.
+/// The moment at which all of these jobs were claimed, if it is one.
 fn one_moment(done: &[&Settlement]) -> Option<DateTime<Utc>> {
     let first = done.first()?.claim.token;
-    let same = |settlement: &&Settlement| settlement.claim.token == first && settlement.claim.queue.is_none();
+    let same = |settlement: &&Settlement| settlement.claim.token == first;
     done.iter().all(same).then(|| claimed_at(first))
 }
 
