@@ -76,6 +76,8 @@ pub(super) struct Looks {
     pub plain_rows: Option<i32>,
     pub queued: Option<Cursor>,
     pub queue_rows: i32,
+    /// How many jobs of queues it may take.
+    in_all: usize,
     /// A bounded look for jobs without queues sees so many rows at first.
     first_rows: i32,
     /// The queues of which something was passed by.
@@ -289,6 +291,7 @@ impl Cursors {
                 plain_rows: None,
                 queued: None,
                 queue_rows: i32::MAX,
+                in_all: usize::MAX,
                 first_rows: i32::MAX,
                 passed: Arc::default(),
                 levels: Arc::default(),
@@ -330,6 +333,7 @@ impl Cursors {
                 plain_rows: lines.plain.as_ref().map(|plain| plain.rows.max(first_rows)),
                 queued,
                 queue_rows,
+                in_all: usize::try_from(in_all).unwrap_or_default(),
                 first_rows,
                 passed,
                 levels,
@@ -572,16 +576,35 @@ impl Lines {
         !takes && !caught_up
     }
 
-    /// A look for queues sees less the next time if it found enough, and all it may see if it did not. For jobs of many queues to be
-    /// found, few rows have to be seen. For runs of a few, many.
+    /// A look for queues sees all it may see if it found too few of them. If it found enough, it sees less the next time where its runs
+    /// were as long as they may be or where rows are many for each job, and more where that makes longer runs. For jobs of many queues
+    /// to be found, few rows have to be seen. For runs of a few, many.
     fn learn_of_window(&mut self, looks: &Looks, request: &ClaimRequest<'_>, claimed: &Claimed) {
         let queues: HashSet<_, foldhash::fast::RandomState> =
             claimed.jobs.iter().filter_map(|job| job.queue.as_deref()).collect();
         if queues.is_empty() {
             return;
         }
-        let enough = claimed.jobs.len() >= request.limit && queues.len() >= request.free_slots;
-        self.window = enough.then_some(looks.queue_rows / 2);
+        let (jobs, rows) = (claimed.jobs.len(), looks.queue_rows);
+        if jobs < request.limit || queues.len() < request.free_slots {
+            self.window = None;
+            return;
+        }
+        let units = queues.len() + claimed.jobs.iter().filter(|job| job.queue.is_none()).count();
+        // As long as if what may be taken in all were shared by as many as were asked for.
+        let is_long = |part: usize| jobs * request.limit >= units * looks.in_all / 4 * part;
+        let few = units * 2 < request.limit;
+        // There are hardly any runs to be had, or only far down the line.
+        let is_sparse = jobs * 2 < units * 3 || jobs < usize::try_from(rows).unwrap_or_default() / 3;
+        self.window = Some(if units >= request.limit && is_sparse {
+            rows / 2
+        } else if jobs >= looks.in_all || (!few && is_long(4)) {
+            rows / 4 * 3
+        } else if few || !is_long(3) {
+            rows / 2 * 3
+        } else {
+            rows
+        });
     }
 
     fn pass_by(&mut self, queues: &[i32]) {

@@ -319,11 +319,20 @@ fn a_look_for_queues_sees_no_more_than_was_enough() {
         rig.cursors.end(&looks, &request, &mut claimed, &course(MS / 2, MS / 2), rig.now);
         looks.queue_rows
     };
-    let of = |queues: i64| (0..10).map(|id| job(id, Some(&(id % queues).to_string()))).collect::<Vec<_>>();
+    let of = |jobs: i64, queues: i64| (0..jobs).map(|id| job(id, Some(&(id % queues).to_string()))).collect::<Vec<_>>();
     let (all, least) = (3 * 100 + SPARE_ROWS, 2 * 10 + SPARE_ROWS);
-    assert_eq!([claim(of(2)), claim(of(2)), claim(of(2)), claim(of(2))], [all, all / 2, all / 4, least]);
+    let seen = [claim(of(10, 10)), claim(of(10, 10)), claim(of(10, 10)), claim(of(10, 10))];
+    assert_eq!(seen, [all, all / 2, all / 4, least], "many queues, of which no runs are to be had");
+    let seen = [claim(of(40, 10)), claim(of(80, 10)), claim(of(100, 10)), claim(of(100, 10))];
+    let (more, less) = (least / 2 * 3, least / 2 * 3 / 4 * 3);
+    assert_eq!(seen, [least, more, more, less.max(least)], "as long as runs become longer by it");
+    let seen = [claim(of(70, 7)), claim(of(40, 2)), claim(of(40, 2))];
+    assert_eq!(seen, [least, least, more], "few queues could give longer runs");
     // Jobs of one queue do not fill the slots, so perhaps there are others further down the line.
-    assert_eq!([claim(of(1)), claim(of(2)), claim(vec![]), claim(of(2))], [least, all, all / 2, all / 2]);
+    assert_eq!(
+        [claim(of(10, 1)), claim(of(10, 10)), claim(vec![]), claim(vec![])],
+        [more / 2 * 3, all, all / 2, all / 2]
+    );
 }
 
 #[test]
