@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backfill::storage::{Wakeup, Watch};
+use backfill::storage::{ClaimRequest, Registration, Wakeup, Watch, WorkerId};
 use backfill::{Answer, BackfillClient, Event, JobContext, JobSpec, TaskError, Worker, WorkerBuilder, task_fn};
 use futures::StreamExt;
 use support::running::{Running, empty};
@@ -283,9 +283,34 @@ async fn a_locked_row_of_a_free_queue_holds_up_nothing_else() {
     }
 }
 
+/// A run ends before a job that somebody else has locked, whatever stands behind it.
+#[tokio::test]
+async fn a_run_ends_before_a_row_that_somebody_has_locked() {
+    let (client, pool, schema) = client().await;
+    let jobs = client.add_many((0..30).map(|n| of_queue("queued", n % 3, n / 3))).await.expect("add");
+    let storage = client.storage().consumer();
+    let (worker, tasks) = (WorkerId::random(), ["queued".to_owned()]);
+    assert!(storage.register(&Registration::new(&worker, &tasks)).await.expect("register"));
+    let mut tx = pool.begin().await.expect("begin");
+    // The fifth of one queue, the first of another one.
+    let lock =
+        format!("select from \"{schema}\"._private_jobs where id in ({}, {}) for update", jobs[12].id, jobs[1].id);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut *tx).await.expect("lock");
+    let claim = async || {
+        let request = ClaimRequest::new(&worker, &tasks, 10).run_length(100);
+        let taken = storage.claim(&request).await.expect("claim").jobs;
+        let mut taken: Vec<Place> = taken.iter().map(|job| job.payload.decode().expect("a place")).collect();
+        taken.sort_unstable();
+        taken
+    };
+    let places = |queue: usize, places: std::ops::Range<usize>| places.map(move |place| (queue, place));
+    assert_eq!(claim().await, places(0, 0..4).chain(places(2, 0..10)).collect::<Vec<Place>>());
+    tx.rollback().await.expect("rollback");
+    assert_eq!(claim().await, places(1, 0..10).collect::<Vec<Place>>(), "queue 0 is held");
+}
+
 /// A queue may be held without a job of it: by a worker that is dead, or that nobody knows. Whoever has passed its jobs by hears that it
 /// is free.
-#[cfg_attr(not(feature = "server-tests"), ignore = "needs PostgreSQL: ./scripts/test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_freed_without_a_job_is_told() {
     // In a database of its own: notifications go to all schemas of one.

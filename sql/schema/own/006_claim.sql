@@ -130,7 +130,7 @@ declare
   run_queues integer[] := '{}';
   run_count integer := 0;
   run_ok boolean := true;
-  -- The first jobs of queues as they were seen, each with its place in line.
+  -- The first jobs of queues as they were seen.
   seen_ids bigint[];
   seen_of integer[];
   seen_priorities smallint[];
@@ -139,12 +139,15 @@ declare
   seen_lasts boolean[];
   seen_sizes integer[];
   seen_ranks bigint[];
-  seen_places bigint[];
   -- The first job of each queue, whether it may be taken or not.
   first_of integer[];
   first_priorities smallint[];
   first_times timestamptz[];
-  first_place bigint;
+  -- What stood far down the line, and the first that was taken.
+  deep_priority smallint;
+  deep_time timestamptz;
+  first_priority smallint;
+  first_time timestamptz;
   -- Where the look was cut.
   cut_priority smallint;
   cut_time timestamptz;
@@ -354,7 +357,7 @@ begin
     ),
     -- What stands in line, of whatever kind and for whomever.
     line as materialized (
-      select job.*, row_number() over () as place
+      select job.*
       from line_level
       cross join lateral (
         select job.id, job.job_queue_id, job.priority, job.run_at, job.attempts,
@@ -429,8 +432,7 @@ begin
           job.attempts + 1 < job.max_attempts and job.task_id not in (
             select task.id from graphile_worker._private_tasks task where task.identifier = any (limited)
           ) as may_follow,
-          pg_column_size(job.payload) as size,
-          queue_rows as place
+          pg_column_size(job.payload) as size
       from graphile_worker._private_jobs job
       where job.is_available = true
         and exists (select from cut_queue where cut_queue.is_open)
@@ -466,8 +468,7 @@ begin
         array_agg(judged.attempts) as attempts,
         array_agg(judged.is_last) as lasts,
         array_agg(judged.size) as sizes,
-        array_agg(judged.rank) as ranks,
-        array_agg(judged.place) as places
+        array_agg(judged.rank) as ranks
       from ranked judged
       where judged.rank <= run_length
         and judged.are_ours
@@ -485,8 +486,9 @@ begin
       where first.rank = 1
     )
     select
-      told.ids, told.queues, told.priorities, told.times, told.attempts, told.lasts, told.sizes, told.ranks, told.places,
+      told.ids, told.queues, told.priorities, told.times, told.attempts, told.lasts, told.sizes, told.ranks,
       told_first.queues, told_first.priorities, told_first.times,
+      deep.priority, deep.run_at,
       (select cut.priority from cut),
       (select cut.run_at from cut),
       (select cut.is_whole from cut),
@@ -502,9 +504,12 @@ begin
           )
       ),
       (select array_agg(line_level.value) from line_level where line_level.value >= -32768)
-    into seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks, seen_places,
-      first_of, first_priorities, first_times, cut_priority, cut_time, cut_is_whole, closed, are_for_others, line_levels
-    from told cross join told_first;
+    into seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks,
+      first_of, first_priorities, first_times, deep_priority, deep_time, cut_priority, cut_time, cut_is_whole, closed, are_for_others, line_levels
+    from told
+    cross join told_first
+    -- From here on, looks begin behind what was left.
+    left join (select line.priority, line.run_at from line offset 500 limit 1) as deep on true;
 
     -- A statement of its own, because its snapshot shows what others have taken meanwhile. A row that was changed after the snapshot is
     -- read and judged anew once it is locked, which takes as long as forty others; and who does that for thousands of queues is
@@ -513,8 +518,8 @@ begin
       with judged as materialized (
         select judged.*
         from unnest(
-          seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks, seen_places
-        ) as judged (id, queue_id, priority, run_at, attempts, is_last, size, rank, place)
+          seen_ids, seen_of, seen_priorities, seen_times, seen_attempts, seen_lasts, seen_sizes, seen_ranks
+        ) as judged (id, queue_id, priority, run_at, attempts, is_last, size, rank)
       ),
       head as materialized (
         select judged.queue_id, judged.id
@@ -563,16 +568,18 @@ begin
           ) is true
         for update of job skip locked
       ),
-      -- From the first on, without gaps.
+      -- Where somebody else has one, nothing behind it.
+      gap as materialized (
+        select wanted.queue_id, min(wanted.rank) as rank
+        from wanted
+        where (wanted.id in (select locked.id from locked)) is not true
+        group by wanted.queue_id
+      ),
       run as materialized (
-        select counted.*
-        from (
-          select wanted.*,
-            bool_and(wanted.id in (select locked.id from locked))
-              over (partition by wanted.queue_id order by wanted.rank) as is_ours
-          from wanted
-        ) as counted
-        where counted.is_ours
+        select wanted.*
+        from wanted
+        where (wanted.queue_id in (select gap.queue_id from gap)) is not true
+          or wanted.rank < (select gap.rank from gap where gap.queue_id = wanted.queue_id)
       )
       select
         (select count(*) from head) > count(*) filter (where run.rank = 1),
@@ -581,17 +588,16 @@ begin
         coalesce(array_agg(run.queue_id) filter (where run.rank = 1), '{}'),
         coalesce(bool_and(not run.is_last), true),
         coalesce(sum(run.size), 0),
-        min(run.place)
-      into is_contended, is_full, run_ids, run_queues, run_ok, run_bytes, first_place
+        min(run.priority),
+        min(run.run_at) filter (where run.priority = (select min(run.priority) from run))
+      into is_contended, is_full, run_ids, run_queues, run_ok, run_bytes, first_priority, first_time
       from run;
     end if;
 
     if cardinality(run_ids) > 0 then
-      if first_place > 500 then
-        select judged.priority, judged.run_at into queue_end_priority, queue_end_time
-        from unnest(seen_places, seen_priorities, seen_times) as judged (place, priority, run_at)
-        where judged.place = first_place
-        limit 1;
+      if (first_priority, first_time) >= (deep_priority, deep_time) then
+        queue_end_priority := first_priority;
+        queue_end_time := first_time;
       end if;
     elsif cut_priority is not null then
       if ((cut_priority, cut_time) <= (last_priority, last_time)) is not false then
