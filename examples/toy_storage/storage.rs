@@ -153,7 +153,7 @@ impl State {
     }
 
     fn settle(&mut self, worker: &WorkerId, settled: &[Settlement]) -> Settled {
-        let (mut applied, mut frees) = (Vec::new(), false);
+        let (mut applied, mut frees) = (Vec::new(), 0);
         for Settlement { claim, outcome, then, .. } in settled {
             let job = self.jobs.get_mut(&claim.id).filter(|job| job.locked_by.as_deref() == Some(worker.as_str()));
             let Some(job) = job.filter(|job| token(job) == claim.token) else { continue };
@@ -164,10 +164,10 @@ impl State {
             }
             self.ready += u64::from(outcome.releases() || claim.queue.is_some());
             self.add(&then.jobs);
-            frees |= claim.queue.is_some();
+            frees += usize::from(claim.queue.is_some());
             applied.push(claim.id);
         }
-        Settled::applied(applied).frees_queue(frees)
+        Settled::applied(applied).freed_queues(frees)
     }
 
     fn release_untracked(&mut self, worker: &WorkerId, holds: &[JobId]) -> u64 {

@@ -30,7 +30,7 @@ struct OfClaim {
 
 impl SqliteStorage {
     pub(crate) async fn settle_jobs(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
-        let frees_queues = settled.iter().any(|settlement| settlement.claim.queue.is_some());
+        let freed_queues = settled.iter().filter(|settlement| settlement.claim.queue.is_some()).count();
         let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
         let mut follows = false;
         for settlement in settled {
@@ -54,13 +54,13 @@ impl SqliteStorage {
                 Box::pin(async move { settle(&clock, connection, &worker, claims).await })
             })
             .await?;
-        if frees_queues {
+        if freed_queues > 0 {
             self.cursor.queue_was_freed(Instant::now());
         }
         if follows {
             self.file.tell();
         }
-        Ok(Settled::applied(applied.into_iter().map(JobId::from_number).collect()).frees_queue(frees_queues))
+        Ok(Settled::applied(applied.into_iter().map(JobId::from_number).collect()).freed_queues(freed_queues))
     }
 }
 

@@ -227,15 +227,15 @@ impl PostgresStorage {
             self.locked_rows.learn(settled, &written.busy);
             written
         };
-        let mut freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).peekable();
-        let frees_queue = freed.peek().is_some();
-        if frees_queue {
+        let freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref());
+        let freed_queues = freed.clone().count();
+        if freed_queues > 0 {
             self.cursors.queues_were_freed(freed, Instant::now());
         }
         if settled.iter().any(|settlement| settlement.outcome.releases()) {
             self.cursors.forget_soon();
         }
-        Ok(written.frees_queue(frees_queue))
+        Ok(written.freed_queues(freed_queues))
     }
 
     /// Passes on an answer after which jobs may be ready that claims have passed by. (Other processes are notified of it.)

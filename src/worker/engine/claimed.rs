@@ -11,6 +11,7 @@ use super::claiming::{FIRST_CLAIM_DELAY, FIRST_PAUSE, MAX_CLAIM_DELAY};
 use super::claims::Answer;
 use super::decision::MAX_UNWRITTEN;
 use super::jobs::{RELEASE_AFTER, Waiting};
+use super::queues::Found;
 use super::{Engine, Mode};
 use crate::job::Job;
 use crate::storage::{ClaimedJob, WorkerId, is_unanswered};
@@ -39,8 +40,12 @@ impl Engine {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
                 self.claims.delay = FIRST_CLAIM_DELAY;
                 self.claims.not_before = None;
+                let any_queue = claimed.jobs.iter().any(|job| job.queue.is_some());
                 let side_by_side = count_side_by_side(&claimed.jobs);
-                self.claims.deep = side_by_side >= limit;
+                let found = Found { side_by_side, limit, more: claimed.more, any_queue };
+                // How many queues there are is not known that well.
+                let as_asked = if self.queues.about().is_some() { limit / 4 * 3 } else { limit };
+                self.claims.deep = side_by_side >= as_asked;
                 self.claims.in_time =
                     self.claims.in_time.map(|in_time| in_time * 2).filter(|in_time| *in_time < MAX_UNWRITTEN);
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
@@ -75,7 +80,7 @@ impl Engine {
                 } else {
                     self.claims.pause = FIRST_PAUSE;
                     self.delay_refetch(claimed.jobs.len());
-                    self.learn_of_queues(side_by_side, limit, claimed.more);
+                    self.learn_of_queues(found);
                 }
                 self.take_in(claimed.jobs);
                 if self.handoff.beside_claim {
@@ -111,8 +116,9 @@ impl Engine {
 
     /// Where many of the jobs that were seen could not be taken, it is because of their queues, of which those just taken are
     /// held now: the next claim would walk over all of their jobs, so it waits until they are done.
-    fn learn_of_queues(&mut self, taken: usize, limit: usize, more: bool) {
-        if more && taken > 0 && taken < limit / 4 * 3 && self.claims.not_before.is_none() {
+    fn learn_of_queues(&mut self, found: Found) {
+        self.queues.learn(found, self.claims.is_empty());
+        if found.few() && found.side_by_side > 0 && self.claims.not_before.is_none() {
             self.claims.awaits_queues = true;
             self.claims.not_before = Some(Instant::now() + QUEUES_PAUSE);
         }
@@ -130,6 +136,7 @@ impl Engine {
         }
         self.buffer.bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
         let runs = in_runs(jobs, &self.registration.worker, since);
+        self.queues.take(runs.iter().filter(|run| run.job.queue.is_some()).count());
         if runs.iter().any(|run| !run.rest.is_empty()) {
             self.slots.rests_back_at.get_or_insert(since + RELEASE_AFTER);
         }

@@ -33,8 +33,13 @@ impl Engine {
         let plan = match self.view(now).decide() {
             Decision::Ask(plan) => plan,
             Decision::Hold(hold) => {
-                if hold == Hold::HeartbeatsUnanswered {
-                    self.claims.not_before = Some(now + LEASE_PAUSE);
+                match hold {
+                    Hold::HeartbeatsUnanswered => self.claims.not_before = Some(now + LEASE_PAUSE),
+                    Hold::QueuesHeld => {
+                        self.claims.not_before = Some(self.queues.begin_waiting(now));
+                        self.claims.awaits_queues = true;
+                    }
+                    _ => {}
                 }
                 self.tell_hold(Some(hold));
                 return;
@@ -77,6 +82,9 @@ impl Engine {
             held: self.slots.held.len(),
             many_bytes_unwritten: self.results.are_many_bytes(),
             in_time: claims.in_time,
+            queues: self.queues.about(),
+            held_queues: self.queues.held() + claims.asked,
+            queues_awaited: self.queues.wait().is_some_and(|until| now >= until),
         }
     }
 
@@ -131,6 +139,7 @@ impl Engine {
         let number = self.claims.newest;
         self.claims.recovering = recovers.then_some(number);
         self.claims.awaits_queues = false;
+        self.queues.asked();
         let full_scan = std::mem::take(&mut self.claims.full_scan);
         let run_length = self.claims.pace.run_length();
         self.claims.in_flight.push(Box::pin(async move {

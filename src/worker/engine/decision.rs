@@ -35,6 +35,8 @@ pub enum Hold {
     Claiming,
     /// The last claim failed, or found only jobs of queues that other workers were taking; the next one waits a little.
     Waiting,
+    /// The worker holds most of the serial queues that have jobs, and waits until it has written results that free some.
+    QueuesHeld,
     /// Too many results wait to be written.
     Unwritten,
     /// Too many bytes of payloads wait for a slot.
@@ -51,12 +53,13 @@ pub enum Hold {
 
 impl Hold {
     /// Every one.
-    pub(in crate::worker) const ALL: [Self; 11] = [
+    pub(in crate::worker) const ALL: [Self; 12] = [
         Self::NothingReady,
         Self::Full,
         Self::TasksFull,
         Self::Claiming,
         Self::Waiting,
+        Self::QueuesHeld,
         Self::Unwritten,
         Self::LargePayloads,
         Self::InDoubt,
@@ -80,6 +83,7 @@ impl Hold {
             Self::TasksFull => "tasks_full",
             Self::Claiming => "claiming",
             Self::Waiting => "waiting",
+            Self::QueuesHeld => "queues_held",
             Self::Unwritten => "unwritten",
             Self::LargePayloads => "large_payloads",
             Self::InDoubt => "in_doubt",
@@ -98,6 +102,7 @@ impl fmt::Display for Hold {
             Self::TasksFull => "each of its tasks runs as many jobs as it may",
             Self::Claiming => "a claim is on its way",
             Self::Waiting => "the last claim failed, or found only queues that others were taking",
+            Self::QueuesHeld => "it holds most of the serial queues that have jobs",
             Self::Unwritten => "too many results wait to be written",
             Self::LargePayloads => "too many bytes of payloads wait for a slot",
             Self::InDoubt => "it releases jobs that it may have been given without hearing of them",
@@ -146,6 +151,12 @@ pub(super) struct View {
     pub many_bytes_unwritten: bool,
     /// How many may be claimed in the time that is given.
     pub in_time: Option<usize>,
+    /// About so many serial queues have jobs, and there is little else.
+    pub queues: Option<usize>,
+    /// How many of them are held or asked for.
+    pub held_queues: usize,
+    /// They were waited for long enough.
+    pub queues_awaited: bool,
 }
 
 /// What to do.
@@ -186,12 +197,14 @@ impl View {
         // While many fast jobs wait, two claims for half as many keep the storage busy, each while the other's jobs start.
         // Not where claims have to know of each other: with limits of tasks, a prefetch that was asked for, or a claim whose
         // answer was lost.
-        let overlaps = self.concurrency > 1
+        let may_overlap = self.concurrency > 1
             && self.ahead >= OVERLAP_FROM
             && !self.only_slots
             && self.prefetch == 0
-            && !self.limited
-            && self.deep;
+            && !self.limited;
+        let overlaps = may_overlap && self.deep;
+        let queues = self.queues.filter(|_| may_overlap).map(|queues| queues.max(2 * self.concurrency));
+        let full = queues.map_or(full, |queues| full.min(queues));
         let recovers =
             self.doubt_since.is_some_and(|since| self.now < since + PROBABLY_IN_DOUBT || self.now >= self.next_doubt);
         let alone = recovers || self.recovering;
@@ -202,7 +215,11 @@ impl View {
         hold_if(Hold::Full, !useful)?;
         hold_if(Hold::LargePayloads, self.bytes > MAX_BYTES && self.have >= self.concurrency)?;
         hold_if(Hold::Unwritten, self.held > full + MAX_UNWRITTEN || self.many_bytes_unwritten)?;
-        let limit = if overlaps { (full - self.have).min(full / 2) } else { full - self.have };
+        // The queue of a job that has run is not free before that is written, so until then nobody could take its next one.
+        let have = if queues.is_some() { self.have.max(self.held_queues) } else { self.have };
+        hold_if(Hold::QueuesHeld, queues.is_some() && have > full / 2 && !self.queues_awaited)?;
+        let free = full.saturating_sub(have);
+        let limit = if overlaps || queues.is_some() { free.clamp(1, full / 2) } else { free };
         let limit = self.in_time.map_or(limit, |in_time| limit.min(in_time));
         Ok(Plan { limit, free_slots: self.concurrency.saturating_sub(self.have), recovers })
     }
@@ -238,6 +255,9 @@ mod tests {
             held: 4,
             many_bytes_unwritten: false,
             in_time: None,
+            queues: None,
+            held_queues: 0,
+            queues_awaited: false,
         }
     }
 
@@ -257,6 +277,18 @@ mod tests {
     }
 
     #[test]
+    fn where_there_are_queues_only_half_of_them_are_asked_for_at_a_time() {
+        let queues = View { queues: Some(600), ahead: 1_000, held_queues: 0, have: 0, held: 0, ..view() };
+        assert_eq!(queues.decide(), ask(300, 10));
+        assert_eq!(View { held_queues: 290, ..queues.clone() }.decide(), ask(300, 10));
+        assert_eq!(View { held_queues: 301, ..queues.clone() }.decide(), Decision::Hold(Hold::QueuesHeld));
+        let awaited = View { held_queues: 700, queues_awaited: true, ..queues.clone() };
+        assert_eq!(awaited.decide(), ask(1, 10), "there may be something else");
+        assert_eq!(View { ahead: 40, ..queues.clone() }.decide(), ask(50, 10), "not of slow jobs");
+        assert_eq!(View { limited: true, ..queues }.decide(), ask(1_010, 10));
+    }
+
+    #[test]
     fn each_reason_to_hold_is_told() {
         let later = Some(Instant::now() + Duration::from_secs(1));
         for (hold, view) in [
@@ -271,6 +303,7 @@ mod tests {
             (Hold::Claiming, View { in_flight: 1, ..view() }),
             (Hold::LargePayloads, View { bytes: MAX_BYTES + 1, have: 12, ahead: 40, ..view() }),
             (Hold::Unwritten, View { held: MAX_UNWRITTEN + 11, ..view() }),
+            (Hold::QueuesHeld, View { queues: Some(600), held_queues: 301, ahead: 1_000, ..view() }),
             (Hold::Unwritten, View { many_bytes_unwritten: true, ..view() }),
         ] {
             assert_eq!(view.decide(), Decision::Hold(hold), "{view:?}");

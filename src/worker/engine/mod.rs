@@ -14,6 +14,7 @@
 //! | `claims` | the claims in flight, and when the next one may be sent |
 //! | `claiming` | asking for jobs |
 //! | `claimed` | what they answer |
+//! | `queues` | how many serial queues there are, and how many of them are held |
 //! | `looks` | when to look again although nothing tells |
 //! | `handoff` | when to offer to receive jobs, and what becomes of them |
 //! | `registration` | who the worker is: registering, and what becomes of it when it was declared dead |
@@ -30,6 +31,7 @@ mod ending;
 mod handoff;
 mod jobs;
 mod looks;
+mod queues;
 mod registration;
 mod results;
 mod slots;
@@ -63,6 +65,7 @@ use ending::Ending;
 use handoff::Handoffs;
 use jobs::RELEASE_AFTER;
 use looks::Looks;
+use queues::Queues;
 use registration::{Registered, begin};
 use results::Results;
 use slots::Slots;
@@ -103,6 +106,7 @@ pub(super) struct Engine {
     slots: Slots,
     buffer: Buffer,
     claims: Claims,
+    queues: Queues,
     handoff: Handoffs,
     looks: Looks,
     results: Results,
@@ -134,6 +138,7 @@ impl Engine {
             slots: Slots::default(),
             buffer: Buffer::new(),
             claims: Claims::new(),
+            queues: Queues::default(),
             handoff: Handoffs::new(),
             looks: Looks::new(worker.options.poll_interval),
             shutdown: worker.shutdown.subscribe(),
@@ -331,12 +336,14 @@ impl Engine {
 
     fn written(&mut self, written: Written) {
         match written {
-            Written::Batch { claims, freed_queue } => {
+            Written::Batch { claims, freed_queues } => {
                 for (job, token) in claims {
                     self.slots.forget(job, token);
                 }
                 // The queue's next job is ready now, and nobody is notified of that. And a run that ends when idle has
                 // nobody to tell it what its jobs have added.
+                let freed_queue = freed_queues > 0;
+                self.queues.free(freed_queues, self.slots.held.is_empty());
                 if freed_queue || self.mode == Mode::UntilIdle {
                     self.look();
                 }

@@ -94,6 +94,7 @@ impl Engine {
                 self.slots.cancel = Arc::default();
                 // Whatever the old identity held was released by those who declared it dead.
                 self.slots.held.clear();
+                self.queues.free(0, true);
                 self.handoff.begin_anew();
                 self.registration.worker = Arc::clone(&new);
                 self.registration.lease = Lease::new(self.options.timing.dead_after, sent);

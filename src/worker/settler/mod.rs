@@ -67,8 +67,8 @@ pub(super) struct Finished {
 /// What the engine has to know about a write.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// The results of these claims were written; whether one of them freed a serial queue.
-    Batch { claims: Vec<(JobId, ClaimToken)>, freed_queue: bool },
+    /// The results of these claims were written; they freed so many serial queues.
+    Batch { claims: Vec<(JobId, ClaimToken)>, freed_queues: usize },
     /// A job will be ready again at this moment, which no wakeup will tell.
     Due(Instant),
     /// The storage was taken away, and these results with it.

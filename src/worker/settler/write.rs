@@ -42,13 +42,13 @@ impl Settler {
                 }
             };
             let error = match settled {
-                Ok(Settled { applied, busy, frees_queue, .. }) => {
+                Ok(Settled { applied, busy, freed_queues, .. }) => {
                     if busy.len() < batch.len() {
                         self.refusals = 0;
                         self.accepted = Some(Instant::now());
                     }
                     let busy: HashSet<JobId> = busy.into_iter().collect();
-                    self.settled(batch, applied, &busy, frees_queue).await;
+                    self.settled(batch, applied, &busy, freed_queues).await;
                     return Tried::Done { busy };
                 }
                 Err(error) => error,

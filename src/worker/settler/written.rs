@@ -18,12 +18,12 @@ impl Settler {
         batch: &Batch,
         applied: Vec<JobId>,
         busy: &HashSet<JobId>,
-        freed_queue: bool,
+        freed_queues: usize,
     ) {
         let in_doubt = batch.marks.iter().any(|mark| mark.in_doubt);
         // As a rule everything is, and nothing has to be looked for.
         if busy.is_empty() && !in_doubt && applied.len() == batch.len() {
-            self.applied(freed_queue, &batch.settlements, |_| true);
+            self.applied(freed_queues, &batch.settlements, |_| true);
             return;
         }
         let written: Vec<(&Settlement, &Mark)> =
@@ -37,7 +37,7 @@ impl Settler {
         }
         if !written.is_empty() {
             let written = written.into_iter().map(|(settlement, _)| settlement);
-            self.applied(freed_queue, written, |job| applied.contains(&job));
+            self.applied(freed_queues, written, |job| applied.contains(&job));
         }
     }
 
@@ -67,7 +67,7 @@ impl Settler {
 
     pub(super) fn applied<'b>(
         &mut self,
-        freed_queue: bool,
+        freed_queues: usize,
         batch: impl IntoIterator<Item = &'b Settlement> + Clone,
         is_applied: impl Fn(JobId) -> bool,
     ) {
@@ -92,7 +92,7 @@ impl Settler {
             jobs: claims.iter().map(|(job, _)| *job).filter(|job| !stale.contains(job)).collect(),
             stale,
         });
-        let _ = self.written.send(Written::Batch { claims, freed_queue });
+        let _ = self.written.send(Written::Batch { claims, freed_queues });
     }
 }
 

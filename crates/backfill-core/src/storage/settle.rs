@@ -108,8 +108,8 @@ pub struct Settled {
     pub applied: Vec<JobId>,
     /// The jobs that another transaction keeps from being written at this moment, as by a row lock. Nothing is known of them: ask again.
     pub busy: Vec<JobId>,
-    /// Whether a serial queue was freed: its next job may be claimed now.
-    pub frees_queue: bool,
+    /// How many serial queues were freed: their next jobs may be claimed now.
+    pub freed_queues: usize,
 }
 
 impl Settled {
@@ -119,10 +119,10 @@ impl Settled {
         Self { applied, ..Self::default() }
     }
 
-    /// The same, and a serial queue was freed.
+    /// The same, and so many serial queues were freed.
     #[must_use]
-    pub fn frees_queue(mut self, frees_queue: bool) -> Self {
-        self.frees_queue = frees_queue;
+    pub fn freed_queues(mut self, freed_queues: usize) -> Self {
+        self.freed_queues = freed_queues;
         self
     }
 

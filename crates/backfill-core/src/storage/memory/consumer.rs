@@ -58,7 +58,7 @@ impl Consumer for MemoryStorage {
         let released = settled.iter().filter(is_back).count() + follow;
         // Whoever frees a queue looks for its next job itself; others have heard of nothing.
         self.notify(released.max(usize::from(for_others)));
-        Ok(Settled::applied(applied).frees_queue(!freed.is_empty()))
+        Ok(Settled::applied(applied).freed_queues(freed.len()))
     }
 
     async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
