@@ -8,7 +8,8 @@
 //! - no job was started more than once per fault besides its first start;
 //! - no queue is locked, and nothing is left in the table that could still run.
 //!
-//! `./scripts/test faults` runs all cases at full length; `./scripts/test` runs them bounded.
+//! `./scripts/test faults` runs all cases at full length, one after the other; `./scripts/test` runs them bounded, a few side by side:
+//! most of the time they wait for what is dead to be missed.
 
 #![allow(clippy::assigning_clones, clippy::format_push_string, reason = "a test's remarks need not be fast")]
 
@@ -20,7 +21,8 @@ mod scene;
 mod support;
 mod worker;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use comfy_table::presets::ASCII_MARKDOWN;
@@ -29,6 +31,7 @@ use comfy_table::{CellAlignment, Table};
 use cases::{Case, Ground, Scale};
 use cluster::Cluster;
 use scene::Outcome;
+use tokio::task::JoinSet;
 
 const HELP: &str = "\
 The fault suite. Run it with ./scripts/test faults, which finds PostgreSQL.
@@ -85,9 +88,12 @@ fn main() {
 }
 
 async fn run(cases: Vec<Case>, scale: Scale, report: Option<String>) -> bool {
-    let subject = Arc::new(Cluster::start_new(&["max_connections=600"]).await);
-    let witness = Arc::new(Cluster::start_new(&["max_connections=600", "synchronous_commit=off"]).await);
-    let ground = Arc::new(Ground { subject, witness, scale });
+    let witness = Arc::new(Cluster::start_new(&["max_connections=1000", "synchronous_commit=off"]).await);
+    let lanes = scale.lanes().min(cases.len());
+    let queue = Arc::new(Mutex::new(cases.iter().copied().enumerate().collect::<VecDeque<_>>()));
+    let lanes: JoinSet<_> = (0..lanes).map(|_| lane(Arc::clone(&queue), Arc::clone(&witness), scale)).collect();
+    let mut ended: Vec<(usize, String, Option<Outcome>)> = lanes.join_all().await.into_iter().flatten().collect();
+    ended.sort_by_key(|(place, ..)| *place);
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
     table.set_header(["case", "jobs", "starts", "faults", "recovered after", "took", "remark"]);
@@ -95,21 +101,10 @@ async fn run(cases: Vec<Case>, scale: Scale, report: Option<String>) -> bool {
         table.column_mut(column).expect("a column").set_cell_alignment(CellAlignment::Right);
     }
     let mut failed = Vec::new();
-    for case in &cases {
-        eprint!("{} ... ", case.name);
-        let begun = Instant::now();
-        // A case that does not hold panics.
-        let ended = tokio::spawn((case.run)(Arc::clone(&ground))).await;
-        let took = format!("{:.1} s", begun.elapsed().as_secs_f64());
-        match ended {
-            Ok(outcome) => {
-                eprintln!("held ({took})");
-                table.add_row(row(case, &outcome, took));
-            }
-            Err(error) => {
-                eprintln!("FAILED ({took}): {error}");
-                failed.push(case.name);
-            }
+    for (place, took, outcome) in ended {
+        match outcome {
+            Some(outcome) => drop(table.add_row(row(&cases[place], &outcome, took))),
+            None => failed.push(cases[place].name),
         }
     }
     println!("{table}");
@@ -120,6 +115,30 @@ async fn run(cases: Vec<Case>, scale: Scale, report: Option<String>) -> bool {
         eprintln!("{} of {} cases failed: {}", failed.len(), cases.len(), failed.join(", "));
     }
     failed.is_empty()
+}
+
+/// Runs cases one after the other, on a cluster of its own, until there are none.
+async fn lane(
+    queue: Arc<Mutex<VecDeque<(usize, Case)>>>,
+    witness: Arc<Cluster>,
+    scale: Scale,
+) -> Vec<(usize, String, Option<Outcome>)> {
+    let subject = Arc::new(Cluster::start_new(&["max_connections=600"]).await);
+    let ground = Arc::new(Ground { subject, witness, scale });
+    let mut ended = Vec::new();
+    loop {
+        let next = queue.lock().expect("lock").pop_front();
+        let Some((place, case)) = next else { return ended };
+        let begun = Instant::now();
+        // A case that does not hold panics.
+        let outcome = tokio::spawn((case.run)(Arc::clone(&ground))).await;
+        let took = format!("{:.1} s", begun.elapsed().as_secs_f64());
+        match &outcome {
+            Ok(_) => eprintln!("{} ... held ({took})", case.name),
+            Err(error) => eprintln!("{} ... FAILED ({took}): {error}", case.name),
+        }
+        ended.push((place, took, outcome.ok()));
+    }
 }
 
 fn row(case: &Case, outcome: &Outcome, took: String) -> Vec<String> {

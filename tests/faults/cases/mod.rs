@@ -22,7 +22,17 @@ pub enum Scale {
     Full,
 }
 
-/// What the cases share.
+impl Scale {
+    /// How many cases run side by side. What is measured at full length is measured alone.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Bounded => 3,
+            Self::Full => 1,
+        }
+    }
+}
+
+/// What the cases of a lane share.
 pub struct Ground {
     /// The cluster that faults hit.
     pub subject: Arc<Cluster>,
@@ -49,6 +59,7 @@ impl Ground {
     }
 }
 
+#[derive(Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
     pub run: fn(Arc<Ground>) -> BoxFuture<'static, Outcome>,
