@@ -167,6 +167,9 @@ mod tests {
         let modules = [
             include_str!("adding.rs"),
             include_str!("claiming.rs"),
+            include_str!("claiming/bounds.rs"),
+            include_str!("claiming/lost.rs"),
+            include_str!("claiming/wakeups.rs"),
             include_str!("cron.rs"),
             include_str!("heartbeat.rs"),
             include_str!("managing.rs"),

@@ -1,19 +1,33 @@
 //! Cases about taking jobs.
 
+mod bounds;
+mod lost;
+mod wakeups;
+
+pub use bounds::{
+    a_claim_takes_about_as_many_bytes_as_it_may, forbidden_flags_are_left_alone,
+    last_attempts_are_taken_for_free_slots_only, limits_of_tasks_hold_and_leave_room_for_others,
+    only_what_can_be_taken_counts_by_its_bytes,
+};
+pub use lost::{a_claim_whose_answer_was_lost_is_released, a_job_that_never_ran_never_becomes_dead};
+pub(super) use wakeups::assert_comes_before_a_poll;
+pub use wakeups::{
+    a_listener_is_told_first_that_it_listens, a_wakeup_comes_long_before_the_next_poll, adding_wakes_a_listener,
+    making_a_job_ready_wakes_a_listener,
+};
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::{Subject, TASK, add, add_one, admin, claim, claim_one, failed, inspect, register, settle, spec};
+use super::{Subject, TASK, add, add_one, claim, claim_one, failed, inspect, register, settle, spec};
 use crate::job::{JobId, JobSpec};
-use crate::storage::{
-    ClaimRef, ClaimRequest, Offer, Outcome, Registration, Reschedule, Settlement, Wakeup, Watch, WorkerId,
-};
+use crate::storage::{ClaimRef, ClaimRequest, Offer, Outcome, Settlement, Wakeup};
 
 /// Smallest priority first, then oldest time, within a claim and across claims.
 pub async fn order_is_priority_then_time(storage: Subject) {
@@ -190,19 +204,6 @@ pub async fn jobs_without_attempts_left_are_not_claimed(storage: Subject) {
     assert_eq!(inspect(&storage).counts().await.expect("counts").dead, 1);
 }
 
-/// Who listens hears of added jobs.
-pub async fn adding_wakes_a_listener(storage: Subject) {
-    let mut wakeups = storage.wakeups(None);
-    let within = Duration::from_secs(20);
-    let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
-    assert_eq!(first, Some(Wakeup::Listening));
-    // A number that nobody else adds: a storage may tell every listener of everybody's jobs.
-    add(&storage, (0..137).map(|_| spec()).collect()).await;
-    tokio::time::timeout(within, async { while wakeups.next().await != Some(Wakeup::JobsAdded(137)) {} })
-        .await
-        .expect("in time");
-}
-
 /// Whoever offers is told of a job that was stored as held by it; any other job can be claimed. (A storage need not hand off anything.)
 pub async fn a_job_is_handed_off_or_claimed_and_never_both(storage: Subject) {
     let worker = Arc::new(register(&storage).await);
@@ -245,64 +246,6 @@ pub async fn a_job_is_handed_off_or_claimed_and_never_both(storage: Subject) {
     listening.abort();
 }
 
-/// Large jobs are claimed by their bytes, so that what is claimed ahead fits into memory; one job always is.
-pub async fn a_claim_takes_about_as_many_bytes_as_it_may(storage: Subject) {
-    let worker = register(&storage).await;
-    let large = || JobSpec::new(TASK, "x".repeat(10_000));
-    add(&storage, vec![large(), large(), spec(), large(), large().serial_queue("q"), large()]).await;
-    let tasks = [TASK.to_owned()];
-    let request = |bytes| ClaimRequest::new(&worker, &tasks, 100).max_bytes(bytes);
-    let claimed = storage.claim(&request(25_000)).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (3, true), "two large ones, a small one, and there is more");
-    let claimed = storage.claim(&request(1)).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (1, true), "one always");
-    // (What was looked at and left is no less ready.)
-    let claimed = storage.claim(&request(20_100)).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (2, false));
-    assert!(claimed.jobs[0].queue.is_some());
-    // The same where every job may be taken as it is. (With its quotes, such a payload has 10 002 bytes.)
-    add(&storage, (0..6).map(|_| large()).collect()).await;
-    let claimed = storage.claim(&request(30_005)).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (2, true));
-    let claimed = storage.claim(&request(10_001)).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (1, true), "one always");
-    let claimed = storage.claim(&request(30_006)).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (3, false), "to the byte");
-}
-
-/// A job in its last attempt is taken only if it can start: if the worker died before, it would be dead without having run. And
-/// nothing behind it is taken before it.
-pub async fn last_attempts_are_taken_for_free_slots_only(storage: Subject) {
-    let worker = register(&storage).await;
-    let last = || spec().max_attempts(1);
-    add(&storage, vec![spec(), last(), spec(), last(), spec()]).await;
-    let tasks = [TASK.to_owned()];
-    let request = |slots| ClaimRequest::new(&worker, &tasks, 100).free_slots(slots);
-    let mut taken = Vec::new();
-    for (slots, expected, left) in [(1, 1, true), (0, 0, true), (2, 2, true), (1, 2, false)] {
-        let claimed = storage.claim(&request(slots)).await.expect("claim");
-        assert_eq!((claimed.jobs.len(), claimed.for_free_slots), (expected, left), "{slots} slots");
-        assert!(!left || claimed.more, "there is more");
-        taken.extend(claimed.jobs.into_iter().map(|job| job.id));
-    }
-    assert!(taken.is_sorted(), "in their order");
-}
-
-/// Bytes of jobs that cannot be taken anyway count for nothing: of a serial queue, and beyond the limit of a task.
-pub async fn only_what_can_be_taken_counts_by_its_bytes(storage: Subject) {
-    let worker = register(&storage).await;
-    let large = |task: &str| JobSpec::new(task, "x".repeat(10_000));
-    let tasks = ["limited".to_owned()];
-    storage.register(&Registration::new(&WorkerId::random(), &tasks)).await.expect("register");
-    add(&storage, (0..5).map(|_| large(TASK).serial_queue("q")).collect()).await;
-    add(&storage, (0..5).map(|_| large("limited")).collect()).await;
-    add(&storage, vec![spec(), spec(), spec()]).await;
-    let (tasks, limits) = ([TASK.to_owned(), "limited".to_owned()], [("limited".to_owned(), 1)]);
-    let request = ClaimRequest::new(&worker, &tasks, 100).limits(&limits).max_bytes(25_000);
-    let claimed = storage.claim(&request).await.expect("claim");
-    assert_eq!((claimed.jobs.len(), claimed.more), (5, false), "one of the queue, one of the task, and the rest");
-}
-
 /// Which jobs are there.
 pub async fn the_present_are_told(storage: Subject) {
     let worker = register(&storage).await;
@@ -315,222 +258,6 @@ pub async fn the_present_are_told(storage: Subject) {
     existing.sort_unstable();
     assert_eq!(existing, jobs[1..].iter().map(|job| job.id).collect::<Vec<_>>());
     assert!(storage.existing(&[]).await.expect("look").is_empty());
-}
-
-/// A wakeup is worth something only if it comes long before a worker would look by itself, which is after two seconds.
-pub async fn a_wakeup_comes_long_before_the_next_poll(storage: Subject) {
-    let mut wakeups = storage.wakeups(None);
-    let mut late = Vec::new();
-    let heard = async {
-        assert_eq!(wakeups.next().await, Some(Wakeup::Listening));
-        for jobs in 1000..1021 {
-            let begun = Instant::now();
-            add(&storage, (0..jobs).map(|_| spec()).collect()).await;
-            while wakeups.next().await != Some(Wakeup::JobsAdded(jobs)) {}
-            late.push(begun.elapsed());
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), heard).await.expect("in time");
-    assert_comes_before_a_poll(late);
-}
-
-/// By the median, so that a machine that is busy now and then fails nobody; it is printed, to be read.
-pub(super) fn assert_comes_before_a_poll(mut late: Vec<Duration>) {
-    late.sort();
-    let median = late[late.len() / 2];
-    println!("a job is heard of {median:?} after its adding began ({:?} to {:?})", late[0], late[late.len() - 1]);
-    assert!(median < Duration::from_secs(1), "{median:?}");
-}
-
-/// Whatever makes a job ready wakes a listener: replacing it, rescheduling it, releasing it.
-pub async fn making_a_job_ready_wakes_a_listener(storage: Subject) {
-    let worker = register(&storage).await;
-    let later = || spec().key("k").run_in(Duration::from_secs(3600));
-    let job = add_one(&storage, later()).await;
-    let mut wakeups = storage.wakeups(None);
-    let within = Duration::from_secs(20);
-    let first = tokio::time::timeout(within, wakeups.next()).await.expect("in time");
-    assert_eq!(first, Some(Wakeup::Listening));
-    for how in [
-        "replacing",
-        "rescheduling",
-        "unlocking",
-        "releasing",
-        "settling as released",
-        "settling as cut off",
-        "rescuing",
-    ] {
-        let worker = if how == "replacing" { worker.clone() } else { register(&storage).await };
-        match how {
-            "replacing" => drop(add_one(&storage, spec().key("k")).await),
-            "rescheduling" => {
-                let change = Reschedule::new().run_at(Utc::now());
-                assert_eq!(admin(&storage).reschedule(&[job.id], &change).await.expect("reschedule").len(), 1);
-            }
-            "unlocking" => {
-                claim_one(&storage, &worker).await;
-                assert_eq!(admin(&storage).unlock(&[worker.to_string()]).await.expect("unlock"), 1);
-            }
-            "releasing" => {
-                claim_one(&storage, &worker).await;
-                assert_eq!(storage.release_untracked(&worker, &[]).await.expect("release"), 1);
-            }
-            "settling as released" => {
-                let job = claim_one(&storage, &worker).await;
-                settle(&storage, &worker, &job, Outcome::Released).await;
-            }
-            "settling as cut off" => {
-                let job = claim_one(&storage, &worker).await;
-                settle(&storage, &worker, &job, Outcome::interrupted("")).await;
-            }
-            _ => {
-                claim_one(&storage, &worker).await;
-                super::heartbeat::let_time_pass().await;
-                let rescued = storage.rescue(&Watch::new(Duration::from_millis(1))).await.expect("rescue");
-                assert!(rescued.iter().any(|rescued| rescued.jobs == 1));
-            }
-        }
-        // A storage may tell every listener of everybody's jobs.
-        tokio::time::timeout(within, async { while !matches!(wakeups.next().await, Some(Wakeup::JobsAdded(_))) {} })
-            .await
-            .unwrap_or_else(|_| panic!("{how} wakes nobody"));
-    }
-}
-
-/// Who begins to listen is told so before anything else, however many jobs are being added at that moment.
-pub async fn a_listener_is_told_first_that_it_listens(storage: Subject) {
-    for _ in 0..5 {
-        let mut wakeups = storage.wakeups(None);
-        let first = {
-            let adding = async {
-                loop {
-                    add_one(&storage, spec()).await;
-                    // Not every storage has to wait for anything.
-                    tokio::task::yield_now().await;
-                }
-            };
-            tokio::select! {
-                () = adding => unreachable!("it adds until it is dropped"),
-                first = tokio::time::timeout(Duration::from_secs(20), wakeups.next()) => first.expect("in time"),
-            }
-        };
-        assert_eq!(first, Some(Wakeup::Listening));
-    }
-}
-
-/// After a claim whose answer was lost, a worker releases what it does not know it holds.
-pub async fn a_claim_whose_answer_was_lost_is_released(storage: Subject) {
-    let (worker, other) = (register(&storage).await, register(&storage).await);
-    add(&storage, vec![spec(), spec().serial_queue("a"), spec().serial_queue("b"), spec().key("k").max_attempts(1)])
-        .await;
-    let known = claim(&storage, &worker, 2).await;
-    let lost = claim(&storage, &worker, 9).await;
-    assert_eq!((known.len(), lost.len()), (2, 2));
-    let of_other = add_one(&storage, spec()).await;
-    claim_one(&storage, &other).await;
-    let holds: Vec<JobId> = known.iter().map(|job| job.id).collect();
-    assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 2);
-    for job in &lost {
-        let job = super::must_read(&storage, job.id).await;
-        assert_eq!((job.attempts, job.locked_by), (0, None));
-    }
-    for job in &known {
-        assert_eq!(super::must_read(&storage, job.id).await, job.job);
-    }
-    assert!(super::must_read(&storage, of_other.id).await.locked_by.is_some());
-    assert_eq!(claim(&storage, &other, 9).await.len(), 2, "the queue is free too");
-
-    // A job that was removed meanwhile is not revived.
-    add_one(&storage, spec().key("gone").max_attempts(1)).await;
-    claim_one(&storage, &worker).await;
-    admin(&storage).remove("gone").await.expect("remove");
-    assert_eq!(storage.release_untracked(&worker, &holds).await.expect("release"), 1);
-    assert!(claim(&storage, &other, 9).await.is_empty());
-}
-
-/// A job whose claim was not answered gets its attempt back, also the last one, and whatever was changed about it before.
-pub async fn a_job_that_never_ran_never_becomes_dead(storage: Subject) {
-    for way in ["release_untracked", "deregister"] {
-        for changed in [false, true] {
-            let worker = register(&storage).await;
-            let job = add_one(&storage, spec().max_attempts(1)).await;
-            if changed {
-                admin(&storage).reschedule(&[job.id], &Reschedule::new().priority(5)).await.expect("reschedule");
-            }
-            let claimed = claim_one(&storage, &worker).await;
-            assert_eq!(claimed.attempts, 1);
-            if way == "deregister" {
-                storage.deregister(&worker).await.expect("deregister");
-            } else {
-                assert_eq!(storage.release_untracked(&worker, &[]).await.expect("release"), 1);
-            }
-            let free = super::must_read(&storage, job.id).await;
-            assert_eq!((free.attempts, free.locked_by, free.last_error), (0, None, None), "{way}, changed: {changed}");
-            assert_eq!(admin(&storage).complete(&[job.id]).await.expect("complete").len(), 1);
-        }
-    }
-    // Whoever takes the key of a running job does so after it was claimed.
-    for way in ["remove", "replace"] {
-        let worker = register(&storage).await;
-        let job = add_one(&storage, spec().key("k").max_attempts(1)).await;
-        admin(&storage).reschedule(&[job.id], &Reschedule::new().priority(-5)).await.expect("reschedule");
-        assert_eq!(claim_one(&storage, &worker).await.id, job.id);
-        if way == "remove" {
-            admin(&storage).remove("k").await.expect("remove");
-        } else {
-            add_one(&storage, spec().key("k").run_in(Duration::from_hours(1))).await;
-        }
-        storage.deregister(&worker).await.expect("deregister");
-        let left = super::must_read(&storage, job.id).await;
-        assert_eq!((left.attempts, left.locked_by), (1, None), "{way}: it never runs again");
-    }
-}
-
-/// A job with any forbidden flag stays, whatever else it has; no flags always pass.
-pub async fn forbidden_flags_are_left_alone(storage: Subject) {
-    let worker = register(&storage).await;
-    let jobs =
-        add(&storage, vec![spec().flag("a").flag("b"), spec().flag("b"), spec().flag("c").serial_queue("q"), spec()])
-            .await;
-    let tasks = [TASK.to_owned()];
-    let ids = |flags: &[&str]| {
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (storage, worker, tasks) = (storage.clone(), worker.clone(), tasks.clone());
-        async move {
-            let request = ClaimRequest::new(&worker, &tasks, 10).forbidden_flags(&flags);
-            let jobs = storage.claim(&request).await.expect("claim").jobs;
-            jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
-        }
-    };
-    assert_eq!(ids(&["a", "c", "unknown"]).await, [jobs[1].id, jobs[3].id]);
-    assert_eq!(ids(&["c"]).await, [jobs[0].id]);
-    assert_eq!(ids(&[]).await, [jobs[2].id]);
-}
-
-/// Of a task with a limit no more is taken than that, and what is left of the claim goes to others.
-pub async fn limits_of_tasks_hold_and_leave_room_for_others(storage: Subject) {
-    let worker = register(&storage).await;
-    add(&storage, (0..20).map(|_| spec().priority(-1)).collect()).await;
-    add(&storage, (0..5).map(|_| spec().priority(-1).serial_queue("q")).collect()).await;
-    add(&storage, (0..5).map(|_| JobSpec::new("other", 1)).collect()).await;
-    let tasks = [TASK.to_owned(), "other".to_owned()];
-    let taken = |limit, rooms: Vec<(String, usize)>| {
-        let (storage, worker, tasks) = (storage.clone(), worker.clone(), tasks.clone());
-        async move {
-            let claimed =
-                storage.claim(&ClaimRequest::new(&worker, &tasks, limit).limits(&rooms)).await.expect("claim");
-            let of = |task: &str| claimed.jobs.iter().filter(|job| job.task == task).count();
-            (of(TASK), of("other"), claimed.more)
-        }
-    };
-    let room = |room| vec![(TASK.to_owned(), room)];
-    // The claim need not see past the jobs that it may not take, but then it says that there is more.
-    let (limited, other, more) = taken(4, room(3)).await;
-    assert!(limited == 3 && (other == 1 || more), "{limited} {other} {more}");
-    let (limited, others, _) = taken(100, room(2)).await;
-    assert_eq!((limited, others), (2, 5 - other));
-    assert_eq!(taken(100, room(0)).await.0, 0);
-    assert_eq!(taken(100, vec![("other".to_owned(), 1)]).await.0, 16);
 }
 
 /// By another clock than the storage's.
