@@ -66,6 +66,7 @@
 
 mod crontab;
 mod entry;
+mod events;
 mod field;
 mod hints;
 mod nested;
@@ -80,9 +81,9 @@ mod zone_data;
 
 pub use crontab::Crontab;
 pub use entry::CronEntry;
+pub use events::CronEvent;
 pub use problem::CrontabProblem;
 pub use schedule::Schedule;
-pub use scheduler::CronEvent;
 pub(crate) use scheduler::Scheduler;
 #[cfg(feature = "time-zones")]
 pub use zone_data::{ZoneData, zone_data};
