@@ -6,6 +6,10 @@
 //! | `sqlite://jobs.db`, `sqlite:///var/lib/app/jobs.db` | an SQLite file | `sqlite` |
 //! | `memory:` | this process's memory, anew for each that is opened | always there |
 
+mod any_storage;
+
+pub use any_storage::AnyStorage;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +19,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
+use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
 use crate::storage::postgres::{ConnectionHealth, DEFAULT_SCHEMA, PostgresStorage, address};
-use crate::storage::{Consumer, Storage};
 
 /// One row of the table.
 struct Row {
@@ -265,98 +269,6 @@ impl OpenOptions {
     }
 }
 
-/// Any storage, which still knows what it is where that matters: in the caller's own transaction, and in what only one kind has.
-///
-/// Each kind converts into it. Of a storage that is only known by its trait, nothing more is known.
-#[derive(Clone, Debug)]
-pub struct AnyStorage {
-    storage: Arc<dyn Storage>,
-    known: Known,
-}
-
-#[derive(Clone, Debug)]
-enum Known {
-    Postgres(Arc<PostgresStorage>),
-    #[cfg(feature = "sqlite")]
-    Sqlite(Arc<backfill_sqlite::SqliteStorage>),
-    Other,
-}
-
-impl AnyStorage {
-    /// The storage, as its trait.
-    #[must_use]
-    pub fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
-    }
-
-    /// The storage in PostgreSQL, if it is one.
-    #[must_use]
-    pub fn postgres(&self) -> Option<&PostgresStorage> {
-        match &self.known {
-            Known::Postgres(storage) => Some(storage),
-            _ => None,
-        }
-    }
-
-    /// The SQLite file, if it is one.
-    #[cfg(feature = "sqlite")]
-    #[must_use]
-    pub fn sqlite(&self) -> Option<&backfill_sqlite::SqliteStorage> {
-        match &self.known {
-            Known::Sqlite(storage) => Some(storage),
-            _ => None,
-        }
-    }
-}
-
-impl std::ops::Deref for AnyStorage {
-    type Target = dyn Storage;
-
-    fn deref(&self) -> &Self::Target {
-        &*self.storage
-    }
-}
-
-impl From<Arc<dyn Storage>> for AnyStorage {
-    fn from(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, known: Known::Other }
-    }
-}
-
-/// A storage of another kind. (Of one of ours give the storage itself: behind an `Arc` it is known by its trait only.)
-impl<S: Storage + 'static> From<Arc<S>> for AnyStorage {
-    fn from(storage: Arc<S>) -> Self {
-        Self { storage, known: Known::Other }
-    }
-}
-
-impl From<Arc<dyn Consumer>> for AnyStorage {
-    fn from(storage: Arc<dyn Consumer>) -> Self {
-        Self { storage, known: Known::Other }
-    }
-}
-
-impl From<MemoryStorage> for AnyStorage {
-    fn from(storage: MemoryStorage) -> Self {
-        Self { storage: Arc::new(storage), known: Known::Other }
-    }
-}
-
-impl From<PostgresStorage> for AnyStorage {
-    fn from(storage: PostgresStorage) -> Self {
-        let storage = Arc::new(storage);
-        Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Postgres(storage) }
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl From<backfill_sqlite::SqliteStorage> for AnyStorage {
-    fn from(storage: backfill_sqlite::SqliteStorage) -> Self {
-        let storage = Arc::new(storage);
-        Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Sqlite(storage) }
-    }
-}
-
 /// The storage that this URL means, as it is: neither migrated nor checked. A PostgreSQL server that is away is waited for, for
 /// up to 30 seconds.
 ///
@@ -427,47 +339,4 @@ fn one_name(path: &std::path::Path) -> std::path::PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn refused(url: &str) -> String {
-        open(url).await.unwrap_err().to_string()
-    }
-
-    #[tokio::test]
-    async fn the_scheme_decides_and_an_unknown_one_is_refused_without_showing_the_rest() {
-        assert_eq!(open("memory:").await.unwrap().storage().name(), "memory");
-        let error = refused("mysql://root:secret@host/db").await;
-        assert!(error.contains("\"mysql\"") && error.contains("sqlite://") && !error.contains("secret"), "{error}");
-        assert!(refused("jobs.db").await.contains("no scheme"));
-        assert!(refused(":memory:").await.contains("no scheme"));
-        assert!(refused("").await.contains("is empty, perhaps because a variable is"));
-        assert!(refused("memory:jobs").await.contains("memory:"));
-        assert!(!refused("postgres://u:secret@host:port/db").await.contains("secret"));
-        let named = OpenOptions::default().schema("s").open(&Backend::of("memory:").unwrap()).await;
-        assert!(named.unwrap_err().to_string().contains("no schemas"));
-    }
-
-    #[test]
-    fn every_scheme_of_the_table_is_read_and_shown_without_a_secret() {
-        for scheme in TABLE.iter().flat_map(|row| row.schemes) {
-            let url = if *scheme == "memory" { "memory:".to_owned() } else { format!("{scheme}://u:secret@h/d") };
-            let read = Backend::of(&url);
-            assert!(!format!("{read:?}").contains("secret"), "{scheme}");
-        }
-    }
-
-    #[test]
-    fn a_storage_that_is_not_compiled_in_says_which_feature_it_is() {
-        assert!(without("sqlite").to_string().contains("switch the feature `sqlite` of backfill on"));
-    }
-
-    #[cfg(feature = "sqlite")]
-    #[tokio::test]
-    async fn a_file_is_opened_by_its_url() {
-        assert_eq!(open("sqlite://no/such/jobs.db").await.unwrap().storage().name(), "SQLite, file no/such/jobs.db");
-        assert!(refused("sqlite::memory:").await.contains("use memory:"));
-        assert!(refused("sqlite://jobs.db?mode=ro").await.contains("only be read"));
-        assert!(refused("sqlite://jobs.db?nonsense=1").await.contains("cannot be read"));
-    }
-}
+mod tests;

@@ -1,0 +1,99 @@
+//! A storage of any kind, which still knows which one it is.
+
+use std::sync::Arc;
+
+use crate::storage::memory::MemoryStorage;
+use crate::storage::postgres::PostgresStorage;
+use crate::storage::{Consumer, Storage};
+
+/// Any storage, which still knows what it is where that matters: in the caller's own transaction, and in what only one kind has.
+///
+/// Each kind converts into it. Of a storage that is only known by its trait, nothing more is known.
+#[derive(Clone, Debug)]
+pub struct AnyStorage {
+    storage: Arc<dyn Storage>,
+    known: Known,
+}
+
+#[derive(Clone, Debug)]
+enum Known {
+    Postgres(Arc<PostgresStorage>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(Arc<backfill_sqlite::SqliteStorage>),
+    Other,
+}
+
+impl AnyStorage {
+    /// The storage, as its trait.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The storage in PostgreSQL, if it is one.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresStorage> {
+        match &self.known {
+            Known::Postgres(storage) => Some(storage),
+            _ => None,
+        }
+    }
+
+    /// The SQLite file, if it is one.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn sqlite(&self) -> Option<&backfill_sqlite::SqliteStorage> {
+        match &self.known {
+            Known::Sqlite(storage) => Some(storage),
+            _ => None,
+        }
+    }
+}
+
+impl std::ops::Deref for AnyStorage {
+    type Target = dyn Storage;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.storage
+    }
+}
+
+impl From<Arc<dyn Storage>> for AnyStorage {
+    fn from(storage: Arc<dyn Storage>) -> Self {
+        Self { storage, known: Known::Other }
+    }
+}
+
+/// A storage of another kind. (Of one of ours give the storage itself: behind an `Arc` it is known by its trait only.)
+impl<S: Storage + 'static> From<Arc<S>> for AnyStorage {
+    fn from(storage: Arc<S>) -> Self {
+        Self { storage, known: Known::Other }
+    }
+}
+
+impl From<Arc<dyn Consumer>> for AnyStorage {
+    fn from(storage: Arc<dyn Consumer>) -> Self {
+        Self { storage, known: Known::Other }
+    }
+}
+
+impl From<MemoryStorage> for AnyStorage {
+    fn from(storage: MemoryStorage) -> Self {
+        Self { storage: Arc::new(storage), known: Known::Other }
+    }
+}
+
+impl From<PostgresStorage> for AnyStorage {
+    fn from(storage: PostgresStorage) -> Self {
+        let storage = Arc::new(storage);
+        Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Postgres(storage) }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl From<backfill_sqlite::SqliteStorage> for AnyStorage {
+    fn from(storage: backfill_sqlite::SqliteStorage) -> Self {
+        let storage = Arc::new(storage);
+        Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Sqlite(storage) }
+    }
+}
