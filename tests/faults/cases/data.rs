@@ -1,5 +1,16 @@
 //! What is in the tables, and how the database is set.
 
+mod locks;
+mod settings;
+
+pub use locks::{
+    a_dead_workers_row_stays_locked, a_snapshot_is_held, rows_of_running_jobs_stay_locked, the_table_is_locked,
+};
+pub use settings::{
+    a_short_timeout_meets_a_long_walk, clocks_are_an_hour_off, the_default_isolation_is_serializable,
+    the_role_has_short_timeouts,
+};
+
 use std::time::{Duration, Instant};
 
 use backfill::JobSpec;
@@ -104,23 +115,6 @@ pub async fn jobs_are_deleted_while_they_run(ground: &Ground) -> Outcome {
     scene.end().await
 }
 
-/// Survives by: retries, results that are held (`worker/settler.rs`), and heartbeats in another table.
-pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
-    let mut scene = ground.scene().await;
-    scene.add(400, 300).await;
-    three_workers(&mut scene).await;
-    let time = ground.scaled(8, 30);
-    scene
-        .sql(&format!(
-            "begin; lock table graphile_worker._private_jobs in access exclusive mode; select pg_sleep({time}); commit"
-        ))
-        .await;
-    scene.outage_is_over();
-    let outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs);
-    outcome
-}
-
 /// Survives by: the limit that the planner cannot see (`postgres/claim`): the walk in the order of the index always looks better than a sort.
 pub async fn the_table_has_no_statistics(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
@@ -139,227 +133,6 @@ pub async fn the_table_has_no_statistics(ground: &Ground) -> Outcome {
     let mut outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome.remark = format!("{count} of them no-op jobs, all done in {:.1} s", begun.elapsed().as_secs_f64());
-    outcome
-}
-
-/// A transaction elsewhere keeps every deleted row in the table.
-pub async fn a_snapshot_is_held(ground: &Ground) -> Outcome {
-    let mut scene = ground.scene().await;
-    let time = ground.seconds(10, 600);
-    let admin = scene.admin().await;
-    let mut holder = admin.begin().await.expect("begin");
-    sqlx::raw_sql(
-        "set transaction isolation level repeatable read; select count(*) from graphile_worker._private_jobs",
-    )
-    .execute(&mut *holder)
-    .await
-    .expect("a snapshot");
-    scene.start("a");
-    scene.start("b");
-    let begun = Instant::now();
-    let mut jobs = 0;
-    while begun.elapsed() < time {
-        let second = Instant::now();
-        scene.add_small(300, "nothing", 25).await;
-        jobs += 300;
-        sleep(Duration::from_secs(1).saturating_sub(second.elapsed())).await;
-    }
-    scene.add(100, 10).await;
-    let caught_up = Instant::now();
-    let dead = scene.ask("select n_dead_tup from pg_stat_user_tables where relname = '_private_jobs'").await;
-    scene.until_finished(jobs + 100).await;
-    let caught_up = caught_up.elapsed();
-    holder.rollback().await.expect("rollback");
-    admin.close().await;
-    let mut outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs);
-    outcome.remark = format!(
-        "{jobs} of them no-op jobs at 300/s, {dead} dead rows, the last 100 jobs done in {:.1} s",
-        caught_up.as_secs_f64()
-    );
-    outcome
-}
-
-/// A role with these settings, through which the workers connect.
-async fn with_role(ground: &Ground, settings: &[&str]) -> crate::scene::Scene {
-    let mut scene = ground.scene().await;
-    let role = format!("role_{}", scene.database);
-    let mut text = format!("create role {role} login superuser;");
-    for setting in settings {
-        text += &format!("alter role {role} set {setting};");
-    }
-    scene.sql(&text).await;
-    scene.told.url = scene.told.url.replacen("postgres@", &format!("{role}@"), 1);
-    scene
-}
-
-/// Survives by: retries, and by no statement or transaction of ours that needs long.
-pub async fn the_role_has_short_timeouts(ground: &Ground) -> Outcome {
-    let settings =
-        ["statement_timeout = '100ms'", "lock_timeout = '50ms'", "idle_in_transaction_session_timeout = '200ms'"];
-    let mut scene = with_role(ground, &settings).await;
-    scene.add(1000, 50).await;
-    scene.add_serial(200, 10, 10).await;
-    three_workers(&mut scene).await;
-    // Long enough for every one of them to strike.
-    scene
-        .sql("begin; lock table graphile_worker._private_jobs in access exclusive mode; select pg_sleep(2); commit")
-        .await;
-    scene.hits_all();
-    let outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs);
-    outcome
-}
-
-/// Survives by: `postgres/isolation.rs`.
-pub async fn the_default_isolation_is_serializable(ground: &Ground) -> Outcome {
-    let mut scene = with_role(ground, &["default_transaction_isolation = 'serializable'"]).await;
-    scene.add(2000, 5).await;
-    scene.add_serial(300, 10, 5).await;
-    three_workers(&mut scene).await;
-    let outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs);
-    outcome
-}
-
-/// Survives by: every time that matters is the database's, and a lease that ends when either clock says so (`worker/lease.rs`).
-pub async fn clocks_are_an_hour_off(ground: &Ground) -> Outcome {
-    let mut scene = ground.scene().await;
-    scene.add(600, 100).await;
-    // Not even by the fastest clock are these due.
-    let early = (0..20).map(|_| {
-        JobSpec::new("work", Work { ms: 0, how: How::Sleep, pad: String::new() }).run_in(Duration::from_secs(1800))
-    });
-    scene.client.add_many(early).await.expect("add");
-    scene.start("a");
-    let wrong = |how: String| {
-        vec![
-            ("LD_PRELOAD", std::env::var("BACKFILL_TEST_FAKETIME").expect("asked before")),
-            // Clocks that people set; no time passes more or less for it.
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-            ("FAKETIME_TIMESTAMP_FILE", how),
-        ]
-    };
-    let directory = tempfile::tempdir().expect("a directory");
-    let set = |name: &str, time: &str| {
-        let file = directory.path().join(name);
-        // All at once: it is read at every look at the clock.
-        let new = directory.path().join("new");
-        std::fs::write(&new, time).expect("write");
-        std::fs::rename(&new, &file).expect("rename");
-        file.display().to_string()
-    };
-    for (name, time) in [("b", "+1h"), ("c", "-1h"), ("d", "+0")] {
-        scene.environment = wrong(set(name, time));
-        scene.start(name);
-    }
-    for name in ["b", "c", "d"] {
-        scene
-            .until(
-                &format!("a start by {name}"),
-                &format!("exists (select from told where what = 'start' and worker = '{name}')"),
-            )
-            .await;
-    }
-    // One clock is set while its worker runs.
-    for time in ["+1h", "-1h", "+0"] {
-        set("d", time);
-        scene.add(60, 100).await;
-        sleep(ground.seconds(2, 8)).await;
-    }
-    scene.kill("a").await;
-    scene.add(100, 100).await;
-    scene.until_finished(880).await;
-    assert_eq!(
-        scene.ask("select count(*) from graphile_worker._private_jobs where attempts = 0 and run_at > now()").await,
-        20,
-        "nothing starts early"
-    );
-    scene.sql("delete from graphile_worker._private_jobs where run_at > now() and attempts = 0").await;
-    scene.remark =
-        "one clock is fast, one slow, one is set again and again; the worker whose clock is right is killed".to_owned();
-    scene.end().await
-}
-
-/// Survives by: results that are deferred (`worker/settler.rs`) when their rows, or what goes with them, are locked
-/// (`postgres/settle.rs`), and are asked for together later.
-pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
-    let mut scene = ground.scene().await;
-    scene.told.concurrency = 100;
-    scene.sql("create table notes (job bigint references graphile_worker._private_jobs (id) on delete cascade)").await;
-    let work = |ms| Work { ms, how: How::Sleep, pad: String::new() };
-    let keyed = scene.client.add(JobSpec::new("work", work(3_000)).key("k")).await.expect("add");
-    scene.accept([keyed.id.number()]);
-    scene.add(60, 3_000).await;
-    scene.start("a");
-    scene.until_started(61).await;
-    let admin = scene.admin().await;
-    let mut theirs = admin.begin().await.expect("begin");
-    // Whoever adds a job under the key of a running one locks its row until he commits; another one locks whatever is running.
-    sqlx::query("select graphile_worker.add_job('work', '{\"ms\": 1, \"how\": \"Sleep\"}', job_key => 'k')")
-        .execute(&mut *theirs)
-        .await
-        .expect("add");
-    sqlx::query("select id from graphile_worker._private_jobs where locked_by is not null for update")
-        .execute(&mut *theirs)
-        .await
-        .expect("lock");
-    // And one job is referred to, by a row that would be deleted with it.
-    let referred = scene.client.add(JobSpec::new("work", work(3_000))).await.expect("add");
-    scene.accept([referred.id.number()]);
-    scene.until_started(62).await;
-    scene.sql(&format!("insert into notes values ({})", referred.id.number())).await;
-    sqlx::query("select from notes for update").execute(&mut *theirs).await.expect("lock");
-    let begun = Instant::now();
-    let time = ground.seconds(15, 240);
-    let mut jobs = 62;
-    while begun.elapsed() < time {
-        scene.add(50, 10).await;
-        scene.add_serial(20, 3, 1).await;
-        jobs += 70;
-        scene.until_finished(jobs).await;
-        scene
-            .until_answered(
-                "the results of all others, soon",
-                "select (count(*) = 62)::int::bigint from graphile_worker._private_jobs",
-            )
-            .await;
-        sleep(Duration::from_secs(1)).await;
-    }
-    theirs.rollback().await.expect("rollback");
-    admin.close().await;
-    scene.remark = format!("62 rows for {} s; the results of the others are written meanwhile", time.as_secs());
-    let outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs);
-    outcome
-}
-
-/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/heartbeat.rs`).
-pub async fn a_dead_workers_row_stays_locked(ground: &Ground) -> Outcome {
-    let mut scene = ground.scene().await;
-    scene.add(10, 5_000).await;
-    scene.start("a");
-    scene.until_started(10).await;
-    scene.kill("a").await;
-    let admin = scene.admin().await;
-    let mut theirs = admin.begin().await.expect("begin");
-    sqlx::query("select id from graphile_worker._private_jobs order by id limit 1 for update")
-        .execute(&mut *theirs)
-        .await
-        .expect("lock");
-    let begun = Instant::now();
-    scene.start("b");
-    scene.until_finished(9).await;
-    let freed = begun.elapsed();
-    assert!(freed < Duration::from_secs(40), "the others are free: {freed:?}");
-    assert_eq!(scene.ask("select count(*) from graphile_worker._private_jobs where locked_by is not null").await, 1);
-    theirs.rollback().await.expect("rollback");
-    admin.close().await;
-    scene.until_answered("its freedom", "select count(*) from graphile_worker._private_jobs where attempts = 2").await;
-    scene.recovered = Some(freed);
-    let outcome = scene.end().await;
-    assert_eq!(outcome.starts, 20);
     outcome
 }
 
@@ -392,30 +165,6 @@ pub async fn a_result_is_refused(ground: &Ground) -> Outcome {
         .await;
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
-    outcome
-}
-
-/// Survives by: claims that have time enough after one had not (`postgres/slow_calls.rs`).
-pub async fn a_short_timeout_meets_a_long_walk(ground: &Ground) -> Outcome {
-    let mut scene = with_role(ground, &["statement_timeout = '100ms'"]).await;
-    let count = ground.scaled(600_000, 2_000_000);
-    scene
-        .sql(&format!(
-            "insert into graphile_worker._private_tasks (identifier) values ('of_others');
-             insert into graphile_worker._private_jobs (task_id, run_at)
-             select (select id from graphile_worker._private_tasks where identifier = 'of_others'), now() - interval '1 day'
-             from generate_series(1, {count})"
-        ))
-        .await;
-    scene.add(100, 10).await;
-    let begun = Instant::now();
-    scene.start("a");
-    scene.until_finished(100).await;
-    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
-    scene.sql("delete from graphile_worker._private_jobs where run_at < now() - interval '1 hour'").await;
-    let mut outcome = scene.end().await;
-    assert_eq!(outcome.starts, outcome.jobs);
-    outcome.remark = format!("behind {count} ready jobs of a task that nobody serves");
     outcome
 }
 
