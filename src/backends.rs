@@ -19,9 +19,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
+use crate::postgres::{ConnectionHealth, DEFAULT_SCHEMA, PostgresStorage, address};
 use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
-use crate::storage::postgres::{ConnectionHealth, DEFAULT_SCHEMA, PostgresStorage, address};
 
 /// One row of the table.
 struct Row {

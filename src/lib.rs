@@ -58,6 +58,7 @@ mod clock;
 pub mod cron;
 pub mod explain;
 pub mod moving;
+pub mod postgres;
 pub mod storage;
 pub mod task;
 pub mod worker;
@@ -69,6 +70,9 @@ pub use backfill_core::nearest;
 pub use backfill_core::{error, job};
 /// Derives [`TaskPayload`](trait@TaskPayload) for a payload's type.
 pub use backfill_macros::TaskPayload;
+/// The versions that this crate's interface speaks of, for programs that have no wish of their own.
+#[cfg(feature = "sqlite")]
+pub use backfill_sqlite as sqlite;
 pub use client::{BackfillClient, BackfillClientBuilder};
 pub use clock::Clock;
 pub use cron::{CronEntry, Crontab};
@@ -82,7 +86,6 @@ pub use task::{
     TaskResult, handler, handler_with, middleware_fn, task_fn,
 };
 pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};
-/// The versions that this crate's interface speaks of, for programs that have no wish of their own.
 pub use {chrono, serde_json, sqlx};
 
 #[cfg(feature = "contract")]

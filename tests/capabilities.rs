@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use backfill::postgres::PostgresStorage;
 use backfill::sqlx::PgPool;
 use backfill::storage::memory::MemoryStorage;
-use backfill::storage::postgres::PostgresStorage;
 use backfill::storage::{AnyStorage, Capabilities, Storage, open};
 
 /// The rows of the table, by their first cell, and its columns.

@@ -106,15 +106,31 @@ fn workers_crontabs_and_tasks_name_no_storage() {
 
 #[test]
 fn postgresql_knows_neither_workers_nor_clients() {
-    let files = [sources("src/storage/postgres"), sources("src/storage/postgres.rs"), sources("src/postgres")].concat();
+    let files = sources("src/postgres");
     assert!(files.len() > 20, "{files:?}");
     none(&named(&files, &["crate::worker", "crate::cron", "crate::task", "crate::client", "crate::backends"]));
 }
 
+/// What is remembered knows no connection, and the way to the database knows no verb.
+#[test]
+fn postgresql_has_three_floors() {
+    let (state, connection) = (sources("src/postgres/state"), sources("src/postgres/connection"));
+    assert!(state.len() > 2 && connection.len() > 10, "{state:?} {connection:?}");
+    none(&named(&state, &["sqlx", "connection", "PostgresStorage", "super::super"]));
+    let verbs = std::fs::read_dir(root().join("src/postgres")).expect("a directory").flatten();
+    let verbs = verbs.map(|entry| entry.path().file_stem().expect("a name").to_string_lossy().into_owned());
+    let verbs: Vec<String> = verbs
+        .filter(|name| !["state", "connection", "mod"].contains(&name.as_str()))
+        .map(|name| format!("postgres::{name}"))
+        .collect();
+    assert!(verbs.len() > 15, "{verbs:?}");
+    let above: Vec<&str> = verbs.iter().map(String::as_str).chain(["PostgresStorage", "super::super"]).collect();
+    none(&named(&connection, &above));
+}
+
 #[test]
 fn backends_and_clients_alone_name_storages() {
-    let storages = ["src/storage/postgres", "src/postgres"];
-    let names_them = ["src/backends.rs", "src/backends", "src/client"];
+    let (storages, names_them) = (["src/postgres"], ["src/backends.rs", "src/backends", "src/client"]);
     let may = |file: &PathBuf| {
         let file = file.strip_prefix(root()).expect("below the root");
         storages.iter().chain(&names_them).any(|path| file.starts_with(path))

@@ -14,8 +14,8 @@ fn postgres() {
 mod postgres {
     use std::sync::Arc;
 
+    use backfill::postgres::PostgresStorage;
     use backfill::storage::contract::Subject;
-    use backfill::storage::postgres::PostgresStorage;
 
     use crate::support::{self, postgres};
 

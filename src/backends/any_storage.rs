@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::storage::memory::MemoryStorage;
-use crate::storage::postgres::PostgresStorage;
+use crate::postgres::PostgresStorage;
 use crate::storage::{Consumer, Storage};
 
 /// Any storage, which still knows what it is where that matters: in the caller's own transaction, and in what only one kind has.

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::explain::{Reason, explain};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
+use crate::postgres::PostgresStorage;
 use crate::storage::memory::MemoryStorage;
-use crate::storage::postgres::PostgresStorage;
 use crate::storage::{
     AnyStorage, Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo,
     WorkerInfo,

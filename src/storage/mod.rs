@@ -4,11 +4,8 @@
 //! kinds are crates of their own, which use that one.
 
 mod guarded_calls;
-pub mod postgres;
 
 pub use crate::backends::{AnyStorage, Backend, OpenOptions, make_ready, open};
 pub use backfill_core::storage::*;
-#[cfg(feature = "sqlite")]
-pub use backfill_sqlite as sqlite;
 
 pub(crate) use guarded_calls::{GuardedCalls, is_unanswered};

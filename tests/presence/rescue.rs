@@ -128,7 +128,7 @@ async fn jobs_are_freed_however_little_time_the_role_gives_its_statements() {
     client.add(JobSpec::new("t", 1)).await.expect("add");
     let short = (*pool.connect_options()).clone().options([("statement_timeout", "200ms")]);
     let short = PgPool::connect_with(short).await.expect("connect");
-    let storage = backfill::storage::postgres::PostgresStorage::new(short, &schema).expect("a schema");
+    let storage = backfill::postgres::PostgresStorage::new(short, &schema).expect("a schema");
     let storage: &dyn backfill::storage::Consumer = &storage;
     let id = WorkerId::random();
     let lock = format!("update S._private_jobs set locked_by = '{id}', locked_at = now(), attempts = 1");

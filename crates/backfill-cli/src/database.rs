@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backfill::error::Unready;
-use backfill::storage::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES};
-use backfill::storage::{AnyStorage, Backend, OpenOptions, sqlite};
+use backfill::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES};
+use backfill::sqlite;
+use backfill::storage::{AnyStorage, Backend, OpenOptions};
 use backfill::{BackfillClient, Error};
 use chrono::{DateTime, Utc};
 

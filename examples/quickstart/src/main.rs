@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use backfill::storage::sqlite;
+use backfill::sqlite;
 use backfill::{
     BackfillClient, Counts, JobContext, JobKeyMode, JobSpec, Priority, RetryPolicy, TaskPayload, Worker, handler_with,
     task_fn,

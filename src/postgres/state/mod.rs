@@ -1,0 +1,7 @@
+//! What is remembered between statements, and what follows from it: no SQL and no connection, so all of it is tested by itself.
+
+mod cursor;
+mod plainness;
+
+pub(super) use cursor::{Course, Cursors, Looks};
+pub(super) use plainness::Plainness;
