@@ -2,24 +2,26 @@
 //!
 //! | URL | storage | feature |
 //! | --- | --- | --- |
-//! | `postgres://user@host/database` | a schema in PostgreSQL | always there |
+//! | `postgres://user@host/database` | a schema in PostgreSQL | `postgres`, on by default |
 //! | `sqlite://jobs.db`, `sqlite:///var/lib/app/jobs.db` | an SQLite file | `sqlite` |
 //! | `memory:` | this process's memory, anew for each that is opened | always there |
 
 mod any_storage;
+#[cfg(feature = "postgres")]
+mod in_postgres;
 
 pub use any_storage::AnyStorage;
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+#[cfg(feature = "postgres")]
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
-use crate::postgres::{ConnectionHealth, DEFAULT_SCHEMA, PostgresStorage, address};
 use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
 
@@ -30,7 +32,7 @@ struct Row {
 }
 
 const TABLE: &[Row] = &[
-    Row { schemes: &["postgres", "postgresql"], parse: |url| Ok(Kind::Postgres(Box::new(address(Some(url))?))) },
+    Row { schemes: &["postgres", "postgresql"], parse: postgres },
     Row { schemes: &["sqlite"], parse: sqlite },
     Row { schemes: &["memory"], parse: memory },
 ];
@@ -44,6 +46,7 @@ pub struct Backend(Kind);
 
 #[derive(Clone)]
 enum Kind {
+    #[cfg(feature = "postgres")]
     Postgres(Box<PgConnectOptions>),
     #[cfg(feature = "sqlite")]
     Sqlite(Arc<backfill_sqlite::SqliteStorage>),
@@ -74,24 +77,13 @@ impl Backend {
         }
     }
 
-    /// The PostgreSQL database that the environment names (`PGHOST`, `PGSERVICE` and their like).
-    ///
-    /// # Errors
-    /// [`Error::InvalidClient`] for a variable that cannot be read.
-    pub fn postgres_of_environment() -> Result<Self> {
-        Ok(Self(Kind::Postgres(Box::new(address(None)?))))
-    }
-
     /// What tells this place from others. Holds no secret.
     #[must_use]
+    #[cfg_attr(not(feature = "postgres"), allow(unused_variables, reason = "nothing else has schemas"))]
     pub fn identity(&self, schema: &str) -> String {
         match &self.0 {
-            Kind::Postgres(options) => {
-                let socket = options.get_socket().map(|socket| socket.display().to_string());
-                let (host, port) = (socket.as_deref().unwrap_or(options.get_host()), options.get_port());
-                let database = options.get_database().unwrap_or(options.get_username());
-                format!("postgres {host}:{port}/{database} {schema}")
-            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(options) => in_postgres::identity(options, schema),
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(file) => format!("file {}", one_name(file.path()).display()),
             Kind::Memory => "memory".to_owned(),
@@ -101,11 +93,16 @@ impl Backend {
     /// Whether jobs are in a schema there, which can be named.
     #[must_use]
     pub fn has_schemas(&self) -> bool {
-        matches!(self.0, Kind::Postgres(_))
+        match self.0 {
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(_) => true,
+            _ => false,
+        }
     }
 
     fn name(&self) -> &'static str {
         match self.0 {
+            #[cfg(feature = "postgres")]
             Kind::Postgres(_) => "PostgreSQL",
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(_) => "SQLite",
@@ -200,6 +197,7 @@ impl OpenOptions {
     ///
     /// # Errors
     /// When the options do not go together, or the server cannot be reached.
+    #[cfg_attr(not(feature = "postgres"), expect(clippy::unused_async, reason = "nothing else is waited for"))]
     pub async fn open(&self, backend: &Backend) -> Result<AnyStorage> {
         if let (Some(schema), false) = (&self.schema, backend.has_schemas()) {
             let name = backend.name();
@@ -208,13 +206,8 @@ impl OpenOptions {
             )));
         }
         match &backend.0 {
-            Kind::Postgres(options) => {
-                let storage = self.postgres_at(options)?;
-                if let Some(max_wait) = self.max_wait {
-                    storage.reach(max_wait).await?;
-                }
-                Ok(storage.into())
-            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(options) => Ok(self.open_postgres(options).await?.into()),
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(file) => Ok(backfill_sqlite::SqliteStorage::clone(file).into()),
             Kind::Memory => Ok(MemoryStorage::new().into()),
@@ -224,48 +217,19 @@ impl OpenOptions {
     /// Opens a backend, and migrates it or only checks it.
     pub(crate) async fn open_ready(&self, backend: &Backend, migrate: bool) -> Result<AnyStorage> {
         let max_wait = self.max_wait.unwrap_or_default();
-        let storage = if let Kind::Postgres(options) = &backend.0 {
-            let storage = self.postgres_at(options)?;
-            if storage.reach_ready(max_wait).await? {
-                return Ok(storage.into());
+        let storage = match &backend.0 {
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(options) => {
+                let storage = self.postgres_at(options)?;
+                if storage.reach_ready(max_wait).await? {
+                    return Ok(storage.into());
+                }
+                storage.into()
             }
-            storage.into()
-        } else {
-            self.open(backend).await?
+            _ => self.open(backend).await?,
         };
         make_ready(&**storage.storage(), migrate, max_wait).await?;
         Ok(storage)
-    }
-
-    /// The storage in PostgreSQL behind a pool of the user's, migrated or only checked.
-    pub(crate) async fn postgres_ready(&self, pool: PgPool, migrate: bool) -> Result<AnyStorage> {
-        let max_wait = self.max_wait.unwrap_or_default();
-        // The pool has the user's own hooks.
-        let storage = self.postgres(pool, ConnectionHealth::default())?;
-        storage.reach(max_wait).await?;
-        make_ready(&storage, migrate, max_wait).await?;
-        Ok(storage.into())
-    }
-
-    fn postgres_at(&self, options: &PgConnectOptions) -> Result<PostgresStorage> {
-        if self.max_connections == 0 {
-            return Err(Error::InvalidClient("max_connections is 0, and must be at least 1".to_owned()));
-        }
-        let health = ConnectionHealth::default();
-        let mut options = options.clone();
-        if let (Some(name), None) = (&self.application_name, options.get_application_name()) {
-            options = options.application_name(name);
-        }
-        let pool = PgPoolOptions::new()
-            .max_connections(self.max_connections)
-            .idle_timeout(self.idle_timeout)
-            .acquire_timeout(self.acquire_timeout);
-        self.postgres(health.watch(pool).connect_lazy_with(options), health)
-    }
-
-    fn postgres(&self, pool: PgPool, health: ConnectionHealth) -> Result<PostgresStorage> {
-        let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        PostgresStorage::with_health(pool, schema, self.prepared_statements, health)
     }
 }
 
@@ -306,6 +270,14 @@ fn memory(url: &str) -> Result<Kind> {
     }
 }
 
+#[cfg(feature = "postgres")]
+use in_postgres::postgres;
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_url: &str) -> Result<Kind> {
+    Err(without("postgres"))
+}
+
 #[cfg(feature = "sqlite")]
 fn sqlite(url: &str) -> Result<Kind> {
     Ok(Kind::Sqlite(Arc::new(backfill_sqlite::SqliteStorage::open(url)?)))
@@ -317,7 +289,7 @@ fn sqlite(_url: &str) -> Result<Kind> {
 }
 
 /// A storage that this program was compiled without, whose scheme and feature have the same name.
-#[cfg_attr(feature = "sqlite", allow(dead_code, reason = "only without a feature"))]
+#[cfg(any(test, not(all(feature = "postgres", feature = "sqlite"))))]
 fn without(feature: &str) -> Error {
     Error::InvalidClient(format!(
         "the database URL begins with {feature}:, and this program was compiled without it; switch the feature `{feature}` of \

@@ -45,6 +45,7 @@
 //!
 //! | feature | what it gives |
 //! | --- | --- |
+//! | `postgres` | jobs in a PostgreSQL schema (`postgres://user@host/database`); on by default |
 //! | `sqlite` | jobs in an SQLite file (`sqlite://jobs.db`); needs a C compiler |
 //! | `time-zones` | schedules in time zones other than UTC |
 //! | `tls-rustls` | TLS to PostgreSQL by rustls; on by default |
@@ -58,6 +59,7 @@ mod clock;
 pub mod cron;
 pub mod explain;
 pub mod moving;
+#[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod storage;
 pub mod task;
@@ -78,6 +80,8 @@ pub use clock::Clock;
 pub use cron::{CronEntry, Crontab};
 pub use error::{Error, Result};
 pub use job::{Job, JobId, JobKeyMode, JobSpec, JobState, Payload, Priority, Queue, RunAt, TaskPayload};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use sqlx;
 pub use storage::{
     Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, TaskInfo, WorkerInfo,
 };
@@ -86,7 +90,7 @@ pub use task::{
     TaskResult, handler, handler_with, middleware_fn, task_fn,
 };
 pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, WorkerBuilder};
-pub use {chrono, serde_json, sqlx};
+pub use {chrono, serde_json};
 
 #[cfg(feature = "contract")]
 pub use backfill_core::{storage_contract_tests, storage_process_tests};

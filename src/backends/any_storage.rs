@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::storage::memory::MemoryStorage;
+#[cfg(feature = "postgres")]
 use crate::postgres::PostgresStorage;
+use crate::storage::memory::MemoryStorage;
 use crate::storage::{Consumer, Storage};
 
 /// Any storage, which still knows what it is where that matters: in the caller's own transaction, and in what only one kind has.
@@ -12,11 +13,13 @@ use crate::storage::{Consumer, Storage};
 #[derive(Clone, Debug)]
 pub struct AnyStorage {
     storage: Arc<dyn Storage>,
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), expect(dead_code, reason = "it can only be one"))]
     known: Known,
 }
 
 #[derive(Clone, Debug)]
 enum Known {
+    #[cfg(feature = "postgres")]
     Postgres(Arc<PostgresStorage>),
     #[cfg(feature = "sqlite")]
     Sqlite(Arc<backfill_sqlite::SqliteStorage>),
@@ -31,22 +34,17 @@ impl AnyStorage {
     }
 
     /// The storage in PostgreSQL, if it is one.
+    #[cfg(feature = "postgres")]
     #[must_use]
     pub fn postgres(&self) -> Option<&PostgresStorage> {
-        match &self.known {
-            Known::Postgres(storage) => Some(storage),
-            _ => None,
-        }
+        if let Known::Postgres(storage) = &self.known { Some(storage) } else { None }
     }
 
     /// The SQLite file, if it is one.
     #[cfg(feature = "sqlite")]
     #[must_use]
     pub fn sqlite(&self) -> Option<&backfill_sqlite::SqliteStorage> {
-        match &self.known {
-            Known::Sqlite(storage) => Some(storage),
-            _ => None,
-        }
+        if let Known::Sqlite(storage) = &self.known { Some(storage) } else { None }
     }
 }
 
@@ -83,6 +81,7 @@ impl From<MemoryStorage> for AnyStorage {
     }
 }
 
+#[cfg(feature = "postgres")]
 impl From<PostgresStorage> for AnyStorage {
     fn from(storage: PostgresStorage) -> Self {
         let storage = Arc::new(storage);

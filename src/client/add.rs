@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres, Transaction};
 
+use super::within::{Within, add_within};
 use super::{BackfillClient, one};
 use crate::error::Result;
 use crate::job::{Job, JobKeyMode, JobSpec, Priority, Queue};
@@ -39,73 +38,6 @@ pub struct AddMany<'a> {
     within: Option<Within<'a>>,
 }
 
-/// The caller's own connection, or transaction: `&mut tx`, `&mut *tx` or `&mut connection`, of PostgreSQL or (with the feature `sqlite`)
-/// of an SQLite file.
-#[derive(Debug)]
-pub struct Within<'a>(Connection<'a>);
-
-#[derive(Debug)]
-enum Connection<'a> {
-    Postgres(&'a mut PgConnection),
-    #[cfg(feature = "sqlite")]
-    Sqlite(&'a mut sqlx::SqliteConnection),
-}
-
-impl<'a> From<&'a mut PgConnection> for Within<'a> {
-    fn from(connection: &'a mut PgConnection) -> Self {
-        Self(Connection::Postgres(connection))
-    }
-}
-
-impl<'a> From<&'a mut Transaction<'_, Postgres>> for Within<'a> {
-    fn from(transaction: &'a mut Transaction<'_, Postgres>) -> Self {
-        Self(Connection::Postgres(transaction))
-    }
-}
-
-impl<'a> From<&'a mut PoolConnection<Postgres>> for Within<'a> {
-    fn from(connection: &'a mut PoolConnection<Postgres>) -> Self {
-        Self(Connection::Postgres(connection))
-    }
-}
-
-#[cfg(feature = "sqlite")]
-mod sqlite {
-    use sqlx::pool::PoolConnection;
-    use sqlx::{Sqlite, SqliteConnection, Transaction};
-
-    use super::{BackfillClient, Connection, Within};
-    use crate::error::Result;
-    use crate::job::{Job, NewJob};
-
-    impl<'a> From<&'a mut SqliteConnection> for Within<'a> {
-        fn from(connection: &'a mut SqliteConnection) -> Self {
-            Self(Connection::Sqlite(connection))
-        }
-    }
-
-    impl<'a> From<&'a mut Transaction<'_, Sqlite>> for Within<'a> {
-        fn from(transaction: &'a mut Transaction<'_, Sqlite>) -> Self {
-            Self(Connection::Sqlite(transaction))
-        }
-    }
-
-    impl<'a> From<&'a mut PoolConnection<Sqlite>> for Within<'a> {
-        fn from(connection: &'a mut PoolConnection<Sqlite>) -> Self {
-            Self(Connection::Sqlite(connection))
-        }
-    }
-
-    pub(super) async fn add_in_file(
-        client: &BackfillClient,
-        connection: &mut SqliteConnection,
-        jobs: Vec<NewJob>,
-    ) -> Result<Vec<Job>> {
-        let file = client.storage.sqlite().ok_or_else(|| client.unsupported("a connection to an SQLite file"))?;
-        file.add_within(connection, jobs).await
-    }
-}
-
 impl<'a> Add<'a> {
     pub(super) fn new(client: &'a BackfillClient, spec: JobSpec) -> Self {
         Self { client, spec, within: None }
@@ -117,6 +49,7 @@ impl<'a> Add<'a> {
     /// After an error from PostgreSQL the transaction is aborted, as PostgreSQL does it; a job outside the limits is refused before
     /// it is sent, and leaves the transaction as it was. On SQLite a transaction should begin with `begin immediate`: one that has
     /// read before it writes is refused (`SQLITE_BUSY`) when somebody else wrote in between.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub fn within(mut self, connection: impl Into<Within<'a>>) -> Self {
         self.within = Some(connection.into());
         self
@@ -179,6 +112,7 @@ impl<'a> AddMany<'a> {
     }
 
     /// As [`Add::within`].
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub fn within(mut self, connection: impl Into<Within<'a>>) -> Self {
         self.within = Some(connection.into());
         self
@@ -205,15 +139,9 @@ impl<'a> IntoFuture for AddMany<'a> {
 
 async fn add(client: &BackfillClient, specs: Vec<JobSpec>, within: Option<Within<'_>>) -> Result<Vec<Job>> {
     let jobs = client.checked(specs)?;
-    let Some(Within(connection)) = within else {
-        return if jobs.is_empty() { Ok(Vec::new()) } else { client.storage().add(&jobs).await };
-    };
-    match connection {
-        Connection::Postgres(connection) => {
-            let storage = client.storage.postgres().ok_or_else(|| client.unsupported("a connection to PostgreSQL"))?;
-            storage.add_on(connection, &jobs).await
-        }
-        #[cfg(feature = "sqlite")]
-        Connection::Sqlite(connection) => sqlite::add_in_file(client, connection, jobs).await,
+    match within {
+        Some(within) => add_within(client, within, jobs).await,
+        None if jobs.is_empty() => Ok(Vec::new()),
+        None => client.storage().add(&jobs).await,
     }
 }

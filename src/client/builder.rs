@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "postgres")]
 use sqlx::PgPool;
 
 use super::BackfillClient;
@@ -19,6 +20,7 @@ const LARGEST_PAYLOAD_CAP: usize = 256 * 1024 * 1024;
 #[must_use]
 pub struct BackfillClientBuilder {
     database_url: Option<String>,
+    #[cfg(feature = "postgres")]
     pool: Option<PgPool>,
     options: OpenOptions,
     migrate: bool,
@@ -30,6 +32,7 @@ impl Default for BackfillClientBuilder {
     fn default() -> Self {
         Self {
             database_url: None,
+            #[cfg(feature = "postgres")]
             pool: None,
             options: OpenOptions::default(),
             migrate: true,
@@ -48,6 +51,7 @@ impl BackfillClientBuilder {
     }
 
     /// A pool that is there already, instead of a URL.
+    #[cfg(feature = "postgres")]
     pub fn pool(mut self, pool: PgPool) -> Self {
         self.pool = Some(pool);
         self
@@ -105,18 +109,20 @@ impl BackfillClientBuilder {
     /// When settings do not go together, the database cannot be reached, or the schema cannot be used.
     pub async fn build(self) -> Result<BackfillClient> {
         check_payload_cap(self.max_payload_bytes)?;
-        let storage = match (self.pool, self.database_url) {
-            (Some(pool), None) => self.options.postgres_ready(pool, self.migrate).await?,
-            (None, Some(url)) => self.options.open_ready(&Backend::of(&url)?, self.migrate).await?,
-            (Some(_), Some(_)) => {
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = self.pool {
+            if self.database_url.is_some() {
                 return Err(Error::InvalidClient("both a pool and a database URL were given; give one".to_owned()));
             }
-            (None, None) => {
-                return Err(Error::InvalidClient(
-                    "neither a pool nor a database URL was given; call database_url or pool".to_owned(),
-                ));
-            }
+            let storage = self.options.postgres_ready(pool, self.migrate).await?;
+            return Ok(BackfillClient { storage, max_payload_bytes: self.max_payload_bytes, clock: self.clock });
+        }
+        let Some(url) = self.database_url else {
+            return Err(Error::InvalidClient(
+                "neither a pool nor a database URL was given; call database_url or pool".to_owned(),
+            ));
         };
+        let storage = self.options.open_ready(&Backend::of(&url)?, self.migrate).await?;
         Ok(BackfillClient { storage, max_payload_bytes: self.max_payload_bytes, clock: self.clock })
     }
 }

@@ -2,20 +2,39 @@
 
 mod add;
 mod builder;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod within;
+/// There are no databases, so nobody has a transaction.
+#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+mod within {
+    use super::BackfillClient;
+    use crate::error::Result;
+    use crate::job::{Job, NewJob};
+
+    pub(super) type Within<'a> = std::convert::Infallible;
+
+    pub(super) async fn add_within(_: &BackfillClient, nobody: Within<'_>, _: Vec<NewJob>) -> Result<Vec<Job>> {
+        match nobody {}
+    }
+}
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+#[cfg(feature = "postgres")]
 use sqlx::PgPool;
 
-pub use add::{Add, AddMany, Within};
+pub use add::{Add, AddMany};
 pub use builder::BackfillClientBuilder;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use within::Within;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::explain::{Reason, explain};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
+#[cfg(feature = "postgres")]
 use crate::postgres::PostgresStorage;
 use crate::storage::memory::MemoryStorage;
 use crate::storage::{
@@ -72,6 +91,7 @@ impl BackfillClient {
     ///
     /// # Errors
     /// As [`new`](Self::new).
+    #[cfg(feature = "postgres")]
     pub async fn with_pool(pool: PgPool) -> Result<Self> {
         Self::builder().pool(pool).build().await
     }
@@ -80,6 +100,7 @@ impl BackfillClient {
     ///
     /// # Errors
     /// As [`new_with_schema`](Self::new_with_schema).
+    #[cfg(feature = "postgres")]
     pub async fn with_pool_and_schema(pool: PgPool, schema: &str) -> Result<Self> {
         Self::builder().pool(pool).schema(schema).build().await
     }
@@ -329,10 +350,12 @@ impl BackfillClient {
     ///
     /// # Errors
     /// [`Error::Unsupported`] when the client stores its jobs elsewhere.
+    #[cfg(feature = "postgres")]
     pub fn postgres(&self) -> Result<&PostgresStorage> {
         self.storage.postgres().ok_or_else(|| self.unsupported("what only PostgreSQL has"))
     }
 
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn unsupported(&self, what: &'static str) -> Error {
         Error::Unsupported { what, storage: self.storage().name() }
     }

@@ -1,0 +1,102 @@
+//! Adding jobs in the caller's own transaction, where there are databases.
+
+use super::BackfillClient;
+use crate::error::Result;
+use crate::job::{Job, NewJob};
+
+/// The caller's own connection, or transaction: `&mut tx`, `&mut *tx` or `&mut connection`, of PostgreSQL or (with the feature `sqlite`)
+/// of an SQLite file.
+#[derive(Debug)]
+pub struct Within<'a>(Connection<'a>);
+
+#[derive(Debug)]
+enum Connection<'a> {
+    #[cfg(feature = "postgres")]
+    Postgres(&'a mut sqlx::PgConnection),
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'a mut sqlx::SqliteConnection),
+}
+
+/// Adds jobs there.
+pub(super) async fn add_within(client: &BackfillClient, within: Within<'_>, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
+    match within.0 {
+        #[cfg(feature = "postgres")]
+        Connection::Postgres(connection) => postgres::add_in_schema(client, connection, &jobs).await,
+        #[cfg(feature = "sqlite")]
+        Connection::Sqlite(connection) => sqlite::add_in_file(client, connection, jobs).await,
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use sqlx::pool::PoolConnection;
+    use sqlx::{PgConnection, Postgres, Transaction};
+
+    use super::{BackfillClient, Connection, Within};
+    use crate::error::Result;
+    use crate::job::{Job, NewJob};
+
+    impl<'a> From<&'a mut PgConnection> for Within<'a> {
+        fn from(connection: &'a mut PgConnection) -> Self {
+            Self(Connection::Postgres(connection))
+        }
+    }
+
+    impl<'a> From<&'a mut Transaction<'_, Postgres>> for Within<'a> {
+        fn from(transaction: &'a mut Transaction<'_, Postgres>) -> Self {
+            Self(Connection::Postgres(transaction))
+        }
+    }
+
+    impl<'a> From<&'a mut PoolConnection<Postgres>> for Within<'a> {
+        fn from(connection: &'a mut PoolConnection<Postgres>) -> Self {
+            Self(Connection::Postgres(connection))
+        }
+    }
+
+    pub(super) async fn add_in_schema(
+        client: &BackfillClient,
+        connection: &mut PgConnection,
+        jobs: &[NewJob],
+    ) -> Result<Vec<Job>> {
+        let storage = client.storage.postgres().ok_or_else(|| client.unsupported("a connection to PostgreSQL"))?;
+        storage.add_on(connection, jobs).await
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use sqlx::pool::PoolConnection;
+    use sqlx::{Sqlite, SqliteConnection, Transaction};
+
+    use super::{BackfillClient, Connection, Within};
+    use crate::error::Result;
+    use crate::job::{Job, NewJob};
+
+    impl<'a> From<&'a mut SqliteConnection> for Within<'a> {
+        fn from(connection: &'a mut SqliteConnection) -> Self {
+            Self(Connection::Sqlite(connection))
+        }
+    }
+
+    impl<'a> From<&'a mut Transaction<'_, Sqlite>> for Within<'a> {
+        fn from(transaction: &'a mut Transaction<'_, Sqlite>) -> Self {
+            Self(Connection::Sqlite(transaction))
+        }
+    }
+
+    impl<'a> From<&'a mut PoolConnection<Sqlite>> for Within<'a> {
+        fn from(connection: &'a mut PoolConnection<Sqlite>) -> Self {
+            Self(Connection::Sqlite(connection))
+        }
+    }
+
+    pub(super) async fn add_in_file(
+        client: &BackfillClient,
+        connection: &mut SqliteConnection,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Job>> {
+        let file = client.storage.sqlite().ok_or_else(|| client.unsupported("a connection to an SQLite file"))?;
+        file.add_within(connection, jobs).await
+    }
+}
