@@ -12,11 +12,12 @@
 //!
 //! A listener that hears can also be told of jobs that were handed off, on the same channel (see `handoff`).
 
+mod notice;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
-use serde::Deserialize;
 use sqlx::Acquire;
 use sqlx::postgres::{PgListener, PgNotification};
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ use super::{PostgresStorage, REVISION};
 use crate::error::Result;
 use crate::job::JobId;
 use crate::storage::Wakeup;
+use notice::Notice;
 
 /// Jobs were added (or, with a negative count, removed). Graphile's channel; it serves every schema of a database.
 const JOBS_INSERT: &str = "jobs:insert";
@@ -348,27 +350,6 @@ async fn renewed(renewals: &mut Option<watch::Receiver<()>>) {
     std::future::pending::<()>().await;
 }
 
-/// What a notification on `jobs:insert` says. The text may be empty (old schemas), foreign, or a count of removals.
-#[derive(Default, Deserialize)]
-struct Notice {
-    count: Option<f64>,
-    /// Jobs became ready that are not new: they may stand where claims have passed by.
-    #[serde(default)]
-    back: bool,
-}
-
-impl Notice {
-    fn read(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or_default()
-    }
-
-    fn jobs_added(&self) -> Option<Wakeup> {
-        let count = self.count.unwrap_or(1.0);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-        (count >= 1.0).then_some(Wakeup::JobsAdded(count as u64))
-    }
-}
-
 /// 50 ms, growing by a factor of e up to the maximum, of which a random half to whole is waited: Graphile's curve
 /// with a smaller maximum, since polling goes on meanwhile.
 fn reconnect_delay(failures: i32) -> Duration {
@@ -379,20 +360,6 @@ fn reconnect_delay(failures: i32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn notices_are_read_leniently() {
-        let jobs_added = |text: &str| Notice::read(text).jobs_added();
-        assert!(Notice::read(r#"{"r":0.5,"back":true,"count":7}"#).back);
-        assert!(!Notice::read(r#"{"r":0.5,"count":7}"#).back);
-        assert_eq!(jobs_added(r#"{"r":0.5,"count":7}"#), Some(Wakeup::JobsAdded(7)));
-        for unclear in ["", "hello", "{}", r#"{"count":null}"#, r#"{"count":"x"}"#, "[]"] {
-            assert_eq!(jobs_added(unclear), Some(Wakeup::JobsAdded(1)), "{unclear}");
-        }
-        assert_eq!(jobs_added(r#"{"r":0.5,"count":-1}"#), None);
-        assert_eq!(jobs_added(r#"{"r":0.5,"count":0}"#), None);
-        assert_eq!(jobs_added(r#"{"count":1e300}"#), Some(Wakeup::JobsAdded(u64::MAX)));
-    }
 
     #[test]
     fn reconnecting_slows_down_to_a_limit() {

@@ -13,6 +13,10 @@
 //! A new schema is created without a `worker:migrate` notice: nobody can be working on it, and the notice would stop
 //! Node's workers on every other schema of the database.
 
+mod look;
+#[macro_use]
+mod steps;
+
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgDatabaseError;
@@ -24,6 +28,10 @@ use super::connection::isolation::{Work, begin_migration};
 use super::connection::rights::Need;
 use crate::error::{Error, Result, Unready};
 use crate::storage::Migrated;
+pub(super) use look::FUNCTIONS;
+use look::{Found, look};
+pub(super) use steps::EARLIER_ADD_JOBS;
+use steps::{ADD_JOBS, CLAIM, OWN, steps};
 
 /// The revision this crate works with: the last one that Node has published.
 pub const REVISION: i32 = 20;
@@ -44,71 +52,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long somebody else's installation (Node's, one transaction per revision) may stand still below revision 10
 /// before it is taken for an old schema.
 const STANDSTILL_TRIES: u32 = 10;
-
-macro_rules! script {
-    ($file:literal) => {
-        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/schema/", $file))
-    };
-}
-
-/// Our own objects: number, name, script. Numbers are never reused.
-const OWN: [(i32, &str, &str); 8] = [
-    (1, "pools", script!("own/001_pools.sql")),
-    (2, "imports", script!("own/002_imports.sql")),
-    (3, "handover", script!("own/003_handover.sql")),
-    (4, "dead_after", script!("own/004_dead_after.sql")),
-    (5, "add_jobs", script!("own/005_add_jobs.sql")),
-    (6, "claim", script!("own/006_claim.sql")),
-    (7, "serves", script!("own/007_serves.sql")),
-    (8, "status", script!("own/008_status.sql")),
-];
-
-/// The number of the script that makes `backfill_claim`.
-const CLAIM: i32 = 6;
-/// The number of the script that makes `add_jobs`. It is also a step on the way to [`REVISION`].
-const ADD_JOBS: i32 = 5;
-/// The body of `add_jobs` before that script, as MD5 with the quoted schema replaced by `S`.
-pub(super) const EARLIER_ADD_JOBS: &str = "a3b4876869d07831e1964075e03cf640";
-
-/// What is there.
-#[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
-struct Found {
-    server_version: i32,
-    server_version_text: String,
-    schema: bool,
-    ledger: bool,
-    /// Whether the ledger has marks. (Of one without rows it is not known.)
-    breaking_column: bool,
-    own_ledger: bool,
-    /// Whether a jobs table is there, under its new or its old name.
-    jobs: bool,
-    /// The highest revision in the ledger.
-    revision: Option<i32>,
-    /// The highest breaking revision in the ledger.
-    breaking: Option<i32>,
-    /// How many of our own migrations have been applied.
-    own: i32,
-    /// Whether the function that claims works on another schema: this one was renamed, or is a copy.
-    claims_elsewhere: bool,
-    /// What everybody relies on at a revision that we can work with, and is not there.
-    missing: Vec<String>,
-}
-
-/// What everybody relies on.
-const TABLES: [&str; 5] =
-    ["_private_jobs", "_private_job_queues", "_private_tasks", "_private_known_crontabs", "backfill_pools"];
-const VIEWS: [&str; 1] = ["jobs"];
-pub(super) const FUNCTIONS: [&str; 8] = [
-    "add_job",
-    "add_jobs",
-    "complete_jobs",
-    "permanently_fail_jobs",
-    "reschedule_jobs",
-    "remove_job",
-    "force_unlock_workers",
-    "backfill_claim",
-];
 
 pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
     let mut standstill = (None, 0);
@@ -238,95 +181,6 @@ fn check_not_too_new(storage: &PostgresStorage, found: &Found) -> Result<()> {
     }
 }
 
-/// Looks at everything that decides what is to be done. Where nothing is to be done, that is at nearly every start, it takes three
-/// statements.
-async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Found> {
-    let fail = |e| storage.database.error("look at the schema", e);
-    let named = |wanted: &[&str]| wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let relations = [&TABLES[..], &VIEWS, &["migrations", "backfill_migrations"]].concat();
-    let catalog = sqlx::query!(
-        r#"
-select
-  current_setting('server_version_num')::integer as "server_version!",
-  current_setting('server_version') as "server_version_text!",
-  current_setting('enable_nestloop')::boolean as "nests!",
-  schema.oid is not null as "schema!",
-  array(
-    select rel.relname::text from pg_catalog.pg_class rel
-    where rel.relnamespace = schema.oid and rel.relname = any ($2::text[]::name[])
-  ) as "relations!",
-  array(
-    select distinct fn.proname::text from pg_catalog.pg_proc fn
-    where fn.pronamespace = schema.oid and fn.proname = any ($3::text[]::name[])
-  ) as "functions!",
-  coalesce(
-    (
-      select position($4 in fn.prosrc) = 0 from pg_catalog.pg_proc fn
-      where fn.pronamespace = schema.oid and fn.proname = 'backfill_claim'
-      limit 1
-    ),
-    false
-  ) as "claims_elsewhere!"
-from (values (1)) as one
-left join pg_catalog.pg_namespace schema on schema.nspname = $1
-"#,
-        storage.database.schema.name(),
-        &named(&relations),
-        &named(&FUNCTIONS),
-        &format!("{}._private_jobs", storage.database.schema.quoted()),
-    )
-    .fetch_one(storage.database.schema.on(&mut *conn))
-    .await
-    .map_err(fail)?;
-    storage.database.isolation.learn_of_planner(catalog.nests);
-    let has = |names: &[String], name: &str| names.iter().any(|there| there == name);
-    let missing = |kind: &'static str, wanted: &'static [&'static str], there: &[String]| {
-        let missing = wanted.iter().filter(|name| !has(there, name));
-        missing.map(|name| format!("{kind} {name}")).collect::<Vec<_>>()
-    };
-    let mut found = Found {
-        server_version: catalog.server_version,
-        server_version_text: catalog.server_version_text,
-        schema: catalog.schema,
-        claims_elsewhere: catalog.claims_elsewhere,
-        ledger: has(&catalog.relations, "migrations"),
-        own_ledger: has(&catalog.relations, "backfill_migrations"),
-        jobs: ["jobs", "_private_jobs"].iter().any(|name| has(&catalog.relations, name)),
-        missing: [
-            missing("table", &TABLES, &catalog.relations),
-            missing("view", &VIEWS, &catalog.relations),
-            missing("function", &FUNCTIONS, &catalog.functions),
-        ]
-        .concat(),
-        ..Found::default()
-    };
-    if found.ledger {
-        // As JSON, because old ledgers have no such column.
-        let ledger = sqlx::query!(
-            r#"
-select
-  max(id) as revision,
-  max(id) filter (where (to_jsonb(migrations) ->> 'breaking')::boolean) as breaking,
-  coalesce(bool_and(to_jsonb(migrations) ? 'breaking'), false) as "breaking_column!"
-from graphile_worker.migrations
-"#
-        )
-        .fetch_one(storage.database.schema.on(&mut *conn))
-        .await
-        .map_err(fail)?;
-        (found.revision, found.breaking, found.breaking_column) =
-            (ledger.revision, ledger.breaking, ledger.breaking_column);
-    }
-    if found.own_ledger {
-        found.own =
-            sqlx::query_scalar!(r#"select coalesce(max(id), 0) as "own!" from graphile_worker.backfill_migrations"#)
-                .fetch_one(storage.database.schema.on(&mut *conn))
-                .await
-                .map_err(fail)?;
-    }
-    Ok(found)
-}
-
 /// Makes a whole new schema within the caller's transaction. Nobody is notified.
 pub(super) async fn create_anew(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     apply_in(storage, conn, &Found::default()).await
@@ -426,39 +280,6 @@ where schema.nspname = $1 and fn.proname = 'add_jobs'
     .fetch_all(storage.database.schema.on(tx))
     .await?;
     Ok(bodies.iter().any(|body| body == EARLIER_ADD_JOBS))
-}
-
-/// The scripts that lead from a revision to [`REVISION`], in order.
-fn steps(from: i32) -> Vec<&'static str> {
-    let mut steps = Vec::new();
-    match from {
-        0 => steps.push(script!("tables.sql")),
-        10 => steps.extend([
-            script!("refuse_locked_jobs.sql"),
-            script!("from_revision_10.sql"),
-            script!("tables.sql"),
-            script!("copy_from_revision_10.sql"),
-        ]),
-        11..=15 => steps.push(script!("from_revision_11.sql")),
-        _ => {}
-    }
-    if (OLDEST..18).contains(&from) {
-        steps.push(script!("drop_triggers.sql"));
-    }
-    if (OLDEST..14).contains(&from) {
-        steps.push(script!("drop_functions.sql"));
-    }
-    match from {
-        0 => steps.push(script!("job_spec.sql")),
-        10 => steps.extend([script!("drop_revision_10.sql"), script!("job_spec.sql")]),
-        11..=12 => steps.extend([script!("drop_job_spec.sql"), script!("job_spec.sql")]),
-        _ => {}
-    }
-    steps.extend([script!("own/005_add_jobs.sql"), script!("functions.sql")]);
-    if from < 17 {
-        steps.push(script!("view.sql"));
-    }
-    steps
 }
 
 /// At a revision that we can work with.

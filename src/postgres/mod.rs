@@ -21,10 +21,12 @@
 //! | `consumer` | what a worker needs, in one list |
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `listen` | wakeups through `LISTEN` |
-//! | `heartbeat` | heartbeats, rescue from dead workers, claims whose answer was lost |
+//! | `heartbeat` | heartbeats, claims whose answer was lost |
+//! | `rescue` | freeing what dead workers hold |
 //! | `manage` | the administrative verbs |
 //! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
+//! | `jobs` | reading jobs |
 //! | `inspect` | what an administrator sees of queues, tasks and workers |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
 
@@ -42,10 +44,12 @@ mod forget;
 mod handoff;
 mod heartbeat;
 mod inspect;
+mod jobs;
 mod listen;
 mod manage;
 mod migrate;
 mod reach;
+mod rescue;
 mod settle;
 mod state;
 mod transfer;
@@ -91,7 +95,7 @@ pub struct PostgresStorage {
     /// Whose rows were locked when their results were to be written.
     locked_rows: LockedRows,
     /// When those were tried last whom somebody's lock keeps from being rescued wholly.
-    unfinished_rescues: heartbeat::UnfinishedRescues,
+    unfinished_rescues: rescue::UnfinishedRescues,
     /// Where claims begin.
     cursors: Arc<Cursors>,
     /// Which kind of claim to try.
@@ -129,7 +133,7 @@ impl PostgresStorage {
             database: Database::new(pool, schema, prepared, health)?,
             left_out: Arc::default(),
             locked_rows: LockedRows::default(),
-            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
+            unfinished_rescues: rescue::UnfinishedRescues::default(),
             coalescer: Arc::default(),
             sender: Arc::default(),
             heartbeat_unanswered: Arc::default(),
@@ -262,7 +266,7 @@ impl Storage for PostgresStorage {
             cursors: Arc::default(),
             plainness: Arc::default(),
             locked_rows: LockedRows::default(),
-            unfinished_rescues: heartbeat::UnfinishedRescues::default(),
+            unfinished_rescues: rescue::UnfinishedRescues::default(),
             ..self.clone()
         })
     }

@@ -13,6 +13,8 @@
 //! but for the rows that are locked, which are answered as busy: one row must not hold up the results of a worker. What was busy
 //! is not waited for again.
 
+mod columns;
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
@@ -21,8 +23,9 @@ use sqlx::PgConnection;
 use super::connection::errors::is_locked;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
-use crate::job::{JobId, RunAt};
-use crate::storage::{Change, ClaimToken, INTERRUPTED, Settled, Settlement, WorkerId};
+use crate::job::JobId;
+use crate::storage::{INTERRUPTED, Settled, Settlement, WorkerId};
+use columns::{Changes, Claims, claimed_at};
 
 /// How long a result waits for somebody's lock, in milliseconds, as text.
 const A_SECOND: &str = "1000";
@@ -388,73 +391,9 @@ left join notified on true
     }
 }
 
-/// The moment of a claim: what its token holds.
-fn claimed_at(token: ClaimToken) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(token.number()).unwrap_or_default()
-}
-
 /// The moment at which all of these jobs were claimed, if it is one.
 fn one_moment(done: &[&Settlement]) -> Option<DateTime<Utc>> {
     let first = done.first()?.claim.token;
     let same = |settlement: &&Settlement| settlement.claim.token == first;
     done.iter().all(same).then(|| claimed_at(first))
-}
-
-/// The fences of a batch, one array per value.
-struct Claims<'a> {
-    id: Vec<i64>,
-    locked_at: Vec<DateTime<Utc>>,
-    queue: Vec<Option<&'a str>>,
-    had_key: Vec<bool>,
-}
-
-impl<'a> Claims<'a> {
-    fn of(batch: &[&'a Settlement]) -> Self {
-        let claims = || batch.iter().map(|settlement| &settlement.claim);
-        Self {
-            id: claims().map(|claim| claim.id.number()).collect(),
-            locked_at: claims().map(|claim| claimed_at(claim.token)).collect(),
-            queue: claims().map(|claim| claim.queue.as_deref()).collect(),
-            had_key: claims().map(|claim| claim.had_key).collect(),
-        }
-    }
-}
-
-/// What to write, one array per value.
-#[derive(Default)]
-struct Changes<'a> {
-    outcome: Vec<&'static str>,
-    error: Vec<Option<String>>,
-    run_at: Vec<Option<DateTime<Utc>>>,
-    delay: Vec<Option<i64>>,
-    payload: Vec<Option<&'a str>>,
-}
-
-impl<'a> Changes<'a> {
-    fn of(batch: &[&'a Settlement]) -> Self {
-        let mut changes = Self::default();
-        for settlement in batch {
-            let Some(Change { kind, error, when, payload, .. }) = settlement.outcome.change() else { continue };
-            changes.outcome.push(kind);
-            changes.error.push(error);
-            changes.run_at.push(match when {
-                Some(RunAt::Time(time)) => Some(bounded(time)),
-                _ => None,
-            });
-            changes.delay.push(match when {
-                Some(RunAt::In(delay)) => Some(micros(delay)),
-                _ => None,
-            });
-            changes.payload.push(payload.map(crate::job::Payload::as_str));
-        }
-        changes
-    }
-}
-
-/// A task may answer any time; one that PostgreSQL cannot hold must not spoil the batch.
-fn bounded(time: DateTime<Utc>) -> DateTime<Utc> {
-    let year = |year, month, day| {
-        chrono::NaiveDate::from_ymd_opt(year, month, day).unwrap_or_default().and_time(chrono::NaiveTime::MIN).and_utc()
-    };
-    time.clamp(year(-4000, 1, 1), year(9999, 12, 31))
 }

@@ -19,7 +19,9 @@
 //! Where a look from the start is cheap, as it nearly always is, there is no cursor. A busy machine makes one look in a few slow, so
 //! one that is not very slow needs two more after it to count.
 
-use std::collections::{BTreeSet, HashSet};
+mod learning;
+
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,29 +29,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 
+use super::looks::{Course, Cursor, Looks, Position};
 use crate::storage::{ClaimRequest, Claimed};
-
-/// A place in a line: jobs are claimed by priority, then by time.
-pub(in crate::postgres) type Position = (i16, DateTime<Utc>);
-
-/// How a claim went.
-#[derive(Debug, Default)]
-pub(in crate::postgres) struct Course {
-    /// The server's time.
-    pub moment: Option<DateTime<Utc>>,
-    pub plain_end: Option<Position>,
-    /// How long looking for jobs without queues took; for any jobs, if nothing else was looked for.
-    pub plain_took: Duration,
-    pub queue_end: Option<Position>,
-    /// How long looking for jobs of queues took, if they were looked for by themselves.
-    pub queue_took: Option<Duration>,
-    /// The queues of which something stands before `queue_end`.
-    pub seen_queues: Vec<i32>,
-    /// Priorities at which jobs stand and that were not known.
-    pub seen_levels: Vec<i16>,
-    /// Jobs were chosen and locked, and none was changed.
-    pub left_out: bool,
-}
 
 /// A look that took no longer than this is cheap …
 const CHEAP: Duration = Duration::from_millis(1);
@@ -77,57 +58,6 @@ const MAX_LEVELS: usize = 1_000;
 const MAX_UNTOLD: usize = 1_000;
 /// For so many sets of tasks cursors are kept: with limits of tasks, those that are full are not asked for.
 const MAX_SETS: usize = 8;
-
-/// Where a look begins.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::postgres) struct Cursor {
-    pub position: Position,
-    /// What stands before the position and was ready at this time is passed by.
-    pub since: DateTime<Utc>,
-}
-
-/// What a claim is told of its looks.
-#[derive(Clone, Debug)]
-pub(in crate::postgres) struct Looks {
-    pub plain: Option<Cursor>,
-    /// `None` for no end.
-    pub plain_rows: Option<i32>,
-    pub queued: Option<Cursor>,
-    pub queue_rows: i32,
-    /// How many jobs of queues it may take.
-    in_all: usize,
-    /// A bounded look for jobs without queues sees so many rows at first.
-    first_rows: i32,
-    /// The queues of which something was passed by.
-    pub passed: Arc<Vec<i32>>,
-    /// The priorities that are known.
-    pub levels: Arc<Vec<i16>>,
-    /// Queues of ours that were freed: if the next job of one is for other workers, they have to be told.
-    pub freed_queues: Vec<String>,
-    /// Of which state of the lines this is.
-    generation: u64,
-    /// How many queues of ours were freed before.
-    freed: u64,
-    /// The line of queues was not seen to be short since a look for them was cut, or dear.
-    queues_are_long: bool,
-    /// This look is back where queues were taken, off the way of the pass.
-    is_aside: bool,
-    /// Whose state this is of; `None` for a claim that passes nothing by.
-    set: Option<u64>,
-}
-
-impl Looks {
-    /// Whether nothing is passed by and nothing is bounded: as long as that is cheap. (A pass that begins anew passes nothing by
-    /// either, but to take jobs as they are would be to walk the whole line of queues that are held.)
-    pub fn are_simple(&self) -> bool {
-        self.set.is_some()
-            && !self.queues_are_long
-            && self.plain.is_none()
-            && self.plain_rows.is_none()
-            && self.queued.is_none()
-            && self.freed_queues.is_empty()
-    }
-}
 
 /// The cursors of one worker.
 #[derive(Debug, Default)]
@@ -461,178 +391,6 @@ impl Cursors {
                     passes.into_iter().flatten().min().map(|next| next.saturating_duration_since(now));
             }
         });
-    }
-}
-
-impl Lines {
-    /// Plans to look again where queues were taken, if that was passed by since.
-    fn go_back_if_moved(&mut self, now: Instant) {
-        let from = self.taken_from.as_ref().and_then(|(cursor, _)| *cursor);
-        let moved = self.queued.cursor != from;
-        if moved {
-            self.back_at.get_or_insert(now);
-        }
-    }
-
-    /// Answers whether the look ended for its number of rows.
-    fn learn_of_plain(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
-        let took = without_locking(course.plain_took, claimed);
-        let cheap = took <= CHEAP || (took <= NOISE && looks.plain_rows.is_some_and(|rows| rows <= looks.first_rows));
-        let Some(plain) = self.plain.as_mut().filter(|_| looks.plain_rows.is_some()) else {
-            if self.plain_dear.is_sure(took) {
-                self.plain = Some(Pass::default());
-            }
-            return false;
-        };
-        plain.spend(course.plain_took);
-        match course.plain_end {
-            Some(end) if end != end_of_line() => {
-                plain.look_further(looks.plain_rows.unwrap_or_default());
-                plain.go_on(end, course);
-                true
-            }
-            _ if looks.plain.is_none() && cheap => {
-                self.plain = None;
-                false
-            }
-            Some(_) if plain.spent <= NOISE => {
-                self.plain = None;
-                false
-            }
-            Some(end) => {
-                plain.move_to(end, course);
-                plain.plan_next(now);
-                false
-            }
-            None => {
-                // As many as were asked for, so there is no need to look far.
-                plain.rows = 0;
-                // What stands before this and is freed, or was added by a transaction that took long, is for the next pass.
-                if looks.plain.is_some() {
-                    plain.plan_next(now);
-                }
-                let first = claimed.jobs.iter().find(|job| job.queue.is_none());
-                let first = first.map(|job| (job.priority.0, job.run_at));
-                if let Some(first) = first.filter(|first| looks.plain.is_none_or(|cursor| *first > cursor.position)) {
-                    plain.move_to(first, course);
-                }
-                false
-            }
-        }
-    }
-
-    /// The same of the queues' line.
-    fn learn_of_queues(&mut self, looks: &Looks, claimed: &Claimed, course: &Course, now: Instant) -> bool {
-        let Some(took) = course.queue_took else { return false };
-        let takes = claimed.jobs.iter().any(|job| job.queue.is_some());
-        if takes && self.taken_from.is_none() {
-            self.taken_from = Some((looks.queued, Arc::clone(&looks.passed)));
-        }
-        if looks.is_aside {
-            self.back_at = None;
-            if takes {
-                // And the pass goes on where it is.
-                return false;
-            }
-            // What was freed stands further down the line. The pass begins there once more, but not all the time.
-            let due = self.walked_back_at.is_none_or(|last| now >= last + self.queued.spent * 2);
-            if !due {
-                self.back_at = Some(now + self.queued.spent);
-                return false;
-            }
-            self.walked_back_at = Some(now);
-            self.queued = Pass { cursor: looks.queued, since: self.queued.since, ..Pass::default() };
-            (self.passed, self.taken_from) = (Arc::clone(&looks.passed), None);
-        }
-        let took_to_look = without_locking(took, claimed);
-        let Some(end) = course.queue_end else {
-            self.queued.rows = 0;
-            if looks.queued.is_none() {
-                self.queues_are_long &= took_to_look > NOISE;
-                self.queued_dear.is_sure(took_to_look);
-            }
-            if looks.queued.is_some() {
-                self.queued.plan_next(now);
-            }
-            return false;
-        };
-        self.queued.spend(took);
-        if end == end_of_line() && self.queued.spent <= NOISE {
-            // The whole line is short. Whoever holds these queues may free them at any moment.
-            (self.queued, self.passed, self.taken_from, self.back_at) = Default::default();
-            self.queues_are_long = false;
-            return false;
-        }
-        if end == end_of_line() {
-            self.queues_are_long = true;
-            self.pass_by(&course.seen_queues);
-            self.queued.move_to(end, course);
-            self.queued.plan_next(now);
-            return false;
-        }
-        // The look went as far as that for jobs without queues, which stand before whatever else there is.
-        let caught_up = claimed.jobs.iter().any(|job| job.queue.is_none() && (job.priority.0, job.run_at) <= end);
-        if caught_up && !takes && looks.queued.is_none() && !self.queued_dear.is_sure(took_to_look) {
-            self.queued.rows = 0;
-            self.queues_are_long = false;
-            return false;
-        }
-        self.queues_are_long = true;
-        if self.passed.len() + course.seen_queues.len() > MAX_PASSED {
-            self.queued.plan_next(now);
-            return false;
-        }
-        self.pass_by(&course.seen_queues);
-        if takes || caught_up {
-            self.queued.move_to(end, course);
-            self.queued.rows = 0;
-            self.queued.plan_next(now);
-        } else {
-            self.queued.look_further(looks.queue_rows);
-            self.queued.go_on(end, course);
-        }
-        !takes && !caught_up
-    }
-
-    /// A look for queues sees all it may see if it found too few of them. If it found enough, it sees less the next time where its runs
-    /// were as long as they may be or where rows are many for each job, and more where that makes longer runs. For jobs of many queues
-    /// to be found, few rows have to be seen. For runs of a few, many.
-    fn learn_of_window(&mut self, looks: &Looks, request: &ClaimRequest<'_>, claimed: &Claimed) {
-        let queues: HashSet<_, foldhash::fast::RandomState> =
-            claimed.jobs.iter().filter_map(|job| job.queue.as_deref()).collect();
-        if queues.is_empty() {
-            return;
-        }
-        let (jobs, rows) = (claimed.jobs.len(), looks.queue_rows);
-        if jobs < request.limit || queues.len() < request.free_slots {
-            self.window = None;
-            return;
-        }
-        let units = queues.len() + claimed.jobs.iter().filter(|job| job.queue.is_none()).count();
-        // As long as if what may be taken in all were shared by as many as were asked for.
-        let is_long = |part: usize| jobs * request.limit >= units * looks.in_all / 4 * part;
-        let few = units * 2 < request.limit;
-        // There are hardly any runs to be had, or only far down the line.
-        let is_sparse = jobs * 2 < units * 3 || jobs < usize::try_from(rows).unwrap_or_default() / 3;
-        self.window = Some(if units >= request.limit && is_sparse {
-            rows / 2
-        } else if jobs >= looks.in_all || (!few && is_long(4)) {
-            rows / 4 * 3
-        } else if few || !is_long(3) {
-            rows / 2 * 3
-        } else {
-            rows
-        });
-    }
-
-    fn pass_by(&mut self, queues: &[i32]) {
-        if !queues.is_empty() {
-            let mut passed = self.passed.to_vec();
-            passed.extend(queues);
-            passed.sort_unstable();
-            passed.dedup();
-            self.passed = Arc::new(passed);
-        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `claiming` | asking for jobs |
 //! | `claimed` | what they answer |
 //! | `queues` | how many serial queues there are, and how many of them are held |
+//! | `news` | what wakeups and written results change |
 //! | `looks` | when to look again although nothing tells |
 //! | `handoff` | when to offer to receive jobs, and what becomes of them |
 //! | `registration` | who the worker is: registering, and what becomes of it when it was declared dead |
@@ -31,6 +32,7 @@ mod ending;
 mod handoff;
 mod jobs;
 mod looks;
+mod news;
 mod queues;
 mod registration;
 mod results;
@@ -49,7 +51,7 @@ use tokio::time::Instant;
 use super::builder::Options;
 use super::events::{Event, Events};
 use super::maintenance::{Identity, Maintenance, News};
-use super::settler::{Summary, Written};
+use super::settler::Summary;
 use super::shutdown::{Stage, on_signals};
 use super::status::Status;
 use super::{ShutdownHandle, Worker};
@@ -305,56 +307,6 @@ impl Engine {
                 }
                 () = tokio::time::sleep_until(deadline) => self.on_deadline(),
             }
-        }
-    }
-
-    fn wake(&mut self, wakeup: Wakeup) {
-        self.registration.under_way.cancel();
-        match wakeup {
-            Wakeup::JobsAdded(count) => {
-                self.events.tell(|| Event::Notified { count });
-                self.announced(count);
-            }
-            Wakeup::Listening => {
-                tracing::debug!("listening for wakeups");
-                self.events.tell(|| Event::Listening);
-                self.look();
-            }
-            Wakeup::HandedOff(handoff) => self.handed_off(*handoff),
-            Wakeup::ListenerLost { reason } => {
-                self.handoff.listener_lost();
-                self.events.tell(|| Event::ListenerLost { reason: reason.clone() });
-                tracing::warn!(reason, poll_interval = ?self.options.poll_interval, "not listening; polling meanwhile");
-            }
-            Wakeup::BreakingMigration { revision, supported } => {
-                self.events.tell(|| Event::BreakingMigration { revision });
-                tracing::error!(revision, "the schema was migrated beyond what this version knows; shutting down");
-                self.fail(Error::BreakingMigration { storage: self.calls.storage().name(), revision, supported });
-            }
-        }
-    }
-
-    fn written(&mut self, written: Written) {
-        match written {
-            Written::Batch { claims, freed_queues } => {
-                for (job, token) in claims {
-                    self.slots.forget(job, token);
-                }
-                // The queue's next job is ready now, and nobody is notified of that. And a run that ends when idle has
-                // nobody to tell it what its jobs have added.
-                let freed_queue = freed_queues > 0;
-                self.queues.free(freed_queues, self.slots.held.is_empty());
-                if freed_queue || self.mode == Mode::UntilIdle {
-                    self.look();
-                }
-                if freed_queue && std::mem::take(&mut self.claims.awaits_queues) {
-                    self.claims.not_before = None;
-                }
-            }
-            Written::Due(due) => {
-                self.looks.expect(Instant::from_std(due));
-            }
-            Written::Gone(error) => self.gone(error),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::cluster::Stop;
 use crate::scene::Outcome;
 use crate::worker::How;
 
-/// Survives by: rescue (`postgres/heartbeat.rs`), 15 s after the last heartbeat.
+/// Survives by: rescue (`postgres/rescue.rs`), 15 s after the last heartbeat.
 pub async fn a_worker_is_killed(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let rounds = ground.scaled(1, 4);
@@ -43,7 +43,7 @@ pub async fn a_worker_is_killed(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: rescue, which leaves the attempt used (`postgres/heartbeat.rs`), and the index of what is available, in which a job
+/// Survives by: rescue, which leaves the attempt used (`postgres/rescue.rs`), and the index of what is available, in which a job
 /// without attempts left is not.
 pub async fn a_job_kills_every_process_that_runs_it(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
@@ -70,7 +70,7 @@ pub async fn a_job_kills_every_process_that_runs_it(ground: &Ground) -> Outcome 
     outcome
 }
 
-/// Survives by: jobs that died with a worker twice come back apart from each other (`postgres/heartbeat.rs`).
+/// Survives by: jobs that died with a worker twice come back apart from each other (`postgres/rescue.rs`).
 pub async fn a_poison_job_has_neighbours(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.told.heartbeat = (500, 1_500);

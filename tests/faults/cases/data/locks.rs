@@ -117,7 +117,7 @@ pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/heartbeat.rs`).
+/// Survives by: rescue that passes locked rows by, and comes back for them (`postgres/rescue.rs`).
 pub async fn a_dead_workers_row_stays_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(10, 5_000).await;
