@@ -222,10 +222,13 @@ async fn a_done_job_whose_row_cannot_be_deleted_is_kept_as_dead_when_there_is_no
     let name = format!("kept_{}", job.id);
     sql(&pool, &schema, &format!("create table S.{name} (job bigint references S._private_jobs (id))")).await;
     sql(&pool, &schema, &format!("insert into S.{name} values ({})", job.id)).await;
-    let running = Running::start(
-        Worker::builder(client.clone()).task(task_fn("t", |(): (), _: JobContext| async {})).handle_signals(false),
-    );
-    until("it is done", || async { client.job(job.id).await.expect("read").expect("it stays").attempts == 1 }).await;
+    let (done, mut is_done) = tokio::sync::mpsc::unbounded_channel();
+    let handler = task_fn("t", move |(): (), _: JobContext| {
+        let done = done.clone();
+        async move { done.send(()).expect("the test waits") }
+    });
+    let running = Running::start(Worker::builder(client.clone()).task(handler).handle_signals(false));
+    soon("it is done", is_done.recv()).await;
     let begun = Instant::now();
     running.end().await;
     assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for what will not pass: {:?}", begun.elapsed());

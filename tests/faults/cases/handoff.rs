@@ -116,7 +116,8 @@ pub async fn the_listener_is_terminated_while_jobs_are_handed_off(ground: &Groun
         scene.hits("a");
     })
     .await;
-    assert!(handed_off > 5, "{handed_off}");
+    // How many depends on how fast the machine is.
+    assert!(handed_off > 0, "{handed_off}");
     let outcome = scene.end().await;
     assert_eq!(outcome.starts, outcome.jobs);
     outcome
