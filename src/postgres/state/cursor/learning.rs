@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::looks::{Course, Looks};
-use super::{CHEAP, Lines, MAX_PASSED, NOISE, Pass, end_of_line, without_locking};
+use super::{CHEAP, Course, Lines, Looks, MAX_PASSED, NOISE, Pass, end_of_line, without_locking};
 use crate::storage::{ClaimRequest, Claimed};
 
 impl Lines {

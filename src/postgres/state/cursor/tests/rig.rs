@@ -1,6 +1,6 @@
 //! A worker's cursors, and a clock that only the test moves.
 
-use super::super::*;
+use super::*;
 use crate::job::{Job, Payload};
 use crate::storage::{ClaimToken, ClaimedJob, WorkerId};
 
