@@ -24,7 +24,7 @@ impl PostgresStorage {
     /// Fails if row security hides all jobs, or their names, from this role: then it would seem as if there were none.
     ///
     /// # Errors
-    /// [`Error::HiddenRows`](crate::Error::HiddenRows); [`Error::Storage`](crate::Error::Storage).
+    /// [`Error::HiddenRows`]; [`Error::Storage`].
     pub async fn check_visible(&self) -> Result<()> {
         self.database.refuse_hidden(Need::Read).await
     }

@@ -56,7 +56,7 @@ pub async fn an_error_has_ten_megabytes(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: lenient reading of rows (`postgres/row.rs`), and settling in halves (`worker/settler.rs`).
+/// Survives by: lenient reading of rows (`postgres/row.rs`), and settling in halves (`worker/settler/mod.rs`).
 pub async fn rows_are_poisoned_by_hand(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     let specs = (0..12).map(|_| JobSpec::new("work", Work { ms: 10, how: How::Sleep, pad: String::new() }));

@@ -9,7 +9,7 @@ use super::super::{Ground, three_workers};
 use crate::scene::Outcome;
 use crate::worker::{How, Work};
 
-/// Survives by: retries, results that are held (`worker/settler.rs`), and heartbeats in another table.
+/// Survives by: retries, results that are held (`worker/settler/mod.rs`), and heartbeats in another table.
 pub async fn the_table_is_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;
     scene.add(400, 300).await;
@@ -64,7 +64,7 @@ pub async fn a_snapshot_is_held(ground: &Ground) -> Outcome {
     outcome
 }
 
-/// Survives by: results that are deferred (`worker/settler.rs`) when their rows, or what goes with them, are locked
+/// Survives by: results that are deferred (`worker/settler/mod.rs`) when their rows, or what goes with them, are locked
 /// (`postgres/settle.rs`), and are asked for together later.
 pub async fn rows_of_running_jobs_stay_locked(ground: &Ground) -> Outcome {
     let mut scene = ground.scene().await;

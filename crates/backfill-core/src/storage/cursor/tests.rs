@@ -1,3 +1,5 @@
+//! What the module says of passes, with a clock that only the test moves.
+
 use std::sync::LazyLock;
 
 use super::*;
