@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use backfill::{BackfillClient, Event, Handler, JobContext, JobSpec, Worker, task_fn};
-use futures::StreamExt;
 
 use super::{Payload, Record, one_by_one, ready, say, slowly};
 use crate::Result;
