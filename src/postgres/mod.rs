@@ -165,7 +165,9 @@ impl PostgresStorage {
             self.locked_rows.learn(settled, &written.busy);
             written
         };
-        let freed = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref());
+        // (What is busy holds its queue. It is hardly ever anything.)
+        let free = settled.iter().filter(|settlement| !written.busy.contains(&settlement.claim.id));
+        let freed = free.filter_map(|settlement| settlement.claim.queue.as_deref());
         let freed_queues = freed.clone().count();
         if freed_queues > 0 {
             self.cursors.queues_were_freed(freed, Instant::now());

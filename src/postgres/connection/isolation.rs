@@ -71,7 +71,8 @@ impl Isolation {
 
     /// Whether loops may be nested.
     pub(in crate::postgres) fn learn_of_planner(&self, nests: bool) {
-        if self.nestless.swap(!nests, Ordering::Relaxed) == nests && !nests {
+        let knew = self.nestless.swap(!nests, Ordering::Relaxed);
+        if !nests && !knew {
             tracing::info!("enable_nestloop is off; each statement has a transaction, in which it is on");
         }
     }

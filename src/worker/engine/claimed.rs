@@ -14,7 +14,7 @@ use super::jobs::{RELEASE_AFTER, Waiting};
 use super::queues::Found;
 use super::{Engine, Mode};
 use crate::job::Job;
-use crate::storage::{ClaimedJob, WorkerId, is_unanswered};
+use crate::storage::{Claimed, ClaimedJob, WorkerId, is_unanswered};
 
 /// How long a claim waits for queues of our own to be freed.
 const QUEUES_PAUSE: Duration = Duration::from_millis(10);
@@ -40,12 +40,10 @@ impl Engine {
                 self.events.tell(|| Event::Claimed { jobs: claimed.jobs.len() });
                 self.claims.delay = FIRST_CLAIM_DELAY;
                 self.claims.not_before = None;
-                let any_queue = claimed.jobs.iter().any(|job| job.queue.is_some());
-                let side_by_side = count_side_by_side(&claimed.jobs);
-                let found = Found { side_by_side, limit, more: claimed.more, any_queue };
+                let found = found(&claimed, limit);
                 // How many queues there are is not known that well.
                 let as_asked = if self.queues.about().is_some() { limit / 4 * 3 } else { limit };
-                self.claims.deep = side_by_side >= as_asked;
+                self.claims.deep = found.side_by_side() >= as_asked;
                 self.claims.in_time =
                     self.claims.in_time.map(|in_time| in_time * 2).filter(|in_time| *in_time < MAX_UNWRITTEN);
                 // That nothing is left can be told by the newest claim only: an older one did not look as late.
@@ -82,6 +80,7 @@ impl Engine {
                     self.delay_refetch(claimed.jobs.len());
                     self.learn_of_queues(found);
                 }
+                self.queues.take(found.queues);
                 self.take_in(claimed.jobs);
                 if self.handoff.beside_claim {
                     self.handoff.beside_claim = !self.claims.is_empty();
@@ -118,7 +117,7 @@ impl Engine {
     /// held now: the next claim would walk over all of their jobs, so it waits until they are done.
     fn learn_of_queues(&mut self, found: Found) {
         self.queues.learn(found, self.claims.is_empty());
-        if found.few() && found.side_by_side > 0 && self.claims.not_before.is_none() {
+        if found.few() && found.side_by_side() > 0 && self.claims.not_before.is_none() {
             self.claims.awaits_queues = true;
             self.claims.not_before = Some(Instant::now() + QUEUES_PAUSE);
         }
@@ -136,7 +135,6 @@ impl Engine {
         }
         self.buffer.bytes += jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
         let runs = in_runs(jobs, &self.registration.worker, since);
-        self.queues.take(runs.iter().filter(|run| run.job.queue.is_some()).count());
         if runs.iter().any(|run| !run.rest.is_empty()) {
             self.slots.rests_back_at.get_or_insert(since + RELEASE_AFTER);
         }
@@ -195,11 +193,12 @@ impl Engine {
     }
 }
 
-/// How many of these can run at once.
-fn count_side_by_side(jobs: &[ClaimedJob]) -> usize {
+/// What a claim for so many took.
+fn found(claimed: &Claimed, limit: usize) -> Found {
     let queues: HashSet<&String, foldhash::fast::RandomState> =
-        jobs.iter().filter_map(|job| job.queue.as_ref()).collect();
-    jobs.iter().filter(|job| job.queue.is_none()).count() + queues.len()
+        claimed.jobs.iter().filter_map(|job| job.queue.as_ref()).collect();
+    let plain = claimed.jobs.iter().filter(|job| job.queue.is_none()).count();
+    Found { plain, queues: queues.len(), limit, more: claimed.more }
 }
 
 /// Jobs of one serial queue as the run that they are.

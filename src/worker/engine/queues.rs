@@ -22,22 +22,27 @@ pub(super) struct Queues {
 }
 
 /// What a claim took.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
-    /// How many jobs that can run side by side: a queue counts for one.
-    pub side_by_side: usize,
+    /// How many jobs without a queue.
+    pub plain: usize,
+    /// Jobs of how many queues.
+    pub queues: usize,
     /// How many it was to take.
     pub limit: usize,
     /// It saw others, which it could not take.
     pub more: bool,
-    /// Whether one was in a queue.
-    pub any_queue: bool,
 }
 
 impl Found {
+    /// How many of the jobs can run side by side: a queue counts for one.
+    pub fn side_by_side(self) -> usize {
+        self.plain + self.queues
+    }
+
     /// Many of the jobs that were seen could not be taken. It is because of their queues.
     pub fn few(self) -> bool {
-        self.more && self.side_by_side < self.limit / 4 * 3
+        self.more && self.side_by_side() < self.limit / 4 * 3
     }
 }
 
@@ -76,13 +81,13 @@ impl Queues {
 
     /// Learns from a claim; `alone` if no other one is on its way.
     pub fn learn(&mut self, found: Found, alone: bool) {
-        if found.few() && found.any_queue && alone {
+        if found.few() && found.queues > 0 && alone {
             // Results may be on their way that free some, so a lower number is not believed at once.
-            let in_hand = self.held + found.side_by_side;
+            let in_hand = self.held + found.side_by_side();
             self.about = Some(self.about.map_or(in_hand, |about| in_hand.max(about - about / 8)));
-        } else if found.side_by_side >= found.limit {
+        } else if found.side_by_side() >= found.limit {
             // There may be more than were known. Claims of too few are dear, so that is learned soon; too many are found out at once.
-            self.about = self.about.filter(|_| found.any_queue).map(|about| about + about / 8 + 1);
+            self.about = self.about.filter(|_| found.queues > 0).map(|about| about + about / 8 + 1);
         }
     }
 }
@@ -91,8 +96,8 @@ impl Queues {
 mod tests {
     use super::*;
 
-    fn found(side_by_side: usize, limit: usize, more: bool) -> Found {
-        Found { side_by_side, limit, more, any_queue: true }
+    fn found(queues: usize, limit: usize, more: bool) -> Found {
+        Found { plain: 0, queues, limit, more }
     }
 
     #[test]
@@ -118,7 +123,7 @@ mod tests {
         queues.learn(found(80, 1_000, true), true);
         queues.learn(found(40, 40, true), true);
         assert_eq!(queues.about(), Some(91));
-        queues.learn(Found { any_queue: false, ..found(45, 45, true) }, true);
+        queues.learn(Found { plain: 45, ..found(0, 45, true) }, true);
         assert_eq!(queues.about(), None, "jobs without queues are there");
     }
 
