@@ -127,6 +127,7 @@ pub struct OpenOptions {
     idle_timeout: Duration,
     acquire_timeout: Duration,
     application_name: Option<String>,
+    messages: bool,
 }
 
 impl Default for OpenOptions {
@@ -139,6 +140,7 @@ impl Default for OpenOptions {
             idle_timeout: Duration::from_secs(30),
             acquire_timeout: Duration::from_secs(30),
             application_name: None,
+            messages: false,
         }
     }
 }
@@ -193,6 +195,22 @@ impl OpenOptions {
         self
     }
 
+    /// The schema, if none was named.
+    #[cfg(feature = "messages")]
+    #[must_use]
+    pub(crate) fn schema_if_none(mut self, schema: &str) -> Self {
+        self.schema.get_or_insert_with(|| schema.to_owned());
+        self
+    }
+
+    /// Whether to have lines, leases, units, documents and events ([`Messages`](crate::storage::messages::Messages)). Default: no.
+    /// Migrating then adds what they need: in PostgreSQL tables and indexes of our own beside Graphile's.
+    #[must_use]
+    pub fn messages(mut self, messages: bool) -> Self {
+        self.messages = messages;
+        self
+    }
+
     /// Opens a backend as it is: neither migrated nor checked.
     ///
     /// # Errors
@@ -209,7 +227,10 @@ impl OpenOptions {
             #[cfg(feature = "postgres")]
             Kind::Postgres(options) => Ok(self.open_postgres(options).await?.into()),
             #[cfg(feature = "sqlite")]
-            Kind::Sqlite(file) => Ok(backfill_sqlite::SqliteStorage::clone(file).into()),
+            Kind::Sqlite(file) => {
+                let storage = backfill_sqlite::SqliteStorage::clone(file);
+                Ok(if self.messages { storage.with_messages() } else { storage }.into())
+            }
             Kind::Memory => Ok(MemoryStorage::new().into()),
         }
     }

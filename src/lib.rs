@@ -93,7 +93,9 @@ pub use worker::{Event, EventStream, Prefetch, ShutdownHandle, Summary, Worker, 
 pub use {chrono, serde_json};
 
 #[cfg(feature = "contract")]
-pub use backfill_core::{storage_contract_tests, storage_process_tests};
+pub use backfill_core::{
+    storage_contract_tests, storage_message_process_tests, storage_message_tests, storage_process_tests,
+};
 
 /// Opens the queue that this URL means: `postgres://user@host/database`, `sqlite://jobs.db` (with the feature `sqlite`) or `memory:`.
 ///

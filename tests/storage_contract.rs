@@ -28,8 +28,21 @@ mod postgres {
         Arc::new(PostgresStorage::new(support::pool().await, schema).expect("a schema"))
     }
 
+    /// A fresh schema with messages.
+    async fn with_messages() -> Subject {
+        let storage = open_with_messages(&place().await).await;
+        storage.migrate().await.expect("migrate");
+        storage
+    }
+
+    async fn open_with_messages(schema: &str) -> Subject {
+        Arc::new(PostgresStorage::new(support::pool().await, schema).expect("a schema").with_messages())
+    }
+
     backfill::storage_contract_tests!(postgres);
+    backfill::storage_message_tests!(with_messages);
     backfill::storage_process_tests!(place, open);
+    backfill::storage_message_process_tests!(place, open_with_messages);
 }
 
 mod memory {
@@ -42,4 +55,11 @@ mod memory {
         Arc::new(MemoryStorage::new())
     }
     backfill::storage_contract_tests!(memory);
+    backfill::storage_message_tests!(memory);
+
+    /// As many as a database would take minutes for.
+    #[tokio::test]
+    async fn ten_thousand_random_histories_are_fenced() {
+        backfill::storage::contract::messages::random_histories(memory().await, 10_000).await;
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use backfill_core::error::{Error, FailureKind, Result};
 use backfill_core::job::{Job, JobId, NewJob, StoredJob};
+use backfill_core::storage::messages::Messages;
 use backfill_core::storage::{
     Admin, Capabilities, Choice, Chooser, ClaimRef, ClaimRequest, ClaimToken, Claimed, ClaimedJob, Consumer, Counts,
     Doctor, Inspect, JobFilter, Migrated, Offers, Outcome, QueueInfo, Registered, Registration, Rescued, Schedules,
@@ -245,6 +246,9 @@ impl Storage for ToyStorage {
         None
     }
     fn transfer(&self) -> Option<&dyn Transfer> {
+        None
+    }
+    fn messages(&self) -> Option<&dyn Messages> {
         None
     }
     fn doctor(&self) -> Option<&dyn Doctor> {

@@ -68,6 +68,7 @@ impl OpenOptions {
 
     fn postgres(&self, pool: PgPool, health: ConnectionHealth) -> Result<PostgresStorage> {
         let schema = self.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
-        PostgresStorage::with_health(pool, schema, self.prepared_statements, health)
+        let storage = PostgresStorage::with_health(pool, schema, self.prepared_statements, health)?;
+        Ok(if self.messages { storage.with_messages() } else { storage })
     }
 }

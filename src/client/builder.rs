@@ -97,6 +97,14 @@ impl BackfillClientBuilder {
         self
     }
 
+    /// Whether the storage has lines, leases, units, documents and events, too (see
+    /// [`Messages`](crate::storage::messages::Messages)). Default: no. In PostgreSQL these are tables and indexes of our own beside
+    /// Graphile's, which cost each job a little.
+    pub fn messages(mut self, messages: bool) -> Self {
+        self.options = self.options.messages(messages);
+        self
+    }
+
     /// Whose clock decides when jobs are ready. Default: the database's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -28,13 +28,14 @@ with new_task as (
   where not exists (select from graphile_worker._private_tasks known where known.identifier = wanted)
   on conflict do nothing
 )
-insert into graphile_worker.backfill_pools (id, dead_after, serves)
-values ($1, $3::bigint * interval '1 microsecond', $2)
+insert into graphile_worker.backfill_pools (id, dead_after, serves, in_place)
+values ($1, $3::bigint * interval '1 microsecond', $2, $4)
 on conflict do nothing
 "#,
             registration.worker.as_str(),
             registration.tasks,
             registration.dead_after.map(micros),
+            registration.in_place,
         )
         .execute(self.database.schema.on(&mut *work))
         .await

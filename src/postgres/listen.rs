@@ -352,7 +352,7 @@ async fn renewed(renewals: &mut Option<watch::Receiver<()>>) {
 
 /// 50 ms, growing by a factor of e up to the maximum, of which a random half to whole is waited: Graphile's curve
 /// with a smaller maximum, since polling goes on meanwhile.
-fn reconnect_delay(failures: i32) -> Duration {
+pub(super) fn reconnect_delay(failures: i32) -> Duration {
     let full = (0.05 * f64::from(failures).exp()).min(MAX_RECONNECT_DELAY.as_secs_f64());
     Duration::from_secs_f64(full * (0.5 + fastrand::f64().sqrt() / 2.0))
 }

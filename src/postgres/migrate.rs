@@ -31,7 +31,7 @@ use crate::storage::Migrated;
 pub(super) use look::FUNCTIONS;
 use look::{Found, look};
 pub(super) use steps::EARLIER_ADD_JOBS;
-use steps::{ADD_JOBS, CLAIM, OWN, steps};
+use steps::{ADD_JOBS, CLAIM, MESSAGES, OWN, TAKE, steps};
 
 /// The revision this crate works with: the last one that Node has published.
 pub const REVISION: i32 = 20;
@@ -78,7 +78,7 @@ pub(super) async fn migrate(storage: &PostgresStorage) -> Result<Migrated> {
                     return Err(unusable(storage, &found));
                 }
             }
-            Some(revision) if revision >= REVISION && found.own >= last_own() && !found.claims_elsewhere => {
+            Some(revision) if revision >= REVISION && !lacks_own(&found) && !lacks_messages(storage, &found) => {
                 check_found(storage, &found)?;
                 storage.database.done(work).await?;
                 storage.database.connections.await_returning().await;
@@ -151,11 +151,20 @@ pub(super) async fn check_on(storage: &PostgresStorage, conn: &mut PgConnection)
         Some(revision) if revision < REVISION => {
             Err(storage.database.unready(Unready::Outdated { found: revision, needed: REVISION }))
         }
-        Some(_) if found.own < last_own() || found.claims_elsewhere => {
-            Err(storage.database.unready(Unready::OwnObjectsMissing))
-        }
+        Some(_) if lacks_own(&found) => Err(storage.database.unready(Unready::OwnObjectsMissing)),
+        Some(_) if lacks_messages(storage, &found) => Err(storage.database.unready(Unready::MessagesMissing)),
         Some(revision) => check_found(storage, &found).map(|()| revision),
     }
+}
+
+fn lacks_own(found: &Found) -> bool {
+    found.own < last_own() || found.claims_elsewhere
+}
+
+/// Whether messages are wanted, and something of theirs is missing.
+fn lacks_messages(storage: &PostgresStorage, found: &Found) -> bool {
+    let last = MESSAGES.iter().map(|(id, ..)| *id).max().unwrap_or_default();
+    storage.has_messages && found.messages < last
 }
 
 fn last_own() -> i32 {
@@ -261,6 +270,29 @@ from generate_series($1::integer + 1, $3::integer) as id
         if id != ADD_JOBS || has_earlier_add_jobs(storage, &mut *tx).await? {
             run(script).execute(&mut *tx).await?;
         }
+    }
+    // A schema that was renewed because its functions belong to another one has those of its messages renewed, too.
+    if storage.has_messages || (found.claims_elsewhere && found.messages > 0) {
+        apply_messages(storage, tx, found).await?;
+    }
+    Ok(())
+}
+
+async fn apply_messages(storage: &PostgresStorage, tx: &mut PgConnection, found: &Found) -> Result<(), sqlx::Error> {
+    let run = |script: &str| sqlx::raw_sql(storage.database.schema.script(script));
+    if !found.messages_ledger {
+        run(script!("messages/000_ledger.sql")).execute(&mut *tx).await?;
+    }
+    let applied = if found.claims_elsewhere { found.messages.min(TAKE - 1) } else { found.messages };
+    for (id, name, script) in MESSAGES.into_iter().filter(|(id, ..)| *id > applied) {
+        sqlx::query!(
+            "insert into graphile_worker.backfill_message_migrations (id, name) values ($1, $2) on conflict do nothing",
+            id,
+            name
+        )
+        .execute(storage.database.schema.on(&mut *tx))
+        .await?;
+        run(script).execute(&mut *tx).await?;
     }
     Ok(())
 }

@@ -26,6 +26,7 @@
 //! | `manage` | the administrative verbs |
 //! | `forget` | forgetting names that no job has |
 //! | `transfer` | moving jobs from and to other storages |
+//! | `messages` | lines, leases, units, documents and events |
 //! | `jobs` | reading jobs |
 //! | `inspect` | what an administrator sees of queues, tasks and workers |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
@@ -47,6 +48,7 @@ mod inspect;
 mod jobs;
 mod listen;
 mod manage;
+mod messages;
 mod migrate;
 mod reach;
 mod rescue;
@@ -69,6 +71,7 @@ pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 use crate::error::Result;
 use crate::job::limits::MAX_DELAY;
 use crate::job::{Job, NewJob};
+use crate::storage::messages::Messages;
 use crate::storage::{
     Admin, Capabilities, Consumer, Doctor, Inspect, LeftOut, Migrated, Schedules, Settled, Settlement, Storage,
     Transfer, WorkerId,
@@ -106,6 +109,8 @@ pub struct PostgresStorage {
     sender: Arc<HandoffSender>,
     /// Whether the last heartbeat has not been answered.
     heartbeat_unanswered: Arc<AtomicBool>,
+    /// Whether the schema is to have what messages need.
+    has_messages: bool,
 }
 
 impl PostgresStorage {
@@ -139,7 +144,16 @@ impl PostgresStorage {
             heartbeat_unanswered: Arc::default(),
             cursors: Arc::default(),
             plainness: Arc::default(),
+            has_messages: false,
         })
+    }
+
+    /// The same storage with lines, leases, units, documents and events. `migrate` adds what the schema needs for them: tables and indexes of
+    /// our own beside Graphile's.
+    #[must_use]
+    pub fn with_messages(mut self) -> Self {
+        self.has_messages = true;
+        self
     }
 
     /// The pool.
@@ -287,6 +301,10 @@ impl Storage for PostgresStorage {
 
     fn transfer(&self) -> Option<&dyn Transfer> {
         Some(self)
+    }
+
+    fn messages(&self) -> Option<&dyn Messages> {
+        self.has_messages.then_some(self as &dyn Messages)
     }
 
     fn doctor(&self) -> Option<&dyn Doctor> {

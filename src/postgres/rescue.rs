@@ -127,15 +127,18 @@ released_queue as (
   where queue.id = any (array(select held_queue.id from held_queue))
   returning queue.id
 ),
--- Jobs that have died with a worker before come back apart from each other (`Rescued::spread`).
+-- Jobs that have died with a worker before come back apart from each other (`Rescued::spread`), unless their worker said otherwise.
 released_job as (
   update graphile_worker._private_jobs job
   set
     locked_at = null,
     locked_by = null,
-    run_at = greatest(job.run_at, now()) + case
-      when job.attempts > 1 then random() * least(2 * exp(least(job.attempts, 10)), 600) * interval '1 second'
-      else interval '0'
+    run_at = case
+      when (select pool.in_place from graphile_worker.backfill_pools pool where pool.id = job.locked_by) then job.run_at
+      else greatest(job.run_at, now()) + case
+        when job.attempts > 1 then random() * least(2 * exp(least(job.attempts, 10)), 600) * interval '1 second'
+        else interval '0'
+      end
     end,
     last_error = 'worker ' || job.locked_by || ' stopped sending heartbeats while running this job'
   where job.id = any (array(select held.id from held))

@@ -15,6 +15,8 @@
 
 mod columns;
 
+pub(super) use columns::bounded;
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
@@ -335,7 +337,7 @@ written as (
   set
     attempts = case
       when settled.outcome = 'dead' then job.max_attempts
-      when settled.outcome = 'failed' or (settled.had_key and job.key is null) then job.attempts
+      when settled.outcome in ('failed', 'requeued') or (settled.had_key and job.key is null) then job.attempts
       when settled.outcome = 'interrupted' and coalesce(starts_with(job.last_error, $12), false) then job.attempts
       else greatest(job.attempts - 1, 0)
     end,
@@ -344,7 +346,7 @@ written as (
     run_at = coalesce(
       settled.run_at,
       least(
-        case when settled.outcome = 'snoozed' then now() else greatest(now(), job.run_at) end,
+        case when settled.outcome in ('snoozed', 'requeued') then now() else greatest(now(), job.run_at) end,
         timestamptz '9999-01-01 00:00:00Z'
       ) + settled.delay_micros * interval '1 microsecond',
       job.run_at
@@ -365,7 +367,7 @@ written as (
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":' || count(*)::text || '}')
   from written
-  where written.outcome in ('returned', 'interrupted')
+  where written.outcome in ('returned', 'interrupted', 'requeued')
   having count(*) > 0
 )
 select written.id as "id!"

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backfill::error::FailureKind;
+use backfill::storage::messages::Messages;
 use backfill::storage::{
     Admin, Capabilities, ClaimRequest, Claimed, Consumer, Doctor, DueJob, Inspect, KnownCrontab, Migrated, NewJob,
     Offers, Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId,
@@ -117,6 +118,9 @@ macro_rules! faulty_storage {
             }
             fn transfer(&self) -> Option<&dyn Transfer> {
                 self.inner.transfer()
+            }
+            fn messages(&self) -> Option<&dyn Messages> {
+                self.inner.messages()
             }
             fn doctor(&self) -> Option<&dyn Doctor> {
                 self.inner.doctor()

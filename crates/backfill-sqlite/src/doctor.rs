@@ -19,7 +19,7 @@ const MUCH: i64 = 100 * 1024 * 1024;
 impl Doctor for SqliteStorage {
     async fn diagnose(&self) -> Vec<Check> {
         let path = self.file.path().display();
-        if let Err(error) = migrate::check(&self.file).await {
+        if let Err(error) = migrate::check(&self.file, self.messages).await {
             let remedy = match &error {
                 Error::NotReady { reason: Unready::TooNew { .. }, .. } => "upgrade backfill here, or name another file",
                 Error::NotReady { .. } => "migrate it (`backfill migrate`), or name another file",

@@ -33,7 +33,7 @@ impl SqliteStorage {
     pub(crate) async fn register_worker(&self, registration: &Registration<'_>) -> Result<bool> {
         let (clock, worker) = (Arc::clone(self.file.clock()), registration.worker.to_string());
         let tasks = crate::json(registration.tasks.to_vec());
-        let dead_after = registration.dead_after.map(in_micros);
+        let (dead_after, in_place) = (registration.dead_after.map(in_micros), registration.in_place);
         self.file
             .writer
             .write("register a worker", move |connection| {
@@ -42,12 +42,14 @@ impl SqliteStorage {
                     let now = clock.now();
                     let shown = sqlx::query!(
                         r#"
-insert into backfill_pools (id, started_at, seen_at, dead_after, serves) values (?1, ?2, ?2, ?3, ?4) on conflict do nothing
+insert into backfill_pools (id, started_at, seen_at, dead_after, serves, in_place) values (?1, ?2, ?2, ?3, ?4, ?5)
+on conflict do nothing
 "#,
                         worker,
                         now,
                         dead_after,
-                        tasks
+                        tasks,
+                        in_place
                     )
                     .execute(connection)
                     .await?;
@@ -211,11 +213,11 @@ where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_
                         return Ok(Vec::new());
                     }
                     let now = clock.now();
-                    let dead = sqlx::query_scalar!(
+                    let dead = sqlx::query!(
                         r#"
 delete from backfill_pools
 where seen_at < ?1 - max(?2, coalesce(dead_after, 0)) and max(?2, coalesce(dead_after, 0)) <= ?3
-returning cast(id as blob) as "id!: Vec<u8>"
+returning cast(id as blob) as "id!: Vec<u8>", in_place as "in_place!: bool"
 "#,
                         now,
                         dead_after_micros,
@@ -224,11 +226,12 @@ returning cast(id as blob) as "id!: Vec<u8>"
                     .fetch_all(&mut *connection)
                     .await?;
                     let mut rescued = Vec::new();
-                    for id in dead {
+                    for row in dead {
                         // Told as text, whatever bytes it is.
-                        let worker = String::from_utf8_lossy(&id).into_owned();
+                        let worker = String::from_utf8_lossy(&row.id).into_owned();
                         let error = Rescued::last_error(&worker);
-                        let jobs = release(connection, &id, now, Some(&error)).await?;
+                        let back = if row.in_place { Back::InPlace } else { Back::NotBefore(now) };
+                        let jobs = release(connection, &row.id, back, Some(&error)).await?;
                         rescued.push(Rescued { worker, jobs });
                     }
                     Ok(rescued)
@@ -252,7 +255,7 @@ returning cast(id as blob) as "id!: Vec<u8>"
                         sqlx::query!("delete from backfill_pools where id = ?1", worker)
                             .execute(&mut *connection)
                             .await?;
-                        released += release(connection, worker.as_bytes(), i64::MIN, None).await?;
+                        released += release(connection, worker.as_bytes(), Back::InPlace, None).await?;
                     }
                     Ok(released)
                 })
@@ -315,14 +318,24 @@ where locked_by = ?1 and id not in (select value from json_each(?2))
     Ok(released)
 }
 
-/// Releases everything that a worker holds; its jobs run at `earliest` or later. Its id is given as the bytes that are stored: one that is
+/// Where jobs come back to.
+#[derive(Clone, Copy)]
+enum Back {
+    /// Where they stood.
+    InPlace,
+    /// This time or later; those that have died with a worker before come back apart from each other (`Rescued::spread`).
+    NotBefore(i64),
+}
+
+/// Releases everything that a worker holds. Its id is given as the bytes that are stored: one that is
 /// no text must keep nobody from being rescued.
 async fn release(
     connection: &mut SqliteConnection,
     worker: &[u8],
-    earliest: i64,
+    back: Back,
     error: Option<&str>,
 ) -> sqlx::Result<u64> {
+    let earliest = if let Back::NotBefore(earliest) = back { Some(earliest) } else { None };
     let queues = sqlx::query!(
         "update backfill_queues set locked_at = null, locked_by = null where locked_by = cast(?1 as text)",
         worker
@@ -335,9 +348,8 @@ async fn release(
 update backfill_jobs set
   locked_at = null,
   locked_by = null,
-  -- With an error it is a rescue; jobs that have died with a worker before come back apart from each other (`Rescued::spread`).
-  run_at = max(run_at, ?2) + case
-    when ?3 is null or attempts <= 1 then 0
+  run_at = max(run_at, coalesce(?2, run_at)) + case
+    when ?2 is null or attempts <= 1 then 0
     else abs(random() % case attempts when 2 then 14778112 when 3 then 40171074 when 4 then 109196300 when 5 then 296826318
       else 600000000 end)
   end,

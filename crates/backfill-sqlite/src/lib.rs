@@ -25,6 +25,7 @@
 //! | `transfer` | moving jobs from and to other storages |
 //! | `inspect` | what an administrator sees |
 //! | `doctor` | looking for what is wrong |
+//! | `messages` | lines, leases, units, documents and events |
 //! | `wakeups` | noticing what this process and others add |
 //! | `row` | reading rows |
 //! | `errors` | what the driver said |
@@ -38,6 +39,7 @@ mod file;
 mod heartbeat;
 mod inspect;
 mod manage;
+mod messages;
 mod migrate;
 mod place;
 mod row;
@@ -52,6 +54,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId, NewJob};
+use backfill_core::storage::messages::Messages;
 use backfill_core::storage::{
     Admin, Capabilities, ClaimRequest, Claimed, Consumer, Cursor, Doctor, Inspect, LeftOut, Migrated, Offers,
     Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId, WorkerStatus,
@@ -76,6 +79,8 @@ pub struct SqliteStorage {
     cursor: Arc<Cursor>,
     /// When it was last told that claims are left out.
     left_out: Arc<LeftOut>,
+    /// Whether messages are wanted.
+    messages: bool,
     /// How many rows one part of a claim's walk looks at.
     part: u32,
     /// After how long a walk is broken off.
@@ -93,6 +98,7 @@ impl SqliteStorage {
             file: Arc::new(File::new(url)?),
             cursor: Arc::default(),
             left_out: Arc::default(),
+            messages: false,
             part: claim::PART,
             walk: claim::WALK,
         })
@@ -127,11 +133,11 @@ impl Storage for SqliteStorage {
     }
 
     async fn migrate(&self) -> Result<Migrated> {
-        migrate::migrate(&self.file).await
+        migrate::migrate(&self.file, self.messages).await
     }
 
     async fn version(&self) -> Result<i32> {
-        migrate::check(&self.file).await
+        migrate::check(&self.file, self.messages).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
@@ -161,6 +167,10 @@ impl Storage for SqliteStorage {
 
     fn transfer(&self) -> Option<&dyn Transfer> {
         Some(self)
+    }
+
+    fn messages(&self) -> Option<&dyn Messages> {
+        self.messages.then_some(self as &dyn Messages)
     }
 
     fn doctor(&self) -> Option<&dyn Doctor> {

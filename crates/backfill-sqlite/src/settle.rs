@@ -229,7 +229,7 @@ async fn write(
     let (at, delay) = match when {
         None => (None, None),
         Some(RunAt::Time(time)) => (Some(micros(time)), None),
-        Some(RunAt::In(delay)) if outcome == "snoozed" => (Some(micros(later(now, delay))), None),
+        Some(RunAt::In(delay)) if matches!(outcome, "snoozed" | "requeued") => (Some(micros(later(now, delay))), None),
         Some(RunAt::In(delay)) => (None, Some(micros(later(now, delay)) - micros(now))),
     };
     let now = micros(now);
@@ -242,7 +242,7 @@ async fn write(
 update backfill_jobs set
   attempts = case
     when ?4 = 'dead' then max_attempts
-    when ?4 = 'failed' or (?5 and key is null) then attempts
+    when ?4 in ('failed', 'requeued') or (?5 and key is null) then attempts
     when ?4 = 'interrupted' and coalesce(instr(last_error, ?11) = 1, false) then attempts
     else max(attempts - 1, 0)
   end,

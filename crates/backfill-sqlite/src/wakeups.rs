@@ -134,7 +134,7 @@ impl OpenFile {
     }
 }
 
-async fn changes(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+pub(crate) async fn changes(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     // Not a checked statement: the checker cannot describe a pragma.
     sqlx::query_scalar("pragma data_version").fetch_one(connection).await
 }

@@ -26,9 +26,22 @@ async fn place() -> String {
     url
 }
 
+/// A fresh file with messages.
+async fn with_messages() -> Subject {
+    let storage = open_with_messages(&place().await).await;
+    storage.migrate().await.expect("migrate");
+    storage
+}
+
+async fn open_with_messages(url: &str) -> Subject {
+    Arc::new(SqliteStorage::open(url).expect("open").with_messages())
+}
+
 async fn open(url: &str) -> Subject {
     Arc::new(SqliteStorage::open(url).expect("open"))
 }
 
 backfill_core::storage_contract_tests!(sqlite);
 backfill_core::storage_process_tests!(place, open);
+backfill_core::storage_message_tests!(with_messages);
+backfill_core::storage_message_process_tests!(place, open_with_messages);

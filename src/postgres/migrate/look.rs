@@ -24,6 +24,9 @@ pub(super) struct Found {
     pub(super) breaking: Option<i32>,
     /// How many of our own migrations have been applied.
     pub(super) own: i32,
+    pub(super) messages_ledger: bool,
+    /// How many of the migrations of messages have been applied.
+    pub(super) messages: i32,
     /// Whether the function that claims works on another schema: this one was renamed, or is a copy.
     pub(super) claims_elsewhere: bool,
     /// What everybody relies on at a revision that we can work with, and is not there.
@@ -50,7 +53,8 @@ pub(in crate::postgres) const FUNCTIONS: [&str; 8] = [
 pub(super) async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Found> {
     let fail = |e| storage.database.error("look at the schema", e);
     let named = |wanted: &[&str]| wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let relations = [&TABLES[..], &VIEWS, &["migrations", "backfill_migrations"]].concat();
+    let relations =
+        [&TABLES[..], &VIEWS, &["migrations", "backfill_migrations", "backfill_message_migrations"]].concat();
     let catalog = sqlx::query!(
         r#"
 select
@@ -98,6 +102,7 @@ left join pg_catalog.pg_namespace schema on schema.nspname = $1
         claims_elsewhere: catalog.claims_elsewhere,
         ledger: has(&catalog.relations, "migrations"),
         own_ledger: has(&catalog.relations, "backfill_migrations"),
+        messages_ledger: has(&catalog.relations, "backfill_message_migrations"),
         jobs: ["jobs", "_private_jobs"].iter().any(|name| has(&catalog.relations, name)),
         missing: [
             missing("table", &TABLES, &catalog.relations),
@@ -130,6 +135,14 @@ from graphile_worker.migrations
                 .fetch_one(storage.database.schema.on(&mut *conn))
                 .await
                 .map_err(fail)?;
+    }
+    if found.messages_ledger {
+        found.messages = sqlx::query_scalar!(
+            r#"select coalesce(max(id), 0) as "messages!" from graphile_worker.backfill_message_migrations"#
+        )
+        .fetch_one(storage.database.schema.on(conn))
+        .await
+        .map_err(fail)?;
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-pub(super) const OWN: [(i32, &str, &str); 8] = [
+pub(super) const OWN: [(i32, &str, &str); 9] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
@@ -18,7 +18,14 @@ pub(super) const OWN: [(i32, &str, &str); 8] = [
     (6, "claim", script!("own/006_claim.sql")),
     (7, "serves", script!("own/007_serves.sql")),
     (8, "status", script!("own/008_status.sql")),
+    (9, "in_place", script!("own/009_in_place.sql")),
 ];
+
+/// What messages need, in schemas that want them, with a ledger of their own: number, name, script.
+pub(super) const MESSAGES: [(i32, &str, &str); 2] =
+    [(1, "messages", script!("messages/001_messages.sql")), (2, "take", script!("messages/002_take.sql"))];
+/// The first of their scripts whose functions keep the name that their schema had.
+pub(super) const TAKE: i32 = 2;
 
 /// The number of the script that makes `backfill_claim`.
 pub(super) const CLAIM: i32 = 6;

@@ -63,7 +63,7 @@ impl<'a> Changes<'a> {
 }
 
 /// A task may answer any time; one that PostgreSQL cannot hold must not spoil the batch.
-pub(super) fn bounded(time: DateTime<Utc>) -> DateTime<Utc> {
+pub(in crate::postgres) fn bounded(time: DateTime<Utc>) -> DateTime<Utc> {
     let year = |year, month, day| {
         chrono::NaiveDate::from_ymd_opt(year, month, day).unwrap_or_default().and_time(chrono::NaiveTime::MIN).and_utc()
     };

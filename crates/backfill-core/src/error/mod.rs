@@ -33,6 +33,37 @@ pub enum Error {
         problem: String,
     },
 
+    /// Something about a message, a document or an event is outside what storages keep. Nothing was sent.
+    #[error("{what} {value:?} {problem}")]
+    InvalidMessage {
+        /// Which part.
+        what: &'static str,
+        /// Its value, shortened when long.
+        value: String,
+        /// What is wrong with it, with the limit.
+        problem: String,
+    },
+
+    /// A message's id was given before in its namespace. Nothing was stored.
+    #[error(
+        "a message with the id {id:?} was added before; ids are given once, for as long as the end of a message is remembered"
+    )]
+    MessageExists {
+        /// The id.
+        id: String,
+    },
+
+    /// A claim of a message does not stand any more. Nothing was changed.
+    #[error(
+        "the claim of message {id:?} of the queue {queue:?} does not stand any more: the message has ended, was given back, or somebody          else has claimed it since; renew leases in time, or ask for longer ones"
+    )]
+    LeaseLost {
+        /// The message's id.
+        id: String,
+        /// Its queue.
+        queue: String,
+    },
+
     /// A payload is larger than the client's cap. Nothing was sent.
     #[error(
         "the payload for task {task:?} has {bytes} bytes, more than the cap of {limit}; store the data elsewhere \
@@ -276,6 +307,14 @@ impl Error {
         Self::Storage { action, kind, source: Arc::from(source.into()) }
     }
 
+    /// Something about a message cannot be.
+    #[must_use]
+    pub fn invalid_message(what: &'static str, value: &str, problem: &str) -> Self {
+        let shown: String = value.chars().take(60).collect();
+        let value = if shown.len() < value.len() { format!("{shown}…") } else { shown };
+        Self::InvalidMessage { what, value, problem: problem.to_owned() }
+    }
+
     /// A storage is not ready, and what to do about it is what the reason suggests.
     pub fn not_ready(storage: impl Into<String>, reason: Unready) -> Self {
         let remedy = reason.remedy().to_owned();
@@ -329,6 +368,8 @@ impl Error {
             | Self::HiddenRows { .. }
             | Self::ReadOnly { .. }
             | Self::StorageGone { .. }
+            | Self::LeaseLost { .. }
+            | Self::MessageExists { .. }
             | Self::LeftOut { .. } => true,
             _ => self.is_missing(),
         }

@@ -19,6 +19,8 @@ pub enum Unready {
     /// A schema is Node's alone: our own objects (`backfill_*`) are missing or older than needed, and migrating at start is switched
     /// off.
     OwnObjectsMissing,
+    /// Messages are wanted, and what they need (`backfill_documents` and its like) is not there, and migrating at start is switched off.
+    MessagesMissing,
     /// It is older than what can be migrated.
     TooOld {
         /// The revision found.
@@ -71,7 +73,7 @@ impl Unready {
             Self::Missing => {
                 "if migrating at start is switched off, run client.migrate() in a deployment step, or switch it on"
             }
-            Self::Outdated { .. } | Self::OwnObjectsMissing => {
+            Self::Outdated { .. } | Self::OwnObjectsMissing | Self::MessagesMissing => {
                 "run client.migrate() in a deployment step, or switch migrating on"
             }
             Self::TooOld { .. } => "migrate it by an older version of backfill first",
@@ -102,6 +104,9 @@ impl fmt::Display for Unready {
             Self::OwnObjectsMissing => {
                 f.write_str("lacks objects of backfill's own (backfill_*), and migrating at start is switched off")
             }
+            Self::MessagesMissing => f.write_str(
+                "has no place for messages (backfill_documents and what belongs to it), and migrating at start is switched off",
+            ),
             Self::TooOld { found, oldest } => {
                 write!(f, "is at revision {found}, and only revision {oldest} or later can be migrated")
             }

@@ -20,19 +20,29 @@ pub struct Registration<'a> {
     pub tasks: &'a [String],
     /// After how long without a heartbeat it may be declared dead, at the earliest. `None`: whoever looks decides.
     pub dead_after: Option<Duration>,
+    /// Whether what it holds, if it dies, keeps its place: ready again where it stood, without being spread in time.
+    pub in_place: bool,
 }
 
 impl<'a> Registration<'a> {
     /// A worker that runs these tasks.
     #[must_use]
     pub fn new(worker: &'a WorkerId, tasks: &'a [String]) -> Self {
-        Self { worker, tasks, dead_after: None }
+        Self { worker, tasks, dead_after: None, in_place: false }
     }
 
     /// The same, but no worker may declare it dead before it has sent no heartbeat for so long.
     #[must_use]
     pub fn dead_after(mut self, dead_after: Duration) -> Self {
         self.dead_after = Some(dead_after);
+        self
+    }
+
+    /// The same, and what it holds, if it dies, is ready again where it stood. For brokers, whose consumers expect the order to stay. (Jobs of a
+    /// worker come back apart from each other when they have died before: one of them may be what kills it.)
+    #[must_use]
+    pub fn in_place(mut self) -> Self {
+        self.in_place = true;
         self
     }
 }
@@ -52,6 +62,9 @@ pub struct Registered {
     pub dead_after: Duration,
     /// What it says of itself.
     pub status: Option<WorkerStatus>,
+    /// Whether what it holds keeps its place if it dies.
+    #[serde(default)]
+    pub in_place: bool,
 }
 
 impl Registered {
@@ -64,6 +77,7 @@ impl Registered {
             seen_at: now,
             dead_after: registration.dead_after.unwrap_or_default(),
             status: None,
+            in_place: registration.in_place,
         }
     }
 
@@ -144,6 +158,13 @@ impl Rescued {
         job.locked_by = None;
         job.last_error = Some(Self::last_error(worker));
         job.run_at = later(job.run_at.max(now), Duration::from_secs_f64(spread));
+    }
+
+    /// The same of a worker that registered so: see [`Registration::in_place`].
+    pub fn apply_in_place(worker: &str, job: &mut Job) {
+        job.locked_at = None;
+        job.locked_by = None;
+        job.last_error = Some(Self::last_error(worker));
     }
 
     /// What the released jobs get as `last_error`.

@@ -12,6 +12,7 @@
 //! | [`Admin`] | people, by client and binary | removing, completing, discarding, rescheduling, unlocking, cleaning up |
 //! | [`Inspect`] | people, pages, checks | jobs, counts, queues, tasks, workers |
 //! | [`Transfer`] | `backfill move` | reserving jobs here, importing them there |
+//! | [`Messages`](messages::Messages) | doors, and programs that need a durable queue | lines, leases, units, documents, events |
 //! | [`Doctor`] | `backfill doctor` | what is wrong, and its remedy |
 //!
 //! No method that does anything has a default: a wrapper decides about each. The verbs take and give lists: a single job is a list of one, and no
@@ -38,6 +39,7 @@ mod inspect;
 mod left_out;
 mod manage;
 pub mod memory;
+pub mod messages;
 mod outcome;
 mod settle;
 mod status;

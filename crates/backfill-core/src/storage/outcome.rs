@@ -60,6 +60,15 @@ pub enum Outcome {
         /// Takes the payload's place (the items of a batch that are left).
         payload: Option<Payload>,
     },
+    /// Not done, and no failure of the job's: ready again where it stood, or so much later. It keeps its attempt as used, and others are
+    /// told.
+    #[non_exhaustive]
+    Requeued {
+        /// How long after now it is ready; zero: at once, and in its old place.
+        after: Duration,
+        /// Becomes `last_error`, if given.
+        error: Option<String>,
+    },
     /// Never started: give the attempt back and leave the rest as it was.
     Released,
 }
@@ -89,10 +98,17 @@ impl Outcome {
         Self::Snoozed { until: until.into() }
     }
 
+    /// Ready again where it stood, with its attempt used; or so much later, if the time is not zero.
+    #[must_use]
+    pub fn requeued(after: Duration) -> Self {
+        Self::Requeued { after, error: None }
+    }
+
     /// What it says about what went wrong, to be made fit for where it is stored.
     pub fn error_mut(&mut self) -> Option<&mut String> {
         match self {
             Self::Failed { error, .. } | Self::Dead { error } | Self::Interrupted { error, .. } => Some(error),
+            Self::Requeued { error, .. } => error.as_mut(),
             Self::Completed {} | Self::Snoozed { .. } | Self::Released => None,
         }
     }
@@ -121,6 +137,9 @@ impl Outcome {
                 change("interrupted", Some(error), wait, payload.as_ref())
             }
             Self::Snoozed { until } => change("snoozed", None, Some(*until), None),
+            Self::Requeued { after, error } => {
+                change("requeued", error.as_ref(), (!after.is_zero()).then_some(RunAt::In(*after)), None)
+            }
             Self::Released => change("returned", None, None, None),
         })
     }
@@ -156,6 +175,8 @@ impl Outcome {
                 }
                 gets_attempt_back = !again;
             }
+            Self::Requeued { after, .. } if after.is_zero() => {}
+            Self::Requeued { after, .. } => job.run_at = later(now, *after),
             Self::Released => gets_attempt_back = true,
         }
         if gets_attempt_back && !taken_over {
@@ -195,7 +216,7 @@ impl Outcome {
     /// Whether the job is ready again by this, and somebody else may take it.
     #[must_use]
     pub fn releases(&self) -> bool {
-        matches!(self, Self::Released | Self::Interrupted { .. })
+        matches!(self, Self::Released | Self::Interrupted { .. } | Self::Requeued { .. })
     }
 }
 
@@ -203,11 +224,11 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Change<'a> {
-    /// `failed`, `dead`, `interrupted`, `snoozed` or `returned`.
+    /// `failed`, `dead`, `interrupted`, `snoozed`, `requeued` or `returned`.
     pub kind: &'static str,
     /// Becomes `last_error`; fit to be stored.
     pub error: Option<String>,
-    /// When it is due. A delay counts from now; of a job that failed, from its `run_at` if that is later.
+    /// When it is due. A delay counts from now; of a job that failed or was cut off, from its `run_at` if that is later.
     pub when: Option<RunAt>,
     /// Takes the payload's place.
     pub payload: Option<&'a Payload>,

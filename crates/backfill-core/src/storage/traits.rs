@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
+use super::messages::Messages;
 use super::{
     Capabilities, Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
     Offer, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, TaskInfo, Wakeup, Watch, WorkerId,
@@ -56,6 +57,9 @@ pub trait Storage: Debug + Send + Sync {
     /// Moving jobs to and from other storages, if it can.
     fn transfer(&self) -> Option<&dyn Transfer>;
 
+    /// Lines, leases, units, documents and events, if it has them.
+    fn messages(&self) -> Option<&dyn Messages>;
+
     /// Looking for what is wrong with it, if it can.
     fn doctor(&self) -> Option<&dyn Doctor>;
 
@@ -83,6 +87,14 @@ pub trait Storage: Debug + Send + Sync {
     /// [`Error::Unsupported`]. See [`inspect`](Self::inspect).
     fn require_inspect(&self) -> Result<&dyn Inspect> {
         self.inspect().ok_or_else(|| Error::Unsupported { what: "looking at jobs", storage: self.name() })
+    }
+
+    /// The same, of a storage that must have it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]. See [`messages`](Self::messages).
+    fn require_messages(&self) -> Result<&dyn Messages> {
+        self.messages().ok_or_else(|| Error::Unsupported { what: "messages", storage: self.name() })
     }
 
     /// The same, of a storage that must have it.

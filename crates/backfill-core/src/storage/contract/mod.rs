@@ -20,6 +20,7 @@
 //! | [`heartbeat`] | heartbeats, rescue, identities |
 //! | [`cron`] | the gate of crontabs |
 //! | [`managing`] | the administrative verbs, counts that add up |
+//! | [`messages`] | lines, leases, units, documents, events, groups; a list of its own |
 //! | [`moving`] | moving jobs to another storage, each once |
 //! | [`processes`] | the same from several processes, and what a killed one leaves behind |
 
@@ -31,6 +32,7 @@ pub mod claiming;
 pub mod cron;
 pub mod heartbeat;
 pub mod managing;
+pub mod messages;
 pub mod moving;
 pub mod processes;
 pub mod queues;

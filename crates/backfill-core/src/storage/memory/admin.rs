@@ -97,7 +97,7 @@ impl State {
 
     pub(super) fn unlock(&mut self, workers: &[String]) -> usize {
         for worker in workers {
-            self.workers.remove(worker.as_str());
+            self.forget_worker(worker);
         }
         // Unlocking leaves run_at alone.
         self.release(|lock| workers.contains(&lock.by), |_| {})
@@ -125,6 +125,8 @@ impl State {
             let before = self.queues.len();
             self.queues.retain(|queue, held| held.is_some() || used.contains(queue));
             cleaned.queues = (before - self.queues.len()) as u64;
+            let queues = &self.queues;
+            self.turns.retain(|(_, queue), _| queues.contains_key(queue));
         }
         cleaned
     }

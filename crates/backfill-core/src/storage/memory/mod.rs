@@ -10,6 +10,7 @@ mod admin;
 mod claim;
 mod consumer;
 mod inspect;
+mod messages;
 mod schedules;
 mod settle;
 mod state;
@@ -20,8 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+use super::messages::{Changes, Messages};
 use super::{
     Admin, Capabilities, Check, CheckStatus, Consumer, Doctor, Inspect, Migrated, Schedules, Storage, Transfer,
 };
@@ -35,11 +37,17 @@ pub struct MemoryStorage {
     state: Arc<Mutex<State>>,
     /// How many jobs have been added or made ready so far.
     added: Arc<watch::Sender<u64>>,
+    /// What may have changed.
+    changes: Arc<broadcast::Sender<Changes>>,
 }
 
 impl Default for MemoryStorage {
     fn default() -> Self {
-        Self { state: Arc::default(), added: Arc::new(watch::Sender::new(0)) }
+        Self {
+            state: Arc::default(),
+            added: Arc::new(watch::Sender::new(0)),
+            changes: Arc::new(broadcast::Sender::new(1_024)),
+        }
     }
 }
 
@@ -112,6 +120,10 @@ impl Storage for MemoryStorage {
     }
 
     fn transfer(&self) -> Option<&dyn Transfer> {
+        Some(self)
+    }
+
+    fn messages(&self) -> Option<&dyn Messages> {
         Some(self)
     }
 

@@ -1,21 +1,39 @@
 //! What is kept: plain maps, and the indexes over them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::job::{Job, JobId, Priority};
+use crate::storage::messages::{Document, DocumentKey, Event, Lease};
 use crate::storage::{KnownCrontab, Registered};
 
 /// Graphile's rule: a lock this old is no lock.
 pub(super) const STALE: TimeDelta = TimeDelta::hours(4);
+
+/// Where a job stands.
+pub(super) type Place = (Priority, DateTime<Utc>, JobId);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) jobs: BTreeMap<JobId, Job>,
     last_id: i64,
     /// Jobs that may be claimed, in the order in which they are.
-    pub(super) available: BTreeSet<(Priority, DateTime<Utc>, JobId)>,
+    pub(super) available: BTreeSet<Place>,
+    /// The same of each line.
+    pub(super) lines: HashMap<String, BTreeSet<Place>>,
+    /// The held ones of each line.
+    pub(super) held: HashMap<String, BTreeSet<Place>>,
+    /// Leases, by their ends.
+    pub(super) leases: BTreeSet<(DateTime<Utc>, JobId)>,
+    pub(super) documents: BTreeMap<DocumentKey, Document>,
+    /// The highest version that a document ever had.
+    pub(super) last_version: u64,
+    pub(super) streams: HashMap<String, VecDeque<Event>>,
+    /// The highest position that an event ever had.
+    pub(super) last_position: u64,
+    /// When something of a queue of a line was last taken in line.
+    pub(super) turns: HashMap<(String, String), DateTime<Utc>>,
     pub(super) by_key: HashMap<String, JobId>,
     /// Serial queues, and the claim that holds each.
     pub(super) queues: BTreeMap<String, Option<Lock>>,
@@ -56,32 +74,54 @@ impl State {
 
     /// Changes one job and keeps the indexes true.
     pub(super) fn change(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Option<Job> {
-        let job = self.jobs.get_mut(&id)?;
-        self.available.remove(&(job.priority, job.run_at, id));
-        if let Some(key) = &job.key {
-            self.by_key.remove(key);
-        }
-        change(job);
-        let job = job.clone();
+        let mut job = self.jobs.remove(&id)?;
+        self.forget(&job);
+        change(&mut job);
+        self.jobs.insert(id, job.clone());
         self.index(&job);
         Some(job)
     }
 
     pub(super) fn delete(&mut self, id: JobId) -> Option<Job> {
         let job = self.jobs.remove(&id)?;
-        self.available.remove(&(job.priority, job.run_at, id));
-        if let Some(key) = &job.key {
-            self.by_key.remove(key);
-        }
+        self.forget(&job);
         Some(job)
     }
 
     pub(super) fn index(&mut self, job: &Job) {
+        let place = place(job);
         if is_available(job) {
-            self.available.insert((job.priority, job.run_at, job.id));
+            self.available.insert(place);
+            self.lines.entry(job.task.clone()).or_default().insert(place);
+        }
+        if let Some(locked_at) = job.locked_at {
+            self.held.entry(job.task.clone()).or_default().insert(place);
+            if Lease::holds(job) {
+                self.leases.insert((locked_at, job.id));
+            }
         }
         if let Some(key) = &job.key {
             self.by_key.insert(key.clone(), job.id);
+        }
+    }
+
+    /// Takes a job, as it was, out of the indexes.
+    fn forget(&mut self, job: &Job) {
+        let place = place(job);
+        self.available.remove(&place);
+        for lines in [&mut self.lines, &mut self.held] {
+            if let Some(line) = lines.get_mut(&job.task) {
+                line.remove(&place);
+                if line.is_empty() {
+                    lines.remove(&job.task);
+                }
+            }
+        }
+        if let Some(locked_at) = job.locked_at {
+            self.leases.remove(&(locked_at, job.id));
+        }
+        if let Some(key) = &job.key {
+            self.by_key.remove(key);
         }
     }
 
@@ -102,6 +142,10 @@ impl State {
     pub(super) fn free_ones(&self, ids: &[JobId], now: DateTime<Utc>) -> BTreeSet<JobId> {
         ids.iter().copied().filter(|id| self.is_free(*id, now)).collect()
     }
+}
+
+pub(super) fn place(job: &Job) -> Place {
+    (job.priority, job.run_at, job.id)
 }
 
 pub(super) fn is_available(job: &Job) -> bool {

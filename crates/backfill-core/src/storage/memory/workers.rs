@@ -75,22 +75,31 @@ impl State {
     }
 
     pub(super) fn deregister(&mut self, worker: &WorkerId) -> usize {
-        self.workers.remove(worker.as_str());
+        self.forget_worker(worker.as_str());
         self.release_untracked(worker, &[])
+    }
+
+    /// Its documents go with it.
+    pub(super) fn forget_worker(&mut self, worker: &str) {
+        self.workers.remove(worker);
+        self.documents.retain(|_, document| document.owner.as_ref().is_none_or(|owner| owner.as_str() != worker));
     }
 
     pub(super) fn rescue(&mut self, watch: &Watch) -> Vec<Rescued> {
         let now = self.now();
-        let dead: Vec<String> = self
+        let dead: Vec<(String, bool)> = self
             .workers
             .iter()
             .filter(|(_, registered)| registered.is_dead(watch, now))
-            .map(|(worker, _)| worker.clone())
+            .map(|(worker, registered)| (worker.clone(), registered.in_place))
             .collect();
         dead.into_iter()
-            .map(|worker| {
-                self.workers.remove(&worker);
-                let jobs = self.release(|lock| lock.by == worker, |job| Rescued::apply(&worker, job, now));
+            .map(|(worker, in_place)| {
+                self.forget_worker(&worker);
+                let apply = |job: &mut Job| {
+                    if in_place { Rescued::apply_in_place(&worker, job) } else { Rescued::apply(&worker, job, now) }
+                };
+                let jobs = self.release(|lock| lock.by == worker, apply);
                 Rescued { worker, jobs: jobs as u64 }
             })
             .collect()

@@ -17,7 +17,8 @@ use crate::storage::{DueJob, JobFilter, Outcome, Reschedule, Watch};
 
 /// The system calls by which a process changes a file, or speaks to a server and hears its answer. What others can see of a
 /// process changes only there.
-const CALLS: [&str; 6] = ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "recvfrom"];
+pub(in crate::storage::contract) const CALLS: [&str; 6] =
+    ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "recvfrom"];
 const TRANSFER: &str = "move-within";
 
 fn numbered(number: i64) -> JobSpec {
@@ -157,19 +158,7 @@ pub async fn a_process_killed_at_any_moment_loses_nothing(storage: Subject, chil
     let mut told = Told::default();
     for round in 0..24 {
         let children = children.clone();
-        told.take(
-            apart(move || {
-                let mut running = children.start("live");
-                let mut told: Vec<_> = (0..=round * 5).filter_map(|_| running.next()).collect();
-                assert_eq!(told.len(), round * 5 + 1, "it runs until it is killed");
-                // Anywhere within the next few statements, or between two of them.
-                std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
-                running.child.kill().expect("kill");
-                told.extend(running.rest());
-                told
-            })
-            .await,
-        );
+        told.take(apart(move || children.live_for("live", round * 5)).await);
         told.check(&storage, &format!("round {round}")).await;
     }
     told.finish(&storage).await;
@@ -185,7 +174,7 @@ pub async fn a_process_killed_at_each_write_loses_nothing(storage: Subject, chil
     for call in CALLS {
         for n in 1.. {
             let (children, strace) = (children.clone(), strace.clone());
-            let heard = apart(move || children.start_until("live once", call, n, &strace).rest()).await;
+            let heard = apart(move || children.live_until("live once", call, n, &strace)).await;
             let has_ended = heard.last().is_some_and(|(what, _)| what == "ended");
             told.take(heard);
             told.check(&storage, &format!("before {call} {n}")).await;

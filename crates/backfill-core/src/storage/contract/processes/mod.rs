@@ -19,6 +19,7 @@ use std::time::Duration;
 use chrono::Utc;
 use futures::StreamExt;
 
+pub(super) use crashes::CALLS;
 pub use crashes::{a_process_killed_at_any_moment_loses_nothing, a_process_killed_at_each_write_loses_nothing};
 
 use super::claiming::assert_comes_before_a_poll;
@@ -99,6 +100,29 @@ impl Children {
         self.start_with(role, command)
     }
 
+    /// Lets a child live until it has told one thing more than so many, and then kills it; answers what it has told.
+    pub(in crate::storage::contract) fn live_for(&self, role: &str, told: usize) -> Vec<(String, i64)> {
+        let mut running = self.start(role);
+        let mut heard: Vec<_> = (0..=told).filter_map(|_| running.next()).collect();
+        assert_eq!(heard.len(), told + 1, "it runs until it is killed");
+        // Anywhere within the next few statements, or between two of them.
+        std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
+        running.child.kill().expect("kill");
+        heard.extend(running.rest());
+        heard
+    }
+
+    /// Lets a child live until a thread of it begins its *n*th system call of this name; answers what it has told.
+    pub(in crate::storage::contract) fn live_until(
+        &self,
+        role: &str,
+        call: &str,
+        n: usize,
+        strace: &str,
+    ) -> Vec<(String, i64)> {
+        self.start_until(role, call, n, strace).rest()
+    }
+
     fn start_with(&self, role: &str, mut command: Command) -> Running {
         let mut child = command
             .args(["--exact", &self.test, "--nocapture", "--test-threads=1"])
@@ -147,7 +171,7 @@ impl Drop for Running {
     }
 }
 
-fn tell(what: &str, id: i64) {
+pub(in crate::storage::contract) fn tell(what: &str, id: i64) {
     let mut output = std::io::stdout().lock();
     // Nobody may listen any more.
     let _ = writeln!(output, "@{what} {id}").and_then(|()| output.flush());
@@ -182,12 +206,19 @@ pub async fn play(role: &str, storage: Subject) {
         "live" => loop {
             crashes::live(&storage).await;
         },
+        "messages once" => {
+            super::messages::live(&storage).await;
+            tell("played", 0);
+        }
+        "messages" => loop {
+            super::messages::live(&storage).await;
+        },
         other => panic!("there is no role {other}"),
     }
 }
 
 /// Whatever blocks, away from the runtime.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(in crate::storage::contract) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it ends")
 }
 

@@ -1,0 +1,319 @@
+//! Taking by lines.
+//!
+//! A line is walked priority by priority: of each, what is ready is one piece of the index, so delayed jobs are never read.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use backfill_core::Result;
+use backfill_core::job::{Job, JobId};
+use backfill_core::storage::ClaimToken;
+use backfill_core::storage::messages::{DocumentKey, Holder, Take, Taken, TakenJob};
+use futures::TryStreamExt;
+use sqlx::SqliteConnection;
+
+use super::groups::choose_in_line;
+use super::lease::end;
+use crate::SqliteStorage;
+use crate::file::{MonotonicClock, micros, time};
+use crate::row::jobs;
+
+/// What a take asks for, for the thread that writes.
+struct Asked {
+    /// A worker, which must be registered.
+    worker: Option<String>,
+    holder: String,
+    lines: Vec<(String, usize)>,
+    max_bytes: usize,
+    ready_by: Option<i64>,
+    in_line: bool,
+    unless: Vec<DocumentKey>,
+}
+
+/// What was taken, before anybody knows by which holds.
+enum Took {
+    Jobs(Vec<Job>, i64),
+    StoppedBy(DocumentKey),
+}
+
+impl SqliteStorage {
+    pub(super) async fn take_jobs(&self, request: &Take<'_>) -> Result<Taken> {
+        let asked = Asked {
+            worker: match request.holder {
+                Holder::Worker(worker) => Some(worker.to_string()),
+                Holder::Lease { .. } => None,
+            },
+            holder: request.holder_name(),
+            lines: request.lines.to_vec(),
+            max_bytes: request.max_bytes,
+            ready_by: request.ready_by.map(micros),
+            in_line: request.in_line,
+            unless: request.unless.to_vec(),
+        };
+        // An empty look writes nothing and waits for nobody, unless an ended lease may stand in front.
+        if !request.in_line && self.has_nothing(&asked).await? {
+            return Ok(Taken::default());
+        }
+        let lasts = match request.holder {
+            Holder::Worker(_) => None,
+            Holder::Lease { lasts, .. } => Some(lasts),
+        };
+        let clock = Arc::clone(self.file.clock());
+        let took = self.file.writer.write("take jobs", move |connection| {
+            Box::pin(async move { take(&clock, connection, asked, lasts).await })
+        });
+        match took.await? {
+            Took::StoppedBy(document) => Ok(Taken::stopped_by(document)),
+            Took::Jobs(jobs, locked_at) => {
+                let token = ClaimToken::from_number(locked_at);
+                let taken = jobs.into_iter().map(|job| {
+                    let hold = request.hold(&job, token);
+                    TakenJob::new(job, hold)
+                });
+                Ok(Taken::jobs(taken.collect()))
+            }
+        }
+    }
+
+    /// Whether none of the lines has a job that could be taken, and nothing forbids to look.
+    async fn has_nothing(&self, asked: &Asked) -> Result<bool> {
+        let fail = crate::errors::failed("look for jobs");
+        let mut connection = self.file.read("look for jobs").await?;
+        if !asked.unless.is_empty() {
+            return Ok(false);
+        }
+        let ready_by = asked.ready_by.unwrap_or_else(|| self.file.now());
+        for (line, limit) in &asked.lines {
+            if *limit == 0 {
+                continue;
+            }
+            let mut priority = None;
+            while let Some(next) = next_priority(&mut connection, line, priority).await.map_err(&fail)? {
+                if !head(&mut connection, line, next, ready_by, 1).await.map_err(&fail)?.is_empty() {
+                    return Ok(false);
+                }
+                priority = Some(next);
+            }
+        }
+        Ok(true)
+    }
+}
+
+async fn take(
+    clock: &MonotonicClock,
+    connection: &mut SqliteConnection,
+    asked: Asked,
+    lasts: Option<std::time::Duration>,
+) -> sqlx::Result<Took> {
+    let now = clock.now();
+    for document in asked.unless {
+        let there = sqlx::query_scalar!(
+            r#"
+select count(*) as "count!: i64" from backfill_documents where kind = ?1 and key = ?2 and (until is null or until > ?3)
+"#,
+            document.kind,
+            document.key,
+            now
+        );
+        if there.fetch_one(&mut *connection).await? > 0 {
+            return Ok(Took::StoppedBy(document));
+        }
+    }
+    if let Some(worker) = &asked.worker {
+        let there =
+            sqlx::query_scalar!(r#"select count(*) as "count!: i64" from backfill_pools where id = ?1"#, worker);
+        if there.fetch_one(&mut *connection).await? == 0 {
+            return Ok(Took::Jobs(Vec::new(), now));
+        }
+    }
+    if asked.in_line {
+        // What an ended lease holds stands before what is behind it.
+        end(connection, now, None).await?;
+    }
+    let ready_by = asked.ready_by.unwrap_or(now);
+    let mut room = Room { bytes: asked.max_bytes, any: false };
+    let mut chosen = Vec::new();
+    for (line, limit) in &asked.lines {
+        chosen.extend(if asked.in_line {
+            choose_in_line(connection, line, *limit, ready_by, &mut room).await?
+        } else {
+            choose(connection, line, *limit, ready_by, &mut room).await?
+        });
+    }
+    if chosen.is_empty() {
+        return Ok(Took::Jobs(Vec::new(), now));
+    }
+    let locked_at = lasts.map_or(now, |lasts| micros(backfill_core::job::limits::later(time(now), lasts)));
+    mark(connection, &asked.lines, chosen, (now, locked_at), &asked.holder, asked.in_line).await
+}
+
+/// Marks the chosen ones, and their queues or turns.
+async fn mark(
+    connection: &mut SqliteConnection,
+    lines: &[(String, usize)],
+    chosen: Vec<JobId>,
+    (now, locked_at): (i64, i64),
+    holder: &str,
+    in_line: bool,
+) -> sqlx::Result<Took> {
+    let ids = crate::json(JobId::numbers(&chosen));
+    let rows = jobs!(
+        r#"
+update backfill_jobs set attempts = attempts + 1, locked_at = ?2, locked_by = ?3
+where id in (select value from json_each(?1))
+returning
+"#,
+        "",
+        ids,
+        locked_at,
+        holder,
+    );
+    let mut jobs: Vec<Job> = rows.fetch_all(&mut *connection).await?.into_iter().map(Job::from).collect();
+    let line_of = |job: &Job| lines.iter().position(|(line, _)| *line == job.task);
+    if in_line {
+        let place_of: std::collections::HashMap<JobId, usize> =
+            chosen.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+        jobs.sort_by_key(|job| place_of.get(&job.id).copied());
+    } else {
+        jobs.sort_by_key(|job| (line_of(job), job.priority, job.run_at, job.id));
+    }
+    for job in jobs.iter().filter(|job| job.queue.is_some()) {
+        let (task, queue) = (&job.task, &job.queue);
+        if in_line {
+            sqlx::query!(
+                "insert into backfill_turns (task, queue, taken_at) values (?1, ?2, ?3) on conflict do update set taken_at = ?3",
+                task,
+                queue,
+                now
+            )
+            .execute(&mut *connection)
+            .await?;
+        } else {
+            sqlx::query!(
+                "update backfill_queues set locked_at = ?2, locked_by = ?3 where name = ?1",
+                queue,
+                locked_at,
+                holder
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    Ok(Took::Jobs(jobs, locked_at))
+}
+
+/// What may be chosen, and what it needs.
+pub(super) struct Head {
+    pub id: i64,
+    pub queue: Option<crate::row::Text>,
+    pub bytes: i64,
+}
+
+/// The next priority in which a line has jobs that may be taken, some time.
+pub(super) async fn next_priority(
+    connection: &mut SqliteConnection,
+    line: &str,
+    after: Option<i64>,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        r#"
+select min(priority) as "priority?: i64"
+from backfill_jobs indexed by backfill_jobs_task_line
+where task = ?1 and locked_at is null and attempts < max_attempts and priority > ?2
+"#,
+        line,
+        after.unwrap_or(i64::MIN),
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// The first ready jobs of one priority.
+pub(super) async fn head(
+    connection: &mut SqliteConnection,
+    line: &str,
+    priority: i64,
+    ready_by: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<Head>> {
+    sqlx::query_as!(
+        Head,
+        r#"
+select id as "id!: i64", queue as "queue?: crate::row::Text", octet_length(payload) as "bytes!: i64"
+from backfill_jobs indexed by backfill_jobs_task_line
+where task = ?1 and locked_at is null and attempts < max_attempts and priority = ?2 and run_at <= ?3
+order by run_at, id
+limit ?4
+"#,
+        line,
+        priority,
+        ready_by,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The first ready jobs of a line; of each serial queue one, if nobody holds it.
+async fn choose(
+    connection: &mut SqliteConnection,
+    line: &str,
+    limit: usize,
+    ready_by: i64,
+    room: &mut Room,
+) -> sqlx::Result<Vec<JobId>> {
+    let (mut chosen, mut queues) = (Vec::new(), HashSet::new());
+    let mut priority = None;
+    while let Some(next) = next_priority(connection, line, priority).await?.filter(|_| chosen.len() < limit) {
+        priority = Some(next);
+        // Read one by one, until they are enough: of a queue only the first is of use.
+        let mut heads = sqlx::query_as!(
+            Head,
+            r#"
+select id as "id!: i64", queue as "queue?: crate::row::Text", octet_length(payload) as "bytes!: i64"
+from backfill_jobs indexed by backfill_jobs_task_line
+where task = ?1 and locked_at is null and attempts < max_attempts and priority = ?2 and run_at <= ?3
+  and (
+    queue is null
+    or not exists (select 1 from backfill_queues held where held.name = backfill_jobs.queue and held.locked_at is not null)
+  )
+order by run_at, id
+"#,
+            line,
+            next,
+            ready_by,
+        )
+        .fetch(&mut *connection);
+        while chosen.len() < limit {
+            let Some(head) = heads.try_next().await? else { break };
+            if head.queue.as_ref().is_some_and(|queue| queues.contains(&queue.text)) {
+                continue;
+            }
+            if !room.takes(head.bytes) {
+                return Ok(chosen);
+            }
+            queues.extend(head.queue.map(|queue| queue.text));
+            chosen.push(JobId::from_number(head.id));
+        }
+    }
+    Ok(chosen)
+}
+
+/// How many bytes of payloads there may be.
+pub(super) struct Room {
+    bytes: usize,
+    any: bool,
+}
+
+impl Room {
+    /// Whether a job of so many bytes may be taken, too; the first one always.
+    pub(super) fn takes(&mut self, bytes: i64) -> bool {
+        let bytes = usize::try_from(bytes).unwrap_or_default();
+        if self.any && bytes > self.bytes {
+            return false;
+        }
+        self.any = true;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
+    }
+}
