@@ -38,6 +38,7 @@
 //! | [`worker`] | running jobs: [`Worker`] |
 //! | [`explain`] | why a job does not run |
 //! | [`moving`] | moving waiting jobs from one storage to another |
+//! | `messages` | a durable queue for programs: leases, events, both or neither (feature `messages`) |
 //! | [`cron`] | crontab text, schedules, and the scheduler that adds what is due |
 //! | [`error`] | the one [`Error`] type |
 //!
@@ -47,6 +48,7 @@
 //! | --- | --- |
 //! | `postgres` | jobs in a PostgreSQL schema (`postgres://user@host/database`); on by default |
 //! | `sqlite` | jobs in an SQLite file (`sqlite://jobs.db`); needs a C compiler |
+//! | `messages` | a durable queue for programs, with leases and events: `backfill::messages` |
 //! | `time-zones` | schedules in time zones other than UTC |
 //! | `tls-rustls` | TLS to PostgreSQL by rustls; on by default |
 //! | `contract` | the cases that every storage must pass, for authors of storages |
@@ -58,6 +60,8 @@ pub mod client;
 mod clock;
 pub mod cron;
 pub mod explain;
+#[cfg(feature = "messages")]
+pub mod messages;
 pub mod moving;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -1,0 +1,147 @@
+//! What is known of a message, also after its end.
+//!
+//! A *record* is a document. One that was added with an id of the caller's has one from then on, so that the id is given once; and each that has
+//! ended has one for as long as is to be remembered.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Queue, RECORD};
+use crate::error::{Error, Result};
+use crate::job::{Job, JobState, Payload};
+use crate::storage::JobFilter;
+
+/// What a message is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum MessageState {
+    /// It waits: for a claim, or for its time.
+    Queued,
+    /// Somebody holds it.
+    Running,
+    /// It was completed.
+    Completed,
+    /// It was failed, or was claimed as often as it may be.
+    Failed,
+}
+
+/// What is known of a message.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MessageInfo {
+    /// Its id.
+    pub id: String,
+    /// Its queue.
+    pub queue: String,
+    /// What it is doing.
+    pub state: MessageState,
+    /// How often it was claimed.
+    pub attempts: i16,
+    /// What was said when it failed, or was given back.
+    pub error: Option<String>,
+    /// When it is ready, of one that waits.
+    pub run_at: Option<DateTime<Utc>>,
+    /// When its lease ends, of one that is held.
+    pub until: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// A record, as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub queue: String,
+    /// Of one that has ended: how, by which claim, and when.
+    pub end: Option<End>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct End {
+    pub state: MessageState,
+    pub receipt: String,
+    pub attempts: i16,
+    pub error: Option<String>,
+    pub at: DateTime<Utc>,
+}
+
+impl Record {
+    /// Of a message that has not ended.
+    pub(super) fn open(queue: &str) -> Self {
+        Self { queue: queue.to_owned(), end: None }
+    }
+
+    pub(super) fn payload(&self) -> Result<Payload> {
+        Payload::new("a record", self)
+    }
+}
+
+impl Queue {
+    /// What is known of the message with this id: while it is there, and for as long as its end is remembered (see
+    /// [`QueueBuilder::retention`](super::QueueBuilder::retention)).
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn get(&self, id: &str) -> Result<Option<MessageInfo>> {
+        // It may end between the two looks.
+        for _ in 0..2 {
+            if let Some(Record { queue, end: Some(end) }) = self.record(id).await? {
+                return Ok(Some(MessageInfo {
+                    id: id.to_owned(),
+                    queue,
+                    state: end.state,
+                    attempts: end.attempts,
+                    error: end.error,
+                    run_at: None,
+                    until: None,
+                    ended_at: Some(end.at),
+                }));
+            }
+            if let Some(info) = self.look(id).await? {
+                return Ok(Some(info));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record of a message, if it has one.
+    pub(super) async fn record(&self, id: &str) -> Result<Option<Record>> {
+        let key = self.inner.names.document(RECORD, &[id]);
+        let found = self.messages()?.documents(&key.kind, &key.key, None, 1).await?;
+        let Some(document) = found.into_iter().find(|document| document.key == key) else { return Ok(None) };
+        document.value.decode().map(Some).map_err(|problem| {
+            Error::invalid_message("the record of message", id, &format!("could not be read: {problem}"))
+        })
+    }
+
+    async fn look(&self, id: &str) -> Result<Option<MessageInfo>> {
+        let filter = JobFilter::new().key(self.inner.names.key(id)).limit(1);
+        let Some(job) = self.inspect()?.jobs(&filter).await?.pop() else { return Ok(None) };
+        let now = self.inner.storage.now().await?;
+        let queue = match self.record(id).await? {
+            Some(record) => record.queue,
+            None => self.queue_of(&job),
+        };
+        let state = match job.state(now) {
+            JobState::Running => MessageState::Running,
+            JobState::Dead => MessageState::Failed,
+            _ => MessageState::Queued,
+        };
+        Ok(Some(MessageInfo {
+            id: id.to_owned(),
+            queue,
+            state,
+            attempts: job.attempts,
+            run_at: (state == MessageState::Queued).then_some(job.run_at),
+            until: job.locked_at,
+            error: job.last_error,
+            ended_at: None,
+        }))
+    }
+
+    /// The queue of a job; of one with a very long name, what is left of it.
+    fn queue_of(&self, job: &Job) -> String {
+        let name = job.task.strip_prefix(self.inner.names.prefix()).unwrap_or(&job.task);
+        super::names::unescape(name).unwrap_or_else(|| name.to_owned())
+    }
+}
