@@ -10,62 +10,9 @@ use crate::storage::messages::{Depth, Document, DocumentKey, Event};
 impl PostgresStorage {
     pub(super) async fn count_lines(&self, lines: &[String], cap: u32) -> Result<Vec<Depth>> {
         let mut work = self.database.work().await?;
-        // Priority by priority, each of which has its ready jobs before its delayed ones in the index: what is counted is what is read.
         let rows = sqlx::query!(
             r#"
-select
-  coalesce(counted.ready, 0) as "ready!",
-  coalesce(counted.delayed, 0) as "delayed!",
-  (
-    select count(*)
-    from (
-      select from graphile_worker._private_jobs job where job.task_id = task.id and job.locked_at is not null limit $2
-    ) as held
-  ) as "held!"
-from unnest($1::text[]) with ordinality as wanted (line, number)
-left join graphile_worker._private_tasks task on task.identifier = wanted.line
-left join lateral (
-  with recursive level (value) as (
-    select (
-      select job.priority::integer from graphile_worker._private_jobs job
-      where job.is_available = true and job.task_id = task.id
-      order by job.priority
-      limit 1
-    )
-    union all
-    select (
-      select job.priority::integer from graphile_worker._private_jobs job
-      where job.is_available = true and job.task_id = task.id and job.priority > level.value
-      order by job.priority
-      limit 1
-    )
-    from level
-    where level.value is not null
-  )
-  select sum(of_level.ready)::bigint as ready, sum(of_level.delayed)::bigint as delayed
-  from level
-  cross join lateral (
-    select
-      (
-        select count(*)
-        from (
-          select from graphile_worker._private_jobs job
-          where job.is_available = true and job.task_id = task.id and job.priority = level.value and job.run_at <= now()
-          limit $2
-        ) as ready
-      ) as ready,
-      (
-        select count(*)
-        from (
-          select from graphile_worker._private_jobs job
-          where job.is_available = true and job.task_id = task.id and job.priority = level.value and job.run_at > now()
-          limit $2
-        ) as delayed
-      ) as delayed
-  ) as of_level
-  where level.value is not null
-) as counted on true
-order by wanted.number
+select ready as "ready!", delayed as "delayed!", held as "held!" from graphile_worker.backfill_depths($1, $2)
 "#,
             lines,
             // One more says that there are more.

@@ -20,7 +20,10 @@ impl PostgresStorage {
         if !plan.documents.is_empty() {
             self.write_documents(conn, &plan).await?;
         }
-        let added = self.add_batches(conn, &plan).await?;
+        let mut added = Vec::with_capacity(plan.add.len());
+        for batch in plan.batches() {
+            added.extend(batch.split(self.add_chunks(conn, &batch.jobs).await?));
+        }
         let positions = if plan.events.is_empty() { Vec::new() } else { self.append(conn, &plan).await? };
         self.tell_on(conn, &plan.changes).await?;
         Ok(plan.applied(added, positions))
@@ -149,26 +152,6 @@ set value = excluded.value, version = excluded.version, owner = excluded.owner, 
         .await
         .map(drop)
         .map_err(fail)
-    }
-
-    /// Adds the jobs of all units: as many units together as have no two jobs with one key.
-    async fn add_batches(&self, conn: &mut PgConnection, plan: &Plan<'_>) -> Result<Vec<Vec<Job>>> {
-        let mut added = Vec::with_capacity(plan.add.len());
-        let mut rest = &plan.add[..];
-        while !rest.is_empty() {
-            let mut keys = std::collections::HashSet::new();
-            let is_new = |jobs: &[crate::job::NewJob]| {
-                jobs.iter().all(|job| job.key.as_ref().is_none_or(|key| keys.insert(key.clone())))
-            };
-            let mut is_new = is_new;
-            let together = rest.iter().take_while(|(_, jobs)| is_new(jobs)).count().max(1);
-            let (batch, later) = rest.split_at(together);
-            let jobs: Vec<crate::job::NewJob> = batch.iter().flat_map(|(_, jobs)| jobs.iter().cloned()).collect();
-            let mut stored = self.add_chunks(conn, &jobs).await?.into_iter();
-            added.extend(batch.iter().map(|(_, jobs)| stored.by_ref().take(jobs.len()).collect::<Vec<Job>>()));
-            rest = later;
-        }
-        Ok(added)
     }
 
     /// Appends events, one after the other with everybody else's: the lock is held until the commit, so an event with a lower

@@ -22,8 +22,11 @@ pub(super) const OWN: [(i32, &str, &str); 9] = [
 ];
 
 /// What messages need, in schemas that want them, with a ledger of their own: number, name, script.
-pub(super) const MESSAGES: [(i32, &str, &str); 2] =
-    [(1, "messages", script!("messages/001_messages.sql")), (2, "take", script!("messages/002_take.sql"))];
+pub(super) const MESSAGES: [(i32, &str, &str); 3] = [
+    (1, "messages", script!("messages/001_messages.sql")),
+    (2, "take", script!("messages/002_take.sql")),
+    (3, "depths", script!("messages/003_depths.sql")),
+];
 /// The first of their scripts whose functions keep the name that their schema had.
 pub(super) const TAKE: i32 = 2;
 

@@ -50,8 +50,8 @@ async fn apply(
         write_document(connection, key, document.as_ref()).await?;
     }
     let mut added = Vec::with_capacity(plan.add.len());
-    for (_, jobs) in &plan.add {
-        added.push(store(clock, connection, jobs).await?);
+    for batch in plan.batches() {
+        added.extend(batch.split(store(clock, connection, &batch.jobs).await?));
     }
     let mut positions = Vec::with_capacity(plan.events.len());
     for (_, event) in &plan.events {

@@ -30,7 +30,7 @@ pub use event::{Event, NewEvent};
 pub use lease::{Ended, LEASE, Lease, MAX_LEASE, Receipt};
 pub use line::{Depth, Purge};
 pub use news::{Changes, Names, News};
-pub use plan::{FreedQueue, JobWrite, Needs, Plan, Present};
+pub use plan::{Batch, FreedQueue, JobWrite, Needs, Plan, Present};
 pub use take::{Hold, Holder, Take, Taken, TakenJob};
 pub use unit::{Applied, Done, Refusal, Settle, Unit, check_units, in_halves};
 

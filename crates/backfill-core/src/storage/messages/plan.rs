@@ -84,6 +84,25 @@ pub struct FreedQueue {
     pub locked_at: DateTime<Utc>,
 }
 
+/// Jobs of several units, to be added at once.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Batch {
+    /// The jobs, unit by unit.
+    pub jobs: Vec<NewJob>,
+    /// How many each unit has.
+    sizes: Vec<usize>,
+}
+
+impl Batch {
+    /// The stored jobs, unit by unit.
+    #[must_use]
+    pub fn split(&self, stored: Vec<Job>) -> Vec<Vec<Job>> {
+        let mut stored = stored.into_iter();
+        self.sizes.iter().map(|size| stored.by_ref().take(*size).collect()).collect()
+    }
+}
+
 /// What to write, and what becomes of the units.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -95,7 +114,7 @@ pub struct Plan<'a> {
     pub freed: Vec<FreedQueue>,
     /// Documents to store, or to remove.
     pub documents: BTreeMap<DocumentKey, Option<Document>>,
-    /// Jobs to add, by the place of their unit. Those of one unit are one batch; those of two may have one key.
+    /// Jobs to add, by the place of their unit. Those of two may have one key: see [`batches`](Self::batches).
     pub add: Vec<(usize, &'a [NewJob])>,
     /// Events to append, by the place of their unit.
     pub events: Vec<(usize, &'a NewEvent)>,
@@ -133,7 +152,28 @@ impl<'a> Plan<'a> {
         self.jobs.is_empty() && self.documents.is_empty() && self.add.is_empty() && self.events.is_empty()
     }
 
-    /// The answer, once everything was written: the jobs that were added, batch by batch, and the positions of the events.
+    /// The jobs to add, in as few batches as can be: in none two have the same key.
+    #[must_use]
+    pub fn batches(&self) -> Vec<Batch> {
+        let mut batches = vec![Batch::default()];
+        let mut keys: HashSet<&str> = HashSet::new();
+        for (_, jobs) in &self.add {
+            let named = || jobs.iter().filter_map(|job| job.key.as_deref());
+            if named().any(|key| keys.contains(key)) {
+                keys.clear();
+                batches.push(Batch::default());
+            }
+            keys.extend(named());
+            if let Some(batch) = batches.last_mut() {
+                batch.jobs.extend_from_slice(jobs);
+                batch.sizes.push(jobs.len());
+            }
+        }
+        batches.retain(|batch| !batch.jobs.is_empty());
+        batches
+    }
+
+    /// The answer, once everything was written: the jobs that were added, unit by unit as in [`add`](Self::add), and the positions of the events.
     #[must_use]
     pub fn applied(mut self, added: Vec<Vec<Job>>, positions: Vec<u64>) -> Vec<Applied> {
         for ((place, _), jobs) in self.add.iter().zip(added) {
