@@ -1,9 +1,14 @@
 //! What can be said on the command line.
 
 mod jobs;
+mod messages;
 mod worker;
 
 pub use jobs::{AddArgs, DiscardArgs, IdsArgs, JobArgs, JobsArgs, RemoveArgs, RescheduleArgs, SpecArgs, State};
+pub use messages::{
+    AckArgs, ControlArgs, ControlCommand, EventsArgs, HeartbeatArgs, MessagesArgs, MessagesCommand, NackArgs,
+    RenewArgs, SendArgs, TakeArgs,
+};
 pub use worker::WorkerArgs;
 
 use std::path::PathBuf;
@@ -96,7 +101,7 @@ pub enum LogFormat {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Create the queue, or bring it up to date
-    Migrate,
+    Migrate(MigrateArgs),
     /// Run jobs
     Worker(Box<WorkerArgs>),
     /// Add a job, or many from a file
@@ -134,6 +139,8 @@ pub enum Command {
     /// Move waiting jobs to another database
     #[command(alias = "copy")]
     Move(MoveArgs),
+    /// Send, take and end messages: a durable queue for scripts
+    Messages(Box<MessagesArgs>),
     /// Check the database, the schema and the connection for problems
     Doctor,
     /// Print completions for a shell
@@ -141,6 +148,13 @@ pub enum Command {
     /// Print the manual page of the program or of a command, or write all of them
     #[command(hide = true)]
     Man(ManArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub struct MigrateArgs {
+    /// Also what messages need: lines, leases, documents and events (`backfill messages` does this by itself)
+    #[arg(long)]
+    pub messages: bool,
 }
 
 #[derive(clap::Args, Debug)]

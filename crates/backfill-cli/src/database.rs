@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backfill::error::Unready;
+use backfill::messages::{self, Queue};
 use backfill::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES};
 use backfill::sqlite;
 use backfill::storage::{AnyStorage, Backend, OpenOptions};
@@ -114,16 +115,19 @@ impl Place {
 
     /// The storage as it is: nothing is created, upgraded or even looked at. (But what is away is waited for.)
     async fn open(self, global: &Global, max_wait: Option<Duration>) -> Result<AnyStorage, Failure> {
-        let options = OpenOptions::default()
+        self.open_with(global, OpenOptions::default().max_wait(max_wait), schema(global)?).await
+    }
+
+    /// The same by these options, in PostgreSQL in this schema.
+    async fn open_with(self, global: &Global, options: OpenOptions, schema: String) -> Result<AnyStorage, Failure> {
+        let options = options
             .max_connections(4)
             // A worker has connections of its own, and needs these hardly ever after its start.
             .idle_timeout(Duration::from_secs(5))
             .acquire_timeout(Duration::from_secs(10))
             .prepared_statements(!global.no_prepared_statements)
-            .application_name("backfill")
-            .max_wait(max_wait);
+            .application_name("backfill");
         let options = if self.0.has_schemas() {
-            let schema = schema(global)?;
             if schema.contains("://") {
                 return Err(Failure::Usage(
                     "the schema looks like a URL; give that with --database-url, and --schema a name such as graphile_worker"
@@ -188,6 +192,23 @@ pub async fn storage(global: &Global) -> Result<AnyStorage, Failure> {
 /// The same, of a database that answers. One that does not is told with its reason at once, or waited for.
 pub async fn reached(global: &Global, max_wait: Duration) -> Result<AnyStorage, Failure> {
     Place::named(global)?.open(global, Some(max_wait)).await
+}
+
+/// The same with what messages need, which may be missing.
+pub async fn reached_for_messages(global: &Global) -> Result<AnyStorage, Failure> {
+    let options = OpenOptions::default().max_wait(Some(Duration::ZERO)).messages(true);
+    Place::named(global)?.open_with(global, options, schema(global)?).await
+}
+
+/// The queues of a namespace. What is missing is created.
+pub async fn messages(global: &Global, namespace: &str, retention: Duration) -> Result<Queue, Failure> {
+    let named = global.schema.clone();
+    let ours = variables::set("BACKFILL_SCHEMA", "a name such as backfill_messages");
+    let schema = named.map_or(ours, |schema| Ok(Some(schema)))?.unwrap_or_else(|| messages::DEFAULT_SCHEMA.to_owned());
+    let options = OpenOptions::default().max_wait(Some(Duration::ZERO)).messages(true);
+    let storage = Place::named(global)?.open_with(global, options, schema).await?;
+    storage.migrate().await?;
+    Ok(Queue::builder().namespace(namespace).retention(retention).with_storage(storage)?)
 }
 
 /// The storage that this URL means, or that is meant when none is given; it answers.

@@ -78,6 +78,9 @@ impl From<backfill::Error> for Failure {
             Error::NotReady { storage, reason: Unready::OwnObjectsMissing, .. } => {
                 format!("{storage} lacks objects of backfill's own (backfill_*); run `backfill migrate`")
             }
+            Error::NotReady { storage, reason: Unready::MessagesMissing, .. } => {
+                format!("{storage} has no place for messages; run `backfill migrate --messages`")
+            }
             Error::Storage { kind: FailureKind::Unreachable, source, .. } => {
                 format!("the database cannot be reached ({source}); check its address and that it runs")
             }
@@ -86,6 +89,7 @@ impl From<backfill::Error> for Failure {
         match error {
             Error::BreakingMigration { .. } => Self::Breaking(message),
             Error::InvalidJob { .. }
+            | Error::InvalidMessage { .. }
             | Error::PayloadTooLarge { .. }
             | Error::InvalidSchemaName { .. }
             | Error::InvalidWorker(_)

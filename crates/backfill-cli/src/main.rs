@@ -82,7 +82,7 @@ fn run(args: Args) -> Result<(), Failure> {
     let handles_signals = matches!(command, Command::Worker(_));
     let work = async {
         let done = match command {
-            Command::Migrate => command::migrate::run(&global, &output).await,
+            Command::Migrate(args) => command::migrate::run(&global, &output, &args).await,
             Command::Worker(args) => command::worker::run(&global, &output, args).await,
             Command::Add(args) => command::add::run(&global, &output, args).await,
             Command::Jobs(args) => command::jobs::list(&global, &output, args).await,
@@ -101,6 +101,7 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Cleanup(args) => command::cleanup::run(&global, &output, args).await,
             Command::Crontab(args) => command::crontab::run(&output, &args.command),
             Command::Move(args) => command::transfer::run(&global, &output, &args).await,
+            Command::Messages(args) => command::messages::run(&global, &output, *args).await,
             Command::Doctor => command::doctor::run(&global, &output).await,
             Command::Completions(args) => command::completions::run(&output, &args),
             Command::Man(args) => command::man::run(&output, &args),

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod jobs;
 pub mod man;
 pub mod manage;
+pub mod messages;
 pub mod migrate;
 pub mod spec;
 pub mod stats;
