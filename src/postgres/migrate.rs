@@ -28,7 +28,7 @@ use super::connection::isolation::{Work, begin_migration};
 use super::connection::rights::Need;
 use crate::error::{Error, Result, Unready};
 use crate::storage::Migrated;
-pub(super) use look::FUNCTIONS;
+pub(super) use look::{FUNCTIONS, MESSAGE_FUNCTIONS};
 use look::{Found, look};
 pub(super) use steps::EARLIER_ADD_JOBS;
 use steps::{ADD_JOBS, CLAIM, MESSAGES, OWN, TAKE, steps};

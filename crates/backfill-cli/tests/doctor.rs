@@ -72,6 +72,29 @@ async fn nothing_is_found_in_a_schema_of_ours_or_nodes() {
     assert_eq!(old.findings().await, []);
 }
 
+/// Messages are part of a schema that has them, and leases are no locks that nobody ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_found_in_a_schema_with_messages() {
+    let scene = Scene::new().await;
+    assert!(scene.run(&["migrate", "--messages"]).await.ok().starts_with("added what messages need to the schema"));
+    assert!(scene.run(&["migrate", "--messages"]).await.ok().ends_with("already\n"));
+    scene.run(&["messages", "-s", SCHEMA, "send", "q", "1", "--group", "g"]).await.ok();
+    scene.run(&["messages", "-s", SCHEMA, "send", "q", "2"]).await.ok();
+    scene.run(&["messages", "-s", SCHEMA, "take", "q", "--limit", "2", "--lease", "7d"]).await.ok();
+    let told = scene.run(&["doctor"]).await.ok();
+    assert!(told.lines().all(|line| line.starts_with("fine ")), "{told}");
+    scene
+        .breaks(
+            "drop index S.backfill_jobs_line",
+            ("objects", "the index backfill_jobs_line is missing", "CREATE INDEX"),
+            "create index backfill_jobs_line on S._private_jobs (task_id, priority, run_at, id) where is_available = true",
+        )
+        .await;
+    scene.run(&["-s", "others", "migrate"]).await.ok();
+    let told = scene.run(&["-s", "others", "doctor"]).await.ok();
+    assert!(told.lines().all(|line| line.starts_with("fine ")), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_trouble_is_found_with_its_remedy() {
     let scene = Scene::new().await;

@@ -178,6 +178,7 @@ select job.locked_by as "worker!: Text", count(*) as "jobs!: i64"
 from backfill_jobs job indexed by backfill_jobs_held
 where job.locked_by is not null
   and job.locked_at < ?1
+  and job.locked_by not like 'lease:%'
   and not exists (select 1 from backfill_pools pool where pool.id = job.locked_by)
 group by job.locked_by
 order by 1

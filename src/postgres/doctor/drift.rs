@@ -46,6 +46,10 @@ impl PostgresStorage {
             false,
         )?;
         let mut tx = begin(&self.database.db()).await.map_err(fail)?;
+        let has_messages =
+            sqlx::query_scalar!(r#"select to_regclass('graphile_worker.backfill_documents') is not null as "there!""#);
+        let has_messages = has_messages.fetch_one(self.database.schema.on(&mut *tx)).await.map_err(fail)?;
+        let scratch = if has_messages { scratch.with_messages() } else { scratch };
         migrate::create_anew(&scratch, &mut tx).await.map_err(fail)?;
         let mut expected = objects(&scratch, &mut tx).await.map_err(fail)?;
         let mut found = objects(self, &mut tx).await.map_err(fail)?;
@@ -136,7 +140,8 @@ async fn objects(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<B
     sqlx::query!("select set_config('search_path', $1, true)", quoted)
         .fetch_one(storage.database.schema.on(&mut *conn))
         .await?;
-    let names = migrate::FUNCTIONS.map(str::to_owned);
+    let names: Vec<String> =
+        migrate::FUNCTIONS.iter().chain(&migrate::MESSAGE_FUNCTIONS).map(|name| (*name).to_owned()).collect();
     let rows = sqlx::query!(
         r#"
 with schema as (select oid from pg_namespace where nspname = $1),
@@ -145,7 +150,8 @@ ours as (
   select * from rel
   where relkind = 'r' and relname in (
     'migrations', '_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs',
-    'backfill_imports', 'backfill_migrations', 'backfill_pools'
+    'backfill_imports', 'backfill_migrations', 'backfill_pools',
+    'backfill_documents', 'backfill_events', 'backfill_message_migrations', 'backfill_turns'
   )
 )
 select object.kind as "kind!", object.name as "name!", object.definition as "definition!", object.body, object.names, object.ours as "ours!"

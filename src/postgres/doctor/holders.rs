@@ -53,8 +53,9 @@ from (
   union all
   select queue.locked_by, queue.locked_at from graphile_worker._private_job_queues queue where queue.locked_at is not null
 ) as lock
--- Beyond are jobs that are being moved.
+-- Beyond are jobs that are being moved; and a lease says when it ends.
 where lock.locked_at > clock_timestamp() + make_interval(secs => $1) and lock.locked_at < $2
+  and not starts_with(lock.locked_by, 'lease:')
   -- As in `jobs!`.
   and (
       select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
@@ -128,6 +129,7 @@ from (
 where lock.locked_at < clock_timestamp() - make_interval(secs => $1)
   -- Older ones are told, and released, by another rule.
   and lock.locked_at >= now() - interval '4 hours'
+  and not starts_with(lock.locked_by, 'lease:')
   and not exists (select from graphile_worker.backfill_pools pool where pool.id = lock.locked_by)
   -- This is how Node's workers listen.
   and not exists (

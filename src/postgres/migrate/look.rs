@@ -48,6 +48,10 @@ pub(in crate::postgres) const FUNCTIONS: [&str; 8] = [
     "backfill_claim",
 ];
 
+/// The same of messages, in schemas that have them.
+pub(in crate::postgres) const MESSAGE_FUNCTIONS: [&str; 3] =
+    ["backfill_take", "backfill_end_leases", "backfill_depths"];
+
 /// Looks at everything that decides what is to be done. Where nothing is to be done, that is at nearly every start, it takes three
 /// statements.
 pub(super) async fn look(storage: &PostgresStorage, conn: &mut PgConnection) -> Result<Found> {
