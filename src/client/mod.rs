@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::explain::{Reason, explain};
 use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
-use crate::job::{Job, JobId, JobSpec, NewJob, RunAt};
+use crate::job::{Job, JobId, JobSpec, NewJob, Payload, RunAt};
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresStorage;
 use crate::storage::memory::MemoryStorage;
@@ -41,6 +41,7 @@ use crate::storage::{
     AnyStorage, Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo,
     WorkerInfo,
 };
+use crate::task::output_of;
 use crate::worker::{Worker, WorkerBuilder};
 
 /// Adds jobs and manages them. Cheap to clone.
@@ -133,6 +134,16 @@ impl BackfillClient {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// What a job has put out that is done, for as long as it is kept (see [`JobContext::output`](crate::JobContext::output)).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a storage without messages.
+    pub async fn output(&self, job: JobId) -> Result<Option<Payload>> {
+        let key = output_of(job);
+        let found = self.storage().require_messages()?.documents(&key.kind, &key.key, None, 1).await?;
+        Ok(found.into_iter().find(|document| document.key == key).map(|document| document.value))
     }
 
     /// The cap on one payload's JSON text, in bytes.

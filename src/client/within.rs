@@ -3,6 +3,7 @@
 use super::BackfillClient;
 use crate::error::Result;
 use crate::job::{Job, NewJob};
+use crate::storage::{Settlement, WorkerId};
 
 /// The caller's own connection, or transaction: `&mut tx`, `&mut *tx` or `&mut connection`, of PostgreSQL or (with the feature `sqlite`)
 /// of an SQLite file.
@@ -24,6 +25,29 @@ pub(super) async fn add_within(client: &BackfillClient, within: Within<'_>, jobs
         Connection::Postgres(connection) => postgres::add_in_schema(client, connection, &jobs).await,
         #[cfg(feature = "sqlite")]
         Connection::Sqlite(connection) => sqlite::add_in_file(client, connection, jobs).await,
+    }
+}
+
+impl BackfillClient {
+    /// Writes a worker's result there. Answers whether its claim stood.
+    pub(crate) async fn settle_within(
+        &self,
+        within: Within<'_>,
+        worker: &WorkerId,
+        settlement: &Settlement,
+    ) -> Result<bool> {
+        match within.0 {
+            #[cfg(feature = "postgres")]
+            Connection::Postgres(connection) => {
+                let storage = self.storage.postgres().ok_or_else(|| self.unsupported("a connection to PostgreSQL"))?;
+                storage.settle_within(connection, worker, settlement).await
+            }
+            #[cfg(feature = "sqlite")]
+            Connection::Sqlite(connection) => {
+                let file = self.storage.sqlite().ok_or_else(|| self.unsupported("a connection to an SQLite file"))?;
+                file.settle_within(connection, worker, settlement).await
+            }
+        }
     }
 }
 

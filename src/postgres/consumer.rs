@@ -10,6 +10,7 @@ use super::handoff::Offering;
 use super::{PostgresStorage, listen};
 use crate::error::Result;
 use crate::job::JobId;
+use crate::storage::messages::{settle_units, split_settled};
 use crate::storage::{
     ClaimRequest, Claimed, Consumer, Offers, Registration, Rescued, Settled, Settlement, Wakeup, Watch, WorkerId,
     WorkerStatus,
@@ -52,6 +53,12 @@ impl Consumer for PostgresStorage {
     }
 
     async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        if settled.iter().any(|settlement| settlement.then.needs_messages()) {
+            let (with_messages, plain) = split_settled(settled);
+            let written = settle_units(self, worker, &with_messages).await?;
+            let plain = if plain.is_empty() { Settled::default() } else { self.settle(worker, &plain).await? };
+            return Ok(written.and(plain));
+        }
         match self.settle_batch(worker, settled).await {
             Err(error) if encoding::is_for_a_character(&error) => {
                 match self.database.storable_results(settled).await? {

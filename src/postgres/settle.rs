@@ -26,7 +26,8 @@ use super::connection::errors::is_locked;
 use super::{PostgresStorage, micros};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::storage::{INTERRUPTED, Settled, Settlement, WorkerId};
+use crate::storage::messages::{Applied, Unit};
+use crate::storage::{INTERRUPTED, Settled, Settlement, Storage, WorkerId};
 use columns::{Changes, Claims, claimed_at};
 
 /// How long a result waits for somebody's lock, in milliseconds, as text.
@@ -66,6 +67,36 @@ impl PostgresStorage {
                 }
             })
             .await
+    }
+
+    /// Writes a result on the caller's own connection, in the caller's transaction: with it, or not at all. Answers whether the claim
+    /// stood.
+    ///
+    /// # Errors
+    /// When PostgreSQL fails (then the transaction is aborted), or what follows needs messages that this storage was opened without.
+    pub async fn settle_within(
+        &self,
+        conn: &mut PgConnection,
+        worker: &WorkerId,
+        settlement: &Settlement,
+    ) -> Result<bool> {
+        let fail = |e| self.database.error("complete a job in the caller's transaction", e);
+        // The caller's own, which the statements below set for their transaction.
+        let lock_timeout = sqlx::query_scalar!(r#"select current_setting('lock_timeout') as "value!""#)
+            .fetch_one(self.database.schema.on(&mut *conn))
+            .await
+            .map_err(fail)?;
+        let stood = if settlement.then.needs_messages() {
+            self.require_messages()?;
+            self.apply_within(conn, &[Unit::of_settlement(worker, settlement)]).await?.iter().all(Applied::is_done)
+        } else {
+            !self.settle_jobs(conn, worker, std::slice::from_ref(settlement), A_SECOND).await?.is_empty()
+        };
+        sqlx::query!("select set_config('lock_timeout', $1, true)", lock_timeout)
+            .fetch_one(self.database.schema.on(conn))
+            .await
+            .map_err(fail)?;
+        Ok(stood)
     }
 
     /// Writes results on this connection, in a transaction if they are mixed.

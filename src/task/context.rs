@@ -3,13 +3,18 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::BackfillClient;
 use crate::error::{Error, Result};
-use crate::job::{Job, JobSpec, NewJob};
+use crate::job::{Job, JobId, JobSpec, Payload};
 use crate::storage::Then;
+use crate::storage::messages::{DocumentChange, DocumentKey, NewEvent};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::storage::{ClaimRef, ClaimToken, Outcome, Settlement, WorkerId};
 
 /// A running job's view of itself and its worker. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,18 +28,46 @@ pub struct JobContext {
     follow_ups: FollowUps,
 }
 
-/// The jobs that are to follow a job.
+/// What is to follow a job.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FollowUps(Arc<Mutex<Vec<NewJob>>>);
+pub(crate) struct FollowUps(Arc<Mutex<Sequel>>);
+
+#[derive(Debug, Default)]
+struct Sequel {
+    then: Then,
+    /// Whether the job was completed in a transaction of the task's own.
+    done_elsewhere: bool,
+}
 
 impl FollowUps {
-    fn jobs(&self) -> MutexGuard<'_, Vec<NewJob>> {
+    fn sequel(&self) -> MutexGuard<'_, Sequel> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn take(&self) -> Then {
-        Then::add(std::mem::take(&mut *self.jobs()))
+        std::mem::take(&mut self.sequel().then)
     }
+
+    pub(crate) fn is_done_elsewhere(&self) -> bool {
+        self.sequel().done_elsewhere
+    }
+
+    /// Changes what follows.
+    ///
+    /// # Errors
+    /// [`Error::Completed`] once the job was completed in a transaction.
+    fn change<T>(&self, change: impl FnOnce(&mut Then) -> Result<T>) -> Result<T> {
+        let mut sequel = self.sequel();
+        if sequel.done_elsewhere {
+            return Err(Error::CompletedAlready);
+        }
+        change(&mut sequel.then)
+    }
+}
+
+/// The document that holds what a job has put out.
+pub(crate) fn output_of(job: JobId) -> DocumentKey {
+    DocumentKey::new("backfill.output", job.to_string())
 }
 
 type Extensions = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
@@ -107,16 +140,99 @@ impl JobContext {
     /// At once, for a job outside the limits, or with the key of another one that is to follow.
     pub fn add_when_done(&self, job: impl Into<JobSpec>) -> Result<()> {
         let new = self.client.checked([job.into()])?;
-        let mut jobs = self.follow_ups.jobs();
-        if let Some(key) = new
-            .iter()
-            .filter_map(|job| job.key.as_ref())
-            .find(|key| jobs.iter().any(|job| job.key.as_ref() == Some(key)))
-        {
-            return Err(Error::DuplicateKey { key: key.clone() });
+        self.follow_ups.change(|then| {
+            let is_taken = |key: &String| then.jobs.iter().any(|job| job.key.as_ref() == Some(key));
+            if let Some(key) = new.iter().filter_map(|job| job.key.as_ref()).find(|key| is_taken(key)) {
+                return Err(Error::DuplicateKey { key: key.clone() });
+            }
+            then.jobs.extend(new);
+            Ok(())
+        })
+    }
+
+    /// Appends an event when this job is done, in the write that completes it: both happen, or neither. The storage needs
+    /// [messages](crate::storage::messages) ([`BackfillClientBuilder::messages`](crate::BackfillClientBuilder::messages)).
+    ///
+    /// # Errors
+    /// At once: [`Error::Unsupported`] where the storage has no messages, and for what no event can be.
+    pub fn append_when_done<T: Serialize + ?Sized>(&self, stream: &str, payload: &T) -> Result<()> {
+        self.client.storage().require_messages()?;
+        let event = NewEvent::new(stream, Payload::new(stream, payload)?);
+        event.check()?;
+        self.follow_ups.change(|then| {
+            then.events.push(event);
+            Ok(())
+        })
+    }
+
+    /// Changes a document when this job is done, in the write that completes it. The last change of a document counts.
+    ///
+    /// # Errors
+    /// As [`append_when_done`](Self::append_when_done).
+    pub fn change_when_done(&self, change: DocumentChange) -> Result<()> {
+        self.client.storage().require_messages()?;
+        change.check()?;
+        self.follow_ups.change(|then| {
+            then.documents.retain(|other| other.key() != change.key());
+            then.documents.push(change);
+            Ok(())
+        })
+    }
+
+    /// Keeps a value for so long after this job is done, in the write that completes it:
+    /// [`BackfillClient::output`](BackfillClient::output) reads it. It is a document, so it has 1 MiB at the most.
+    ///
+    /// # Errors
+    /// As [`append_when_done`](Self::append_when_done).
+    pub fn output<T: Serialize + ?Sized>(&self, value: &T, keep: Duration) -> Result<()> {
+        let value = Payload::new(&self.job.task, value)?;
+        self.change_when_done(DocumentChange::put(output_of(self.job.id), value).lasting(keep))
+    }
+
+    /// Completes this job in a transaction of the task's own, on the database that the job is in: what the transaction does is done once
+    /// and for all with the job, or not at all. What was to follow the job happens in it, too.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postgres")] mod example {
+    /// # use backfill::JobContext;
+    /// async fn charge(order: i64, ctx: JobContext) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ///     # let pool: sqlx::PgPool = todo!();
+    ///     let mut tx = pool.begin().await?;
+    ///     sqlx::query("update orders set paid = true where id = $1").bind(order).execute(&mut *tx).await?;
+    ///     ctx.complete_in(&mut tx).await?;
+    ///     tx.commit().await?;
+    ///     Ok(())
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// Commit after it, and answer `Ok`: if the job is there still when the task has ended, because the transaction was rolled back, the
+    /// attempt has failed.
+    ///
+    /// # Errors
+    /// [`Error::ClaimLost`] when the job is no longer this worker's: then roll back, since somebody else may be doing the same.
+    /// [`Error::CompletedAlready`] the second time. [`Error::Unsupported`] for a connection to where the job is not.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub async fn complete_in<'a>(&self, connection: impl Into<crate::client::Within<'a>>) -> Result<()> {
+        let (Some(worker), Some(locked_at)) = (&self.job.locked_by, self.job.locked_at) else {
+            return Err(Error::ClaimLost { id: self.job.id });
+        };
+        let then = {
+            let mut sequel = self.follow_ups.sequel();
+            if std::mem::replace(&mut sequel.done_elsewhere, true) {
+                return Err(Error::CompletedAlready);
+            }
+            std::mem::take(&mut sequel.then)
+        };
+        // The queue stays held until the task has ended: the next job of its run must not start before.
+        let claim = ClaimRef::new(&self.job, ClaimToken::from_number(locked_at.timestamp_micros())).keeping_queue();
+        let settlement = Settlement::new(claim, Outcome::completed()).then(then);
+        let worker = WorkerId::named(worker.clone());
+        match self.client.settle_within(connection.into(), &worker, &settlement).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::ClaimLost { id: self.job.id }),
+            Err(error) => Err(error),
         }
-        jobs.extend(new);
-        Ok(())
     }
 
     /// Resolves when the job should come to an end: its worker shuts down, or was declared dead and the job given to another.

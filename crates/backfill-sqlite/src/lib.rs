@@ -54,7 +54,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId, NewJob};
-use backfill_core::storage::messages::Messages;
+use backfill_core::storage::messages::{Messages, settle_units, split_settled};
 use backfill_core::storage::{
     Admin, Capabilities, ClaimRequest, Claimed, Consumer, Cursor, Doctor, Inspect, LeftOut, Migrated, Offers,
     Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId, WorkerStatus,
@@ -210,6 +210,11 @@ impl Consumer for SqliteStorage {
     }
 
     async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        if settled.iter().any(|settlement| settlement.then.needs_messages()) {
+            let (with_messages, plain) = split_settled(settled);
+            let written = settle_units(self, worker, &with_messages).await?;
+            return Ok(written.and(self.settle_jobs(worker, &plain).await?));
+        }
         self.settle_jobs(worker, settled).await
     }
 

@@ -10,7 +10,8 @@ use std::time::Instant;
 use backfill_core::Result;
 use backfill_core::job::limits::later;
 use backfill_core::job::{JobId, NewJob, RunAt};
-use backfill_core::storage::{INTERRUPTED, Settled, Settlement, WorkerId};
+use backfill_core::storage::messages::{Applied, Unit, check_units};
+use backfill_core::storage::{INTERRUPTED, Settled, Settlement, Storage, WorkerId};
 use sqlx::SqliteConnection;
 
 use crate::SqliteStorage;
@@ -31,21 +32,8 @@ struct OfClaim {
 impl SqliteStorage {
     pub(crate) async fn settle_jobs(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
         let freed_queues = settled.iter().filter(|settlement| settlement.claim.queue.is_some()).count();
-        let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
-        let mut follows = false;
-        for settlement in settled {
-            let of_claim = claims.entry(settlement.claim.token.number()).or_default();
-            of_claim.queues.extend(settlement.claim.queue.clone());
-            if !settlement.then.is_nothing() {
-                follows = true;
-                of_claim.then.insert(settlement.claim.id.number(), settlement.then.jobs.clone());
-            }
-            if settlement.outcome.is_completed() {
-                of_claim.done.push(settlement.claim.id.number());
-            } else {
-                of_claim.rest.push(settlement.clone());
-            }
-        }
+        let claims = claims_of(settled);
+        let follows = settled.iter().any(|settlement| !settlement.then.is_nothing());
         let (clock, worker) = (Arc::clone(self.file.clock()), worker.to_string());
         let applied = self
             .file
@@ -62,6 +50,50 @@ impl SqliteStorage {
         }
         Ok(Settled::applied(applied.into_iter().map(JobId::from_number).collect()).freed_queues(freed_queues))
     }
+}
+
+impl SqliteStorage {
+    /// Writes a result on the caller's own connection to this file, in the caller's transaction: with it, or not at all. Answers whether the
+    /// claim stood.
+    ///
+    /// # Errors
+    /// When SQLite fails, or what follows needs messages that this storage was opened without.
+    pub async fn settle_within(
+        &self,
+        connection: &mut SqliteConnection,
+        worker: &WorkerId,
+        settlement: &Settlement,
+    ) -> Result<bool> {
+        let fail = crate::errors::failed("complete a job in the caller's transaction");
+        if settlement.then.needs_messages() {
+            self.require_messages()?;
+            let units = [Unit::of_settlement(worker, settlement)];
+            check_units(&units)?;
+            let applied = crate::messages::apply_in(self.file.clock(), connection, &units).await.map_err(fail)?;
+            return Ok(applied.iter().all(Applied::is_done));
+        }
+        let claims = claims_of(std::slice::from_ref(settlement));
+        let applied = settle(self.file.clock(), connection, worker.as_str(), claims).await.map_err(fail)?;
+        Ok(!applied.is_empty())
+    }
+}
+
+/// Results by the moments of their claims.
+fn claims_of(settled: &[Settlement]) -> BTreeMap<i64, OfClaim> {
+    let mut claims: BTreeMap<i64, OfClaim> = BTreeMap::new();
+    for settlement in settled {
+        let of_claim = claims.entry(settlement.claim.token.number()).or_default();
+        of_claim.queues.extend(settlement.claim.queue.clone());
+        if !settlement.then.is_nothing() {
+            of_claim.then.insert(settlement.claim.id.number(), settlement.then.jobs.clone());
+        }
+        if settlement.outcome.is_completed() {
+            of_claim.done.push(settlement.claim.id.number());
+        } else {
+            of_claim.rest.push(settlement.clone());
+        }
+    }
+    claims
 }
 
 async fn settle(

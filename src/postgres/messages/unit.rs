@@ -14,7 +14,7 @@ use super::super::connection::row::jobs;
 use crate::error::Result;
 use crate::job::{Job, JobId};
 use crate::storage::WorkerId;
-use crate::storage::messages::{Applied, Document, DocumentKey, Needs, Plan, Present, Unit};
+use crate::storage::messages::{Applied, Document, DocumentKey, Needs, Plan, Present, Unit, check_units};
 
 /// How long units wait for somebody's lock on a job, in milliseconds, as text. After that it is answered as busy.
 const A_SECOND: &str = "1000";
@@ -25,6 +25,21 @@ impl PostgresStorage {
             Err(error) if is_locked(&error) => self.try_units(units, true).await,
             applied => applied,
         }
+    }
+
+    /// Does units in the caller's own transaction.
+    pub(in crate::postgres) async fn apply_within(
+        &self,
+        conn: &mut PgConnection,
+        units: &[Unit],
+    ) -> Result<Vec<Applied>> {
+        check_units(units)?;
+        let present = self.lock_and_read(conn, &Needs::of(units), false).await?;
+        let plan = Plan::of(units, present);
+        if plan.is_nothing() {
+            return Ok(plan.applied(Vec::new(), Vec::new()));
+        }
+        self.carry_out(conn, plan).await
     }
 
     /// Where somebody keeps a job locked, this fails, unless busy jobs are to be answered as such.

@@ -64,6 +64,14 @@ pub(super) struct Ended {
     outcome: Outcome,
     then: Then,
     took: Duration,
+    /// Whether the task has completed the job in a transaction of its own.
+    done_elsewhere: bool,
+}
+
+impl Ended {
+    fn of(outcome: Outcome, took: Duration) -> Self {
+        Self { outcome, then: Then::default(), took, done_elsewhere: false }
+    }
 }
 
 impl Engine {
@@ -97,15 +105,17 @@ impl Engine {
             let lease = self.registration.lease.clone();
             self.events.tell(|| Event::JobStarted { job: Arc::clone(&running) });
             let started = Started { job, worker, handler: Arc::clone(&handler), rest, since };
+            let follow_ups = then;
             let task = self.slots.running.spawn(async move {
                 let begin = std::time::Instant::now();
                 if lease.is_over() {
-                    return Ended { outcome: Outcome::Released, then: Then::default(), took: begin.elapsed() };
+                    return Ended::of(Outcome::Released, begin.elapsed());
                 }
                 let outcome = execute(&chain, &handler, &running, ctx, &ending, &dropped).await;
                 // Of an attempt that failed nothing follows.
-                let then = if outcome.is_completed() { then.take() } else { Then::default() };
-                Ended { outcome, then, took: begin.elapsed() }
+                let then = if outcome.is_completed() { follow_ups.take() } else { Then::default() };
+                let done_elsewhere = follow_ups.is_done_elsewhere();
+                Ended { then, done_elsewhere, ..Ended::of(outcome, begin.elapsed()) }
             });
             self.slots.started.insert(task.id(), started);
         }
@@ -120,7 +130,7 @@ impl Engine {
             Err(error) => (error.id(), Err(error)),
         };
         let Some(mut started) = self.slots.started.remove(&id) else { return };
-        let Ended { outcome, then, took } = match result {
+        let Ended { outcome, then, took, done_elsewhere } = match result {
             Ok(ended) => {
                 // What was not even started says nothing of the pace.
                 if ended.outcome != Outcome::Released {
@@ -132,23 +142,32 @@ impl Engine {
             Err(error) => {
                 let error = TaskError::new(format!("the task panicked while it was dropped: {error}"));
                 let outcome = failed(&started.job, started.handler.retry_policy(), error);
-                Ended { outcome, then: Then::default(), took: Duration::ZERO }
+                Ended::of(outcome, Duration::ZERO)
             }
         };
         log_outcome(&started.job, &outcome, took);
         self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, took));
+        // It is gone by now, or its transaction was not committed; then the attempt has failed.
+        let outcome = if done_elsewhere && outcome.is_completed() {
+            let error = "the job was completed in a transaction that was not committed";
+            failed(&started.job, started.handler.retry_policy(), TaskError::new(error))
+        } else {
+            outcome
+        };
+        let result = (outcome, then, done_elsewhere);
         self.buffer.prefetch_rests = false;
         if started.handler.concurrency_limit().is_some() {
             // Its place is free again, and jobs that had to wait for it were left out of claims.
             self.look();
         }
         let Some(next) = started.rest.pop_front() else {
-            self.settle(&started.worker, &started.job, outcome, then);
+            self.settle_result(&started.worker, ClaimRef::new(&started.job, started.job.token), result);
             return;
         };
         // What could not even start goes back to its place, before the next one.
-        let stays = outcome.releases();
-        self.settle_amid_run(&started.worker, &started.job, outcome, then);
+        let stays = result.0.releases();
+        let claim = ClaimRef::new(&started.job, started.job.token).keeping_queue();
+        self.settle_result(&started.worker, claim, result);
         let Started { worker, rest, since, .. } = started;
         let next = Waiting { job: next, worker, since, rest };
         if !stays
@@ -178,12 +197,22 @@ impl Engine {
         self.send(worker, ClaimRef::new(job, job.token).keeping_queue(), outcome, then);
     }
 
-    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, mut outcome: Outcome, then: Then) {
+    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, outcome: Outcome, then: Then) {
+        self.settle_result(worker, claim, (outcome, then, false));
+    }
+
+    fn settle_result(
+        &self,
+        worker: &Arc<WorkerId>,
+        claim: ClaimRef,
+        (mut outcome, then, done_elsewhere): (Outcome, Then, bool),
+    ) {
         // Many results may wait to be written; what is not stored of an error is not kept until then.
         if let Some(error) = outcome.error_mut() {
             *error = clean_error(error);
         }
-        let settlement = Settlement::new(claim, outcome).then(then);
+        let mut settlement = Settlement::new(claim, outcome).then(then);
+        settlement.done_elsewhere = done_elsewhere;
         self.results.backlog.add(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.sender.send(Finished { worker: Arc::clone(worker), settlement });

@@ -111,14 +111,14 @@ impl Backlog {
 
 /// How many bytes of errors and payloads are in a result.
 fn details(settlement: &Settlement) -> usize {
-    let then = settlement.then.jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>();
-    then + match &settlement.outcome {
-        Outcome::Failed { error, payload, .. } | Outcome::Interrupted { error, payload, .. } => {
-            error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
+    settlement.then.bytes()
+        + match &settlement.outcome {
+            Outcome::Failed { error, payload, .. } | Outcome::Interrupted { error, payload, .. } => {
+                error.len() + payload.as_ref().map_or(0, |payload| payload.as_str().len())
+            }
+            Outcome::Dead { error, .. } => error.len(),
+            _ => 0,
         }
-        Outcome::Dead { error, .. } => error.len(),
-        _ => 0,
-    }
 }
 
 /// Whether anything but the fence is in it.
@@ -131,7 +131,7 @@ pub(super) fn without_details(mut settlement: Settlement) -> Option<Settlement> 
     const TEXT: &str = "the attempt failed, and its error could not be stored";
     if !settlement.then.is_nothing() {
         // To be done without what follows would lose that. So it is tried again, as after any failure.
-        let error = "the job is done, and the jobs that follow it could not be stored";
+        let error = "the job is done, and what follows it could not be stored";
         let attempt = RetryPolicy::default().delay(1);
         settlement.then = Then::default();
         settlement.outcome = Outcome::failed(error, attempt);

@@ -74,6 +74,11 @@ impl Settler {
         let mut stale = Vec::new();
         for settlement in batch.clone() {
             self.backlog.remove(settlement);
+            if settlement.done_elsewhere && !is_applied(settlement.claim.id) {
+                // As it was meant: its transaction was committed.
+                self.summary.count(&Outcome::completed());
+                continue;
+            }
             if !is_applied(settlement.claim.id) {
                 self.summary.stale += 1;
                 stale.push(settlement.claim.id);

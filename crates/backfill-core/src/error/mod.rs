@@ -12,6 +12,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::job::JobId;
+
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,6 +54,20 @@ pub enum Error {
         /// The id.
         id: String,
     },
+
+    /// A job is no longer this worker's, so it was not completed in the transaction: it was declared dead, or an administrator has broken
+    /// its claim. Somebody else may be doing the job.
+    #[error(
+        "the claim of job {id} does not stand any more, so it was not completed; roll the transaction back: somebody else may be doing          the same"
+    )]
+    ClaimLost {
+        /// The job.
+        id: JobId,
+    },
+
+    /// A job was completed in a transaction before; nothing more can follow it.
+    #[error("the job was completed in a transaction already; say what is to follow it before that")]
+    CompletedAlready,
 
     /// A claim of a message does not stand any more. Nothing was changed.
     #[error(

@@ -1,5 +1,6 @@
 //! Saying how claimed jobs ended.
 
+use super::messages::{DocumentChange, NewEvent};
 use super::{ClaimToken, ClaimedJob, Outcome};
 use crate::job::{Job, JobId, NewJob};
 
@@ -61,13 +62,23 @@ pub struct Settlement {
     pub outcome: Outcome,
     /// What else happens in the same write, if the claim still stands.
     pub then: Then,
+    /// The job was completed in a transaction of the caller's: if that was committed, it is gone, which is no broken claim. The outcome is
+    /// what becomes of it otherwise.
+    pub done_elsewhere: bool,
 }
 
 impl Settlement {
     /// A claimed job ended so, and nothing follows.
     #[must_use]
     pub fn new(claim: ClaimRef, outcome: Outcome) -> Self {
-        Self { claim, outcome, then: Then::default() }
+        Self { claim, outcome, then: Then::default(), done_elsewhere: false }
+    }
+
+    /// The same, unless it was completed in a transaction of the caller's.
+    #[must_use]
+    pub fn unless_done_elsewhere(mut self) -> Self {
+        self.done_elsewhere = true;
+        self
     }
 
     /// The same, followed by this.
@@ -84,19 +95,38 @@ impl Settlement {
 pub struct Then {
     /// Jobs to add. No two of one call have the same key.
     pub jobs: Vec<NewJob>,
+    /// Documents to change, each once; of storages with [messages](super::messages).
+    pub documents: Vec<DocumentChange>,
+    /// Events to append; of such storages too.
+    pub events: Vec<NewEvent>,
 }
 
 impl Then {
     /// These jobs are added.
     #[must_use]
     pub fn add(jobs: Vec<NewJob>) -> Self {
-        Self { jobs }
+        Self { jobs, ..Self::default() }
     }
 
     /// Whether nothing follows.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && !self.needs_messages()
+    }
+
+    /// Whether it needs a storage with [messages](super::messages).
+    #[must_use]
+    pub fn needs_messages(&self) -> bool {
+        !self.documents.is_empty() || !self.events.is_empty()
+    }
+
+    /// How many bytes are in it, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let jobs = self.jobs.iter().map(|job| job.payload.as_str().len());
+        let documents = self.documents.iter().map(DocumentChange::bytes);
+        let events = self.events.iter().map(|event| event.payload.as_str().len());
+        jobs.chain(documents).chain(events).sum()
     }
 }
 
@@ -113,6 +143,15 @@ pub struct Settled {
 }
 
 impl Settled {
+    /// Both of two calls.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.applied.extend(other.applied);
+        self.busy.extend(other.busy);
+        self.freed_queues += other.freed_queues;
+        self
+    }
+
     /// Nothing was kept from being written.
     #[must_use]
     pub fn applied(applied: Vec<JobId>) -> Self {

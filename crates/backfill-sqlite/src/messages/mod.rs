@@ -31,6 +31,7 @@ use backfill_core::storage::messages::{
 use futures::stream::BoxStream;
 
 use crate::SqliteStorage;
+pub(crate) use unit::apply as apply_in;
 
 impl SqliteStorage {
     /// The same storage with lines, leases, units, documents and events. `migrate` adds what the file needs for them.

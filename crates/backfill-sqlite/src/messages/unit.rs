@@ -34,7 +34,7 @@ impl SqliteStorage {
     }
 }
 
-async fn apply(
+pub(crate) async fn apply(
     clock: &MonotonicClock,
     connection: &mut SqliteConnection,
     units: &[Unit],

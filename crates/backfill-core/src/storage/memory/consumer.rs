@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use super::MemoryStorage;
 use crate::error::Result;
 use crate::job::JobId;
+use crate::storage::messages::{settle_units, split_settled};
 use crate::storage::{
     ClaimRequest, Claimed, Consumer, Offers, Registration, Rescued, Settled, Settlement, Wakeup, Watch, WorkerId,
     WorkerStatus,
@@ -45,6 +46,11 @@ impl Consumer for MemoryStorage {
     }
 
     async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        if settled.iter().any(|settlement| settlement.then.needs_messages()) {
+            let (with_messages, plain) = split_settled(settled);
+            let written = settle_units(self, worker, &with_messages).await?;
+            return Ok(written.and(self.settle(worker, &plain).await?));
+        }
         let freed: Vec<&str> = settled.iter().filter_map(|settlement| settlement.claim.queue.as_deref()).collect();
         let (applied, for_others) = {
             let mut state = self.state();

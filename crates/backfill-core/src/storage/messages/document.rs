@@ -168,7 +168,17 @@ impl DocumentChange {
         key
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// How many bytes its value has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        if let Self::Put { value, .. } = self { value.as_str().len() } else { 0 }
+    }
+
+    /// Refuses what no document can be.
+    ///
+    /// # Errors
+    /// [`Error::InvalidMessage`].
+    pub fn check(&self) -> Result<()> {
         self.key().check()?;
         match self {
             Self::Put { key, value, .. } if value.as_str().len() > MAX_DOCUMENT_BYTES => {

@@ -26,7 +26,11 @@ impl NewEvent {
         Self { stream: stream.into(), payload }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses what no event can be.
+    ///
+    /// # Errors
+    /// [`Error::InvalidMessage`].
+    pub fn check(&self) -> Result<()> {
         if self.stream.is_empty() || self.stream.chars().count() > MAX_STREAM_CHARS || self.stream.contains('\0') {
             let problem = format!("must have 1 to {MAX_STREAM_CHARS} characters and no NUL character");
             return Err(Error::invalid_message("the name of a stream", &self.stream, &problem));

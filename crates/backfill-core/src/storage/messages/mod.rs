@@ -32,7 +32,7 @@ pub use line::{Depth, Purge};
 pub use news::{Changes, Names, News};
 pub use plan::{Batch, FreedQueue, JobWrite, Needs, Plan, Present};
 pub use take::{Hold, Holder, Take, Taken, TakenJob};
-pub use unit::{Applied, Done, Refusal, Settle, Unit, check_units, in_halves};
+pub use unit::{Applied, Done, Refusal, Settle, Unit, check_units, in_halves, settle_units, split_settled};
 
 use super::Storage;
 use crate::error::Result;

@@ -3,9 +3,9 @@
 use futures::future::BoxFuture;
 
 use super::{DocumentChange, DocumentKey, Expect, Hold, NewEvent};
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::job::{Job, JobId, NewJob};
-use crate::storage::{Outcome, WorkerId};
+use crate::storage::{Outcome, Settled, Settlement, Storage, WorkerId};
 
 /// What is done as a whole or not at all. Nothing of it is done unless every expectation holds and every hold stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -205,4 +205,51 @@ where
         }
     }
     Ok(applied)
+}
+
+impl Unit {
+    /// A worker's result, and all that follows it.
+    #[must_use]
+    pub fn of_settlement(worker: &WorkerId, settlement: &Settlement) -> Self {
+        let hold = Hold::Claim { worker: worker.clone(), claim: settlement.claim.clone() };
+        let mut unit = Self::new().settle(hold, settlement.outcome.clone());
+        unit.add.clone_from(&settlement.then.jobs);
+        unit.change.clone_from(&settlement.then.documents);
+        unit.events.clone_from(&settlement.then.events);
+        unit
+    }
+}
+
+/// Writes results that documents and events follow, for storages: these are units. Answers as
+/// [`Consumer::settle`](crate::storage::Consumer::settle) does.
+///
+/// # Errors
+/// Those of [`Messages::apply`](super::Messages::apply); and when the storage refuses one, or has no messages.
+pub async fn settle_units(storage: &dyn Storage, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+    let units: Vec<Unit> = settled.iter().map(|settlement| Unit::of_settlement(worker, settlement)).collect();
+    let (mut done, mut busy, mut freed) = (Vec::new(), Vec::new(), 0);
+    for (settlement, applied) in settled.iter().zip(storage.require_messages()?.apply(&units).await?) {
+        match applied {
+            Applied::Done(_) => {
+                done.push(settlement.claim.id);
+                freed += usize::from(settlement.claim.queue.is_some());
+            }
+            Applied::Refused(Refusal::Hold { .. }) => {}
+            Applied::Refused(Refusal::Busy { id }) => busy.push(id),
+            Applied::Refused(Refusal::Storage { message }) => {
+                return Err(Error::storage("write results", FailureKind::Invalid, message));
+            }
+            Applied::Refused(refusal) => {
+                let text = format!("what follows job {} was refused: {refusal:?}", settlement.claim.id);
+                return Err(Error::storage("write results", FailureKind::Invalid, text));
+            }
+        }
+    }
+    Ok(Settled::applied(done).busy(busy).freed_queues(freed))
+}
+
+/// The results that documents or events follow, and the others.
+#[must_use]
+pub fn split_settled(settled: &[Settlement]) -> (Vec<Settlement>, Vec<Settlement>) {
+    settled.iter().cloned().partition(|settlement| settlement.then.needs_messages())
 }
