@@ -131,6 +131,9 @@ mod pages {
     struct Deploying;
     #[doc = include_str!("../docs/guides/first-job.md")]
     struct FirstJob;
+    #[cfg(feature = "messages")]
+    #[doc = include_str!("../docs/guides/messages.md")]
+    struct Messages;
     #[doc = include_str!("../docs/guides/operating.md")]
     struct Operating;
     #[doc = include_str!("../docs/guides/poolers.md")]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use backfill::postgres::PostgresStorage;
 use backfill::sqlx::PgPool;
 use backfill::storage::memory::MemoryStorage;
-use backfill::storage::{AnyStorage, Capabilities, Storage, open};
+use backfill::storage::{AnyStorage, Backend, Capabilities, OpenOptions, Storage};
 
 /// The rows of the table, by their first cell, and its columns.
 fn table() -> (Vec<String>, BTreeMap<String, Vec<String>>) {
@@ -33,6 +33,7 @@ fn told(storage: &dyn Storage) -> BTreeMap<&'static str, String> {
         ("`Admin`: managing jobs", yes(storage.admin().is_some())),
         ("`Inspect`: looking at jobs", yes(storage.inspect().is_some())),
         ("`Transfer`: `backfill move`", yes(storage.transfer().is_some())),
+        ("`Messages`: a durable queue", yes(storage.messages().is_some())),
         ("`Doctor`: `backfill doctor`", yes(storage.doctor().is_some())),
         (
             "`max_payload_bytes`",
@@ -52,10 +53,12 @@ async fn the_table_says_what_storages_say_of_themselves() {
     let pool = PgPool::connect_lazy("postgres://nobody@localhost:1/nowhere").expect("a URL");
     let mut storages: Vec<(&str, AnyStorage)> = vec![
         ("memory", MemoryStorage::new().into()),
-        ("PostgreSQL", PostgresStorage::new(pool, "graphile_worker").expect("a schema").into()),
+        ("PostgreSQL", PostgresStorage::new(pool, "graphile_worker").expect("a schema").with_messages().into()),
     ];
     if cfg!(feature = "sqlite") {
-        storages.push(("SQLite file", open("sqlite://no/such/jobs.db").await.expect("a file")));
+        let options = OpenOptions::default().messages(true);
+        let file = Backend::of("sqlite://no/such/jobs.db").expect("a URL");
+        storages.push(("SQLite file", options.open(&file).await.expect("a file")));
     }
     for (name, storage) in storages {
         let column = columns.iter().position(|column| column == name).expect("its column");

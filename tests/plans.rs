@@ -6,10 +6,13 @@ mod acts;
 #[path = "faults/cluster.rs"]
 #[allow(dead_code, clippy::format_push_string, reason = "the fault suite uses more of it, and allows it")]
 mod cluster;
+#[path = "plans/messages.rs"]
+mod messages;
 #[path = "plans/server.rs"]
 mod server;
 
 use acts::Actor;
+use messages::Messenger;
 use std::time::Duration;
 
 use backfill::storage::ClaimRequest;
@@ -147,6 +150,33 @@ async fn a_thousand_tasks_cost_no_more_than_one_whatever_other_indexes_there_are
     for (role, settings) in HOSTILE {
         let url = database.role(role, settings).await;
         Actor::new(&database, &format!("with another index, as {role}"), &url).await.live(&tasks, 20).await;
+    }
+}
+
+/// A thousand lines of two thousand messages, a thousand groups in one of them: by lines, what is taken is what is read, and workers read what they did
+/// without messages.
+#[tokio::test]
+async fn what_is_done_with_messages_reads_what_it_takes_whatever_the_settings() {
+    let server = Server::start().await;
+    let database = database(&server, "messages").await;
+    BackfillClient::builder().database_url(database.url()).messages(true).build().await.expect("migrate");
+    let lines = make_tasks(&database, 1_000).await;
+    database
+        .run("insert into graphile_worker._private_job_queues (queue_name) select 'g' || n from generate_series(1, 1000) n")
+        .await;
+    fill(&database, MANY, "task_id, run_at", &format!("1 + n % 1000, {PAST}")).await;
+    // Delayed ones of each, more urgent; and groups.
+    fill(&database, 100_000, "task_id, priority, run_at", "1 + n % 1000, -1, now() + interval '1 day'").await;
+    fill(&database, 100_000, "task_id, job_queue_id, priority, run_at", &format!("1, 1 + n % 1000, -2, {PAST}")).await;
+    let url = database.role("before", &[]).await;
+    let actor = Actor::new(&database, "never analyzed", &url).await;
+    Messenger::new(&actor).live(&lines).await;
+    database.run("vacuum analyze").await;
+    for (role, settings) in HOSTILE {
+        let url = database.role(role, settings).await;
+        let actor = Actor::new(&database, &format!("as {role}"), &url).await;
+        Messenger::new(&actor).live(&lines).await;
+        actor.live(&lines, 20).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use backfill::messages::Queue;
 use backfill::storage::Watch;
 use backfill::{BackfillClient, Error, JobContext, JobSpec, Worker, task_fn};
 use sqlx::PgPool;
@@ -70,6 +71,43 @@ async fn the_documented_roles_can_do_their_work_and_no_more() {
     {
         assert!(sqlx::raw_sql(drop).execute(&as_role(role).await).await.is_err(), "{role}");
     }
+}
+
+#[tokio::test]
+async fn the_documented_roles_can_use_messages_where_the_schema_has_them() {
+    let (admin, url) = database().await;
+    let suffix = unique("").replace('_', "");
+    let text = include_str!("../DATABASE.md");
+    let section = text.split("## Least privilege").nth(1).expect("the section").split("\n## ").next().expect("its end");
+    let mut blocks = section
+        .split("```sql")
+        .skip(1)
+        .map(|block| block.split("```").next().expect("the block's end").replace("jobs_", &format!("jobs_{suffix}_")));
+    let open = |role: &str, migrate: bool| {
+        let url = url.replace("//postgres@", &format!("//jobs_{suffix}_{role}@"));
+        Queue::builder().database_url(url).schema("graphile_worker").migrate(migrate).build()
+    };
+    sql(&admin, "", &blocks.next().expect("the roles")).await;
+    open("migrator", true).await.expect("the migrator migrates");
+    sql(&admin, "", &blocks.next().expect("the grants")).await;
+    let error = open("worker", false).await.expect_err("it may not see the ledger of messages yet");
+    assert!(matches!(error, Error::MissingPrivilege { .. }), "{error}");
+    sql(&admin, "", &blocks.next().expect("the grants of messages")).await;
+    let queue = open("worker", false).await.expect("the worker finds the schema in order");
+    queue.enqueue("q", &1).id("m").group("g").await.expect("enqueue");
+    let claim = async |groups: bool| {
+        let claim = queue.claim("q", "w").host("h");
+        let claim = if groups { claim.in_groups() } else { claim };
+        claim.one().await.expect("claim").expect("it is ready")
+    };
+    let message = claim(true).await;
+    queue.renew(&message, std::time::Duration::ZERO).await.expect("renew");
+    let message = claim(false).await;
+    queue.complete_with_event(&message, "s", &1).await.expect("complete");
+    assert_eq!(queue.events("s", 0, 9).await.expect("events").len(), 1);
+    queue.heartbeat("w", "h", "q", None, std::time::Duration::from_secs(9)).await.expect("heartbeat");
+    assert_eq!(queue.counts("q").await.expect("counts").ready, 0);
+    queue.drop_namespace().await.expect("drop");
 }
 
 #[tokio::test]

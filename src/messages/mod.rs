@@ -1,4 +1,5 @@
-//! A durable queue for programs: messages that are claimed with a lease, renewed, and ended together with an event; both or neither.
+//! A durable queue for programs: messages that are claimed with a lease, renewed, and ended together with an event (an *outbox*); both or
+//! neither.
 //!
 //! ```
 //! use std::time::Duration;

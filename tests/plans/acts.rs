@@ -28,7 +28,7 @@ pub const LOOK_PAGES: i64 = 2_000;
 pub struct Actor<'a> {
     database: &'a Database<'a>,
     label: String,
-    one: PgPool,
+    pub one: PgPool,
     client: BackfillClient,
     storage: Arc<dyn Consumer>,
     pub worker: WorkerId,
@@ -51,7 +51,7 @@ impl<'a> Actor<'a> {
     }
 
     /// Does something that a function of this does, and looks at what the server ran for it.
-    async fn watched<T>(&self, what: &str, act: impl Future<Output = T>) -> (T, Act) {
+    pub async fn watched<T>(&self, what: &str, act: impl Future<Output = T>) -> (T, Act) {
         drop(self.database.server.plans());
         let done = act.await;
         sqlx::raw_sql("select 'the end of an act'").execute(&self.one).await.expect("the end");
@@ -241,7 +241,7 @@ impl Act {
         self.plans.iter().map(|plan| plan.rows).sum()
     }
 
-    fn reads_no_more_than_for(&self, jobs: usize) {
+    pub fn reads_no_more_than_for(&self, jobs: usize) {
         self.reads_no_more_than(PAGES, ROWS, jobs);
     }
 

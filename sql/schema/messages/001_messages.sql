@@ -3,9 +3,9 @@
 -- The order in which the jobs of each line are taken.
 create index backfill_jobs_line on graphile_worker._private_jobs (task_id, priority, run_at, id)
   where is_available = true;
--- The same of each group of a line.
+-- The same of each group of a line, and of those without a group.
 create index backfill_jobs_group on graphile_worker._private_jobs (task_id, job_queue_id, priority, run_at, id)
-  where is_available = true and job_queue_id is not null;
+  where is_available = true;
 -- What is held of each line, and of each of its groups: few rows at any time.
 create index backfill_jobs_held on graphile_worker._private_jobs (task_id, job_queue_id, priority, run_at, id)
   where locked_at is not null;

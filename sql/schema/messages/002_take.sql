@@ -43,7 +43,8 @@ declare
   held_at timestamptz := case when worker is null then clock_timestamp() + lasts else now() end;
   line record;
   want integer;
-  level smallint;
+  -- A priority; before the first, less than any.
+  level integer;
   -- Where the last look ended.
   from_time timestamptz;
   from_id bigint;
@@ -107,11 +108,11 @@ begin
     want := line.most;
     chosen_of_line := 0;
     if not in_line then
-      level := null;
+      level := -32769;
       loop
         level := (
           select job.priority from graphile_worker._private_jobs job
-          where job.is_available = true and job.task_id = line.id and (level is null or job.priority > level)
+          where job.is_available = true and job.task_id = line.id and job.priority > level
           order by job.priority
           limit 1
         );
@@ -171,12 +172,12 @@ begin
       candidate_queues := '{}';
       groups := '{}';
       -- The groups at the head of the line, and jobs without one, which are each a group by itself.
-      level := null;
+      level := -32769;
       seen := 0;
       loop
         level := (
           select job.priority from graphile_worker._private_jobs job
-          where job.is_available = true and job.task_id = line.id and (level is null or job.priority > level)
+          where job.is_available = true and job.task_id = line.id and job.priority > level
           order by job.priority
           limit 1
         );
@@ -196,7 +197,7 @@ begin
         if cardinality(candidates) < want then
           select candidates || coalesce(array_agg(alone.id), '{}'),
             turns || coalesce(array_agg(null::timestamptz), '{}'),
-            first_priorities || coalesce(array_agg(level), '{}'),
+            first_priorities || coalesce(array_agg(level::smallint), '{}'),
             first_times || coalesce(array_agg(alone.run_at), '{}'),
             first_ids || coalesce(array_agg(alone.id), '{}'),
             candidate_queues || coalesce(array_agg(null::integer), '{}')
@@ -206,7 +207,8 @@ begin
             from graphile_worker._private_jobs job
             where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
               and job.job_queue_id is null
-            order by job.run_at, job.id
+            -- (In the order of the index of groups, where they stand together; in that of the line, groups may stand before them.)
+            order by job.job_queue_id, job.priority, job.run_at, job.id
             limit want
             for update of job skip locked
           ) as alone;
@@ -214,7 +216,7 @@ begin
       end loop;
       -- Each group of these; and if they have too little, each group of the line, by number.
       asked := 0;
-      group_id := null;
+      group_id := 0;
       groups := array(select distinct queue from unnest(groups) as queue);
       seen := 1;
       loop
@@ -224,13 +226,13 @@ begin
         else
           exit when cardinality(candidates) >= want or asked >= 10000;
           if seen = cardinality(groups) + 1 then
-            group_id := null;
+            group_id := 0;
             seen := seen + 1;
           end if;
           group_id := (
             select job.job_queue_id from graphile_worker._private_jobs job
             where job.is_available = true and job.task_id = line.id and job.job_queue_id is not null
-              and (group_id is null or job.job_queue_id > group_id)
+              and job.job_queue_id > group_id
             order by job.job_queue_id
             limit 1
           );

@@ -34,39 +34,9 @@ select ready as "ready!", delayed as "delayed!", held as "held!" from graphile_w
         let rows = jobs!(
             "",
             r#"
-from graphile_worker._private_tasks task
-cross join lateral (
-  with recursive level (value) as (
-    select (
-      select job.priority::integer from graphile_worker._private_jobs job
-      where job.is_available = true and job.task_id = task.id
-      order by job.priority
-      limit 1
-    )
-    union all
-    select (
-      select job.priority::integer from graphile_worker._private_jobs job
-      where job.is_available = true and job.task_id = task.id and job.priority > level.value
-      order by job.priority
-      limit 1
-    )
-    from level
-    where level.value is not null
-  )
-  select job.*
-  from level
-  cross join lateral (
-    select job.*
-    from graphile_worker._private_jobs job
-    where job.is_available = true and job.task_id = task.id and job.priority = level.value and job.run_at <= now()
-    order by job.run_at, job.id
-    limit $2
-  ) as job
-  where level.value is not null
-  limit $2
-) as job
+from graphile_worker.backfill_peek($1, $2) as job
+join graphile_worker._private_tasks task on task.id = job.task_id
 left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
-where task.identifier = $1
 order by job.priority, job.run_at, job.id
 "#,
             line,

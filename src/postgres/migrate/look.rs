@@ -49,8 +49,8 @@ pub(in crate::postgres) const FUNCTIONS: [&str; 8] = [
 ];
 
 /// The same of messages, in schemas that have them.
-pub(in crate::postgres) const MESSAGE_FUNCTIONS: [&str; 3] =
-    ["backfill_take", "backfill_end_leases", "backfill_depths"];
+pub(in crate::postgres) const MESSAGE_FUNCTIONS: [&str; 4] =
+    ["backfill_take", "backfill_end_leases", "backfill_depths", "backfill_peek"];
 
 /// Looks at everything that decides what is to be done. Where nothing is to be done, that is at nearly every start, it takes three
 /// statements.

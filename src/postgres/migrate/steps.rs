@@ -25,7 +25,7 @@ pub(super) const OWN: [(i32, &str, &str); 9] = [
 pub(super) const MESSAGES: [(i32, &str, &str); 3] = [
     (1, "messages", script!("messages/001_messages.sql")),
     (2, "take", script!("messages/002_take.sql")),
-    (3, "depths", script!("messages/003_depths.sql")),
+    (3, "look", script!("messages/003_look.sql")),
 ];
 /// The first of their scripts whose functions keep the name that their schema had.
 pub(super) const TAKE: i32 = 2;

@@ -9,9 +9,9 @@ create table backfill_message_migrations (
 -- The order in which the jobs of each line are taken, of those that may be.
 create index backfill_jobs_task_line on backfill_jobs (task, priority, run_at, id)
   where locked_at is null and attempts < max_attempts;
--- The same of each group of a line.
+-- The same of each group of a line, and of those without a group.
 create index backfill_jobs_group on backfill_jobs (task, queue, priority, run_at, id)
-  where locked_at is null and attempts < max_attempts and queue is not null;
+  where locked_at is null and attempts < max_attempts;
 -- What is held of each line, and which leases end first: few rows at any time.
 create index backfill_jobs_held_line on backfill_jobs (task, queue, priority, run_at, id) where locked_at is not null;
 create index backfill_jobs_lease on backfill_jobs (locked_at) where substr(locked_by, 1, 6) = 'lease:';

@@ -146,8 +146,8 @@ async fn alone(connection: &mut SqliteConnection, line: &str, ready_by: i64, lim
         let rows = sqlx::query!(
             r#"
 select id as "id!: i64", run_at as "run_at!: i64", octet_length(payload) as "bytes!: i64"
-from backfill_jobs indexed by backfill_jobs_task_line
-where task = ?1 and locked_at is null and attempts < max_attempts and priority = ?2 and run_at <= ?3 and queue is null
+from backfill_jobs indexed by backfill_jobs_group
+where task = ?1 and queue is null and locked_at is null and attempts < max_attempts and priority = ?2 and run_at <= ?3
 order by run_at, id
 limit ?4
 "#,

@@ -3,7 +3,7 @@
 //! A message is a job, and nothing needs a second store. The words:
 //!
 //! - A **line** is the jobs of one task, in the order of claims: priority, then time, then id.
-//! - A **lease** is a hold that ends by itself, by the storage's clock. Whoever has its [`Receipt`] may renew it, or settle the job.
+//! - A **lease** is a hold that ends by itself, by the storage's clock (a *visibility timeout*, elsewhere). Whoever has its [`Receipt`] may renew it, or settle the job.
 //! - A **unit** is what belongs together: settling, adding, changing documents, appending events; all of it or nothing.
 //! - A **document** is a small value under a kind and a key, with a version, and perhaps an owner or an end.
 //! - An **event** is a payload in a stream, at a position. No event ever appears below one that was read.
