@@ -1,6 +1,6 @@
 //! Waiting for messages without asking again and again.
 //!
-//! One task for all subscriptions of a [`Queue`](super::Queue) and its clones, the *hub*, hears the storage's news and wakes whom they concern. Once a second it
+//! One task for all subscriptions of a [`Queue`] and its clones, the *hub*, hears the storage's news and wakes whom they concern. Once a second it
 //! also looks: at the lines that somebody waits for, all in one call, and for leases that have ended. So a wakeup that was missed, or
 //! a message whose time has come, is found within a second.
 

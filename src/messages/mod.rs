@@ -39,7 +39,7 @@
 //! | `listen` | waiting for messages without asking again and again |
 //! | `names` | how namespaces and queues become names that never meet |
 //!
-//! It stands on [`Messages`](crate::storage::messages::Messages), which storages offer that have lines and leases: PostgreSQL, SQLite and memory. There is no second
+//! It stands on [`Messages`], which storages offer that have lines and leases: PostgreSQL, SQLite and memory. There is no second
 //! place: messages are jobs of the storage, seen by `backfill jobs` and moved by `backfill move`.
 
 pub mod claim;

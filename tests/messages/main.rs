@@ -10,6 +10,14 @@
 mod support;
 
 mod claiming;
+#[cfg(feature = "server-tests")]
+mod clocks;
+#[cfg(feature = "server-tests")]
+#[path = "../faults/cluster.rs"]
+#[allow(dead_code, clippy::format_push_string, reason = "the fault suite uses more of it, and allows it")]
+mod cluster;
+#[cfg(feature = "server-tests")]
+mod crashes;
 mod ending;
 mod enqueueing;
 mod events;
