@@ -232,6 +232,8 @@ job as (
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || (select count(*) from input)::text || '}')
   where ($12 or not (select guard.stands from guard))
+    -- Messages tell of their lines themselves (`messages/write.rs`).
+    and current_setting('backfill.lines', true) is distinct from 'told'
     and ($10 <> 'unsafe_dedupe' or exists (select from job where job.revision = 0))
 )
 "#,

@@ -91,8 +91,11 @@ select
   job.id,
   job.run_at as "run_at: Timestamp",
   now() as "now!: Timestamp",
-  -- The text is Graphile's; it differs each time, because equal notifications of one transaction are merged.
-  pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":1}') is null as "notified!"
+  -- The text is Graphile's; it differs each time, because equal notifications of one transaction are merged. Messages tell of their
+  -- lines themselves (`messages/write.rs`).
+  case when current_setting('backfill.lines', true) is distinct from 'told'
+    then pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":1}')
+  end is null as "notified!"
 from job
 "#,
             job.task,

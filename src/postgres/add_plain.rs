@@ -151,6 +151,8 @@ job as (
 notified as materialized (
   select pg_notify('jobs:insert', '{"r":' || random()::text || ',"count":' || cardinality($2)::text || '}')
   where not (select guard.stands from guard)
+    -- Messages tell of their lines themselves (`messages/write.rs`).
+    and current_setting('backfill.lines', true) is distinct from 'told'
 )
 -- One row with all values of a column in an array: a third of what a row for each job costs, for both sides.
 select

@@ -92,10 +92,14 @@ impl PostgresStorage {
         } else {
             !self.settle_jobs(conn, worker, std::slice::from_ref(settlement), A_SECOND).await?.is_empty()
         };
-        sqlx::query!("select set_config('lock_timeout', $1, true)", lock_timeout)
-            .fetch_one(self.database.schema.on(conn))
-            .await
-            .map_err(fail)?;
+        // What the caller adds after this is told as ever.
+        sqlx::query!(
+            "select set_config('lock_timeout', $1, true) as timeout, set_config('backfill.lines', '', true) as lines",
+            lock_timeout
+        )
+        .fetch_one(self.database.schema.on(conn))
+        .await
+        .map_err(fail)?;
         Ok(stood)
     }
 

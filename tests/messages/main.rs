@@ -9,6 +9,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "server-tests")]
+mod channels;
 mod claiming;
 #[cfg(feature = "server-tests")]
 mod clocks;

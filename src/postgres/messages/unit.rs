@@ -106,7 +106,12 @@ for update of job
             .map_err(fail)?;
             present.jobs = rows.into_iter().map(Job::from).map(|job| (job.id, job)).collect();
         }
-        present.now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: DateTime<Utc>""#)
+        // And what is added from here on is told by its line (see `tell_on`).
+        present.now = sqlx::query_scalar!(
+            r#"
+select case when set_config('backfill.lines', 'told', true) is not null then clock_timestamp() end as "now!: DateTime<Utc>"
+"#
+        )
             .fetch_one(self.database.schema.on(conn))
             .await
             .map_err(fail)?;

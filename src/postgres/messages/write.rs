@@ -194,11 +194,24 @@ returning position
         if changes.is_nothing() {
             return Ok(());
         }
+        let lines: Vec<&str> = match &changes.lines {
+            Names::All => Vec::new(),
+            Names::These(lines) => lines.iter().map(String::as_str).collect(),
+        };
+        // On a channel of the schema's own. Graphile's, which wakes the workers of all schemas of the database, hears of it only if a worker of
+        // ours serves one of the lines here. (Node's find out by looking.)
         sqlx::query!(
             r#"
-select pg_notify('backfill:' || 'graphile_worker._private_jobs'::regclass::oid, $1) as "told!: ()"
+select
+  pg_notify('backfill:' || 'graphile_worker._private_jobs'::regclass::oid, $1) as "told!: ()",
+  case
+    when exists (select from graphile_worker.backfill_pools pool where pool.serves && $2::text[])
+      then pg_notify('jobs:insert', '{"r":' || random()::text || ',"back":true,"count":1}')
+  end as "told_workers: ()",
+  set_config('backfill.lines', '', true) as "ended!"
 "#,
             notification(changes),
+            &lines as &[&str],
         )
         .fetch_all(self.database.schema.on(conn))
         .await
