@@ -92,6 +92,9 @@ async fn the_documented_roles_can_use_messages_where_the_schema_has_them() {
     sql(&admin, "", &blocks.next().expect("the grants")).await;
     let error = open("worker", false).await.expect_err("it may not see the ledger of messages yet");
     assert!(matches!(error, Error::MissingPrivilege { .. }), "{error}");
+    for missing in ["backfill_message_migrations", "backfill_documents", "backfill_document_versions"] {
+        assert!(error.to_string().contains(missing), "{error}");
+    }
     sql(&admin, "", &blocks.next().expect("the grants of messages")).await;
     let queue = open("worker", false).await.expect("the worker finds the schema in order");
     queue.enqueue("q", &1).id("m").group("g").await.expect("enqueue");

@@ -52,6 +52,7 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     receipt: Receipt,
+    namespace: String,
     queue: String,
     id: String,
 }
@@ -69,6 +70,12 @@ impl Handle {
         &self.queue
     }
 
+    /// The namespace that it belongs to.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The receipt of the lease, as the storage knows it.
     #[must_use]
     pub fn receipt(&self) -> Receipt {
@@ -83,7 +90,7 @@ impl Handle {
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.receipt, escape(&self.queue), escape(&self.id))
+        write!(f, "{}/{}/{}/{}", self.receipt, escape(&self.namespace), escape(&self.queue), escape(&self.id))
     }
 }
 
@@ -92,10 +99,15 @@ impl FromStr for Handle {
 
     fn from_str(text: &str) -> Result<Self> {
         let parse = || {
-            let [receipt, queue, id] = text.split('/').collect::<Vec<_>>().try_into().ok()?;
-            Some(Self { receipt: receipt.parse().ok()?, queue: unescape(queue)?, id: unescape(id)? })
+            let [receipt, namespace, queue, id] = text.split('/').collect::<Vec<_>>().try_into().ok()?;
+            Some(Self {
+                receipt: receipt.parse().ok()?,
+                namespace: unescape(namespace)?,
+                queue: unescape(queue)?,
+                id: unescape(id)?,
+            })
         };
-        parse().ok_or_else(|| Error::invalid_message("the handle", text, "is none; a claim answers handles"))
+        parse().ok_or_else(|| Error::invalid_message("the handle", text, "is not one; use what a claim answered"))
     }
 }
 
@@ -213,7 +225,7 @@ impl Queue {
             body,
             attempts: job.attempts,
             until: job.locked_at.unwrap_or_default(),
-            handle: Handle { receipt, queue: queue.to_owned(), id: id.clone() },
+            handle: Handle { receipt, namespace: self.namespace().to_owned(), queue: queue.to_owned(), id: id.clone() },
             id,
         })
     }
@@ -227,15 +239,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_handle_reads_as_it_is_written(queue in ".{0,20}", id in ".{0,20}", number in 0..i16::MAX, tag in 0..u32::MAX) {
-            let handle = Handle { receipt: Receipt::new(JobId::from_number(7), number, tag), queue, id };
+        fn a_handle_reads_as_it_is_written(namespace in ".{0,9}", queue in ".{0,20}", id in ".{0,20}", number in 0..i16::MAX, tag in 0..u32::MAX) {
+            let handle = Handle { receipt: Receipt::new(JobId::from_number(7), number, tag), namespace, queue, id };
             let text = handle.to_string();
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_%/".contains(&byte)), "{}", text);
             prop_assert_eq!(text.parse::<Handle>().unwrap(), handle);
         }
 
         #[test]
-        fn what_is_no_handle_is_refused(text in "[^/]{0,9}|1-2-00000000/a|1-2-00000000/%f/b|x/y/z") {
+        fn what_is_no_handle_is_refused(text in "[^/]{0,9}|1-2-00000000/a/b|1-2-00000000/%f/b/c|x/y/z/u") {
             prop_assert!(text.parse::<Handle>().is_err());
         }
     }

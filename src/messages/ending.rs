@@ -15,7 +15,7 @@ impl Queue {
     /// # Errors
     /// When the storage fails, or the lease is too long.
     pub async fn renew(&self, handle: impl AsRef<Handle>, lease: Duration) -> Result<bool> {
-        let receipt = handle.as_ref().receipt();
+        let receipt = self.ours(handle.as_ref())?.receipt();
         let renewed = self.messages()?.renew(&[(receipt, lease)]).await?;
         if lease.is_zero() && !renewed.is_empty() {
             self.messages()?.end_leases(Some(&renewed)).await?;
@@ -75,7 +75,7 @@ impl Queue {
     /// # Errors
     /// As [`complete`](Self::complete); also when the lease is over, by which it is given back anyway.
     pub async fn requeue(&self, handle: impl AsRef<Handle>, after: Duration) -> Result<()> {
-        let handle = handle.as_ref();
+        let handle = self.ours(handle.as_ref())?;
         let unit = Unit::new().settle(handle.hold(false), Outcome::requeued(after));
         match self.do_unit(unit).await? {
             Ok(_) => {
@@ -98,8 +98,9 @@ impl Queue {
     /// The same of these claims only.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// When the storage fails; [`Error::InvalidMessage`] for a handle of another namespace.
     pub async fn reclaim_expired_of(&self, handles: &[Handle]) -> Result<usize> {
+        handles.iter().try_for_each(|handle| self.ours(handle).map(drop))?;
         Ok(self.messages()?.end_leases(Some(&numbers(handles))).await?.jobs.len())
     }
 
@@ -110,7 +111,7 @@ impl Queue {
         error: Option<&str>,
         events: Vec<NewEvent>,
     ) -> Result<()> {
-        let key = self.inner.names.document(RECORD, &[handle.id()]);
+        let key = self.inner.names.document(RECORD, &[self.ours(handle)?.id()]);
         let record = if self.inner.retention.is_zero() {
             // Its id may be given again.
             DocumentChange::remove(key)
@@ -132,6 +133,15 @@ impl Queue {
             Err(Refusal::Hold { .. }) => self.has_ended_so(handle, state).await,
             Err(refusal) => Err(refused(&refusal)),
         }
+    }
+
+    /// A handle of another namespace is a mistake: its end would be remembered here, and its event told.
+    fn ours<'h>(&self, handle: &'h Handle) -> Result<&'h Handle> {
+        if handle.namespace() == self.namespace() {
+            return Ok(handle);
+        }
+        let problem = format!("is of the namespace {:?}, and this is {:?}", handle.namespace(), self.namespace());
+        Err(Error::invalid_message("the handle", &handle.to_string(), &problem))
     }
 
     /// Whether this very claim has ended its message so, as when an answer was lost.

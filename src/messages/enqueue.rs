@@ -179,7 +179,7 @@ impl Queue {
     pub async fn enqueue_all(&self, queue: &str, messages: Vec<NewMessage>) -> Result<Vec<String>> {
         let names = &self.inner.names;
         let (mut unit, mut ids) = (Unit::new(), Vec::with_capacity(messages.len()));
-        let mut named = HashMap::new();
+        let mut named: HashMap<super::DocumentKey, String> = HashMap::new();
         for message in messages {
             let is_named = message.id.is_some();
             let id = message.id.clone().unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
@@ -195,15 +195,24 @@ impl Queue {
             unit = unit.adding([self.job(queue, &id, message)?]);
             ids.push(id);
         }
-        match self.do_unit(unit).await? {
-            Ok(_) => {
-                self.inner.hub.wake(&names.line(queue));
-                Ok(ids)
+        loop {
+            match self.do_unit(unit.clone()).await? {
+                Ok(_) => {
+                    self.inner.hub.wake(&names.line(queue));
+                    return Ok(ids);
+                }
+                Err(Refusal::Document { key, found, .. }) => {
+                    let id = named.get(&key).cloned().unwrap_or_default();
+                    // One that was deleted without an end, as by a purge, has left its record.
+                    if found.is_some() && !self.is_abandoned(&id).await? {
+                        return Err(Error::MessageExists { id });
+                    }
+                    for expect in unit.expect.iter_mut().filter(|expect| expect.key == key) {
+                        expect.version = found;
+                    }
+                }
+                Err(refusal) => return Err(refused(&refusal)),
             }
-            Err(Refusal::Document { key, .. }) if named.contains_key(&key) => {
-                Err(Error::MessageExists { id: named.remove(&key).unwrap_or_default() })
-            }
-            Err(refusal) => Err(refused(&refusal)),
         }
     }
 

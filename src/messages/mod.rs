@@ -144,6 +144,8 @@ impl Queue {
     /// When the storage fails.
     pub async fn counts(&self, queue: &str) -> Result<Depth> {
         let line = self.inner.names.line(queue);
+        // What a lease holds that has ended is ready.
+        self.messages()?.end_leases(None).await?;
         let mut depths = self.messages()?.depths(&[line], 10_000).await?;
         let mut depth = depths.pop().unwrap_or_default();
         queue.clone_into(&mut depth.line);

@@ -83,6 +83,8 @@ impl Queue {
     /// # Errors
     /// When the storage fails.
     pub async fn get(&self, id: &str) -> Result<Option<MessageInfo>> {
+        // What a lease holds that has ended is ready.
+        self.messages()?.end_leases(None).await?;
         // It may end between the two looks.
         for _ in 0..2 {
             if let Some(Record { queue, end: Some(end) }) = self.record(id).await? {
@@ -102,6 +104,11 @@ impl Queue {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a message was deleted without an end: it has a record of its beginning, and is not there.
+    pub(super) async fn is_abandoned(&self, id: &str) -> Result<bool> {
+        Ok(matches!(self.record(id).await?, Some(Record { end: None, .. })) && self.look(id).await?.is_none())
     }
 
     /// The record of a message, if it has one.

@@ -249,7 +249,8 @@ impl Storage for PostgresStorage {
     }
 
     async fn version(&self) -> Result<i32> {
-        self.database.explained(Need::Read, migrate::check(self).await).await
+        let need = if self.has_messages { Need::Messages } else { Need::Read };
+        self.database.explained(need, migrate::check(self).await).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {

@@ -141,8 +141,30 @@ pub async fn a_handle_goes_from_process_to_process_as_text(storage: AnyStorage) 
     let text = claim(&here, "q/1").await.handle().to_string();
     let there = Queue::with_storage(storage, "a case").unwrap();
     let handle: Handle = text.parse().unwrap();
-    assert_eq!((handle.id(), handle.queue()), ("an/id", "q/1"));
+    assert_eq!((handle.namespace(), handle.queue(), handle.id()), ("a case", "q/1", "an/id"));
     assert!(there.renew(&handle, LONG).await.unwrap());
     there.complete(&handle).await.unwrap();
     assert_eq!(here.get("an/id").await.unwrap().expect("remembered").state, MessageState::Completed);
+}
+
+pub async fn a_handle_of_another_namespace_is_refused(storage: AnyStorage) {
+    let here = queue(&storage);
+    let there = Queue::with_storage(storage, "another").unwrap();
+    for queue in [&here, &there] {
+        queue.enqueue("q", &1).id("m").await.unwrap();
+    }
+    let (mine, theirs) = (claim(&here, "q").await, claim(&there, "q").await);
+    let refusals = [
+        there.renew(&mine, LONG).await.map(drop),
+        there.complete(&mine).await,
+        there.fail(&mine, "x").await,
+        there.requeue(&mine, Duration::ZERO).await.map(drop),
+        there.reclaim_expired_of(&[mine.handle().clone()]).await.map(drop),
+    ];
+    for refusal in refusals {
+        let told = refusal.unwrap_err().to_string();
+        assert!(told.contains("\"a case\"") && told.contains("\"another\""), "{told}");
+    }
+    there.complete(&theirs).await.unwrap();
+    here.complete(&mine).await.unwrap();
 }

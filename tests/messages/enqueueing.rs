@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backfill::Error;
-use backfill::messages::{MessageState, NewMessage, Queue};
+use backfill::messages::{MessageState, NewMessage, Purge, Queue};
 use backfill::storage::AnyStorage;
 use chrono::TimeDelta;
 
@@ -61,6 +61,18 @@ pub async fn an_id_is_given_once(storage: AnyStorage) {
     assert_eq!(queue.counts("race").await.unwrap().ready, 1);
     // Other namespaces have ids of their own.
     Queue::with_storage(storage, "another").unwrap().enqueue("q", "x").id("7").await.unwrap();
+}
+
+pub async fn an_id_whose_message_was_purged_may_be_given_again(storage: AnyStorage) {
+    let queue = queue(&storage);
+    for round in 0..3 {
+        queue.enqueue("q", &round).id("7").await.unwrap();
+        assert!(matches!(queue.enqueue("q", &9).id("7").await, Err(Error::MessageExists { .. })));
+        assert_eq!(queue.purge("q", Purge::All).await.unwrap(), 1);
+        assert_eq!(queue.get("7").await.unwrap(), None);
+    }
+    queue.enqueue("q", &3).id("7").await.unwrap();
+    assert_eq!(claim(&queue, "q").await.body.get(), "3");
 }
 
 /// Numbers beyond 2^53, odd white space, repeated keys, a megabyte, nothing.

@@ -77,6 +77,7 @@ cases! {
     enqueueing {
         a_message_is_there_until_it_ends_and_can_be_looked_at_after_that
         an_id_is_given_once
+        an_id_whose_message_was_purged_may_be_given_again
         bodies_come_back_byte_for_byte
         hostile_names_of_all_kinds_are_names
         a_delayed_message_is_not_claimed_before_its_time
@@ -92,6 +93,7 @@ cases! {
         a_message_that_was_claimed_as_often_as_it_may_be_has_failed
         groups_are_claimed_in_order
         a_handle_goes_from_process_to_process_as_text
+        a_handle_of_another_namespace_is_refused
     }
     ending {
         completing_and_failing_twice_is_once_and_changes_nothing

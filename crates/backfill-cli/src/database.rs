@@ -200,15 +200,32 @@ pub async fn reached_for_messages(global: &Global) -> Result<AnyStorage, Failure
     Place::named(global)?.open_with(global, options, schema(global)?).await
 }
 
-/// The queues of a namespace. What is missing is created.
-pub async fn messages(global: &Global, namespace: &str, retention: Duration) -> Result<Queue, Failure> {
+/// The queues of a namespace. What is missing is created, if that is wanted.
+pub async fn messages(
+    global: &Global,
+    namespace: Option<&str>,
+    retention: Option<Duration>,
+    creates: bool,
+) -> Result<Queue, Failure> {
     let named = global.schema.clone();
     let ours = variables::set("BACKFILL_SCHEMA", "a name such as backfill_messages");
     let schema = named.map_or(ours, |schema| Ok(Some(schema)))?.unwrap_or_else(|| messages::DEFAULT_SCHEMA.to_owned());
     let options = OpenOptions::default().max_wait(Some(Duration::ZERO)).messages(true);
     let storage = Place::named(global)?.open_with(global, options, schema).await?;
-    storage.migrate().await?;
-    Ok(Queue::builder().namespace(namespace).retention(retention).with_storage(storage)?)
+    if creates {
+        storage.migrate().await?;
+    } else {
+        storage.version().await.map_err(|error| match error {
+            Error::NotReady { storage, reason: Unready::Missing, .. } => {
+                failed(format!("{storage} has no messages in it; `backfill messages send` creates what is needed"))
+            }
+            error => error.into(),
+        })?;
+    }
+    let namespace = namespace.map(str::to_owned).or_else(|| variable("BACKFILL_NAMESPACE")).unwrap_or_default();
+    let queue = Queue::builder().namespace(namespace);
+    let queue = if let Some(retention) = retention { queue.retention(retention) } else { queue };
+    Ok(queue.with_storage(storage)?)
 }
 
 /// The storage that this URL means, or that is meant when none is given; it answers.

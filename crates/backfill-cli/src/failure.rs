@@ -13,6 +13,10 @@ use crate::screen::{Screen, Style};
 pub const FAILED: u8 = 1;
 /// Exit status of a usage error.
 pub const USAGE: u8 = 2;
+/// Exit status of `messages send` when the id was given before.
+pub const EXISTS: u8 = 3;
+/// Exit status of `messages ack` and its like when a claim does not stand any more.
+pub const LOST: u8 = 4;
 /// Exit status when a breaking migration arrived while a worker ran: Graphile's.
 pub const BREAKING: u8 = 57;
 
@@ -31,6 +35,10 @@ pub enum Failure {
     Breaking(String),
     /// Nobody reads the output any more.
     ClosedPipe,
+    /// A message with that id was added before.
+    Exists(String),
+    /// A claim of a message does not stand any more, which was told.
+    Lost,
     /// A signal has ended it; with the exit status that says so.
     Ended(u8),
 }
@@ -48,6 +56,8 @@ impl Failure {
             ),
             Self::Usage(message) => (message, USAGE),
             Self::Breaking(message) => (message, BREAKING),
+            Self::Exists(message) => (message, EXISTS),
+            Self::Lost => return ExitCode::from(LOST),
             Self::Told => return ExitCode::from(FAILED),
             Self::ClosedPipe => return ExitCode::SUCCESS,
             Self::Ended(status) => return ExitCode::from(status),
@@ -88,6 +98,7 @@ impl From<backfill::Error> for Failure {
         };
         match error {
             Error::BreakingMigration { .. } => Self::Breaking(message),
+            Error::MessageExists { .. } => Self::Exists(message),
             Error::InvalidJob { .. }
             | Error::InvalidMessage { .. }
             | Error::PayloadTooLarge { .. }

@@ -57,7 +57,7 @@ async fn goes_its_way(place: &Place) {
     // What is missing is created.
     assert_eq!(place.run(&["send", "emails", r#"{"to": "Ada"}"#, "--id", "order 17"]).await.ok(), "order 17\n");
     let again = place.run(&["send", "emails", "1", "--id", "order 17"]).await;
-    assert_eq!(again.status, Some(1));
+    assert_eq!(again.status, Some(3), "a script can tell it from a failure");
     assert!(again.err.contains("was added before"), "{}", again.err);
     place.run(&["send", "emails", "plain text", "--text", "--in", "1h"]).await.ok();
     let counts = place.run(&["counts", "emails", "--json"]).await.json();
@@ -71,7 +71,8 @@ async fn goes_its_way(place: &Place) {
     // Where it stood, and known as claimed before.
     assert_eq!(place.run(&["nack", &handle]).await.ok(), "gave back order 17\n");
     let lost = place.run(&["nack", &handle]).await;
-    assert_eq!((lost.status, lost.out.contains("does not stand")), (Some(1), true), "{}", lost.out);
+    assert_eq!((lost.status, lost.out.as_str()), (Some(4), ""));
+    assert!(lost.err.contains("does not stand"), "{}", lost.err);
     let taken = place.run(&["take", "emails", "--json"]).await.json();
     assert_eq!((&taken[0]["attempts"], &taken[0]["body"]), (&json!(2), &json!({ "to": "Ada" })));
     let handle = taken[0]["handle"].as_str().expect("a handle").to_owned();
@@ -91,6 +92,10 @@ async fn goes_its_way(place: &Place) {
     let id = handle.rsplit('/').next().expect("an id");
     assert!(place.run(&["show", id]).await.ok().contains("no such address"));
     assert_eq!(place.run(&["purge", "emails", "--all"]).await.ok(), "deleted 1 message\n");
+    // Its id is free again.
+    place.run(&["send", "emails", "2", "--id", "x"]).await.ok();
+    place.run(&["purge", "emails"]).await.ok();
+    place.run(&["send", "emails", "3", "--id", "x"]).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,14 +144,74 @@ async fn namespaces_are_apart() {
     place.run(&["-n", "a:q", "show", "m"]).await.ok();
 }
 
+/// Who only looks creates nothing, and is told what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_creates_nothing() {
+    let place = Place::file();
+    for args in [&["show", "m"][..], &["counts", "q"], &["events", "s"], &["control"], &["workers", "q"]] {
+        let ran = place.run(args).await;
+        assert_eq!(ran.status, Some(1), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains("backfill"), "{args:?}: {}", ran.err);
+        assert!(!place.directory.path().join("queue.db").exists(), "{args:?}");
+    }
+}
+
+/// A handle says whose it is: another namespace's message of the same id is another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handle_of_another_namespace_is_refused() {
+    let place = Place::file();
+    place.run(&["-n", "a", "send", "q", "1", "--id", "m"]).await.ok();
+    let (handle, _) = place.take(&["q", "-n", "a"]).await;
+    let ran = place.run(&["-n", "b", "ack", &handle]).await;
+    assert_eq!(ran.status, Some(2));
+    assert!(ran.err.contains("namespace"), "{}", ran.err);
+    place.run(&["-n", "a", "ack", &handle]).await.ok();
+}
+
+/// JSON stays the JSON that was sent, on one line; a text has nothing that a terminal obeys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_printed_as_one_line_of_json() {
+    let place = Place::file();
+    // A newline between tokens, an escape of a terminal raw in a string, a number that no machine counts to.
+    let body = "{\"a\":\n [1e400, \"\u{9b}31m\\\"x\"]}";
+    place.run(&["send", "q", body]).await.ok();
+    let (handle, printed) = place.take(&["q"]).await;
+    assert_eq!(printed, r#"{"a": [1e400, "\u009b31m\"x"]}"#);
+    place.run(&["nack", &handle]).await.ok();
+    let taken = place.run(&["take", "q", "--json"]).await.ok();
+    assert!(taken.contains("1e400"), "{taken}");
+    place.run(&["send", "q", "one\ttwo\nthree \u{1b}[31m", "--text"]).await.ok();
+    let (handle, printed) = place.take(&["q"]).await;
+    assert_eq!(printed, r#""one\ttwo\nthree \u001b[31m""#);
+    place.run(&["nack", &handle]).await.ok();
+    let (_, printed) = place.take(&["q", "--text"]).await;
+    assert!(printed.starts_with("one two three ") && !printed.contains('\u{1b}'), "{printed:?}");
+}
+
+/// What nobody could read is ready again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_printed_is_given_back() {
+    let place = Place::file();
+    place.run(&["send", "q", "1", "--id", "m"]).await.ok();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = binary(place.directory.path());
+    command.args(["messages", "take", "q"]).env("DATABASE_URL", &place.url);
+    let child = command.stdout(writer).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("it runs");
+    let ran: Ran = soon("it ends", child.wait_with_output()).await.expect("it ran").into();
+    assert_eq!(ran.status, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("given back"), "{}", ran.err);
+    assert_eq!(place.take(&["q"]).await.1, "1");
+}
+
 /// Usage errors have status 2, and say what to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_are_told_with_what_to_do() {
     let place = Place::file();
     let mistakes: [(&[&str], &str); 4] = [
         (&["send", "q", "{bad"], "--text"),
-        (&["ack", "nonsense"], "a claim answers handles"),
-        (&["ack", "1-1-00000000/q/m", "--event", "sent"], "it looks like"),
+        (&["ack", "nonsense"], "use what a claim answered"),
+        (&["ack", "1-1-00000000/ns/q/m", "--event", "sent"], "it looks like"),
         (&["take", "q", "--lease", "31d"], "30 days"),
     ];
     for (args, told) in mistakes {

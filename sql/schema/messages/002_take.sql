@@ -133,7 +133,14 @@ begin
               -- Asked row by row, so that the cost does not grow with the number of queues.
               and (
                 job.job_queue_id is null
-                or (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = job.job_queue_id)
+                or (
+                  (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = job.job_queue_id)
+                  -- Nor does somebody hold something of it in line.
+                  and not exists (
+                    select from graphile_worker._private_jobs held
+                    where held.task_id = line.id and held.job_queue_id = job.job_queue_id and held.locked_at is not null
+                  )
+                )
               )
             order by job.run_at, job.id
             limit want - chosen_of_line

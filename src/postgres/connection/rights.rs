@@ -22,6 +22,8 @@ pub(in crate::postgres) enum Need {
     Add,
     /// Run and manage jobs.
     Work,
+    /// Use messages.
+    Messages,
     /// Create or upgrade the schema.
     Migrate,
 }
@@ -52,6 +54,20 @@ impl Need {
                 ("_private_known_crontabs", ALL),
                 ("backfill_pools", ALL),
                 ("backfill_imports", &["select", "insert", "delete"]),
+            ],
+            Self::Messages => &[
+                ("migrations", &["select"]),
+                ("backfill_migrations", &["select"]),
+                ("backfill_message_migrations", &["select"]),
+                ("_private_jobs", ALL),
+                ("_private_job_queues", ALL),
+                ("_private_tasks", ALL),
+                ("backfill_pools", ALL),
+                ("backfill_documents", ALL),
+                ("backfill_events", ALL),
+                ("backfill_turns", ALL),
+                // Of a sequence.
+                ("backfill_document_versions", &["update"]),
             ],
             Self::Migrate => &[],
         }

@@ -15,22 +15,20 @@ A message that is taken is held until its lease ends; then it is ready again. Wh
 In PostgreSQL, messages are in the schema backfill_messages, unless --schema or BACKFILL_SCHEMA names another; what is missing is created.
 
 A consumer in a shell:
+  tab=$(printf '\\t')
   while true; do
-    backfill messages take emails --wait 1h | while IFS=$'\\t' read -r handle body; do
+    backfill messages take emails --text --wait 1h | while IFS=$tab read -r handle body; do
       if printf '%s' \"$body\" | ./send; then backfill messages ack \"$handle\" --event sent=true
       else backfill messages nack \"$handle\" --after 30s; fi
     done
   done
 
-Exit status of `take`: 0 also when nothing was ready; then it prints nothing. Of `ack`, `nack` and `renew`: 1 when the claim does not stand \
-any more.")]
+Exit status of `send`: 3 when the id was given before. Of `ack`, `nack` and `renew`: 4 when a claim does not stand any more. Of `take`: 0 also \
+when nothing was ready; then it prints nothing.")]
 pub struct MessagesArgs {
-    /// The namespace: what one application sees; any string
-    #[arg(short = 'n', long, global = true, value_name = "NAME", default_value = "", hide_default_value = true)]
-    pub namespace: String,
-    /// For how long is remembered what has ended
-    #[arg(long, global = true, value_name = "DURATION", value_parser = value::duration, default_value = "24h", hide_short_help = true)]
-    pub retention: Duration,
+    /// The namespace: what one application sees; any string [default: BACKFILL_NAMESPACE, or the empty one]
+    #[arg(short = 'n', long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
     #[command(subcommand)]
     pub command: MessagesCommand,
 }
@@ -131,9 +129,12 @@ pub struct TakeArgs {
     /// Who takes it, for lists [default: the host's name and the process]
     #[arg(long, value_name = "NAME")]
     pub worker: Option<String>,
-    /// Of this host, whose switch must be on
+    /// Of this host, whose switch must be on [default: this one's name]
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
+    /// Print bodies that are JSON texts without quotes and escapes; line breaks and tabs in them become blanks
+    #[arg(long)]
+    pub text: bool,
     /// Several of a group, in order, but none behind one that is held
     #[arg(long)]
     pub groups: bool,
@@ -147,6 +148,9 @@ pub struct AckArgs {
     /// Append this event with each: both or neither
     #[arg(long, value_name = "STREAM=JSON")]
     pub event: Option<EventArg>,
+    /// For how long its end is remembered: it can be shown, and its id is not given again
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "24h")]
+    pub retention: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -163,6 +167,9 @@ pub struct NackArgs {
     /// Append this event with the failure: both or neither
     #[arg(long, value_name = "STREAM=JSON", requires = "fail")]
     pub event: Option<EventArg>,
+    /// For how long a failure is remembered: it can be shown, and its id is not given again
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, default_value = "24h")]
+    pub retention: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -195,7 +202,7 @@ pub struct ControlArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum ControlCommand {
-    /// Let nothing be taken; it holds when this returns
+    /// Let the host take nothing; it holds when this returns
     Off {
         /// The host; * is all
         host: String,

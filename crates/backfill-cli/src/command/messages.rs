@@ -1,11 +1,14 @@
 //! `backfill messages`: a durable queue for shell scripts and programs in any language.
 
-use std::io::Read;
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::time::{Duration, Instant};
 
 use backfill::messages::{Message, MessageState, NewMessage, Purge, Queue};
 use backfill::{Error, JobState};
-use serde_json::{Value, json, value::RawValue};
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::inspect::style_of;
 use crate::args::{
@@ -20,7 +23,20 @@ use crate::table::{Cell, Column, Table};
 use crate::value::relative;
 
 pub async fn run(global: &Global, output: &Output, args: MessagesArgs) -> Result<(), Failure> {
-    let queue = database::messages(global, &args.namespace, args.retention).await?;
+    // Who only looks, or names a message that must be there, creates nothing.
+    let creates = matches!(
+        args.command,
+        MessagesCommand::Send(_)
+            | MessagesCommand::Take(_)
+            | MessagesCommand::Heartbeat(_)
+            | MessagesCommand::Control(ControlArgs { command: Some(_) })
+    );
+    let retention = match &args.command {
+        MessagesCommand::Ack(args) => Some(args.retention),
+        MessagesCommand::Nack(args) => Some(args.retention),
+        _ => None,
+    };
+    let queue = database::messages(global, args.namespace.as_deref(), retention, creates).await?;
     let done = match args.command {
         MessagesCommand::Send(args) => send(&queue, output, args).await,
         MessagesCommand::Take(args) => take(&queue, output, &args).await,
@@ -85,11 +101,9 @@ async fn send(queue: &Queue, output: &Output, args: SendArgs) -> Result<(), Fail
 
 async fn take(queue: &Queue, output: &Output, args: &TakeArgs) -> Result<(), Failure> {
     let worker = args.worker.clone().unwrap_or_else(|| format!("{}:{}", host(), std::process::id()));
+    let host_name = args.host.clone().unwrap_or_else(host);
     let claim = async || {
-        let mut claim = queue.claim(&args.queue, &worker).lease(args.lease);
-        if let Some(host) = &args.host {
-            claim = claim.host(host);
-        }
+        let mut claim = queue.claim(&args.queue, &worker).lease(args.lease).host(&host_name);
         if args.groups {
             claim = claim.in_groups();
         }
@@ -109,31 +123,78 @@ async fn take(queue: &Queue, output: &Output, args: &TakeArgs) -> Result<(), Fai
             taken = claim().await?;
         }
     }
-    if output.is_json() {
-        return output.json(&taken.iter().map(message_json).collect::<Vec<_>>());
-    }
-    for message in &taken {
-        // A body of several lines is made one, which is the same JSON.
-        let body: Box<RawValue> = message.body.clone();
-        let body = if body.get().contains(['\n', '\t']) {
-            serde_json::from_str::<Value>(body.get())?.to_string()
-        } else {
-            body.get().to_owned()
-        };
-        output.line(format!("{}\t{}", message.handle(), visible(&body)))?;
+    if let Err(error) = print(output, &taken, args.text) {
+        // Nobody has got them: they are ready again, for who can read.
+        for message in &taken {
+            let _ = queue.requeue(message, Duration::ZERO).await;
+        }
+        return Err(match error {
+            Failure::ClosedPipe => failed("nobody reads the output any more; what was taken is given back"),
+            error => error,
+        });
     }
     Ok(())
 }
 
-fn message_json(message: &Message) -> Value {
-    json!({
-        "handle": message.handle().to_string(),
-        "id": message.id,
-        "queue": message.queue,
-        "attempts": message.attempts,
-        "until": rfc3339(message.until),
-        "body": message.body,
-    })
+/// A message as machines read it: the body is the very text that was sent.
+#[derive(Serialize)]
+struct TakenMessage<'a> {
+    handle: String,
+    id: &'a str,
+    queue: &'a str,
+    attempts: i16,
+    until: String,
+    body: &'a RawValue,
+}
+
+fn print(output: &Output, taken: &[Message], text: bool) -> Result<(), Failure> {
+    if output.is_json() {
+        let taken = taken.iter().map(|message| TakenMessage {
+            handle: message.handle().to_string(),
+            id: &message.id,
+            queue: &message.queue,
+            attempts: message.attempts,
+            until: rfc3339(message.until),
+            body: &message.body,
+        });
+        return output.json(&taken.collect::<Vec<_>>());
+    }
+    for message in taken {
+        let body = match serde_json::from_str::<String>(message.body.get()) {
+            Ok(body) if text => visible(&body.replace(['\n', '\r', '\t'], " ")),
+            _ => json_line(message.body.get()),
+        };
+        output.line(format!("{}\t{body}", message.handle()))?;
+    }
+    Ok(())
+}
+
+/// The same JSON in one line, without anything that a terminal obeys.
+fn json_line(json: &str) -> String {
+    let (mut line, mut in_string, mut escaped) = (String::with_capacity(json.len()), false, false);
+    for char in json.chars() {
+        match char {
+            ' ' | '\n' | '\r' | '\t' if !in_string => {
+                // Between tokens it means nothing; a blank stays for people.
+                if char == ' ' {
+                    line.push(char);
+                }
+            }
+            _ if visible(char.encode_utf8(&mut [0; 4])).len() > char.len_utf8() => {
+                let mut units = [0; 2];
+                for unit in char.encode_utf16(&mut units) {
+                    let _ = write!(line, "\\u{unit:04x}");
+                }
+                escaped = false;
+            }
+            _ => {
+                line.push(char);
+                in_string ^= char == '"' && !escaped;
+                escaped = in_string && char == '\\' && !escaped;
+            }
+        }
+    }
+    line
 }
 
 /// Tells of each handle what became of it; fails if one does not stand any more.
@@ -157,11 +218,13 @@ async fn each<F: Future<Output = Result<bool, Error>>>(
         for id in &done {
             output.line(format!("{what} {}", visible(id)))?;
         }
+        let mut error = std::io::stderr().lock();
         for id in &lost {
-            output.line(format!("left {} alone: the claim does not stand any more", visible(id)))?;
+            // If it cannot be said, the status has to do.
+            let _ = writeln!(error, "left {} alone: the claim does not stand any more", visible(id));
         }
     }
-    if lost.is_empty() { Ok(()) } else { Err(Failure::Told) }
+    if lost.is_empty() { Ok(()) } else { Err(Failure::Lost) }
 }
 
 async fn ack(queue: &Queue, output: &Output, args: &AckArgs) -> Result<(), Failure> {
@@ -265,18 +328,26 @@ async fn counts(queue: &Queue, output: &Output, names: &[String]) -> Result<(), 
     output.line(table.text(&output.screen()))
 }
 
+/// An event as machines read it.
+#[derive(Serialize)]
+struct ToldEvent<'a> {
+    position: u64,
+    at: String,
+    payload: &'a RawValue,
+}
+
 async fn events(queue: &Queue, output: &Output, args: &EventsArgs) -> Result<(), Failure> {
     let events = queue.events(&args.stream, args.since, args.limit).await?;
     if output.is_json() {
         let mut list = output.json_list()?;
         for event in events {
-            let payload: &RawValue = serde_json::from_str(event.payload.as_str())?;
-            list.item(&json!({ "position": event.position, "at": rfc3339(event.at), "payload": payload }))?;
+            let payload = serde_json::from_str(event.payload.as_str())?;
+            list.item(&ToldEvent { position: event.position, at: rfc3339(event.at), payload })?;
         }
         return list.end();
     }
     for event in events {
-        output.line(format!("{}\t{}\t{}", event.position, rfc3339(event.at), one_line(event.payload.as_str())))?;
+        output.line(format!("{}\t{}\t{}", event.position, rfc3339(event.at), json_line(event.payload.as_str())))?;
     }
     Ok(())
 }

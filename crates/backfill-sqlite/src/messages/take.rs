@@ -275,7 +275,13 @@ from backfill_jobs indexed by backfill_jobs_task_line
 where task = ?1 and locked_at is null and attempts < max_attempts and priority = ?2 and run_at <= ?3
   and (
     queue is null
-    or not exists (select 1 from backfill_queues held where held.name = backfill_jobs.queue and held.locked_at is not null)
+    or (
+      not exists (select 1 from backfill_queues held where held.name = backfill_jobs.queue and held.locked_at is not null)
+      and not exists (
+        select 1 from backfill_jobs held indexed by backfill_jobs_held_line
+        where held.task = ?1 and held.queue = backfill_jobs.queue and held.locked_at is not null
+      )
+    )
   )
 order by run_at, id
 "#,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::super::{Subject, add, add_one};
-use super::{LONG, apply, depth, in_line, message, messages, must_apply, number, numbers, receipt};
+use super::{LONG, apply, depth, in_line, lease, message, messages, must_apply, number, numbers, receipt};
 use crate::job::JobSpec;
 use crate::storage::Outcome;
 use crate::storage::messages::{Hold, Unit};
@@ -24,6 +24,9 @@ async fn done(storage: &Subject, hold: Hold) {
 pub async fn several_messages_of_a_group_are_taken_in_order(storage: Subject) {
     add(&storage, vec![of("g", 1), of("g", 2), of("g", 3), message(4)]).await;
     assert_eq!(numbers(&in_line(&storage, 2, LONG).await), [1, 2]);
+    let plain = lease(&storage, super::LINE, 9, Duration::ZERO).await;
+    assert_eq!(numbers(&plain), [4], "nor does somebody else get 3 who does not ask for groups");
+    messages(&storage).end_leases(None).await.expect("end");
     assert_eq!(numbers(&in_line(&storage, 9, LONG).await), [4], "3 is behind what is held");
     assert_eq!(depth(&storage).await, [1, 0, 3]);
 }

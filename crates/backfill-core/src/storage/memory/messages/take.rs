@@ -58,13 +58,23 @@ impl State {
     /// The first ready jobs of a line, of each serial queue one, if nobody holds it.
     fn choose(&self, line: &str, limit: usize, ready_by: DateTime<Utc>, room: &mut Room) -> Vec<JobId> {
         let (mut chosen, mut queues) = (Vec::new(), HashSet::new());
+        // Whether by a worker, a lease, or in line.
+        let held: HashSet<&str> = self
+            .held
+            .get(line)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, _, id)| self.jobs.get(id)?.queue.as_deref())
+            .collect();
         for (_, run_at, id) in self.lines.get(line).into_iter().flatten() {
             let Some(job) = self.jobs.get(id).filter(|_| *run_at <= ready_by) else { continue };
             if chosen.len() >= limit {
                 break;
             }
             if let Some(queue) = &job.queue
-                && (self.queues.get(queue).is_some_and(Option::is_some) || !queues.insert(queue))
+                && (held.contains(queue.as_str())
+                    || self.queues.get(queue).is_some_and(Option::is_some)
+                    || !queues.insert(queue))
             {
                 continue;
             }
