@@ -161,6 +161,26 @@ impl Pool {
         Ok(())
     }
 
+    /// Where nothing can be written.
+    async fn try_in_a_broken_transaction(&self, ctx: &JobContext) {
+        let error = match self {
+            Self::Sqlite(pool) => {
+                let mut connection = pool.acquire().await.expect("a connection");
+                sqlx::query("pragma query_only = on").execute(&mut *connection).await.expect("set");
+                let error = ctx.complete_in(&mut *connection).await;
+                sqlx::query("pragma query_only = off").execute(&mut *connection).await.expect("set");
+                error
+            }
+            #[cfg(feature = "server-tests")]
+            Self::Postgres(pool) => {
+                let mut tx = pool.begin().await.expect("begin");
+                sqlx::query("select 1 / 0").execute(&mut *tx).await.expect_err("it aborts the transaction");
+                ctx.complete_in(&mut tx).await
+            }
+        };
+        assert!(!matches!(error, Ok(()) | Err(Error::CompletedAlready)), "{error:?}");
+    }
+
     async fn effects(&self) -> Vec<i64> {
         let query = "select job from effects order by job";
         match self {
@@ -182,6 +202,10 @@ async fn completes_in_a_transaction(place: Place) {
         async move {
             assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
             ctx.append_when_done("done", &n)?;
+            if n == 4 {
+                // Nothing comes of a try that fails, and it may be tried again.
+                pool.try_in_a_broken_transaction(&ctx).await;
+            }
             let rolls_back = n == 2 && ctx.job().attempts == 1;
             pool.effect(n, &ctx, !rolls_back).await?;
             assert!(matches!(ctx.append_when_done("done", &n), Err(Error::CompletedAlready)));

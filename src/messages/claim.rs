@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::enqueue::Envelope;
 use super::names::{escape, unescape};
+use super::record::FOREIGN;
 use super::{DEFAULT_LEASE, DocumentKey, Hold, Holder, Queue, Receipt, SWITCH, Take, TakenJob};
 use crate::error::{Error, Result};
 
@@ -209,7 +210,7 @@ impl Queue {
             return Err(Error::Internal("a lease was asked for, and something else was answered".to_owned()));
         };
         let job = taken.job;
-        // What others put into the line has no envelope: its job's number is its id, and its payload is the body.
+        // What others put into the line has no envelope: its job's number makes its id, and its payload is the body.
         let (id, body) = match serde_json::from_str::<Envelope<'_>>(job.payload.as_str()) {
             Ok(envelope) if job.key.as_deref() == Some(&self.inner.names.key(&envelope.id)) => {
                 (envelope.id.into_owned(), envelope.body.to_owned())
@@ -217,7 +218,7 @@ impl Queue {
             _ => {
                 let body = RawValue::from_string(job.payload.as_str().to_owned());
                 let body = body.or_else(|_| serde_json::value::to_raw_value(job.payload.as_str()));
-                (job.id.to_string(), body.map_err(|error| Error::Internal(error.to_string()))?)
+                (format!("{FOREIGN}{}", job.id), body.map_err(|error| Error::Internal(error.to_string()))?)
             }
         };
         Ok(Message {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::record::Record;
+use super::record::{FOREIGN, Record};
 use super::{DocumentChange, Expect, Queue, RECORD, Refusal, Unit, refused};
 use crate::error::{Error, Result};
 use crate::job::{JobSpec, NewJob, Payload, Priority, RunAt};
@@ -68,7 +68,7 @@ impl NewMessage {
     }
 
     /// Its id, any string. Given once in a namespace: to add it again is an error, also after its end, for as long as that is
-    /// remembered. Without one it gets an id by chance.
+    /// remembered. Without one it gets an id by chance. It may not begin with `#`: those of jobs do that others have put into a queue.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
@@ -184,12 +184,21 @@ impl Queue {
             let is_named = message.id.is_some();
             let id = message.id.clone().unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
             if is_named {
+                if id.starts_with(FOREIGN) {
+                    return Err(Error::invalid_message(
+                        "the id",
+                        &id,
+                        "begins with '#', as those of jobs do; use another",
+                    ));
+                }
                 let key = names.document(RECORD, &[&id]);
                 if named.insert(key.clone(), id.clone()).is_some() {
                     return Err(Error::MessageExists { id });
                 }
                 unit = unit
                     .expect(Expect::absent(key.clone()))
+                    // Also of those whose id was made here, and of those that were moved here without their records.
+                    .expect_no_job(names.key(&id))
                     .change(DocumentChange::put(key, Record::open(queue).payload()?));
             }
             unit = unit.adding([self.job(queue, &id, message)?]);
@@ -210,6 +219,10 @@ impl Queue {
                     for expect in unit.expect.iter_mut().filter(|expect| expect.key == key) {
                         expect.version = found;
                     }
+                }
+                Err(Refusal::Key { key, .. }) => {
+                    let id = ids.into_iter().find(|id| names.key(id) == key).unwrap_or_default();
+                    return Err(Error::MessageExists { id });
                 }
                 Err(refusal) => return Err(refused(&refusal)),
             }

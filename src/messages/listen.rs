@@ -165,7 +165,8 @@ async fn look_around(shared: &Shared, storage: &dyn Storage, looks: u64) -> Resu
     let messages = storage.require_messages()?;
     messages.end_leases(None).await?;
     if looks % SWEEP == 1 {
-        messages.sweep_documents(SWEEP_AT_ONCE).await?;
+        // As many as there are: what ends is remembered by one each.
+        while messages.sweep_documents(SWEEP_AT_ONCE).await? >= u64::from(SWEEP_AT_ONCE) {}
     }
     let lines = shared.lines();
     if !lines.is_empty() {

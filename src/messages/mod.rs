@@ -257,8 +257,9 @@ impl Queue {
 fn refused(refusal: &Refusal) -> Error {
     let text = match refusal {
         Refusal::Storage { message, .. } => message.clone(),
-        Refusal::Busy { id, .. } => {
-            format!("another transaction keeps the message (job {id}) locked; end it, or try again later")
+        Refusal::Busy { id } => {
+            let what = id.map(|id| format!(" (job {id})")).unwrap_or_default();
+            format!("another transaction keeps it locked{what}; end that, or try again later")
         }
         other => format!("it was refused: {other:?}"),
     };

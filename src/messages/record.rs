@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::job::{Job, JobState, Payload};
 use crate::storage::JobFilter;
 
+/// What ids of jobs begin with that others have put into a line; no caller may choose such an id.
+pub(super) const FOREIGN: char = '#';
+
 /// What a message is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -88,7 +88,8 @@ impl PostgresStorage {
             .map_err(fail)?;
         let stood = if settlement.then.needs_messages() {
             self.require_messages()?;
-            self.apply_within(conn, &[Unit::of_settlement(worker, settlement)]).await?.iter().all(Applied::is_done)
+            let unit = Unit::of_settlement(worker, settlement);
+            self.apply_within(conn, &[unit], &lock_timeout).await?.iter().all(Applied::is_done)
         } else {
             !self.settle_jobs(conn, worker, std::slice::from_ref(settlement), A_SECOND).await?.is_empty()
         };

@@ -228,7 +228,14 @@ impl JobContext {
         let claim = ClaimRef::new(&self.job, ClaimToken::from_number(locked_at.timestamp_micros())).keeping_queue();
         let settlement = Settlement::new(claim, Outcome::completed()).then(then);
         let worker = WorkerId::named(worker.clone());
-        match self.client.settle_within(connection.into(), &worker, &settlement).await {
+        let stood = self.client.settle_within(connection.into(), &worker, &settlement).await;
+        if !matches!(stood, Ok(true)) {
+            // Nothing was done, so the task may try again, in another transaction.
+            let mut sequel = self.follow_ups.sequel();
+            sequel.done_elsewhere = false;
+            sequel.then = settlement.then;
+        }
+        match stood {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::ClaimLost { id: self.job.id }),
             Err(error) => Err(error),

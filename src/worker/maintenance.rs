@@ -26,6 +26,8 @@ use super::status::Status;
 use crate::error::{Error, Result};
 use crate::storage::{Consumer, GuardedCalls, Registration, Storage, Watch, WorkerId, WorkerStatus};
 
+/// So many expired documents are forgotten at a time.
+const SWEEP_AT_ONCE: u32 = 10_000;
 /// Graphile's schedule for the sweep: the first within a minute.
 const FIRST_SWEEP_WITHIN: Duration = Duration::from_secs(60);
 /// A look after others that has not been answered for this long never will be. It may read the whole table.
@@ -346,6 +348,19 @@ async fn look_after_others(
                 Err(error) => {
                     tracing::warn!(%error, "stale locks could not be looked for");
                     events.tell(|| Event::SweepFailed { error: error.to_string() });
+                }
+            }
+            // What jobs have put out is forgotten when its time is over.
+            if let Some(messages) = calls.storage().messages() {
+                loop {
+                    match calls.call(LOOK_TIMEOUT, messages.sweep_documents(SWEEP_AT_ONCE)).await {
+                        Ok(gone) if gone >= u64::from(SWEEP_AT_ONCE) => {}
+                        Ok(_) => break,
+                        Err(error) => {
+                            tracing::warn!(%error, "expired documents could not be forgotten");
+                            break;
+                        }
+                    }
                 }
             }
             next_sweep = Instant::now() + least + most.saturating_sub(least).mul_f64(fastrand::f64());

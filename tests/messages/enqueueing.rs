@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use backfill::Error;
 use backfill::messages::{MessageState, NewMessage, Purge, Queue};
 use backfill::storage::AnyStorage;
+use backfill::{Error, JobSpec};
 use chrono::TimeDelta;
 
 use crate::{LONG, claim, claim_none, queue};
@@ -61,6 +61,39 @@ pub async fn an_id_is_given_once(storage: AnyStorage) {
     assert_eq!(queue.counts("race").await.unwrap().ready, 1);
     // Other namespaces have ids of their own.
     Queue::with_storage(storage, "another").unwrap().enqueue("q", "x").id("7").await.unwrap();
+}
+
+/// Who passes a message on under its id replaces nothing, and neither does the number of a job.
+pub async fn an_id_that_was_made_here_is_given_once_too(storage: AnyStorage) {
+    let queue = queue(&storage);
+    let id = queue.enqueue("q", "first").await.unwrap();
+    let exists = async |id: &str| {
+        let refused = queue.enqueue("other", "second").id(id).await;
+        assert!(matches!(&refused, Err(Error::MessageExists { id: told }) if told == id), "{refused:?}");
+    };
+    exists(&id).await;
+    let message = claim(&queue, "q").await;
+    exists(&id).await;
+    assert_eq!((message.id.as_str(), message.body.get()), (id.as_str(), "\"first\""));
+    let ids = vec![NewMessage::new("a").id("fresh"), NewMessage::new("b").id(&*id)];
+    assert!(matches!(queue.enqueue_all("q", ids).await, Err(Error::MessageExists { id: told }) if told == id));
+    claim_none(&queue, "other").await;
+    queue.complete(&message).await.unwrap();
+    exists(&id).await;
+
+    // What others put into the line has an id that no caller can choose.
+    let line = storage.require_inspect().unwrap().task_names().await.unwrap().pop().expect("a line");
+    let client = backfill::BackfillClient::with_storage(storage.clone());
+    let job = client.add(JobSpec::new(line, 3)).await.unwrap();
+    queue.enqueue("later", "mine").id(job.id.to_string()).await.unwrap();
+    let theirs = claim(&queue, "q").await;
+    queue.complete(&theirs).await.unwrap();
+    queue.complete(&theirs).await.unwrap();
+    let mine = queue.get(&job.id.to_string()).await.unwrap().expect("it waits");
+    assert_eq!((mine.state, mine.queue.as_str()), (MessageState::Queued, "later"));
+    assert_eq!(queue.get(&theirs.id).await.unwrap().expect("remembered").state, MessageState::Completed);
+    let chosen = queue.enqueue("q", "x").id(&*theirs.id).await;
+    assert!(chosen.unwrap_err().to_string().contains("begins with '#'"));
 }
 
 pub async fn an_id_whose_message_was_purged_may_be_given_again(storage: AnyStorage) {

@@ -97,7 +97,7 @@ pub async fn what_another_handle_and_other_verbs_make_ready_is_noticed(storage: 
     let client = backfill::BackfillClient::with_storage(storage.clone());
     let job = client.add(JobSpec::new(line.clone(), 3)).await.unwrap();
     let message = wait_and_claim().await;
-    assert_eq!((message.body.get(), message.id), ("3", job.id.to_string()));
+    assert_eq!((message.body.get(), message.id), ("3", format!("#{}", job.id)));
     let lines = [(line, 1)];
     let request = Take::new(Holder::Lease { name: "", lasts: LONG }, &lines);
     assert!(storage.require_messages().unwrap().take(&request).await.unwrap().jobs.is_empty());

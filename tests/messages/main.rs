@@ -24,6 +24,8 @@ mod ending;
 mod enqueueing;
 mod events;
 mod listening;
+#[cfg(feature = "server-tests")]
+mod locks;
 mod operating;
 
 use std::time::Duration;
@@ -77,6 +79,7 @@ cases! {
     enqueueing {
         a_message_is_there_until_it_ends_and_can_be_looked_at_after_that
         an_id_is_given_once
+        an_id_that_was_made_here_is_given_once_too
         an_id_whose_message_was_purged_may_be_given_again
         bodies_come_back_byte_for_byte
         hostile_names_of_all_kinds_are_names

@@ -189,7 +189,7 @@ begin
           limit 1
         );
         exit when level is null;
-        if seen < greatest(64, 4 * want) then
+        if seen < greatest(64, 4 * least(want, 1000000)) then
           select groups || coalesce(array_agg(head.job_queue_id) filter (where head.job_queue_id is not null), '{}'),
             seen + count(*)
           into groups, seen
@@ -198,7 +198,7 @@ begin
             from graphile_worker._private_jobs job
             where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
             order by job.run_at, job.id
-            limit greatest(64, 4 * want) - seen
+            limit greatest(64, 4 * least(want, 1000000)) - seen
           ) as head;
         end if;
         if cardinality(candidates) < want then

@@ -23,10 +23,11 @@ with wanted as materialized (
   select id, tag, lasts from unnest($1::bigint[], $2::text[], $3::bigint[]) as wanted (id, tag, lasts)
 ),
 locked as materialized (
-  select job.id, job.job_queue_id, job.locked_by
+  select job.id, job.job_queue_id, job.locked_by, job.locked_at
   from graphile_worker._private_jobs job
   -- By their ids: what hides the column from the planner keeps it from reading all that is held.
   where job.id = any ($1) and coalesce(job.locked_at, '-infinity') > clock_timestamp()
+    and (select set_config('lock_timeout', '1000', true)) is not null
   order by job.id
   for no key update
 ),
@@ -36,6 +37,8 @@ held as materialized (
   from locked
   join wanted on wanted.id = locked.id
   where starts_with(locked.locked_by, 'lease:' || wanted.tag || ':')
+    -- Also after a wait for whoever had it locked.
+    and locked.locked_at > clock_timestamp()
 ),
 renewed as (
   update graphile_worker._private_jobs job

@@ -5,7 +5,7 @@ use super::super::connection::row::jobs;
 use crate::error::Result;
 use crate::job::{Job, Payload};
 use crate::storage::WorkerId;
-use crate::storage::messages::{Depth, Document, DocumentKey, Event};
+use crate::storage::messages::{Depth, Document, DocumentKey, Event, end_of_prefix};
 
 impl PostgresStorage {
     pub(super) async fn count_lines(&self, lines: &[String], cap: u32) -> Result<Vec<Depth>> {
@@ -64,6 +64,7 @@ select document.key, document.value::text as "value!", document.version, documen
 from graphile_worker.backfill_documents document
 where document.kind = $1
   and document.key >= $2
+  and ($6::text is null or document.key < $6)
   and ($3::text is null or document.key > $3)
   and starts_with(document.key, $4)
   and (document.until is null or document.until > clock_timestamp())
@@ -75,6 +76,7 @@ limit $5
             after,
             prefix,
             i64::from(limit),
+            end_of_prefix(prefix),
         )
         .fetch_all(self.database.schema.on(&mut *work))
         .await

@@ -44,6 +44,11 @@ from (
     named.kind || chr(1) || named.key, 'graphile_worker._private_jobs'::regclass::oid::bigint
   ) as number
   from unnest($1::text[], $2::text[]) as named (kind, key)
+  where (
+    select pg_advisory_xact_lock_shared(
+      hashtextextended('documents', 'graphile_worker._private_jobs'::regclass::oid::bigint)
+    )
+  ) is not null
   order by 1
 ) as ordered
 "#,

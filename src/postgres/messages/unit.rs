@@ -1,6 +1,7 @@
 //! What belongs together: all units of a call in one transaction, judged by the [`Plan`].
 //!
-//! Locking, in this order everywhere: documents (advisory locks, which also stand for those that are not there), their owners' rows, jobs by their ids,
+//! Locking, in this order everywhere: all documents (shared, or alone by units with very many), documents (advisory locks, which also stand
+//! for those that are not there), their owners' rows, jobs by their ids,
 //! queues; last, the lock under which events get their positions, which is held until the commit.
 
 use std::collections::HashSet;
@@ -14,27 +15,38 @@ use super::super::connection::row::jobs;
 use crate::error::Result;
 use crate::job::{Job, JobId};
 use crate::storage::WorkerId;
-use crate::storage::messages::{Applied, Document, DocumentKey, Needs, Plan, Present, Unit, check_units};
+use crate::storage::messages::{Applied, Document, DocumentKey, Needs, Plan, Present, Refusal, Unit, check_units};
 
-/// How long units wait for somebody's lock on a job, in milliseconds, as text. After that it is answered as busy.
+/// How long units wait for somebody's lock, in milliseconds, as text. After that they are answered as busy.
 const A_SECOND: &str = "1000";
+
+/// Units with more documents than these lock all documents at once: the server's table of locks has room for some thousands.
+const MANY_DOCUMENTS: usize = 1_000;
 
 impl PostgresStorage {
     pub(super) async fn apply_units(&self, units: &[Unit]) -> Result<Vec<Applied>> {
         match self.try_units(units, false).await {
-            Err(error) if is_locked(&error) => self.try_units(units, true).await,
+            Err(error) if is_locked(&error) => match self.try_units(units, true).await {
+                // It is no job that is locked: a document, somebody's job with the key of one to add, or the events.
+                Err(error) if is_locked(&error) => {
+                    let busy = |unit: &Unit| Refusal::Busy { id: unit.settle.first().map(|settle| settle.hold.id()) };
+                    Ok(units.iter().map(|unit| Applied::Refused(busy(unit))).collect())
+                }
+                applied => applied,
+            },
             applied => applied,
         }
     }
 
-    /// Does units in the caller's own transaction.
+    /// Does units in the caller's own transaction. `lock_timeout` is the caller's, for which the events are waited for.
     pub(in crate::postgres) async fn apply_within(
         &self,
         conn: &mut PgConnection,
         units: &[Unit],
+        lock_timeout: &str,
     ) -> Result<Vec<Applied>> {
         check_units(units)?;
-        let present = self.lock_and_read(conn, &Needs::of(units), false).await?;
+        let present = self.lock_and_read(conn, &Needs::of(units), false, lock_timeout).await?;
         let plan = Plan::of(units, present);
         if plan.is_nothing() {
             return Ok(plan.applied(Vec::new(), Vec::new()));
@@ -46,7 +58,7 @@ impl PostgresStorage {
     async fn try_units(&self, units: &[Unit], passes_busy: bool) -> Result<Vec<Applied>> {
         let needs = Needs::of(units);
         let mut tx = self.database.transaction_in_time().await?;
-        let present = self.lock_and_read(&mut tx, &needs, passes_busy).await?;
+        let present = self.lock_and_read(&mut tx, &needs, passes_busy, A_SECOND).await?;
         let plan = Plan::of(units, present);
         if plan.is_nothing() {
             // Waited for: a row that stays locked for a moment longer would be passed by by takers.
@@ -58,7 +70,13 @@ impl PostgresStorage {
         Ok(applied)
     }
 
-    async fn lock_and_read(&self, conn: &mut PgConnection, needs: &Needs<'_>, passes_busy: bool) -> Result<Present> {
+    async fn lock_and_read(
+        &self,
+        conn: &mut PgConnection,
+        needs: &Needs<'_>,
+        passes_busy: bool,
+        waits_for_events: &str,
+    ) -> Result<Present> {
         let fail = |e| self.database.error("read what units need", e);
         let mut present = Present::default();
         if !needs.documents.is_empty() {
@@ -106,15 +124,28 @@ for update of job
             .map_err(fail)?;
             present.jobs = rows.into_iter().map(Job::from).map(|job| (job.id, job)).collect();
         }
-        // And what is added from here on is told by its line (see `tell_on`).
+        if !needs.keys.is_empty() {
+            let keys: Vec<&str> = needs.keys.iter().copied().collect();
+            let taken = sqlx::query_scalar!(
+                r#"select job.key as "key!" from graphile_worker._private_jobs job where job.key = any ($1)"#,
+                &keys as &[&str],
+            );
+            present.keys =
+                taken.fetch_all(self.database.schema.on(&mut *conn)).await.map_err(fail)?.into_iter().collect();
+        }
+        // What is added from here on is told by its line (see `tell_on`).
         present.now = sqlx::query_scalar!(
             r#"
-select case when set_config('backfill.lines', 'told', true) is not null then clock_timestamp() end as "now!: DateTime<Utc>"
-"#
+select case
+  when set_config('backfill.lines', 'told', true) is not null and set_config('lock_timeout', $1, true) is not null
+  then clock_timestamp()
+end as "now!: DateTime<Utc>"
+"#,
+            waits_for_events,
         )
-            .fetch_one(self.database.schema.on(conn))
-            .await
-            .map_err(fail)?;
+        .fetch_one(self.database.schema.on(conn))
+        .await
+        .map_err(fail)?;
         Ok(present)
     }
 
@@ -122,23 +153,45 @@ select case when set_config('backfill.lines', 'told', true) is not null then clo
         let fail = |e| self.database.error("read what units need", e);
         let (kinds, keys): (Vec<&str>, Vec<&str>) =
             needs.documents.iter().map(|document| (document.kind.as_str(), document.key.as_str())).unzip();
-        sqlx::query!(
-            r#"
+        if kinds.len() > MANY_DOCUMENTS {
+            sqlx::query!(
+                r#"
+select pg_advisory_xact_lock(
+  hashtextextended('documents', 'graphile_worker._private_jobs'::regclass::oid::bigint)
+) as "locked!: ()"
+where set_config('lock_timeout', $1, true) is not null
+"#,
+                A_SECOND,
+            )
+            .fetch_all(self.database.schema.on(&mut *conn))
+            .await
+            .map_err(fail)?;
+        } else {
+            sqlx::query!(
+                r#"
 select pg_advisory_xact_lock(ordered.number) as "locked!: ()"
 from (
   select distinct hashtextextended(
     named.kind || chr(1) || named.key, 'graphile_worker._private_jobs'::regclass::oid::bigint
   ) as number
   from unnest($1::text[], $2::text[]) as named (kind, key)
+  where (select set_config('lock_timeout', $3, true)) is not null
+    and (
+      select pg_advisory_xact_lock_shared(
+        hashtextextended('documents', 'graphile_worker._private_jobs'::regclass::oid::bigint)
+      )
+    ) is not null
   order by 1
 ) as ordered
 "#,
-            &kinds as &[&str],
-            &keys as &[&str],
-        )
-        .fetch_all(self.database.schema.on(&mut *conn))
-        .await
-        .map_err(fail)?;
+                &kinds as &[&str],
+                &keys as &[&str],
+                A_SECOND,
+            )
+            .fetch_all(self.database.schema.on(&mut *conn))
+            .await
+            .map_err(fail)?;
+        }
         let rows = sqlx::query!(
             r#"
 select document.kind, document.key, document.value::text as "value!", document.version, document.owner, document.until

@@ -3,7 +3,7 @@
 use backfill_core::Result;
 use backfill_core::job::Job;
 use backfill_core::storage::WorkerId;
-use backfill_core::storage::messages::{Depth, Document, DocumentKey, Event, Purge};
+use backfill_core::storage::messages::{Depth, Document, DocumentKey, Event, Purge, end_of_prefix};
 
 use super::lease::free;
 use super::take::next_priority;
@@ -164,7 +164,7 @@ returning
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Document>> {
-        let (now, limit) = (self.file.now(), i64::from(limit));
+        let (now, limit, end) = (self.file.now(), i64::from(limit), end_of_prefix(prefix));
         // The keys that begin so are those from the prefix on, until one that does not.
         let from = after.map_or(prefix, |after| after.max(prefix));
         let rows = sqlx::query_as!(
@@ -173,7 +173,7 @@ returning
 select
   key as "key!: Text", value as "value!: Text", version as "version!: i64", owner as "owner?: Text", until as "until?: i64"
 from backfill_documents
-where kind = ?1 and key >= ?2 and (?3 is null or key > ?3) and (until is null or until > ?4)
+where kind = ?1 and key >= ?2 and key < coalesce(?7, x'') and (?3 is null or key > ?3) and (until is null or until > ?4)
   and substr(key, 1, length(?5)) = ?5
 order by key
 limit ?6
@@ -184,6 +184,7 @@ limit ?6
             now,
             prefix,
             limit,
+            end,
         )
         .fetch_all(&mut *self.file.read("read documents").await?)
         .await

@@ -132,12 +132,13 @@ select count(*) as "count!: i64" from backfill_documents where kind = ?1 and key
     }
     let ready_by = asked.ready_by.unwrap_or(now);
     let mut room = Room { bytes: asked.max_bytes, any: false };
-    let mut chosen = Vec::new();
+    // A queue may be of several lines.
+    let (mut chosen, mut queues) = (Vec::new(), HashSet::new());
     for (line, limit) in &asked.lines {
         chosen.extend(if asked.in_line {
             choose_in_line(connection, line, *limit, ready_by, &mut room).await?
         } else {
-            choose(connection, line, *limit, ready_by, &mut room).await?
+            choose(connection, line, *limit, ready_by, &mut room, &mut queues).await?
         });
     }
     if chosen.is_empty() {
@@ -261,8 +262,9 @@ async fn choose(
     limit: usize,
     ready_by: i64,
     room: &mut Room,
+    queues: &mut HashSet<String>,
 ) -> sqlx::Result<Vec<JobId>> {
-    let (mut chosen, mut queues) = (Vec::new(), HashSet::new());
+    let mut chosen = Vec::new();
     let mut priority = None;
     while let Some(next) = next_priority(connection, line, priority).await?.filter(|_| chosen.len() < limit) {
         priority = Some(next);

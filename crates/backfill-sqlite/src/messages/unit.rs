@@ -93,6 +93,12 @@ where kind = ?1 and key = ?2
             present.documents.insert((*key).clone(), document);
         }
     }
+    for key in &needs.keys {
+        let there = sqlx::query_scalar!(r#"select count(*) as "count!: i64" from backfill_jobs where key = ?1"#, key);
+        if there.fetch_one(&mut *connection).await? > 0 {
+            present.keys.insert((*key).to_owned());
+        }
+    }
     for owner in &needs.owners {
         let there = sqlx::query_scalar!(r#"select count(*) as "count!: i64" from backfill_pools where id = ?1"#, owner);
         if there.fetch_one(&mut *connection).await? > 0 {

@@ -215,6 +215,12 @@ impl State {
                 .map(|owner| (*owner).to_owned())
                 .collect(),
             jobs: needs.jobs.iter().filter_map(|id| self.jobs.get(id).map(|job| (*id, job.clone()))).collect(),
+            keys: needs
+                .keys
+                .iter()
+                .filter(|key| self.by_key.contains_key(**key))
+                .map(|key| (*key).to_owned())
+                .collect(),
             busy: HashSet::new(),
             versions,
         };

@@ -205,3 +205,31 @@ impl DocumentChange {
         })
     }
 }
+
+/// What stands behind all keys that begin so, byte by byte; `None` if nothing is known to. (By its last ASCII character: the others may have
+/// no successor that a database can write.)
+#[must_use]
+pub fn end_of_prefix(prefix: &str) -> Option<String> {
+    let last = prefix.bytes().rposition(|byte| byte < 0x7f)?;
+    let mut end = prefix[..last].to_owned();
+    end.push(char::from(prefix.as_bytes()[last] + 1));
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_begins_so_is_before_the_end(prefix in ".{0,9}", rest in ".{0,9}", other in ".{0,9}") {
+            if let Some(end) = end_of_prefix(&prefix) {
+                prop_assert!(prefix.clone() + &rest < end);
+                prop_assert!(other < end || !other.starts_with(&prefix));
+            } else {
+                prop_assert!(prefix.bytes().all(|byte| byte >= 0x7f));
+            }
+        }
+    }
+}

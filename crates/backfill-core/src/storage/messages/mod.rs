@@ -25,7 +25,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use document::{Document, DocumentChange, DocumentKey, Expect, MAX_DOCUMENT_BYTES, MAX_KEY_BYTES, MAX_KIND_CHARS};
+pub use document::{
+    Document, DocumentChange, DocumentKey, Expect, MAX_DOCUMENT_BYTES, MAX_KEY_BYTES, MAX_KIND_CHARS, end_of_prefix,
+};
 pub use event::{Event, NewEvent};
 pub use lease::{Ended, LEASE, Lease, MAX_LEASE, Receipt};
 pub use line::{Depth, Purge};

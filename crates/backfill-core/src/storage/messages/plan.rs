@@ -21,6 +21,8 @@ pub struct Needs<'a> {
     pub owners: BTreeSet<&'a str>,
     /// Jobs that are settled.
     pub jobs: BTreeSet<JobId>,
+    /// Keys that no job may have.
+    pub keys: BTreeSet<&'a str>,
     /// How many versions are needed for documents, at the most.
     pub versions: usize,
 }
@@ -35,6 +37,7 @@ impl<'a> Needs<'a> {
             needs.documents.extend(unit.change.iter().map(DocumentChange::key));
             needs.owners.extend(unit.change.iter().filter_map(DocumentChange::owner).map(WorkerId::as_str));
             needs.jobs.extend(unit.settle.iter().map(|settle| settle.hold.id()));
+            needs.keys.extend(unit.expect_no_job.iter().map(String::as_str));
             needs.versions += unit.change.len();
         }
         needs
@@ -52,7 +55,9 @@ pub struct Present {
     pub workers: HashSet<String>,
     /// Of the jobs those that are there. Payloads need not be read.
     pub jobs: HashMap<JobId, Job>,
-    /// Those that somebody else keeps locked.
+    /// Of the keys those that a job has.
+    pub keys: HashSet<String>,
+    /// Jobs that somebody else keeps locked.
     pub busy: HashSet<JobId>,
     /// Versions that were never given to a document, rising.
     pub versions: Vec<u64>,
@@ -211,7 +216,10 @@ impl<'a> Plan<'a> {
             self.documents.insert(change.key().clone(), stored);
         }
         if !unit.add.is_empty() {
-            unit.add.iter().for_each(|job| self.changes.lines.insert(&job.task));
+            for job in &unit.add {
+                self.changes.lines.insert(&job.task);
+                present.keys.extend(job.key.clone());
+            }
             self.add.push((place, &unit.add));
         }
         for event in &unit.events {
@@ -232,6 +240,7 @@ impl<'a> Plan<'a> {
             self.changes.lines.insert(&job.task);
         }
         self.jobs.push(if settle.outcome.is_completed() {
+            job.key.as_ref().map(|key| present.keys.remove(key));
             JobWrite::Delete(job.id)
         } else {
             settle.outcome.apply(&claim, &mut job, present.now);
@@ -251,10 +260,13 @@ impl Present {
                 return Some(Refusal::Document { key: expect.key.clone(), found });
             }
         }
+        if let Some(key) = unit.expect_no_job.iter().find(|key| self.keys.contains(*key)) {
+            return Some(Refusal::Key { key: key.clone() });
+        }
         for settle in &unit.settle {
             let id = settle.hold.id();
             if self.busy.contains(&id) {
-                return Some(Refusal::Busy { id });
+                return Some(Refusal::Busy { id: Some(id) });
             }
             // One that an earlier unit has settled is not there any more.
             if !self.jobs.get(&id).is_some_and(|job| settle.hold.stands(job, self.now)) {

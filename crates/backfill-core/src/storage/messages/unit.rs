@@ -13,6 +13,9 @@ use crate::storage::{Outcome, Settled, Settlement, Storage, WorkerId};
 pub struct Unit {
     /// Documents that must be so. (What this unit itself changes is not seen.)
     pub expect: Vec<Expect>,
+    /// Keys that no job may have. (Whoever adds under such a key at the same moment, and not by a unit that expects the same and a document
+    /// of both, is not kept out.)
+    pub expect_no_job: Vec<String>,
     /// Documents to change, each once.
     pub change: Vec<DocumentChange>,
     /// Jobs to settle, each once.
@@ -34,6 +37,13 @@ impl Unit {
     #[must_use]
     pub fn expect(mut self, expect: Expect) -> Self {
         self.expect.push(expect);
+        self
+    }
+
+    /// The same, if no job has this key.
+    #[must_use]
+    pub fn expect_no_job(mut self, key: impl Into<String>) -> Self {
+        self.expect_no_job.push(key.into());
         self
     }
 
@@ -154,17 +164,22 @@ pub enum Refusal {
         /// Its version, if it is there.
         found: Option<u64>,
     },
+    /// A job has a key that none may have.
+    #[non_exhaustive]
+    Key {
+        /// Which.
+        key: String,
+    },
     /// A hold does not stand: the job is gone, was given back, or somebody else holds it.
     #[non_exhaustive]
     Hold {
         /// Of which job.
         id: JobId,
     },
-    /// Another transaction keeps the job locked at this moment, as by a row lock. Nothing is known of it: ask again.
-    #[non_exhaustive]
+    /// Another transaction keeps something locked at this moment, as by a row lock. Nothing was done: ask again.
     Busy {
-        /// Which job.
-        id: JobId,
+        /// Which job, or one of the unit's if it is something else; `None` if the unit has none.
+        id: Option<JobId>,
     },
     /// The storage refused to write it, as where a trigger raises an error.
     #[non_exhaustive]
@@ -227,7 +242,7 @@ impl Unit {
 /// Those of [`Messages::apply`](super::Messages::apply); and when the storage refuses one, or has no messages.
 pub async fn settle_units(storage: &dyn Storage, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
     let units: Vec<Unit> = settled.iter().map(|settlement| Unit::of_settlement(worker, settlement)).collect();
-    let (mut done, mut busy, mut freed) = (Vec::new(), Vec::new(), 0);
+    let (mut done, mut busy, mut freed, mut refused) = (Vec::new(), Vec::new(), 0, None);
     for (settlement, applied) in settled.iter().zip(storage.require_messages()?.apply(&units).await?) {
         match applied {
             Applied::Done(_) => {
@@ -235,15 +250,20 @@ pub async fn settle_units(storage: &dyn Storage, worker: &WorkerId, settled: &[S
                 freed += usize::from(settlement.claim.queue.is_some());
             }
             Applied::Refused(Refusal::Hold { .. }) => {}
-            Applied::Refused(Refusal::Busy { id }) => busy.push(id),
-            Applied::Refused(Refusal::Storage { message }) => {
-                return Err(Error::storage("write results", FailureKind::Invalid, message));
-            }
+            Applied::Refused(Refusal::Busy { .. }) => busy.push(settlement.claim.id),
             Applied::Refused(refusal) => {
-                let text = format!("what follows job {} was refused: {refusal:?}", settlement.claim.id);
-                return Err(Error::storage("write results", FailureKind::Invalid, text));
+                let message = match refusal {
+                    Refusal::Storage { message } => message,
+                    other => format!("what follows job {} was refused: {other:?}", settlement.claim.id),
+                };
+                refused = Some(Error::storage("write results", FailureKind::Invalid, message));
+                busy.push(settlement.claim.id);
             }
         }
+    }
+    // What was written is told. Those that were refused are sent again by themselves, and then it is known which they are.
+    if let Some(error) = refused.filter(|_| done.is_empty()) {
+        return Err(error);
     }
     Ok(Settled::applied(done).busy(busy).freed_queues(freed))
 }

@@ -160,6 +160,8 @@ macro_rules! storage_message_tests {
                 two_who_settle_one_message_get_one_answer_each
                 every_outcome_can_be_part_of_a_unit
                 keys_of_two_units_of_one_call_may_be_equal
+                a_key_that_no_job_may_have_is_free_once_its_job_has_ended
+                a_result_that_is_refused_takes_no_other_with_it
                 what_no_storage_can_do_is_refused_before_anything_is_written
             ]);
             $crate::storage_message_tests!(@module documents $fresh [

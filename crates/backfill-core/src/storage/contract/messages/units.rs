@@ -13,9 +13,10 @@ use super::{
 use crate::error::Error;
 use crate::job::JobSpec;
 use crate::storage::messages::{
-    Applied, DocumentChange, DocumentKey, Expect, Hold, MAX_DOCUMENT_BYTES, MAX_KEY_BYTES, NewEvent, Refusal, Unit,
+    Applied, DocumentChange, DocumentKey, Expect, Hold, Holder, MAX_DOCUMENT_BYTES, MAX_KEY_BYTES, NewEvent, Refusal,
+    Take, Unit,
 };
-use crate::storage::{Outcome, WorkerId};
+use crate::storage::{Outcome, Settlement, Then, WorkerId};
 
 /// Whatever stands in its way, nothing of it is done.
 pub async fn a_unit_is_done_as_a_whole_or_not_at_all(storage: Subject) {
@@ -195,6 +196,45 @@ pub async fn keys_of_two_units_of_one_call_may_be_equal(storage: Subject) {
     assert_eq!(added[0][0].id, added[1][0].id, "the second one replaces the first");
     assert_eq!((number(&added[1][0]), number(&added[1][1])), (2, 102));
     assert_eq!(depth(&storage).await, [3, 0, 0]);
+}
+
+/// Whoever has it: one that waits, one that is held, one of this call.
+pub async fn a_key_that_no_job_may_have_is_free_once_its_job_has_ended(storage: Subject) {
+    let unit = |n| Unit::new().expect_no_job("k").adding([new_job(message(n).key("k"))]);
+    let other = Unit::new().expect_no_job("other").adding([new_job(message(9).key("k2"))]);
+    let applied = messages(&storage).apply(&[unit(1), unit(2), other]).await.expect("apply");
+    assert!(applied[0].is_done() && applied[2].is_done(), "{applied:?}");
+    assert_eq!(applied[1], Applied::Refused(Refusal::Key { key: "k".to_owned() }));
+    assert_eq!(refused(&storage, unit(3)).await, Refusal::Key { key: "k".to_owned() });
+    let taken = lease(&storage, LINE, 1, LONG).await.remove(0);
+    assert_eq!((number(&taken), taken.key.as_deref()), (1, Some("k")));
+    assert_eq!(refused(&storage, unit(4)).await, Refusal::Key { key: "k".to_owned() });
+    let ends = Unit::new().settle(taken.hold.clone(), Outcome::completed());
+    let applied = messages(&storage).apply(&[ends, unit(5), unit(6)]).await.expect("apply");
+    assert!(applied[0].is_done() && applied[1].is_done() && !applied[2].is_done(), "{applied:?}");
+    assert_eq!(depth(&storage).await, [2, 0, 0]);
+}
+
+/// What was written beside it is told as written.
+pub async fn a_result_that_is_refused_takes_no_other_with_it(storage: Subject) {
+    let worker = register(&storage).await;
+    add(&storage, vec![message(1), message(2), message(3)]).await;
+    let lines = [(LINE.to_owned(), 3)];
+    let taken = messages(&storage).take(&Take::new(Holder::Worker(&worker), &lines)).await.expect("take").jobs;
+    let settlement = |n: usize, document| {
+        let Hold::Claim { claim, .. } = &taken[n].hold else { panic!("{:?}", taken[n].hold) };
+        let mut then = Then::default();
+        then.documents.push(document);
+        Settlement::new(claim.clone(), Outcome::completed()).then(then)
+    };
+    let put = |name: &str| DocumentChange::put(key(name), json(1));
+    let of_nobody = put("c").owned_by(WorkerId::random());
+    let batch = [settlement(0, put("a")), settlement(1, of_nobody), settlement(2, put("b"))];
+    let settled = storage.settle(&worker, &batch).await.expect("two can be written");
+    assert_eq!(settled.applied, [taken[0].id, taken[2].id]);
+    assert_eq!(settled.busy, [taken[1].id], "it is to be sent again");
+    assert!(storage.settle(&worker, &batch[1..2]).await.is_err(), "and by itself it is refused");
+    assert_eq!(depth(&storage).await, [0, 0, 1]);
 }
 
 /// With the value; and the other units of the call are not done either.
