@@ -190,7 +190,7 @@ impl Queue {
     }
 
     /// Deletes everything of this namespace: messages, events, records, workers and switches. Not at one moment: what is added
-    /// meanwhile may stay.
+    /// meanwhile may stay. Jobs of other programs in the same schema go with it, if their task begins with the namespace and `:`.
     ///
     /// # Errors
     /// When the storage fails; then a part may be gone, and it may be asked for again.

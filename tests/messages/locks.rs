@@ -122,7 +122,7 @@ async fn a_unit_may_have_any_number_of_documents() {
         few.spawn(async move { queue.storage().require_messages().unwrap().apply(&[unit]).await });
     }
     // Whoever is first: each document is stored once.
-    let applied = messages.apply(&[many.clone()]).await.unwrap().remove(0);
+    let applied = messages.apply(std::slice::from_ref(&many)).await.unwrap().remove(0);
     let first = few.join_all().await.into_iter().filter(|answer| matches!(answer, Ok(answer) if answer[0].is_done()));
     let first = first.count();
     assert!(if applied.is_done() { first == 0 } else { first > 0 }, "{first} came first");

@@ -4,7 +4,7 @@
 --
 -- What makes it safe beside any number of others:
 -- * Jobs are locked with `for update skip locked`: two takers never consider the same row, and nobody waits.
--- * A serial queue is guarded by its row, which is locked the same way, and must be free.
+-- * A serial queue is guarded by its row, which is locked the same way, and must be free. Beside that nothing is locked but what is chosen.
 -- * In line, takers of one line go one after the other (an advisory lock). Each statement of this function sees what was committed before it
 --   began, so what the one before has taken is seen. Of a group only a piece without gaps is taken that begins with its first job and
 --   ends before a held one; a row that somebody has locked ends the piece.
@@ -45,12 +45,11 @@ declare
   want integer;
   -- A priority; before the first, less than any.
   level integer;
-  -- Where the last look ended.
-  from_time timestamptz;
-  from_id bigint;
+  -- Lines that have jobs in serial queues.
+  grouped integer[] := '{}';
+  head record;
+  most integer;
   found_ids bigint[];
-  found_queues integer[];
-  found_times timestamptz[];
   chosen bigint[] := '{}';
   chosen_of_line integer;
   queues integer[] := '{}';
@@ -98,6 +97,24 @@ begin
     ));
   end if;
 
+  if not in_line then
+    grouped := array(
+      select task.id from graphile_worker._private_tasks task
+      where task.identifier = any (lines)
+        -- (In the order of the index of groups, so that it is by that one.)
+        and (
+          select job.job_queue_id from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = task.id and job.job_queue_id > 0
+          order by job.job_queue_id
+          limit 1
+        ) is not null
+    );
+    -- Whoever takes of them in line ends first, or waits.
+    perform pg_advisory_xact_lock_shared(hashtextextended('line ' || 'graphile_worker._private_jobs'::regclass::oid, task.id)) from (
+      select unnest(grouped) as id order by 1
+    ) as task;
+  end if;
+
   for line in
     select task.id, wanted.most
     from unnest(lines, limits) with ordinality as wanted (name, most, number)
@@ -107,7 +124,8 @@ begin
   loop
     want := line.most;
     chosen_of_line := 0;
-    if not in_line then
+    if not in_line and line.id <> all (grouped) then
+      -- What comes into a group from here on waits for the next take.
       level := -32769;
       loop
         level := (
@@ -117,59 +135,127 @@ begin
           limit 1
         );
         exit when level is null or chosen_of_line >= want;
-        from_time := '-infinity';
-        from_id := 0;
+        found_ids := array(
+          select job.id
+          from graphile_worker._private_jobs job
+          where job.is_available = true
+            and job.task_id = line.id
+            and job.priority = level
+            and job.run_at <= by_time
+            and job.job_queue_id is null
+          order by job.run_at, job.id
+          limit want - chosen_of_line
+          for update of job skip locked
+        );
+        chosen := chosen || found_ids;
+        chosen_of_line := chosen_of_line + cardinality(found_ids);
+      end loop;
+    elsif not in_line then
+      -- The head of the line, in order. Nothing is locked but what is chosen, and its queue.
+      level := -32769;
+      seen := 0;
+      most := greatest(64, 4 * least(want, 1000000));
+      loop
+        level := (
+          select job.priority from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = line.id and job.priority > level
+          order by job.priority
+          limit 1
+        );
+        exit when level is null or chosen_of_line >= want or seen >= most;
+        for head in
+          select job.id, job.job_queue_id
+          from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
+          order by job.run_at, job.id
+          limit most - seen
         loop
-          select array_agg(candidate.id), array_agg(candidate.job_queue_id), array_agg(candidate.run_at)
-          into found_ids, found_queues, found_times
-          from (
-            select job.id, job.job_queue_id, job.run_at
-            from graphile_worker._private_jobs job
-            where job.is_available = true
-              and job.task_id = line.id
-              and job.priority = level
-              and job.run_at <= by_time
-              and (job.run_at, job.id) > (from_time, from_id)
-              -- Asked row by row, so that the cost does not grow with the number of queues.
-              and (
-                job.job_queue_id is null
-                or (
-                  (select queue.is_available from graphile_worker._private_job_queues queue where queue.id = job.job_queue_id)
-                  -- Nor does somebody hold something of it in line.
-                  and not exists (
-                    select from graphile_worker._private_jobs held
-                    where held.task_id = line.id and held.job_queue_id = job.job_queue_id and held.locked_at is not null
-                  )
-                )
+          exit when chosen_of_line >= want;
+          seen := seen + 1;
+          if head.job_queue_id is not null then
+            -- Of a queue its first job only, and only by whoever gets the queue.
+            continue when head.job_queue_id = any (queues);
+            queues := queues || head.job_queue_id;
+            perform from graphile_worker._private_job_queues queue
+            where queue.id = head.job_queue_id and queue.is_available
+              -- Nor does somebody hold something of it in line.
+              and not exists (
+                select from graphile_worker._private_jobs held
+                where held.task_id = line.id and held.job_queue_id = head.job_queue_id and held.locked_at is not null
               )
-            order by job.run_at, job.id
-            limit want - chosen_of_line
-            for update of job skip locked
-          ) as candidate;
-          exit when found_ids is null;
-          if array_remove(found_queues, null) = '{}' then
-            chosen := chosen || found_ids;
-            chosen_of_line := chosen_of_line + cardinality(found_ids);
-          else
-            for place in 1..cardinality(found_ids) loop
-              if found_queues[place] is not null then
-                -- Of a queue its first job only, and only by whoever gets the queue.
-                continue when found_queues[place] = any (queues);
-                queues := queues || found_queues[place];
-                perform from graphile_worker._private_job_queues queue
-                where queue.id = found_queues[place] and queue.is_available
-                for no key update skip locked;
-                continue when not found;
-              end if;
-              chosen := chosen || found_ids[place];
-              chosen_of_line := chosen_of_line + 1;
-            end loop;
+            for no key update of queue skip locked;
+            continue when not found;
           end if;
-          from_time := found_times[cardinality(found_times)];
-          from_id := found_ids[cardinality(found_ids)];
-          exit when chosen_of_line >= want or array_remove(found_queues, null) = '{}';
+          perform from graphile_worker._private_jobs job
+          where job.id = head.id and job.is_available = true and job.run_at <= by_time
+          for update of job skip locked;
+          if found then
+            chosen := chosen || head.id;
+            chosen_of_line := chosen_of_line + 1;
+          end if;
         end loop;
       end loop;
+      -- If the head is full of what waits behind others: what has no queue, and each queue by its number, however much waits in one.
+      if chosen_of_line < want and seen >= most then
+        level := -32769;
+        loop
+          level := (
+            select job.priority from graphile_worker._private_jobs job
+            where job.is_available = true and job.task_id = line.id and job.priority > level
+            order by job.priority
+            limit 1
+          );
+          exit when level is null or chosen_of_line >= want;
+          found_ids := array(
+            select job.id
+            from graphile_worker._private_jobs job
+            where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
+              and job.job_queue_id is null
+              and job.id <> all (chosen)
+            -- (In the order of the index of groups, where they stand together.)
+            order by job.job_queue_id, job.priority, job.run_at, job.id
+            limit want - chosen_of_line
+            for update of job skip locked
+          );
+          chosen := chosen || found_ids;
+          chosen_of_line := chosen_of_line + cardinality(found_ids);
+        end loop;
+        group_id := 0;
+        asked := 0;
+        while chosen_of_line < want and asked < 10000 loop
+          group_id := (
+            select job.job_queue_id from graphile_worker._private_jobs job
+            where job.is_available = true and job.task_id = line.id and job.job_queue_id is not null
+              and job.job_queue_id > group_id
+            order by job.job_queue_id
+            limit 1
+          );
+          exit when group_id is null;
+          asked := asked + 1;
+          continue when group_id = any (queues);
+          queues := queues || group_id;
+          perform from graphile_worker._private_job_queues queue
+          where queue.id = group_id and queue.is_available
+            -- Nor does somebody hold something of it in line.
+            and not exists (
+              select from graphile_worker._private_jobs held
+              where held.task_id = line.id and held.job_queue_id = group_id and held.locked_at is not null
+            )
+          for no key update of queue skip locked;
+          continue when not found;
+          found_ids := array(
+            select job.id
+            from graphile_worker._private_jobs job
+            where job.is_available = true and job.task_id = line.id and job.job_queue_id = group_id
+              and job.run_at <= by_time
+            order by job.priority, job.run_at, job.id
+            limit 1
+            for update of job skip locked
+          );
+          chosen := chosen || found_ids;
+          chosen_of_line := chosen_of_line + cardinality(found_ids);
+        end loop;
+      end if;
     else
       candidates := '{}';
       turns := '{}';

@@ -76,7 +76,7 @@ pub enum MessagesCommand {
         #[arg(long)]
         all: bool,
     },
-    /// Delete everything of the namespace
+    /// Delete everything of the namespace, also other programs' jobs whose task begins with it and ':'
     Drop {
         /// Yes, delete it
         #[arg(long, required = true)]

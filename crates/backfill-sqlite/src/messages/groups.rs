@@ -15,13 +15,13 @@ use crate::row::Text;
 const HEAD: usize = 4;
 const HEAD_AT_LEAST: usize = 64;
 /// So many groups are asked, at the most.
-const MAX_GROUPS: usize = 10_000;
+pub(super) const MAX_GROUPS: usize = 10_000;
 
 /// A group that has something to take.
-struct Group {
+pub(super) struct Group {
     turn: Option<i64>,
     first: (i64, i64, i64),
-    jobs: Vec<Head>,
+    pub jobs: Vec<Head>,
 }
 
 pub(super) async fn choose_in_line(
@@ -61,6 +61,11 @@ pub(super) async fn choose_in_line(
     Ok(chosen)
 }
 
+/// How many jobs at the head of a line are looked at.
+pub(super) fn head_of(limit: usize) -> usize {
+    HEAD_AT_LEAST.max(limit.saturating_mul(HEAD))
+}
+
 /// The queues of the first jobs of a line.
 async fn at_head(
     connection: &mut SqliteConnection,
@@ -68,7 +73,7 @@ async fn at_head(
     ready_by: i64,
     limit: usize,
 ) -> sqlx::Result<Vec<String>> {
-    let most = HEAD_AT_LEAST.max(limit.saturating_mul(HEAD));
+    let most = head_of(limit);
     let (mut queues, mut seen, mut priority) = (Vec::new(), 0, None);
     while let Some(next) = next_priority(connection, line, priority).await?.filter(|_| seen < most) {
         let heads = head(connection, line, next, ready_by, i64::try_from(most - seen).unwrap_or(i64::MAX)).await?;
@@ -80,7 +85,11 @@ async fn at_head(
 }
 
 /// The first queue after one by name that has jobs that may be taken, some time.
-async fn next_queue(connection: &mut SqliteConnection, line: &str, after: &str) -> sqlx::Result<Option<String>> {
+pub(super) async fn next_queue(
+    connection: &mut SqliteConnection,
+    line: &str,
+    after: &str,
+) -> sqlx::Result<Option<String>> {
     let next = sqlx::query_scalar!(
         r#"
 select min(queue) as "queue?: Text"
@@ -94,7 +103,7 @@ where task = ?1 and queue > ?2 and queue is not null and locked_at is null and a
 }
 
 /// What may be taken of a queue.
-async fn group(
+pub(super) async fn group(
     connection: &mut SqliteConnection,
     line: &str,
     queue: &str,
@@ -139,7 +148,12 @@ limit ?4
 }
 
 /// Jobs without a queue are each a group by itself.
-async fn alone(connection: &mut SqliteConnection, line: &str, ready_by: i64, limit: usize) -> sqlx::Result<Vec<Group>> {
+pub(super) async fn alone(
+    connection: &mut SqliteConnection,
+    line: &str,
+    ready_by: i64,
+    limit: usize,
+) -> sqlx::Result<Vec<Group>> {
     let (mut groups, mut priority) = (Vec::new(), None);
     while let Some(next) = next_priority(connection, line, priority).await?.filter(|_| groups.len() < limit) {
         let room = i64::try_from(limit - groups.len()).unwrap_or(i64::MAX);

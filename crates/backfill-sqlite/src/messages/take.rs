@@ -2,21 +2,20 @@
 //!
 //! A line is walked priority by priority: of each, what is ready is one piece of the index, so delayed jobs are never read.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::ClaimToken;
 use backfill_core::storage::messages::{DocumentKey, Holder, Take, Taken, TakenJob};
-use futures::TryStreamExt;
 use sqlx::SqliteConnection;
 
-use super::groups::choose_in_line;
+use super::groups::{MAX_GROUPS, alone, choose_in_line, group, head_of, next_queue};
 use super::lease::end;
 use crate::SqliteStorage;
 use crate::file::{MonotonicClock, micros, time};
-use crate::row::jobs;
+use crate::row::{Text, jobs};
 
 /// What a take asks for, for the thread that writes.
 struct Asked {
@@ -133,7 +132,7 @@ select count(*) as "count!: i64" from backfill_documents where kind = ?1 and key
     let ready_by = asked.ready_by.unwrap_or(now);
     let mut room = Room { bytes: asked.max_bytes, any: false };
     // A queue may be of several lines.
-    let (mut chosen, mut queues) = (Vec::new(), HashSet::new());
+    let (mut chosen, mut queues) = (Vec::new(), BTreeSet::new());
     for (line, limit) in &asked.lines {
         chosen.extend(if asked.in_line {
             choose_in_line(connection, line, *limit, ready_by, &mut room).await?
@@ -206,7 +205,7 @@ returning
 /// What may be chosen, and what it needs.
 pub(super) struct Head {
     pub id: i64,
-    pub queue: Option<crate::row::Text>,
+    pub queue: Option<Text>,
     pub bytes: i64,
 }
 
@@ -255,56 +254,89 @@ limit ?4
     .await
 }
 
-/// The first ready jobs of a line; of each serial queue one, if nobody holds it.
+/// The first ready jobs of a line; of each serial queue one, if nobody holds it. What waits behind others in a queue costs nothing beyond
+/// the head of the line.
 async fn choose(
     connection: &mut SqliteConnection,
     line: &str,
     limit: usize,
     ready_by: i64,
     room: &mut Room,
-    queues: &mut HashSet<String>,
+    queues: &mut BTreeSet<String>,
 ) -> sqlx::Result<Vec<JobId>> {
     let mut chosen = Vec::new();
-    let mut priority = None;
-    while let Some(next) = next_priority(connection, line, priority).await?.filter(|_| chosen.len() < limit) {
+    let (mut priority, mut seen) = (None, 0);
+    let most = if next_queue(connection, line, "").await?.is_some() { head_of(limit) } else { usize::MAX };
+    while let Some(next) =
+        next_priority(connection, line, priority).await?.filter(|_| chosen.len() < limit && seen < most)
+    {
         priority = Some(next);
-        // Read one by one, until they are enough: of a queue only the first is of use.
-        let mut heads = sqlx::query_as!(
-            Head,
-            r#"
-select id as "id!: i64", queue as "queue?: crate::row::Text", octet_length(payload) as "bytes!: i64"
-from backfill_jobs indexed by backfill_jobs_task_line
-where task = ?1 and locked_at is null and attempts < max_attempts and priority = ?2 and run_at <= ?3
-  and (
-    queue is null
-    or (
-      not exists (select 1 from backfill_queues held where held.name = backfill_jobs.queue and held.locked_at is not null)
-      and not exists (
-        select 1 from backfill_jobs held indexed by backfill_jobs_held_line
-        where held.task = ?1 and held.queue = backfill_jobs.queue and held.locked_at is not null
-      )
-    )
-  )
-order by run_at, id
-"#,
-            line,
-            next,
-            ready_by,
-        )
-        .fetch(&mut *connection);
-        while chosen.len() < limit {
-            let Some(head) = heads.try_next().await? else { break };
-            if head.queue.as_ref().is_some_and(|queue| queues.contains(&queue.text)) {
+        let wanted = if most == usize::MAX { limit - chosen.len() } else { most - seen };
+        let heads = head(connection, line, next, ready_by, i64::try_from(wanted).unwrap_or(i64::MAX)).await?;
+        for head in heads {
+            if chosen.len() >= limit {
+                break;
+            }
+            seen += 1;
+            if let Some(Text { text: queue, .. }) = &head.queue
+                && (!queues.insert(queue.clone()) || !is_free(connection, line, queue).await?)
+            {
                 continue;
             }
             if !room.takes(head.bytes) {
                 return Ok(chosen);
             }
-            queues.extend(head.queue.map(|queue| queue.text));
             chosen.push(JobId::from_number(head.id));
         }
     }
+    if seen < most || chosen.len() >= limit {
+        return Ok(chosen);
+    }
+    // The head is full of what waits behind others: so what has no queue, and each queue by its name.
+    let known: HashSet<JobId> = chosen.iter().copied().collect();
+    let alone = alone(connection, line, ready_by, limit).await?;
+    for head in alone.into_iter().flat_map(|group| group.jobs) {
+        if chosen.len() >= limit || known.contains(&JobId::from_number(head.id)) {
+            continue;
+        }
+        if !room.takes(head.bytes) {
+            return Ok(chosen);
+        }
+        chosen.push(JobId::from_number(head.id));
+    }
+    let (mut last, mut asked) = (String::new(), 0);
+    while chosen.len() < limit && asked < MAX_GROUPS {
+        let Some(next) = next_queue(connection, line, &last).await? else { break };
+        asked += 1;
+        if queues.insert(next.clone())
+            && is_free(connection, line, &next).await?
+            && let Some(group) = group(connection, line, &next, ready_by, 1).await?
+            && let Some(head) = group.jobs.first()
+        {
+            if !room.takes(head.bytes) {
+                return Ok(chosen);
+            }
+            chosen.push(JobId::from_number(head.id));
+        }
+        last = next;
+    }
     Ok(chosen)
+}
+
+/// Whether nobody holds a queue, nor something of it in this line.
+async fn is_free(connection: &mut SqliteConnection, line: &str, queue: &str) -> sqlx::Result<bool> {
+    let free = sqlx::query_scalar!(
+        r#"
+select not exists (select 1 from backfill_queues held where held.name = ?2 and held.locked_at is not null)
+  and not exists (
+    select 1 from backfill_jobs held indexed by backfill_jobs_held_line
+    where held.task = ?1 and held.queue = ?2 and held.locked_at is not null
+  ) as "free!: bool"
+"#,
+        line,
+        queue,
+    );
+    free.fetch_one(connection).await
 }
 
 /// How many bytes of payloads there may be.

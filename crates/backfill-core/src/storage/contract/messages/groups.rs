@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::super::{Subject, add, add_one};
-use super::{LONG, apply, depth, in_line, lease, message, messages, must_apply, number, numbers, receipt};
+use super::{LINE, LONG, apply, depth, in_line, lease, message, messages, must_apply, number, numbers, receipt};
 use crate::job::JobSpec;
 use crate::storage::Outcome;
 use crate::storage::messages::{Hold, Unit};
@@ -24,7 +24,7 @@ async fn done(storage: &Subject, hold: Hold) {
 pub async fn several_messages_of_a_group_are_taken_in_order(storage: Subject) {
     add(&storage, vec![of("g", 1), of("g", 2), of("g", 3), message(4)]).await;
     assert_eq!(numbers(&in_line(&storage, 2, LONG).await), [1, 2]);
-    let plain = lease(&storage, super::LINE, 9, Duration::ZERO).await;
+    let plain = lease(&storage, LINE, 9, Duration::ZERO).await;
     assert_eq!(numbers(&plain), [4], "nor does somebody else get 3 who does not ask for groups");
     messages(&storage).end_leases(None).await.expect("end");
     assert_eq!(numbers(&in_line(&storage, 9, LONG).await), [4], "3 is behind what is held");
@@ -125,4 +125,20 @@ pub async fn groups_keep_their_order_under_contention_and_expiries(storage: Subj
         assert_eq!(*order, expected, "group {group}");
     }
     assert_eq!(done.len(), 10);
+}
+
+/// Taken one at a time, too: much more of one group than a take looks at stands in front, held or not.
+pub async fn a_group_with_much_behind_its_first_hides_no_other(storage: Subject) {
+    add(&storage, (0..700).map(|n| of("much", n)).collect()).await;
+    add(&storage, vec![of("b", 700), message(701), of("c", 702).priority(-1), of("b", 703), message(704)]).await;
+    let taken = lease(&storage, LINE, 4, LONG).await;
+    let mut all = numbers(&taken);
+    all.extend(numbers(&lease(&storage, LINE, 9, LONG).await));
+    assert!(all[..4].contains(&0) && all[..4].contains(&702), "the first of the line: {all:?}");
+    all.sort_unstable();
+    assert_eq!(all, [0, 700, 701, 702, 704], "the others are behind held ones");
+    assert_eq!(lease(&storage, LINE, 9, LONG).await, []);
+    let first = taken.iter().find(|job| number(job) == 0).expect("taken").hold.clone();
+    must_apply(&storage, Unit::new().settle(first, Outcome::completed())).await;
+    assert_eq!(numbers(&lease(&storage, LINE, 9, LONG).await), [1]);
 }

@@ -182,6 +182,7 @@ macro_rules! storage_message_tests {
                 nothing_behind_a_held_message_is_taken
                 groups_take_turns
                 a_held_group_hides_no_other
+                a_group_with_much_behind_its_first_hides_no_other
                 groups_keep_their_order_under_contention_and_expiries
             ]);
 
