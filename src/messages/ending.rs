@@ -122,15 +122,17 @@ impl Queue {
                 attempts: handle.receipt().number,
                 error: error.map(crate::storage::clean_error),
                 at: self.inner.storage.now().await?,
+                told: !events.is_empty(),
             };
-            let record = Record { queue: handle.queue().to_owned(), end: Some(end) };
+            let record = Record { queue: handle.queue().to_owned(), job: None, end: Some(end) };
             DocumentChange::put(key, record.payload()?).lasting(self.inner.retention)
         };
         let mut unit = Unit::new().settle(handle.hold(true), Outcome::completed()).change(record);
         unit.events = events;
+        let tells = !unit.events.is_empty();
         match self.do_unit(unit).await? {
             Ok(_) => Ok(()),
-            Err(Refusal::Hold { .. }) => self.has_ended_so(handle, state).await,
+            Err(Refusal::Hold { .. }) => self.has_ended_so(handle, state, tells).await,
             Err(refusal) => Err(refused(&refusal)),
         }
     }
@@ -145,10 +147,12 @@ impl Queue {
     }
 
     /// Whether this very claim has ended its message so, as when an answer was lost.
-    async fn has_ended_so(&self, handle: &Handle, state: MessageState) -> Result<()> {
+    async fn has_ended_so(&self, handle: &Handle, state: MessageState, tells: bool) -> Result<()> {
         let end = self.record(handle.id()).await?.and_then(|record| record.end);
         match end {
-            Some(end) if end.receipt == handle.receipt().to_string() && end.state == state => Ok(()),
+            Some(end) if (end.state, end.told) == (state, tells) && end.receipt == handle.receipt().to_string() => {
+                Ok(())
+            }
             _ => Err(lost(handle)),
         }
     }

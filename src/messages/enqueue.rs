@@ -49,11 +49,11 @@ impl NewMessage {
     /// [`Error::InvalidMessage`] if it is none.
     pub fn from_json(json: impl Into<String>) -> Result<Self> {
         let json = json.into();
-        // (Asked first, because the text is gone with the error.)
-        if let Err(problem) = serde_json::from_str::<&RawValue>(&json) {
-            return Err(Error::invalid_message("the body", &json, &format!("is no JSON: {problem}")));
-        }
-        Ok(Self::build(RawValue::from_string(json)))
+        // (Not with the text: bodies may hold what no log may.)
+        let size = format!("of {} bytes", json.len());
+        let body = RawValue::from_string(json)
+            .map_err(|problem| Error::invalid_message("the body", &size, &format!("is no JSON: {problem}")))?;
+        Ok(Self::build(Ok(body)))
     }
 
     fn build(body: Result<Box<RawValue>, serde_json::Error>) -> Self {
@@ -199,7 +199,7 @@ impl Queue {
                     .expect(Expect::absent(key.clone()))
                     // Also of those whose id was made here, and of those that were moved here without their records.
                     .expect_no_job(names.key(&id))
-                    .change(DocumentChange::put(key, Record::open(queue).payload()?));
+                    .change(DocumentChange::put(key, Record::open(queue, names.key(&id)).payload()?));
             }
             unit = unit.adding([self.job(queue, &id, message)?]);
             ids.push(id);

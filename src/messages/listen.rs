@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::Queue;
+use super::record::forget_abandoned;
 use crate::error::Result;
 use crate::storage::Storage;
 use crate::storage::messages::{Names, News};
@@ -24,6 +25,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often expired documents are forgotten, and how many at a time.
 const SWEEP: u64 = 60;
 const SWEEP_AT_ONCE: u32 = 10_000;
+/// So many pages of records are looked through at a time.
+const SWEEP_PAGES: usize = 20;
 /// How long to wait after the storage has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Hub {
     shared: Arc<Shared>,
+    /// Of the namespace.
+    prefix: String,
     storage: Arc<dyn Storage>,
     task: Mutex<Option<JoinHandle<()>>>,
     /// Whether it was told to end.
@@ -49,8 +54,14 @@ struct Waiter {
 }
 
 impl Hub {
-    pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { shared: Arc::default(), storage, task: Mutex::default(), closed: AtomicBool::default() }
+    pub(super) fn new(storage: Arc<dyn Storage>, prefix: &str) -> Self {
+        Self {
+            shared: Arc::default(),
+            prefix: prefix.to_owned(),
+            storage,
+            task: Mutex::default(),
+            closed: AtomicBool::default(),
+        }
     }
 
     /// Begins to listen, if it does not yet. (Where there is no runtime, nobody waits.)
@@ -60,7 +71,8 @@ impl Hub {
             && task.as_ref().is_none_or(JoinHandle::is_finished)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            *task = Some(runtime.spawn(run(Arc::clone(&self.shared), Arc::clone(&self.storage))));
+            let (shared, storage, prefix) = (Arc::clone(&self.shared), Arc::clone(&self.storage), self.prefix.clone());
+            *task = Some(runtime.spawn(async move { run(&shared, &*storage, &prefix).await }));
         }
     }
 
@@ -128,8 +140,8 @@ impl Waiter {
 }
 
 /// Both at once: a listener that is not polled may keep a connection that the looks need.
-async fn run(shared: Arc<Shared>, storage: Arc<dyn Storage>) {
-    futures::join!(hear(&shared, &*storage), look(&shared, &*storage));
+async fn run(shared: &Shared, storage: &dyn Storage, prefix: &str) {
+    futures::join!(hear(shared, storage), look(shared, storage, prefix));
 }
 
 async fn hear(shared: &Shared, storage: &dyn Storage) {
@@ -149,22 +161,35 @@ async fn hear(shared: &Shared, storage: &dyn Storage) {
     }
 }
 
-async fn look(shared: &Shared, storage: &dyn Storage) {
+async fn look(shared: &Shared, storage: &dyn Storage, prefix: &str) {
+    let mut swept = None;
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for looks in 1.. {
         ticks.tick().await;
-        if let Err(error) = look_around(shared, storage, looks).await {
+        let is_time = looks % SWEEP == 1;
+        if let Err(error) = look_around(shared, storage, is_time.then_some((prefix, &mut swept))).await {
             tracing::debug!(%error, "could not look for messages");
             sleep(PAUSE).await;
         }
     }
 }
 
-async fn look_around(shared: &Shared, storage: &dyn Storage, looks: u64) -> Result<()> {
+/// If it is time, it sweeps, too: of this namespace's records those after the last ones.
+async fn look_around(
+    shared: &Shared,
+    storage: &dyn Storage,
+    sweeps: Option<(&str, &mut Option<String>)>,
+) -> Result<()> {
     let messages = storage.require_messages()?;
     messages.end_leases(None).await?;
-    if looks % SWEEP == 1 {
+    if let Some((prefix, swept)) = sweeps {
+        for _ in 0..SWEEP_PAGES {
+            forget_abandoned(messages, prefix, swept).await?;
+            if swept.is_none() {
+                break;
+            }
+        }
         // As many as there are: what ends is remembered by one each.
         while messages.sweep_documents(SWEEP_AT_ONCE).await? >= u64::from(SWEEP_AT_ONCE) {}
     }

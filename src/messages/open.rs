@@ -116,10 +116,11 @@ impl QueueBuilder {
     pub fn with_storage(self, storage: impl Into<AnyStorage>) -> Result<Queue> {
         let storage = Arc::clone(storage.into().storage());
         storage.require_messages()?;
-        let hub = Hub::new(Arc::clone(&storage));
+        let names = Names::new(&self.namespace);
+        let hub = Hub::new(Arc::clone(&storage), names.prefix());
         let inner = Inner {
             storage,
-            names: Names::new(&self.namespace),
+            names,
             retention: self.retention,
             max_attempts: self.max_attempts,
             max_payload_bytes: self.max_payload_bytes,

@@ -3,10 +3,12 @@
 //! A *record* is a document. One that was added with an id of the caller's has one from then on, so that the id is given once; and each that has
 //! ended has one for as long as is to be remembered.
 
+use std::fmt::Write as _;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Queue, RECORD};
+use super::{Document, DocumentChange, Expect, Messages, Queue, RECORD, Unit};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobState, Payload};
 use crate::storage::JobFilter;
@@ -55,6 +57,9 @@ pub struct MessageInfo {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub queue: String,
+    /// Of one that has not ended: the key of its job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// Of one that has ended: how, by which claim, and when.
     pub end: Option<End>,
 }
@@ -66,17 +71,58 @@ pub(super) struct End {
     pub attempts: i16,
     pub error: Option<String>,
     pub at: DateTime<Utc>,
+    /// Whether events were told with it.
+    #[serde(default)]
+    pub told: bool,
 }
 
 impl Record {
     /// Of a message that has not ended.
-    pub(super) fn open(queue: &str) -> Self {
-        Self { queue: queue.to_owned(), end: None }
+    pub(super) fn open(queue: &str, job: String) -> Self {
+        Self { queue: queue.to_owned(), job: Some(job), end: None }
     }
 
     pub(super) fn payload(&self) -> Result<Payload> {
-        Payload::new("a record", self)
+        ascii("a record", self)
     }
+}
+
+/// As JSON in ASCII: a database may have an encoding in which nothing else can be written.
+pub(super) fn ascii<T: Serialize>(what: &str, value: &T) -> Result<Payload> {
+    let json = Payload::new(what, value)?;
+    if json.as_str().is_ascii() {
+        return Ok(json);
+    }
+    let mut text = String::with_capacity(json.as_str().len() * 2);
+    for char in json.as_str().chars() {
+        if char.is_ascii() {
+            text.push(char);
+        } else {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+    }
+    Ok(Payload::from_trusted(text))
+}
+
+/// Forgets records of messages that were deleted without an end, as by a purge: so many are looked at, after the last ones.
+pub(super) async fn forget_abandoned(messages: &dyn Messages, prefix: &str, after: &mut Option<String>) -> Result<()> {
+    const PAGE: u32 = 500;
+    let page = messages.documents(RECORD, prefix, after.as_deref(), PAGE).await?;
+    *after = page.last().filter(|_| page.len() >= PAGE as usize).map(|document| document.key.key.clone());
+    let forget = |document: Document| {
+        let record: Record = document.value.decode().ok()?;
+        let job = record.job.filter(|_| record.end.is_none())?;
+        // Under the record's lock: whoever adds one stores its record with it.
+        let unit = Unit::new().expect(Expect::version(document.key.clone(), document.version)).expect_no_job(job);
+        Some(unit.change(DocumentChange::remove(document.key)))
+    };
+    let units: Vec<Unit> = page.into_iter().filter_map(forget).collect();
+    if !units.is_empty() {
+        messages.apply(&units).await?;
+    }
+    Ok(())
 }
 
 impl Queue {
@@ -90,7 +136,7 @@ impl Queue {
         self.messages()?.end_leases(None).await?;
         // It may end between the two looks.
         for _ in 0..2 {
-            if let Some(Record { queue, end: Some(end) }) = self.record(id).await? {
+            if let Some(Record { queue, end: Some(end), .. }) = self.record(id).await? {
                 return Ok(Some(MessageInfo {
                     id: id.to_owned(),
                     queue,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::record::ascii;
 use super::{Document, DocumentChange, Queue, SWITCH, Unit, WORKER, refused};
 use crate::error::{Error, Result};
-use crate::job::Payload;
 
 /// Stands for all hosts, or all queues. One that is called so cannot be switched by itself.
 pub const ALL: &str = "*";
@@ -79,7 +79,7 @@ impl Queue {
             info: info.map(str::to_owned),
         };
         let key = self.inner.names.document(WORKER, &[queue, host, worker]);
-        let value = Payload::new("a heartbeat", &stored)?;
+        let value = ascii("a heartbeat", &stored)?;
         let unit = Unit::new().change(DocumentChange::put(key, value).lasting(stale_after));
         self.do_unit(unit).await?.map_err(|refusal| refused(&refusal))?;
         self.is_on(host, queue).await
@@ -107,7 +107,7 @@ impl Queue {
     pub async fn switch_off(&self, host: &str, queue: &str, by: &str) -> Result<()> {
         let since = self.inner.storage.now().await?;
         let stored = StoredSwitch { host: host.to_owned(), queue: queue.to_owned(), by: by.to_owned(), since };
-        let change = DocumentChange::put(self.switch_key(host, queue), Payload::new("a switch", &stored)?);
+        let change = DocumentChange::put(self.switch_key(host, queue), ascii("a switch", &stored)?);
         self.do_unit(Unit::new().change(change)).await?.map(drop).map_err(|refusal| refused(&refusal))
     }
 

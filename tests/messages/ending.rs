@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backfill::Error;
-use backfill::messages::{Message, MessageState, Queue};
+use backfill::messages::{Message, MessageState, NewMessage, Queue};
 use backfill::storage::AnyStorage;
 
 use crate::{LONG, claim, claim_none, queue};
@@ -36,6 +36,19 @@ pub async fn completing_and_failing_twice_is_once_and_changes_nothing(storage: A
     is_lost(queue.complete(&failed).await, &failed);
     let info = queue.get("failed").await.unwrap().expect("it is known");
     assert_eq!((info.state, info.error.as_deref(), info.attempts), (MessageState::Failed, Some("no"), 1));
+}
+
+/// Nor the other way round.
+pub async fn an_event_that_an_end_did_not_tell_is_not_said_to_be_told(storage: AnyStorage) {
+    let queue = queue(&storage);
+    queue.enqueue_all("q", vec![NewMessage::new(&1), NewMessage::new(&2)]).await.unwrap();
+    let (plain, told) = (claim(&queue, "q").await, claim(&queue, "q").await);
+    queue.complete(&plain).await.unwrap();
+    is_lost(queue.complete_with_event(&plain, "s", &1).await, &plain);
+    queue.complete_with_event(&told, "s", &2).await.unwrap();
+    is_lost(queue.complete(&told).await, &told);
+    queue.complete_with_event(&told, "s", &2).await.unwrap();
+    assert_eq!(queue.events("s", 0, 9).await.unwrap().len(), 1);
 }
 
 pub async fn an_end_and_its_event_are_both_there_or_neither(storage: AnyStorage) {

@@ -96,6 +96,31 @@ pub async fn an_id_that_was_made_here_is_given_once_too(storage: AnyStorage) {
     assert!(chosen.unwrap_err().to_string().contains("begins with '#'"));
 }
 
+/// By whatever looks after a namespace: here, that of another process.
+pub async fn records_of_purged_messages_are_forgotten(storage: AnyStorage) {
+    let here = queue(&storage);
+    let with_id = |n: usize| NewMessage::new(&n).id(format!("{n}"));
+    here.enqueue_all("kept", (0..700).map(with_id).collect()).await.unwrap();
+    here.enqueue_all("purged", (700..1_400).map(with_id).collect()).await.unwrap();
+    let other = Queue::with_storage(storage.clone(), "another").unwrap();
+    other.enqueue("q", &1).id("1").await.unwrap();
+    other.purge("q", Purge::All).await.unwrap();
+    let ended = claim(&here, "kept").await;
+    here.complete(&ended).await.unwrap();
+    assert_eq!(here.purge("purged", Purge::All).await.unwrap(), 700);
+    let records = async || {
+        let all = storage.require_messages().unwrap().documents("backfill.message", "", None, 9_999).await.unwrap();
+        all.len()
+    };
+    let there = queue(&storage);
+    there.claim("none", "w").up_to(1).await.unwrap();
+    while records().await > 701 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(here.get(&ended.id).await.unwrap().expect("remembered").state, MessageState::Completed);
+    assert!(matches!(here.enqueue("q", &1).id("1").await, Err(Error::MessageExists { .. })), "it waits");
+}
+
 pub async fn an_id_whose_message_was_purged_may_be_given_again(storage: AnyStorage) {
     let queue = queue(&storage);
     for round in 0..3 {

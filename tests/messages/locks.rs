@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backfill::messages::{Handle, Queue};
-use backfill::storage::messages::{Applied, DocumentChange, DocumentKey, Expect, NewEvent, Refusal, Unit};
+use backfill::storage::messages::{
+    Applied, DocumentChange, DocumentKey, Expect, Holder, NewEvent, Refusal, Take, Unit,
+};
+use backfill::storage::{Registration, WorkerId};
 use backfill::{BackfillClient, JobContext, JobSpec, Payload, task_fn};
 use sqlx::PgPool;
 
@@ -128,4 +131,30 @@ async fn a_unit_may_have_any_number_of_documents() {
     assert!(if applied.is_done() { first == 0 } else { first > 0 }, "{first} came first");
     let stored = messages.documents("many", "", None, 100_000).await.unwrap();
     assert_eq!(stored.len(), if applied.is_done() { 60_000 } else { first });
+}
+
+/// A take that had to wait before it looked, while the line, its group and the message came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_is_answered_also_if_its_line_is_younger_than_the_call() {
+    let (pool, url) = support::database().await;
+    let client = BackfillClient::builder().database_url(&url).messages(true).build().await.unwrap();
+    let storage = client.storage().clone();
+    let worker = WorkerId::random();
+    assert!(storage.consumer().register(&Registration::new(&worker, &[])).await.unwrap());
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("select from graphile_worker.backfill_pools for update").execute(&mut *tx).await.unwrap();
+    let taking = tokio::spawn(async move {
+        let lines = [("line".to_owned(), 9)];
+        storage.require_messages().unwrap().take(&Take::new(Holder::Worker(&worker), &lines)).await
+    });
+    until_have_waited(&pool, 1).await;
+    let past = |spec: JobSpec| spec.run_at(chrono::Utc::now() - chrono::TimeDelta::hours(1));
+    client
+        .add_many([past(JobSpec::new("line", 1)), past(JobSpec::new("line", 2).serial_queue("group"))])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let taken = support::soon("it is answered", taking).await.unwrap().unwrap().jobs;
+    let names: Vec<_> = taken.iter().map(|job| (job.task.as_str(), job.queue.as_deref())).collect();
+    assert_eq!(names, [("line", None), ("line", Some("group"))]);
 }

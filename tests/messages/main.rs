@@ -80,6 +80,7 @@ cases! {
         a_message_is_there_until_it_ends_and_can_be_looked_at_after_that
         an_id_is_given_once
         an_id_that_was_made_here_is_given_once_too
+        records_of_purged_messages_are_forgotten
         an_id_whose_message_was_purged_may_be_given_again
         bodies_come_back_byte_for_byte
         hostile_names_of_all_kinds_are_names
@@ -104,6 +105,7 @@ cases! {
         a_late_worker_cannot_end_what_another_one_holds
         what_has_ended_never_rises_again
         requeueing_keeps_the_attempts_and_says_nothing
+        an_event_that_an_end_did_not_tell_is_not_said_to_be_told
         an_end_is_remembered_for_as_long_as_was_asked
     }
     events {

@@ -22,8 +22,9 @@ create or replace function graphile_worker.backfill_take(
   ready_by timestamptz,
   in_line boolean
 )
--- The jobs as they are now, and in line the order in which they were chosen.
-returns table (place integer, job graphile_worker._private_jobs)
+-- The jobs as they are now, with the names that belong to them, and in line the order in which they were chosen. (The caller's statement may
+-- be older than a task or a queue, so it could not look for them.)
+returns table (place integer, job graphile_worker._private_jobs, task_name text, queue_name text)
 language plpgsql
 set jit = off
 set plan_cache_mode = force_generic_plan
@@ -424,7 +425,7 @@ begin
     where job.id = any (chosen)
     returning case when in_line then array_position(chosen, job.id) end as place, job
   ),
-  queue as (
+  held_queue as (
     update graphile_worker._private_job_queues queue
     set locked_by = holder, locked_at = held_at
     where not in_line
@@ -439,7 +440,10 @@ begin
     where in_line and (taken.job).job_queue_id is not null
     on conflict on constraint backfill_turns_pkey do update set taken_at = excluded.taken_at
   )
-  select taken.place, taken.job from taken;
+  select taken.place, taken.job, task.identifier, queue.queue_name
+  from taken
+  join graphile_worker._private_tasks task on task.id = (taken.job).task_id
+  left join graphile_worker._private_job_queues queue on queue.id = (taken.job).job_queue_id;
 end;
 $$;
 

@@ -169,6 +169,9 @@ mod tests {
         for file in files {
             let text = fs::read_to_string(&file).expect("text");
             // What tests say of messages is theirs.
+            if file.components().any(|room| room.as_os_str() == "contract") {
+                continue;
+            }
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             assert!(!decides_by_words(code), "{}", file.display());
         }

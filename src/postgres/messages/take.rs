@@ -95,8 +95,8 @@ from graphile_worker.backfill_take(
   ready_by => $7, in_line => $8
 ) as taken
 cross join lateral (select (taken.job).*) as job
-join graphile_worker._private_tasks task on task.id = job.task_id
-left join graphile_worker._private_job_queues queue on queue.id = job.job_queue_id
+cross join lateral (select taken.task_name as identifier) as task
+cross join lateral (select taken.queue_name) as queue
 order by taken.place, job.priority, job.run_at, job.id
 "#,
             worker as Option<&str>,

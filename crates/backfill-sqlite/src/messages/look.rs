@@ -110,7 +110,8 @@ limit ?4
             Purge::ReadyBefore(time) => (Some(micros(time).min(now)), false),
             _ => (Some(now), false),
         };
-        let mut purged = 0;
+        // From id to id, so that no part looks again at what others have passed by.
+        let (mut purged, mut last) = (0, i64::MIN);
         loop {
             let line = line.to_owned();
             let part = self.file.writer.write("purge a line", move |connection| {
@@ -122,7 +123,8 @@ limit ?4
 delete from backfill_jobs
 where id in (
   select id from backfill_jobs
-  where task = ?1 and ((?2 and created_at <= ?4) or (locked_at is null and attempts < max_attempts and run_at <= ?3))
+  where id > ?6 and task = ?1 and ((?2 and created_at <= ?4) or (locked_at is null and attempts < max_attempts and run_at <= ?3))
+  order by id
   limit ?5
 )
 returning
@@ -133,6 +135,7 @@ returning
                         ready_by,
                         now,
                         PART,
+                        last,
                     );
                     let gone: Vec<Job> = rows.fetch_all(&mut *connection).await?.into_iter().map(Job::from).collect();
                     let mut queued = false;
@@ -144,11 +147,13 @@ returning
                     }
                     // What stands behind deleted ones may be first now.
                     wake(connection, u64::from(queued)).await?;
-                    Ok(gone.len() as u64)
+                    let newest = gone.iter().map(|job| job.id.number()).max();
+                    Ok((gone.len() as u64, newest))
                 })
             });
-            let part = part.await?;
+            let (part, newest) = part.await?;
             purged += part;
+            last = newest.unwrap_or(last);
             if part < u64::try_from(PART).unwrap_or_default() {
                 self.cursor.forget_soon();
                 self.file.tell();
