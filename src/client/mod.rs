@@ -141,9 +141,8 @@ impl BackfillClient {
     /// # Errors
     /// [`Error::Unsupported`] for a storage without messages.
     pub async fn output(&self, job: JobId) -> Result<Option<Payload>> {
-        let key = output_of(job);
-        let found = self.storage().require_messages()?.documents(&key.kind, &key.key, None, 1).await?;
-        Ok(found.into_iter().find(|document| document.key == key).map(|document| document.value))
+        let found = self.storage().require_messages()?.document(&output_of(job)).await?;
+        Ok(found.map(|document| document.value))
     }
 
     /// The cap on one payload's JSON text, in bytes.

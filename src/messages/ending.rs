@@ -124,7 +124,7 @@ impl Queue {
                 at: self.inner.storage.now().await?,
                 told: !events.is_empty(),
             };
-            let record = Record { queue: handle.queue().to_owned(), job: None, end: Some(end) };
+            let record = Record { queue: handle.queue().to_owned(), end: Some(end) };
             DocumentChange::put(key, record.payload()?).lasting(self.inner.retention)
         };
         let mut unit = Unit::new().settle(handle.hold(true), Outcome::completed()).change(record);

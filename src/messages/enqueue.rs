@@ -199,7 +199,7 @@ impl Queue {
                     .expect(Expect::absent(key.clone()))
                     // Also of those whose id was made here, and of those that were moved here without their records.
                     .expect_no_job(names.key(&id))
-                    .change(DocumentChange::put(key, Record::open(queue, names.key(&id)).payload()?));
+                    .change(DocumentChange::put(key, Record::open(queue).payload()?));
             }
             unit = unit.adding([self.job(queue, &id, message)?]);
             ids.push(id);

@@ -13,7 +13,7 @@ use super::DocumentKey;
 const NAMESPACE: usize = 50;
 const QUEUE: usize = 77;
 const STREAM: usize = 200;
-const ID: usize = 400;
+const PART: usize = 200;
 
 /// The hash's length, with its mark.
 const HASH: usize = 33;
@@ -50,9 +50,9 @@ impl Names {
         self.with(&[(stream, STREAM)])
     }
 
-    /// The key of the job that a message is.
+    /// The key of the job that a message is: also that of its record, of whatever kind documents are.
     pub(super) fn key(&self, id: &str) -> String {
-        self.with(&[(id, ID)])
+        self.with(&[(id, PART)])
     }
 
     /// The group of a queue: a serial queue, whose name has 128 characters.
@@ -61,7 +61,7 @@ impl Names {
     }
 
     pub(super) fn document(&self, kind: &str, parts: &[&str]) -> DocumentKey {
-        let parts: Vec<(&str, usize)> = parts.iter().map(|part| (*part, 200)).collect();
+        let parts: Vec<(&str, usize)> = parts.iter().map(|part| (*part, PART)).collect();
         DocumentKey::new(kind, self.with(&parts))
     }
 
@@ -69,7 +69,7 @@ impl Names {
     pub(super) fn beginning(&self, parts: &[&str]) -> String {
         let mut beginning = self.prefix.clone();
         for text in parts {
-            beginning += &part(text, 200);
+            beginning += &part(text, PART);
             beginning.push(':');
         }
         beginning
@@ -144,6 +144,7 @@ mod tests {
             prop_assert_eq!(here.line(&a.1) == there.line(&b.1), a == b);
             prop_assert_eq!(here.key(&a.1) == there.key(&b.1), a == b);
             prop_assert_eq!(here.owns(&there.line(&b.1)), a.0 == b.0);
+            prop_assert_eq!(here.document("k", &[&a.1]).key, here.key(&a.1));
             let key = here.document("k", &[&a.1, &b.0]).key;
             prop_assert!(key.starts_with(&here.beginning(&[&a.1])));
         }

@@ -57,9 +57,6 @@ pub struct MessageInfo {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub queue: String,
-    /// Of one that has not ended: the key of its job.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<String>,
     /// Of one that has ended: how, by which claim, and when.
     pub end: Option<End>,
 }
@@ -78,8 +75,8 @@ pub(super) struct End {
 
 impl Record {
     /// Of a message that has not ended.
-    pub(super) fn open(queue: &str, job: String) -> Self {
-        Self { queue: queue.to_owned(), job: Some(job), end: None }
+    pub(super) fn open(queue: &str) -> Self {
+        Self { queue: queue.to_owned(), end: None }
     }
 
     pub(super) fn payload(&self) -> Result<Payload> {
@@ -113,10 +110,10 @@ pub(super) async fn forget_abandoned(messages: &dyn Messages, prefix: &str, afte
     *after = page.last().filter(|_| page.len() >= PAGE as usize).map(|document| document.key.key.clone());
     let forget = |document: Document| {
         let record: Record = document.value.decode().ok()?;
-        let job = record.job.filter(|_| record.end.is_none())?;
-        // Under the record's lock: whoever adds one stores its record with it.
-        let unit = Unit::new().expect(Expect::version(document.key.clone(), document.version)).expect_no_job(job);
-        Some(unit.change(DocumentChange::remove(document.key)))
+        // Under the record's lock, and its key is that of the job: whoever adds one stores its record with it.
+        let unit = Unit::new().expect(Expect::version(document.key.clone(), document.version));
+        let unit = unit.expect_no_job(document.key.key.clone()).change(DocumentChange::remove(document.key));
+        record.end.is_none().then_some(unit)
     };
     let units: Vec<Unit> = page.into_iter().filter_map(forget).collect();
     if !units.is_empty() {
@@ -136,7 +133,7 @@ impl Queue {
         self.messages()?.end_leases(None).await?;
         // It may end between the two looks.
         for _ in 0..2 {
-            if let Some(Record { queue, end: Some(end), .. }) = self.record(id).await? {
+            if let Some(Record { queue, end: Some(end) }) = self.record(id).await? {
                 return Ok(Some(MessageInfo {
                     id: id.to_owned(),
                     queue,
@@ -163,8 +160,7 @@ impl Queue {
     /// The record of a message, if it has one.
     pub(super) async fn record(&self, id: &str) -> Result<Option<Record>> {
         let key = self.inner.names.document(RECORD, &[id]);
-        let found = self.messages()?.documents(&key.kind, &key.key, None, 1).await?;
-        let Some(document) = found.into_iter().find(|document| document.key == key) else { return Ok(None) };
+        let Some(document) = self.messages()?.document(&key).await? else { return Ok(None) };
         document.value.decode().map(Some).map_err(|problem| {
             Error::invalid_message("the record of message", id, &format!("could not be read: {problem}"))
         })

@@ -101,6 +101,9 @@ async fn a_lease_that_ended_while_a_renewal_waited_is_not_renewed() {
         let (queue, handle): (Queue, Handle) = (queue.clone(), message.handle().clone());
         async move { queue.renew(&handle, LONG).await }
     });
+    // (One that begins after the lease has ended waits for nobody.)
+    let waits = "select count(*) > 0 from pg_locks where not granted";
+    while !renewal.is_finished() && !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {}
     support::until("the lease ends", async || {
         let ended = "select clock_timestamp() > locked_at from backfill_messages._private_jobs";
         sqlx::query_scalar(ended).fetch_one(&pool).await.unwrap()

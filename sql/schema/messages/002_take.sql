@@ -48,14 +48,17 @@ declare
   level integer;
   -- Lines that have jobs in serial queues.
   grouped integer[] := '{}';
+  is_grouped boolean;
   head record;
+  -- How many jobs at the head of a line are looked at, and were.
   most integer;
+  seen integer;
   found_ids bigint[];
+  known bigint[];
   chosen bigint[] := '{}';
   chosen_of_line integer;
   queues integer[] := '{}';
   -- In line: candidates, each with what orders its group, and its place in that.
-  seen integer;
   group_id integer;
   groups integer[];
   asked integer;
@@ -96,9 +99,7 @@ begin
       ) as job
       where task.identifier = any (lines)
     ));
-  end if;
-
-  if not in_line then
+  else
     grouped := array(
       select task.id from graphile_worker._private_tasks task
       where task.identifier = any (lines)
@@ -125,37 +126,12 @@ begin
   loop
     want := line.most;
     chosen_of_line := 0;
-    if not in_line and line.id <> all (grouped) then
-      -- What comes into a group from here on waits for the next take.
-      level := -32769;
-      loop
-        level := (
-          select job.priority from graphile_worker._private_jobs job
-          where job.is_available = true and job.task_id = line.id and job.priority > level
-          order by job.priority
-          limit 1
-        );
-        exit when level is null or chosen_of_line >= want;
-        found_ids := array(
-          select job.id
-          from graphile_worker._private_jobs job
-          where job.is_available = true
-            and job.task_id = line.id
-            and job.priority = level
-            and job.run_at <= by_time
-            and job.job_queue_id is null
-          order by job.run_at, job.id
-          limit want - chosen_of_line
-          for update of job skip locked
-        );
-        chosen := chosen || found_ids;
-        chosen_of_line := chosen_of_line + cardinality(found_ids);
-      end loop;
-    elsif not in_line then
+    is_grouped := line.id = any (grouped);
+    most := greatest(64, 4 * least(want, 1000000));
+    seen := 0;
+    if not in_line and is_grouped then
       -- The head of the line, in order. Nothing is locked but what is chosen, and its queue.
       level := -32769;
-      seen := 0;
-      most := greatest(64, 4 * least(want, 1000000));
       loop
         level := (
           select job.priority from graphile_worker._private_jobs job
@@ -196,68 +172,73 @@ begin
           end if;
         end loop;
       end loop;
-      -- If the head is full of what waits behind others: what has no queue, and each queue by its number, however much waits in one.
-      if chosen_of_line < want and seen >= most then
-        level := -32769;
-        loop
-          level := (
-            select job.priority from graphile_worker._private_jobs job
-            where job.is_available = true and job.task_id = line.id and job.priority > level
-            order by job.priority
-            limit 1
-          );
-          exit when level is null or chosen_of_line >= want;
-          found_ids := array(
-            select job.id
-            from graphile_worker._private_jobs job
-            where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
-              and job.job_queue_id is null
-              and job.id <> all (chosen)
-            -- (In the order of the index of groups, where they stand together.)
-            order by job.job_queue_id, job.priority, job.run_at, job.id
-            limit want - chosen_of_line
-            for update of job skip locked
-          );
-          chosen := chosen || found_ids;
-          chosen_of_line := chosen_of_line + cardinality(found_ids);
-        end loop;
-        group_id := 0;
-        asked := 0;
-        while chosen_of_line < want and asked < 10000 loop
-          group_id := (
-            select job.job_queue_id from graphile_worker._private_jobs job
-            where job.is_available = true and job.task_id = line.id and job.job_queue_id is not null
-              and job.job_queue_id > group_id
-            order by job.job_queue_id
-            limit 1
-          );
-          exit when group_id is null;
-          asked := asked + 1;
-          continue when group_id = any (queues);
-          queues := queues || group_id;
-          perform from graphile_worker._private_job_queues queue
-          where queue.id = group_id and queue.is_available
-            -- Nor does somebody hold something of it in line.
-            and not exists (
-              select from graphile_worker._private_jobs held
-              where held.task_id = line.id and held.job_queue_id = group_id and held.locked_at is not null
-            )
-          for no key update of queue skip locked;
-          continue when not found;
-          found_ids := array(
-            select job.id
-            from graphile_worker._private_jobs job
-            where job.is_available = true and job.task_id = line.id and job.job_queue_id = group_id
-              and job.run_at <= by_time
-            order by job.priority, job.run_at, job.id
-            limit 1
-            for update of job skip locked
-          );
-          chosen := chosen || found_ids;
-          chosen_of_line := chosen_of_line + cardinality(found_ids);
-        end loop;
-      end if;
-    else
+    end if;
+    -- What has no queue: all that is wanted, or what is behind a head that is full of what waits behind others.
+    if not in_line and (not is_grouped or (chosen_of_line < want and seen >= most)) then
+      known := case when is_grouped then chosen else '{}' end;
+      level := -32769;
+      loop
+        level := (
+          select job.priority from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = line.id and job.priority > level
+          order by job.priority
+          limit 1
+        );
+        exit when level is null or chosen_of_line >= want;
+        found_ids := array(
+          select job.id
+          from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
+            and job.job_queue_id is null
+            and job.id <> all (known)
+          -- (In the order of the index of groups, where they stand together.)
+          order by job.job_queue_id, job.priority, job.run_at, job.id
+          limit want - chosen_of_line
+          for update of job skip locked
+        );
+        chosen := chosen || found_ids;
+        chosen_of_line := chosen_of_line + cardinality(found_ids);
+      end loop;
+    end if;
+    -- Then each queue by its number, however much waits in one.
+    if not in_line and is_grouped and chosen_of_line < want and seen >= most then
+      group_id := 0;
+      asked := 0;
+      while chosen_of_line < want and asked < 10000 loop
+        group_id := (
+          select job.job_queue_id from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = line.id and job.job_queue_id is not null
+            and job.job_queue_id > group_id
+          order by job.job_queue_id
+          limit 1
+        );
+        exit when group_id is null;
+        asked := asked + 1;
+        continue when group_id = any (queues);
+        queues := queues || group_id;
+        perform from graphile_worker._private_job_queues queue
+        where queue.id = group_id and queue.is_available
+          -- Nor does somebody hold something of it in line.
+          and not exists (
+            select from graphile_worker._private_jobs held
+            where held.task_id = line.id and held.job_queue_id = group_id and held.locked_at is not null
+          )
+        for no key update of queue skip locked;
+        continue when not found;
+        found_ids := array(
+          select job.id
+          from graphile_worker._private_jobs job
+          where job.is_available = true and job.task_id = line.id and job.job_queue_id = group_id
+            and job.run_at <= by_time
+          order by job.priority, job.run_at, job.id
+          limit 1
+          for update of job skip locked
+        );
+        chosen := chosen || found_ids;
+        chosen_of_line := chosen_of_line + cardinality(found_ids);
+      end loop;
+    end if;
+    if in_line then
       candidates := '{}';
       turns := '{}';
       first_priorities := '{}';
@@ -267,7 +248,6 @@ begin
       groups := '{}';
       -- The groups at the head of the line, and jobs without one, which are each a group by itself.
       level := -32769;
-      seen := 0;
       loop
         level := (
           select job.priority from graphile_worker._private_jobs job
@@ -276,7 +256,7 @@ begin
           limit 1
         );
         exit when level is null;
-        if seen < greatest(64, 4 * least(want, 1000000)) then
+        if seen < most then
           select groups || coalesce(array_agg(head.job_queue_id) filter (where head.job_queue_id is not null), '{}'),
             seen + count(*)
           into groups, seen
@@ -285,7 +265,7 @@ begin
             from graphile_worker._private_jobs job
             where job.is_available = true and job.task_id = line.id and job.priority = level and job.run_at <= by_time
             order by job.run_at, job.id
-            limit greatest(64, 4 * least(want, 1000000)) - seen
+            limit most - seen
           ) as head;
         end if;
         if cardinality(candidates) < want then

@@ -13,7 +13,7 @@ use super::results::Results;
 use super::slots::Slots;
 use super::{Engine, Mode};
 use crate::error::{Error, Result};
-use crate::storage::{Outcome, Then};
+use crate::storage::Outcome;
 
 /// How long a dropped job may take to unwind, and how long a forced shutdown lasts.
 const HURRY: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ impl Engine {
             tracing::error!(job = %started.job.id, task = started.job.task, "the job blocks its thread; abandoning it");
             let outcome = Outcome::interrupted("it blocked its thread").after(self.options.timing.dead_after);
             self.events.tell(|| Event::of_outcome(Arc::clone(&started.job.job), &outcome, Duration::ZERO));
-            self.settle(&started.worker, &started.job, outcome, Then::default());
+            self.settle(&started.worker, &started.job, outcome);
         }
         self.slots.running.detach_all();
         let Self { results, calls, registration, ending, failure, options, mut shutdown, .. } = self;

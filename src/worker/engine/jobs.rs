@@ -154,20 +154,22 @@ impl Engine {
         } else {
             outcome
         };
-        let result = (outcome, then, done_elsewhere);
+        let claim = ClaimRef::new(&started.job, started.job.token);
+        let mut settlement = Settlement::new(claim, outcome).then(then);
+        settlement.done_elsewhere = done_elsewhere;
         self.buffer.prefetch_rests = false;
         if started.handler.concurrency_limit().is_some() {
             // Its place is free again, and jobs that had to wait for it were left out of claims.
             self.look();
         }
         let Some(next) = started.rest.pop_front() else {
-            self.settle_result(&started.worker, ClaimRef::new(&started.job, started.job.token), result);
+            self.send(&started.worker, settlement);
             return;
         };
         // What could not even start goes back to its place, before the next one.
-        let stays = result.0.releases();
-        let claim = ClaimRef::new(&started.job, started.job.token).keeping_queue();
-        self.settle_result(&started.worker, claim, result);
+        let stays = settlement.outcome.releases();
+        settlement.claim = settlement.claim.keeping_queue();
+        self.send(&started.worker, settlement);
         let Started { worker, rest, since, .. } = started;
         let next = Waiting { job: next, worker, since, rest };
         if !stays
@@ -184,35 +186,24 @@ impl Engine {
         }
     }
 
-    pub(super) fn settle(&self, worker: &Arc<WorkerId>, job: &Held, outcome: Outcome, then: Then) {
-        self.send(worker, ClaimRef::new(job, job.token), outcome, then);
+    pub(super) fn settle(&self, worker: &Arc<WorkerId>, job: &Held, outcome: Outcome) {
+        self.send(worker, Settlement::new(ClaimRef::new(job, job.token), outcome));
     }
 
     pub(super) fn release(&self, worker: &Arc<WorkerId>, job: &Held) {
-        self.settle(worker, job, Outcome::Released, Then::default());
+        self.settle(worker, job, Outcome::Released);
     }
 
     /// The same for a job after which others of its run come.
-    fn settle_amid_run(&self, worker: &Arc<WorkerId>, job: &Held, outcome: Outcome, then: Then) {
-        self.send(worker, ClaimRef::new(job, job.token).keeping_queue(), outcome, then);
+    fn settle_amid_run(&self, worker: &Arc<WorkerId>, job: &Held, outcome: Outcome) {
+        self.send(worker, Settlement::new(ClaimRef::new(job, job.token).keeping_queue(), outcome));
     }
 
-    fn send(&self, worker: &Arc<WorkerId>, claim: ClaimRef, outcome: Outcome, then: Then) {
-        self.settle_result(worker, claim, (outcome, then, false));
-    }
-
-    fn settle_result(
-        &self,
-        worker: &Arc<WorkerId>,
-        claim: ClaimRef,
-        (mut outcome, then, done_elsewhere): (Outcome, Then, bool),
-    ) {
+    fn send(&self, worker: &Arc<WorkerId>, mut settlement: Settlement) {
         // Many results may wait to be written; what is not stored of an error is not kept until then.
-        if let Some(error) = outcome.error_mut() {
+        if let Some(error) = settlement.outcome.error_mut() {
             *error = clean_error(error);
         }
-        let mut settlement = Settlement::new(claim, outcome).then(then);
-        settlement.done_elsewhere = done_elsewhere;
         self.results.backlog.add(&settlement);
         // The settler lives until this sender is dropped, so the send cannot fail.
         let _ = self.results.sender.send(Finished { worker: Arc::clone(worker), settlement });
@@ -234,7 +225,7 @@ impl Engine {
             while let Some(job) = run.next() {
                 // The queue is released with the last one.
                 if run.peek().is_some() {
-                    self.settle_amid_run(&worker, &job, Outcome::Released, Then::default());
+                    self.settle_amid_run(&worker, &job, Outcome::Released);
                 } else {
                     self.release(&worker, &job);
                 }
@@ -257,7 +248,7 @@ impl Engine {
         }
         for (worker, job) in &rests {
             self.buffer.bytes -= bytes(job);
-            self.settle_amid_run(worker, job, Outcome::Released, Then::default());
+            self.settle_amid_run(worker, job, Outcome::Released);
         }
         if !rests.is_empty() {
             self.events.tell(|| Event::Released { jobs: rests.len() });

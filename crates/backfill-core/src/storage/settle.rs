@@ -74,13 +74,6 @@ impl Settlement {
         Self { claim, outcome, then: Then::default(), done_elsewhere: false }
     }
 
-    /// The same, unless it was completed in a transaction of the caller's.
-    #[must_use]
-    pub fn unless_done_elsewhere(mut self) -> Self {
-        self.done_elsewhere = true;
-        self
-    }
-
     /// The same, followed by this.
     #[must_use]
     pub fn then(mut self, then: Then) -> Self {

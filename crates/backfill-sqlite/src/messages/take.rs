@@ -76,11 +76,11 @@ impl SqliteStorage {
 
     /// Whether none of the lines has a job that could be taken, and nothing forbids to look.
     async fn has_nothing(&self, asked: &Asked) -> Result<bool> {
-        let fail = crate::errors::failed("look for jobs");
-        let mut connection = self.file.read("look for jobs").await?;
         if !asked.unless.is_empty() {
             return Ok(false);
         }
+        let fail = crate::errors::failed("look for jobs");
+        let mut connection = self.file.read("look for jobs").await?;
         let ready_by = asked.ready_by.unwrap_or_else(|| self.file.now());
         for (line, limit) in &asked.lines {
             if *limit == 0 {

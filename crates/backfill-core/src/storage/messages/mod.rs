@@ -77,6 +77,13 @@ pub trait Messages: Storage {
     /// Reads documents of a kind whose key begins so, by key, after one. Those that have expired are not there.
     async fn documents(&self, kind: &str, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<Document>>;
 
+    /// One document, unless it has expired.
+    async fn document(&self, key: &DocumentKey) -> Result<Option<Document>> {
+        // Of all that begin so it is the first.
+        let found = self.documents(&key.kind, &key.key, None, 1).await?;
+        Ok(found.into_iter().find(|document| document.key == *key))
+    }
+
     /// Events of a stream after a position, oldest first. Whatever is appended later has a greater position than all that was ever
     /// answered.
     async fn events(&self, stream: &str, since: u64, limit: u32) -> Result<Vec<Event>>;

@@ -100,9 +100,7 @@ async fn refused(storage: &Subject, unit: Unit) -> Refusal {
 }
 
 async fn document(storage: &Subject, name: &str) -> Option<Document> {
-    let key = key(name);
-    let found = messages(storage).documents(&key.kind, &key.key, None, 100).await.expect("read");
-    found.into_iter().find(|document| document.key == key)
+    messages(storage).document(&key(name)).await.expect("read")
 }
 
 async fn depth(storage: &Subject) -> [u64; 3] {
