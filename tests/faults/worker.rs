@@ -157,6 +157,9 @@ async fn work(told: Told) {
 }
 
 /// The witness's clock, whatever this process takes for the time.
+///
+/// It is set by the quickest of many answers: what a slow one says is wrong by as much, and a start would seem to come after the fault
+/// that hit it.
 struct Watch {
     set_at: Instant,
     time: DateTime<Utc>,
@@ -166,9 +169,17 @@ static WATCH: OnceLock<Watch> = OnceLock::new();
 
 impl Watch {
     async fn set(witness: &PgPool) {
-        let set_at = Instant::now();
-        let time = sqlx::query_scalar("select clock_timestamp()").fetch_one(witness).await.expect("the time");
-        assert!(WATCH.set(Self { set_at, time }).is_ok(), "it is set once");
+        let mut quickest: Option<(Duration, Self)> = None;
+        for _ in 0..20 {
+            let asked_at = Instant::now();
+            let time = sqlx::query_scalar("select clock_timestamp()").fetch_one(witness).await.expect("the time");
+            let took = asked_at.elapsed();
+            if quickest.as_ref().is_none_or(|(least, _)| took < *least) {
+                quickest = Some((took, Self { set_at: asked_at + took / 2, time }));
+            }
+        }
+        let (_, watch) = quickest.expect("it was asked for");
+        assert!(WATCH.set(watch).is_ok(), "it is set once");
     }
 
     fn now() -> DateTime<Utc> {
