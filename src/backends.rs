@@ -4,6 +4,9 @@
 //! | --- | --- | --- |
 //! | `postgres://user@host/database` | a schema in PostgreSQL | `postgres`, on by default |
 //! | `sqlite://jobs.db`, `sqlite:///var/lib/app/jobs.db` | an SQLite file | `sqlite` |
+//! | `redis://host:6379/0`, `rediss://…` | a namespace in Redis or Valkey, named as a schema is | `redis` |
+//! | `redis+sentinel://host:26379/service` | the same in the master that sentinels name | `redis` |
+//! | `redis+cluster://host:7000,other:7000` | the same in a cluster | `redis` |
 //! | `memory:` | this process's memory, anew for each that is opened | always there |
 
 mod any_storage;
@@ -13,7 +16,7 @@ mod in_postgres;
 pub use any_storage::AnyStorage;
 
 use std::fmt;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,11 +37,23 @@ struct Row {
 const TABLE: &[Row] = &[
     Row { schemes: &["postgres", "postgresql"], parse: postgres },
     Row { schemes: &["sqlite"], parse: sqlite },
+    Row {
+        schemes: &[
+            "redis",
+            "rediss",
+            "redis+unix",
+            "redis+sentinel",
+            "rediss+sentinel",
+            "redis+cluster",
+            "rediss+cluster",
+        ],
+        parse: redis,
+    },
     Row { schemes: &["memory"], parse: memory },
 ];
 
 /// What URLs look like, for people.
-const EXAMPLES: &str = "postgres://user@host/database, sqlite://jobs.db or memory:";
+const EXAMPLES: &str = "postgres://user@host/database, sqlite://jobs.db, redis://host or memory:";
 
 /// Where jobs are kept: what a URL means, before anything is opened.
 #[derive(Clone)]
@@ -50,6 +65,8 @@ enum Kind {
     Postgres(Box<PgConnectOptions>),
     #[cfg(feature = "sqlite")]
     Sqlite(Arc<backfill_sqlite::SqliteStorage>),
+    #[cfg(feature = "redis")]
+    Redis(Arc<backfill_redis::RedisStorage>),
     Memory,
 }
 
@@ -72,31 +89,44 @@ impl Backend {
             Some(row) => (row.parse)(url).map(Self),
             // The rest of it may hold a password.
             None => invalid(format!(
-                "the database URL begins with {scheme:?}, and only postgres://, sqlite:// and memory: are known"
+                "the database URL begins with {scheme:?}, and only postgres://, sqlite://, redis:// and memory: are known"
             )),
         }
     }
 
     /// What tells this place from others. Holds no secret.
     #[must_use]
-    #[cfg_attr(not(feature = "postgres"), allow(unused_variables, reason = "nothing else has schemas"))]
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "redis")),
+        allow(unused_variables, reason = "nothing else has schemas")
+    )]
     pub fn identity(&self, schema: &str) -> String {
         match &self.0 {
             #[cfg(feature = "postgres")]
             Kind::Postgres(options) => in_postgres::identity(options, schema),
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(file) => format!("file {}", one_name(file.path()).display()),
+            #[cfg(feature = "redis")]
+            Kind::Redis(server) => format!("redis {} {schema}", server.address()),
             Kind::Memory => "memory".to_owned(),
         }
     }
 
-    /// Whether jobs are in a schema there, which can be named.
+    /// Whether jobs are in a schema there, which can be named; in Redis that is a namespace.
     #[must_use]
     pub fn has_schemas(&self) -> bool {
+        self.default_schema().is_some()
+    }
+
+    /// The schema, or namespace, if none is named; `None` where there are none.
+    #[must_use]
+    pub fn default_schema(&self) -> Option<&'static str> {
         match self.0 {
             #[cfg(feature = "postgres")]
-            Kind::Postgres(_) => true,
-            _ => false,
+            Kind::Postgres(_) => Some(crate::postgres::DEFAULT_SCHEMA),
+            #[cfg(feature = "redis")]
+            Kind::Redis(_) => Some(backfill_redis::DEFAULT_NAMESPACE),
+            _ => None,
         }
     }
 
@@ -106,6 +136,8 @@ impl Backend {
             Kind::Postgres(_) => "PostgreSQL",
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(_) => "SQLite",
+            #[cfg(feature = "redis")]
+            Kind::Redis(_) => "Redis",
             Kind::Memory => "memory",
         }
     }
@@ -117,7 +149,7 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// How to open a [`Backend`]. Elsewhere than in PostgreSQL a schema is refused, and the rest means nothing.
+/// How to open a [`Backend`]. In Redis the schema is the namespace; elsewhere it is refused. The rest means something in PostgreSQL only.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
     schema: Option<String>,
@@ -146,7 +178,7 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// The schema. Default: `graphile_worker`.
+    /// The schema, or the namespace in Redis. Default: `graphile_worker`, or `backfill`.
     #[must_use]
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
@@ -231,6 +263,11 @@ impl OpenOptions {
                 let storage = backfill_sqlite::SqliteStorage::clone(file);
                 Ok(if self.messages { storage.with_messages() } else { storage }.into())
             }
+            #[cfg(feature = "redis")]
+            Kind::Redis(server) => match &self.schema {
+                Some(namespace) => Ok(server.in_namespace(namespace)?.into()),
+                None => Ok(backfill_redis::RedisStorage::clone(server).into()),
+            },
             Kind::Memory => Ok(MemoryStorage::new().into()),
         }
     }
@@ -309,8 +346,18 @@ fn sqlite(_url: &str) -> Result<Kind> {
     Err(without("sqlite"))
 }
 
+#[cfg(feature = "redis")]
+fn redis(url: &str) -> Result<Kind> {
+    Ok(Kind::Redis(Arc::new(backfill_redis::RedisStorage::open(url, backfill_redis::DEFAULT_NAMESPACE)?)))
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_url: &str) -> Result<Kind> {
+    Err(without("redis"))
+}
+
 /// A storage that this program was compiled without, whose scheme and feature have the same name.
-#[cfg(any(test, not(all(feature = "postgres", feature = "sqlite"))))]
+#[cfg(any(test, not(all(feature = "postgres", feature = "redis", feature = "sqlite"))))]
 fn without(feature: &str) -> Error {
     Error::InvalidClient(format!(
         "the database URL begins with {feature}:, and this program was compiled without it; switch the feature `{feature}` of \

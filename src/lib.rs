@@ -1,4 +1,4 @@
-//! A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, or in an SQLite file.
+//! A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, in an SQLite file, or in Redis.
 //!
 //! Web handlers add jobs in their own transaction; a worker runs them; a Node fleet and a Rust fleet can work on one
 //! schema at once.
@@ -33,7 +33,7 @@
 //! | --- | --- |
 //! | [`job`] | the words everybody shares: [`Job`], [`JobSpec`], [`JobKeyMode`], [`Priority`], [`Queue`], limits |
 //! | [`task`] | what a user implements: [`Task`], [`JobContext`], what it may answer, [`RetryPolicy`] |
-//! | [`storage`] | where jobs are kept, by a URL: PostgreSQL, a file (feature `sqlite`), memory; the [`Storage`](storage::Storage) trait |
+//! | [`storage`] | where jobs are kept, by a URL: PostgreSQL, a file (feature `sqlite`), Redis (feature `redis`), memory; the [`Storage`](storage::Storage) trait |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
 //! | [`explain`] | why a job does not run |
@@ -48,9 +48,10 @@
 //! | --- | --- |
 //! | `postgres` | jobs in a PostgreSQL schema (`postgres://user@host/database`); on by default |
 //! | `sqlite` | jobs in an SQLite file (`sqlite://jobs.db`); needs a C compiler |
+//! | `redis` | jobs in Redis or Valkey (`redis://localhost`) |
 //! | `messages` | a durable queue for programs, with leases and events: `backfill::messages` |
 //! | `time-zones` | schedules in time zones other than UTC |
-//! | `tls-rustls` | TLS to PostgreSQL by rustls; on by default |
+//! | `tls-rustls` | TLS to PostgreSQL and Redis by rustls; on by default |
 //! | `contract` | the cases that every storage must pass, for authors of storages |
 //!
 //! ARCHITECTURE.md follows a job through the rooms; DATABASE.md is about the schema and its permissions.
@@ -77,6 +78,8 @@ pub use backfill_core::{error, job};
 /// Derives [`TaskPayload`](trait@TaskPayload) for a payload's type.
 pub use backfill_macros::TaskPayload;
 /// The versions that this crate's interface speaks of, for programs that have no wish of their own.
+#[cfg(feature = "redis")]
+pub use backfill_redis as redis;
 #[cfg(feature = "sqlite")]
 pub use backfill_sqlite as sqlite;
 pub use client::{BackfillClient, BackfillClientBuilder};
@@ -101,7 +104,8 @@ pub use backfill_core::{
     storage_contract_tests, storage_message_process_tests, storage_message_tests, storage_process_tests,
 };
 
-/// Opens the queue that this URL means: `postgres://user@host/database`, `sqlite://jobs.db` (with the feature `sqlite`) or `memory:`.
+/// Opens the queue that this URL means: `postgres://user@host/database`, `sqlite://jobs.db` (with the feature `sqlite`),
+/// `redis://localhost` (with the feature `redis`) or `memory:`.
 ///
 /// It goes to the network, and to the disk: it connects, waits for up to 30 seconds for a server that is starting, and makes or upgrades the
 /// tables of the queue, which needs the right to create them. [`BackfillClient::builder`] has what can be set, such as another schema

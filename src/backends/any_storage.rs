@@ -96,3 +96,10 @@ impl From<backfill_sqlite::SqliteStorage> for AnyStorage {
         Self { storage: Arc::clone(&storage) as Arc<dyn Storage>, known: Known::Sqlite(storage) }
     }
 }
+
+#[cfg(feature = "redis")]
+impl From<backfill_redis::RedisStorage> for AnyStorage {
+    fn from(storage: backfill_redis::RedisStorage) -> Self {
+        Self { storage: Arc::new(storage), known: Known::Other }
+    }
+}

@@ -20,7 +20,7 @@ use clap_complete::Shell;
 use crate::value;
 
 const AFTER_HELP: &str = "\
-The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db or memory:), or what PostgreSQL's \
+The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db, redis://… or memory:), or what PostgreSQL's \
 variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. Without a URL, jobs are kept in a SQLite file, \
 backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
 
@@ -49,7 +49,7 @@ pub struct Args {
 pub struct Global {
     /// Where the jobs are
     ///
-    /// This is postgres://user:password@host:port/database, sqlite://jobs.db or memory:. If it holds a password, the program starts
+    /// This is postgres://user:password@host:port/database, sqlite://jobs.db, redis://user:password@host:port/0 or memory:. If it holds a password, the program starts
     /// itself again without it on the command line, where every user of the machine could read it.
     #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL", help_heading = DATABASE)]
     pub database_url: Option<String>,

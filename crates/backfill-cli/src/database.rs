@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backfill::error::Unready;
 use backfill::messages::{self, Queue};
-use backfill::postgres::{DEFAULT_SCHEMA, FIRST_WITH_PRIVATE_TABLES};
+use backfill::postgres::FIRST_WITH_PRIVATE_TABLES;
 use backfill::sqlite;
 use backfill::storage::{AnyStorage, Backend, OpenOptions};
 use backfill::{BackfillClient, Error};
@@ -24,6 +24,18 @@ pub const HIDDEN_URL: &str = "BACKFILL_DATABASE_URL_ARGUMENT_";
 
 /// What stands on the command line instead of a URL with a password, with the same number behind.
 const HIDDEN: &str = "postgres://hidden-";
+
+/// What the URLs of servers begin with, in which a password may be. (Others end with one of these.)
+const SCHEMES: [&str; 8] = [
+    "postgres://",
+    "postgresql://",
+    "redis://",
+    "rediss://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+];
 
 /// Starts the program again without a password on its command line, where every user of the machine could read it. The
 /// environment, where it goes, can be read by the same user and the administrator only.
@@ -63,7 +75,7 @@ pub fn hide_password_of_arguments() -> Result<(), Failure> {
 /// The URL with a password that an argument ends with, and what stands before it, such as `--database-url=`. What the argument
 /// before it is, matters too.
 fn url_with_password<'a>(after: &str, argument: &'a str) -> Option<(&'a str, &'a str)> {
-    let start = ["postgres://", "postgresql://"].into_iter().filter_map(|scheme| argument.find(scheme)).min()?;
+    let start = SCHEMES.into_iter().filter_map(|scheme| argument.find(scheme)).min()?;
     let (before, url) = argument.split_at(start);
     // What users call their own things may be anything. Everywhere else such a text is a URL, or a mistake that has one in it.
     let other =
@@ -118,8 +130,13 @@ impl Place {
         self.open_with(global, OpenOptions::default().max_wait(max_wait), schema(global)?).await
     }
 
-    /// The same by these options, in PostgreSQL in this schema.
-    async fn open_with(self, global: &Global, options: OpenOptions, schema: String) -> Result<AnyStorage, Failure> {
+    /// The same by these options, in this schema where there are some.
+    async fn open_with(
+        self,
+        global: &Global,
+        options: OpenOptions,
+        schema: Option<String>,
+    ) -> Result<AnyStorage, Failure> {
         let options = options
             .max_connections(4)
             // A worker has connections of its own, and needs these hardly ever after its start.
@@ -127,7 +144,8 @@ impl Place {
             .acquire_timeout(Duration::from_secs(10))
             .prepared_statements(!global.no_prepared_statements)
             .application_name("backfill");
-        let options = if self.0.has_schemas() {
+        let options = if let Some(default) = self.0.default_schema() {
+            let schema = schema.unwrap_or_else(|| default.to_owned());
             if schema.contains("://") {
                 return Err(Failure::Usage(
                     "the schema looks like a URL; give that with --database-url, and --schema a name such as graphile_worker"
@@ -137,7 +155,7 @@ impl Place {
             options.schema(schema)
         } else if let Some(schema) = &global.schema {
             return Err(Failure::Usage(format!(
-                "--schema {schema} was given, and only PostgreSQL has schemas; leave it out"
+                "--schema {schema} was given, and only PostgreSQL has schemas, and Redis namespaces; leave it out"
             )));
         } else {
             options
@@ -174,14 +192,14 @@ pub fn own_file(global: &Global) -> Result<Option<PathBuf>, Failure> {
     Ok(if Place::said(global)?.is_none() { Some(sqlite::default_path()?) } else { None })
 }
 
-/// The schema's name.
-fn schema(global: &Global) -> Result<String, Failure> {
+/// The schema's name, if one is named.
+fn schema(global: &Global) -> Result<Option<String>, Failure> {
     if let Some(schema) = &global.schema {
-        return Ok(schema.clone());
+        return Ok(Some(schema.clone()));
     }
     // Node takes its own variable for unset when it is empty.
     let ours = variables::set("BACKFILL_SCHEMA", "a name such as graphile_worker")?;
-    Ok(ours.or_else(|| variable("GRAPHILE_WORKER_SCHEMA")).unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()))
+    Ok(ours.or_else(|| variable("GRAPHILE_WORKER_SCHEMA")))
 }
 
 /// The storage as it is: nothing is created, upgraded or even looked at.
@@ -211,7 +229,7 @@ pub async fn messages(
     let ours = variables::set("BACKFILL_SCHEMA", "a name such as backfill_messages");
     let schema = named.map_or(ours, |schema| Ok(Some(schema)))?.unwrap_or_else(|| messages::DEFAULT_SCHEMA.to_owned());
     let options = OpenOptions::default().max_wait(Some(Duration::ZERO)).messages(true);
-    let storage = Place::named(global)?.open_with(global, options, schema).await?;
+    let storage = Place::named(global)?.open_with(global, options, Some(schema)).await?;
     if creates {
         storage.migrate().await?;
     } else {
@@ -237,7 +255,14 @@ pub async fn reached_at(global: &Global, url: Option<&str>) -> Result<AnyStorage
 /// What tells the place that this URL means, or that is meant when none is given, from others. Holds no secret.
 pub fn identity(global: &Global, url: Option<&str>) -> Result<String, Failure> {
     let Place(backend) = url.map_or_else(|| Place::named(global), Place::of)?;
-    Ok(backend.identity(&schema(global)?))
+    let schema = schema(global)?.or_else(|| backend.default_schema().map(str::to_owned));
+    Ok(backend.identity(&schema.unwrap_or_default()))
+}
+
+/// Whether what this URL means, or what is meant when none is given, has schemas.
+pub fn has_schemas(global: &Global, url: Option<&str>) -> Result<bool, Failure> {
+    let Place(backend) = url.map_or_else(|| Place::named(global), Place::of)?;
+    Ok(backend.has_schemas())
 }
 
 /// A client for looking at a queue and for managing it, which works on any database that a Node fleet uses.
@@ -331,6 +356,9 @@ mod tests {
             ("", "--limit=postgres://u:p@h", "--limit="),
         ] {
             assert_eq!(url_with_password(after, argument), Some((before, url)), "{after} {argument}");
+        }
+        for url in SCHEMES.map(|scheme| format!("{scheme}u:p@h")) {
+            assert_eq!(url_with_password("--database-url", &url), Some(("", url.as_str())), "{url}");
         }
         for (after, argument) in
             [("mail", "{\"see\": \"postgres://u:p@h\"}"), ("--key", url), ("", "--key=postgres://u:p@h")]

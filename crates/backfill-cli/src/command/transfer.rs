@@ -22,15 +22,16 @@ pub async fn run(global: &Global, output: &Output, args: &MoveArgs) -> Result<()
             "--to is memory:, which ends with this program; name a database or a file".to_owned(),
         ));
     }
-    let either_has_schemas = has_schemas(&here) || has_schemas(&there);
+    let have_schemas =
+        [database::has_schemas(global, args.from.as_deref())?, database::has_schemas(global, Some(&args.to))?];
     // Where only one of them has schemas, the name is meant for that one.
-    let only = |place: &str| {
+    let [of_here, of_there] = have_schemas.map(|has_schemas| {
         let mut global = global.clone();
-        global.schema = global.schema.filter(|_| has_schemas(place) || !either_has_schemas);
+        global.schema = global.schema.filter(|_| has_schemas || have_schemas == [false, false]);
         global
-    };
-    let from = database::reached_at(&only(&here), args.from.as_deref()).await?;
-    let to = database::reached_at(&only(&there), Some(&args.to)).await?;
+    });
+    let from = database::reached_at(&of_here, args.from.as_deref()).await?;
+    let to = database::reached_at(&of_there, Some(&args.to)).await?;
     database::check(&from).await?;
     let names = (from.name(), to.name());
     let moving = Move::new(from, &here, to.clone(), &there);
@@ -51,11 +52,6 @@ pub async fn run(global: &Global, output: &Output, args: &MoveArgs) -> Result<()
         )));
     }
     tell(output, &moved, &names)
-}
-
-/// Whether the place of this identity has schemas.
-fn has_schemas(identity: &str) -> bool {
-    identity.starts_with("postgres ")
 }
 
 const SAME: &str = "--from and --to are the same place";

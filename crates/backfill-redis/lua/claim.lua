@@ -1,0 +1,184 @@
+-- Takes ready jobs for a worker, in the order of priority, time and id over all its tasks.
+-- ARGV: worker, limit, run length, most bytes, free slots, the moment by which jobs are ready or nothing; then three lists, each behind its length: tasks,
+-- limits (task, number), forbidden flags.
+local worker, limit, run_length, max_bytes, free_slots = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local nothing = { '0', '0', NONE, {} }
+if limit == 0 or call('HEXISTS', WORKERS, worker) == 0 then return nothing end
+local any_heads = call('EXISTS', HEADS) == 1
+if not any_heads and call('EXISTS', LINES) == 0 then return nothing end
+local now = present()
+local ready_by = ARGV[6] ~= '' and ARGV[6] or moment_bytes(now)
+local at = 7
+local tasks, serves, limits, forbidden = {}, {}, {}, {}
+for _ = 1, tonumber(ARGV[at]) do
+  at = at + 1
+  if not serves[ARGV[at]] then
+    tasks[#tasks + 1], serves[ARGV[at]] = ARGV[at], true
+  end
+end
+at = at + 1
+for _ = 1, tonumber(ARGV[at]) do
+  limits[ARGV[at + 1]] = tonumber(ARGV[at + 2])
+  at = at + 2
+end
+at = at + 1
+local forbids = ARGV[at] ~= '0'
+for _ = 1, tonumber(ARGV[at]) do
+  at = at + 1
+  forbidden[ARGV[at]] = true
+end
+
+local function is_forbidden(job)
+  if not forbids or job.flags == '' then return false end
+  for _, flag in ipairs(cjson.decode(job.flags)) do
+    if forbidden[flag] then return true end
+  end
+  return false
+end
+
+-- One cursor stands in each line that may have jobs, with the next of them before it. What is not ready ends a priority.
+local chunk = #tasks <= 4 and math.min(limit + 1, 512) or math.min(limit + 1, 32)
+local function advance(cursor)
+  cursor.at = cursor.at + 1
+  while true do
+    local member = cursor.members[cursor.at]
+    if member then
+      local place = sub(member, cursor.begin, cursor.begin + 17)
+      if not is_before(ready_by, sub(place, 3, 10)) then
+        local priority, high, low, id_high, id_low = unpack_numbers('>I2I4I4I4I4', place)
+        cursor.place, cursor.first, cursor.second, cursor.third = place, priority * WORD + high, low, id_high * WORD + id_low
+        return true
+      end
+      local priority = unpack_numbers('>I2', place)
+      if priority == 65535 then return false end
+      cursor.from, cursor.ended = '[' .. sub(member, 1, cursor.begin - 1) .. pack('>I2', priority + 1), false
+    elseif cursor.ended then
+      return false
+    end
+    cursor.members = call('ZRANGEBYLEX', cursor.key, cursor.from, cursor.to, 'LIMIT', 0, chunk)
+    local count = #cursor.members
+    if count == 0 then return false end
+    cursor.ended, cursor.from, cursor.at = count < chunk, '(' .. cursor.members[count], 1
+    local ids = {}
+    for i, found in ipairs(cursor.members) do ids[i] = sub(found, cursor.begin + 10, cursor.begin + 17) end
+    cursor.jobs = call('HMGET', JOBS, unpack(ids))
+  end
+end
+
+local function comes_before(a, b)
+  if a.first ~= b.first then return a.first < b.first end
+  if a.second ~= b.second then return a.second < b.second end
+  return a.third < b.third
+end
+
+-- Sorted, so that the last one is next.
+local cursors = {}
+local function insert(cursor)
+  local low, high = 1, #cursors + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if comes_before(cursor, cursors[middle]) then low = middle + 1 else high = middle end
+  end
+  table.insert(cursors, low, cursor)
+end
+local function stand(key, task)
+  local cursor = { key = key, task = task, at = 0, members = {}, begin = #task + 2, from = '[' .. task .. '\0', to = '(' .. task .. '\1' }
+  if advance(cursor) then insert(cursor) end
+end
+for _, task in ipairs(tasks) do
+  if limits[task] ~= 0 then stand(LINES, task) end
+  -- Of a task that is full, the first jobs of queues keep what is behind them from being taken.
+  if any_heads then stand(HEADS, task) end
+end
+
+local taken, queues, left = {}, {}, {}
+local bytes, heavy, for_free_slots, side_by_side = 0, false, false, 0
+
+-- Whether an earlier job of this queue is ready, of a task that is not served here.
+local function is_behind(queue, head)
+  for _, other in ipairs(cmsgpack.unpack(call('HGET', QHEADS, queue))) do
+    local place = sub(other, -18)
+    if place ~= head and not is_before(ready_by, sub(place, 3, 10)) and place_is_before(place, head) then return true end
+  end
+  return false
+end
+
+-- Takes a job that may run beside those that are taken; answers whether the claim ends before it.
+local function take_beside(job, place, meta)
+  local queue = job.queue ~= '' and job.queue
+  if queue and left[queue] then return false end
+  local room = limits[job.task]
+  if room == 0 or is_forbidden(job) or (queue and is_behind(queue, place)) then
+    if queue then left[queue] = true end
+    return false
+  end
+  bytes = bytes + job.bytes
+  for_free_slots = job.attempts + 1 >= job.max and side_by_side >= free_slots
+  heavy = bytes > max_bytes and #taken > 0
+  if for_free_slots or heavy then return true end
+  if room then limits[job.task] = room - 1 end
+  side_by_side = side_by_side + 1
+  taken[#taken + 1] = { id = sub(place, -8), job = job, meta = meta }
+  if queue then
+    left[queue] = true
+    queues[#queues + 1] = queue
+    if run_length > 1 then
+      -- What stands behind it in its queue comes in its turn.
+      local prefix = queue .. '\0'
+      local run = {
+        key = QLINES, count = 1, at = 0, members = {}, begin = #prefix + 1, from = '(' .. prefix .. place .. '\255',
+        to = '(' .. queue .. '\1',
+      }
+      if advance(run) then insert(run) end
+    end
+  end
+  return false
+end
+
+-- Takes the next job of a run, which the worker does after those before it; answers whether the claim ends before it, and whether the run does.
+local function take_behind(run, job, place, meta)
+  if run.count >= run_length or not serves[job.task] or limits[job.task] or job.attempts + 1 >= job.max or is_forbidden(job) then
+    return false, true
+  end
+  bytes = bytes + job.bytes
+  heavy = bytes > max_bytes
+  if heavy then return true, true end
+  run.count = run.count + 1
+  taken[#taken + 1] = { id = sub(place, -8), job = job, meta = meta }
+  return false, false
+end
+
+while true do
+  local cursor = table.remove(cursors)
+  if not cursor then break end
+  -- Beyond what can run side by side there may be more of the runs.
+  if cursor.count or side_by_side < limit then
+    local place, meta, ends, is_over = cursor.place, cursor.jobs[cursor.at], false, false
+    if meta and cursor.count then
+      ends, is_over = take_behind(cursor, read(meta), place, meta)
+    elseif meta then
+      ends = take_beside(read(meta), place, meta)
+      is_over = cursor.key == LINES and limits[cursor.task] == 0
+    end
+    if ends then break end
+    if not is_over and advance(cursor) then insert(cursor) end
+  end
+end
+if #taken == 0 then return { for_free_slots and '1' or '0', for_free_slots and '1' or '0', NONE, {} } end
+
+local moment, ids = claim_moment(now), {}
+for _, queue in ipairs(queues) do lock_queue(queue, moment, worker) end
+local answer = {}
+for i, one in ipairs(taken) do
+  local job = read(one.meta)
+  job.attempts, job.locked, job.holder = math.min(job.attempts + 1, 32767), moment, worker
+  change(one.id, one.job, job)
+  ids[i] = one.id
+end
+local payloads = read_many(PAYLOADS, ids)
+for i, id in ipairs(ids) do
+  answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = id, taken[i].meta, payloads[i]
+end
+flush()
+local more = heavy or for_free_slots or side_by_side >= limit
+return { more and '1' or '0', for_free_slots and '1' or '0', moment, answer }

@@ -1,0 +1,501 @@
+-- What every script begins with: the keys, how a job is kept, and the indexes over jobs.
+--
+-- All keys of a namespace are named here, are passed by the caller in this order, and have the same hash tag, so a namespace is in one slot of a
+-- cluster and a script is atomic. Scripts check first and write last: a script that fails after its first write is not rolled back.
+local JOBS, PAYLOADS, IDS, KEYED, LINES, QUEUED, HEADS, QLINES, QHEADS, QUEUES, QHELD, HELD, HELDN, DEAD, LEASES, WORKERS,
+  SEEN, SERVES, STATUS, TASKS, CRONTABS, IMPORTS, COUNTERS, WAKE, GLINES, GHELD, GHEADS, GROUPS, TURNS, DOCS, DOCKEYS,
+  DOCENDS, DOCOWNERS, STREAMS = unpack(KEYS)
+local call, sub = redis.call, string.sub
+local pack, unpack_numbers = struct.pack, struct.unpack
+
+-- Numbers are doubles here, which hold integers up to 2^53. A moment is 8 bytes, in microseconds and counted from -2^63, so that bytes sort as moments
+-- do; ids are 8 bytes, too. (Strings are not compared by Lua's `<`, which goes by the server's locale.)
+local WORD, HALF = 4294967296, 2147483648
+local NONE = '\0\0\0\0\0\0\0\0'
+
+local function moment_bytes(micros)
+  local high = math.floor(micros / WORD)
+  return pack('>I4I4', high + HALF, micros - high * WORD)
+end
+
+local function micros_of(bytes)
+  local high, low = unpack_numbers('>I4I4', bytes)
+  return (high - HALF) * WORD + low
+end
+
+local function id_bytes(number)
+  local high = math.floor(number / WORD)
+  return pack('>I4I4', high, number - high * WORD)
+end
+
+local function id_number(bytes)
+  local high, low = unpack_numbers('>I4I4', bytes)
+  return high * WORD + low
+end
+
+local function present()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- A moment that no claim had before: it names the claim.
+local function claim_moment(now)
+  local last = tonumber(call('HGET', COUNTERS, 'moment')) or 0
+  local moment = math.max(now, last + 1)
+  call('HSET', COUNTERS, 'moment', string.format('%.0f', moment))
+  return moment_bytes(moment)
+end
+
+-- Whether the first of two byte strings of 8 sorts before the second.
+local function is_before(a, b)
+  local a1, a2 = unpack_numbers('>I4I4', a)
+  local b1, b2 = unpack_numbers('>I4I4', b)
+  if a1 ~= b1 then return a1 < b1 end
+  return a2 < b2
+end
+
+-- The same of two places: 2 bytes of priority, 8 of the moment, 8 of the id.
+local function place_is_before(a, b)
+  local a0, a1, a2, a3, a4 = unpack_numbers('>I2I4I4I4I4', a)
+  local b0, b1, b2, b3, b4 = unpack_numbers('>I2I4I4I4I4', b)
+  if a0 ~= b0 then return a0 < b0 end
+  if a1 ~= b1 then return a1 < b1 end
+  if a2 ~= b2 then return a2 < b2 end
+  if a3 ~= b3 then return a3 < b3 end
+  return a4 < b4
+end
+
+-- A job without its payload. `codec.rs` reads and writes the same.
+local function read(bytes)
+  local job = {}
+  job.attempts, job.max, job.priority, job.revision, job.bytes = unpack_numbers('>I2I2I2I4I4', bytes)
+  job.run_at, job.created, job.updated, job.locked = sub(bytes, 15, 22), sub(bytes, 23, 30), sub(bytes, 31, 38), sub(bytes, 39, 46)
+  job.task, job.queue, job.key, job.flags, job.holder, job.error =
+    string.match(bytes, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', 47)
+  return job
+end
+
+local function written(job)
+  return pack('>I2I2I2I4I4', job.attempts, job.max, job.priority, job.revision, job.bytes)
+    .. job.run_at .. job.created .. job.updated .. job.locked
+    .. job.task .. '\0' .. job.queue .. '\0' .. job.key .. '\0' .. job.flags .. '\0' .. job.holder .. '\0' .. job.error
+end
+
+-- Writes gather, and go out many members at a time: each call from Lua costs as much as several members.
+local removed, inserted, deleted, set = {}, {}, {}, {}
+local touched_queues, touched_groups, held_counts = {}, {}, {}
+
+local function gather(writes, key, first, second)
+  local list = writes[key]
+  if not list then
+    list = {}
+    writes[key] = list
+  end
+  list[#list + 1] = first
+  if second then list[#list + 1] = second end
+end
+
+local function send(command, writes)
+  for key, list in pairs(writes) do
+    for from = 1, #list, 4000 do
+      call(command, key, unpack(list, from, math.min(from + 3999, #list)))
+    end
+    writes[key] = nil
+  end
+end
+
+-- Whether groups are taken in line here: their index is kept from the first such take on.
+local in_line_known, in_line
+local function keeps_groups()
+  if not in_line_known then
+    in_line, in_line_known = call('HGET', COUNTERS, 'in_line') == '1', true
+  end
+  return in_line
+end
+
+local function is_available(job)
+  return job.locked == NONE and job.attempts < job.max
+end
+
+local function place_of(id, job)
+  return pack('>I2', job.priority) .. job.run_at .. id
+end
+
+local function touch_group(job)
+  touched_groups[job.task .. '\0' .. job.queue] = true
+end
+
+local function index(id, job, writes, count)
+  local is_queued = job.queue ~= ''
+  if is_available(job) then
+    local place = place_of(id, job)
+    if is_queued then
+      gather(writes, QUEUED, job.task .. '\0' .. place)
+      gather(writes, QLINES, job.queue .. '\0' .. place .. job.task)
+      touched_queues[job.queue] = true
+      if keeps_groups() then
+        gather(writes, GLINES, job.task .. '\0' .. job.queue .. '\0' .. place)
+        touch_group(job)
+      end
+    else
+      gather(writes, LINES, job.task .. '\0' .. place)
+    end
+  elseif job.locked ~= NONE then
+    gather(writes, HELD, job.holder .. '\0' .. id)
+    held_counts[job.task] = (held_counts[job.task] or 0) + count
+    if sub(job.holder, 1, 6) == 'lease:' then gather(writes, LEASES, job.locked .. id) end
+    if is_queued and keeps_groups() then
+      gather(writes, GHELD, job.task .. '\0' .. job.queue .. '\0' .. place_of(id, job))
+      touch_group(job)
+    end
+  else
+    gather(writes, DEAD, job.task .. '\0' .. id)
+  end
+end
+
+-- Changes a job and the indexes. Without an old one it is new; without a new one it is deleted.
+local function change(id, old, new, payload)
+  if old then index(id, old, removed, -1) end
+  if new then
+    gather(set, JOBS, id, written(new))
+    if payload then gather(set, PAYLOADS, id, payload) end
+    index(id, new, inserted, 1)
+    if not old then gather(inserted, IDS, id) end
+  else
+    gather(deleted, JOBS, id)
+    gather(deleted, PAYLOADS, id)
+    gather(removed, IDS, id)
+  end
+  local old_key, new_key = old and old.key or '', new and new.key or ''
+  if old_key ~= new_key then
+    if old_key ~= '' then gather(deleted, KEYED, old_key) end
+    if new_key ~= '' then gather(set, KEYED, new_key, id) end
+  end
+end
+
+-- The first job of each priority in a sorted list of places behind a prefix.
+local function first_of_each(key, prefix)
+  local found, last = {}, '(' .. sub(prefix, 1, -2) .. '\1'
+  local first = call('ZRANGEBYLEX', key, '[' .. prefix, last, 'LIMIT', 0, 1)[1]
+  while first do
+    found[#found + 1] = first
+    local priority = unpack_numbers('>I2', sub(first, #prefix + 1, #prefix + 2))
+    if priority == 65535 then break end
+    first = call('ZRANGEBYLEX', key, '[' .. prefix .. pack('>I2', priority + 1), last, 'LIMIT', 0, 1)[1]
+  end
+  return found
+end
+
+local function replace_heads(index_key, field, sorted_key, new)
+  local old = call('HGET', index_key, field)
+  local old_list = old and cmsgpack.unpack(old) or {}
+  local is_new = {}
+  for _, member in ipairs(new) do is_new[member] = true end
+  local is_same = #old_list == #new
+  for _, member in ipairs(old_list) do
+    if is_new[member] then
+      is_new[member] = nil
+    else
+      is_same = false
+      call('ZREM', sorted_key, member)
+    end
+  end
+  if is_same then return end
+  for member in pairs(is_new) do call('ZADD', sorted_key, 0, member) end
+  if #new == 0 then
+    call('HDEL', index_key, field)
+  else
+    call('HSET', index_key, field, cmsgpack.pack(new))
+  end
+end
+
+-- While a serial queue is free, its first job of each priority is among the heads, by its task. While it is held, none is.
+local function refresh_queue(queue)
+  local new = {}
+  local lock = call('HGET', QUEUES, queue)
+  if not lock then call('HSET', QUEUES, queue, '') end
+  if not lock or lock == '' then
+    local prefix = queue .. '\0'
+    for _, member in ipairs(first_of_each(QLINES, prefix)) do
+      local place = sub(member, #prefix + 1, #prefix + 18)
+      new[#new + 1] = sub(member, #prefix + 19) .. '\0' .. place
+    end
+  end
+  replace_heads(QHEADS, queue, HEADS, new)
+end
+
+-- The first job of each priority of a group, unless a held one stands before it; by the moment when one of the group was last taken.
+local function refresh_group(group)
+  local prefix, new = group .. '\0', {}
+  local held = call('ZRANGEBYLEX', GHELD, '[' .. prefix, '(' .. group .. '\1', 'LIMIT', 0, 1)[1]
+  held = held and sub(held, #prefix + 1)
+  local task, queue = string.match(group, '^([^%z]*)%z(.*)$')
+  local turn = call('HGET', TURNS, group) or NONE
+  for _, member in ipairs(first_of_each(GLINES, prefix)) do
+    local place = sub(member, #prefix + 1)
+    if not held or place_is_before(place, held) then
+      new[#new + 1] = task .. '\0' .. turn .. place .. queue
+    end
+  end
+  replace_heads(GHEADS, group, GROUPS, new)
+end
+
+local function flush()
+  send('ZREM', removed)
+  local ids = inserted[IDS]
+  if ids then
+    inserted[IDS] = nil
+    for from = 1, #ids, 2000 do
+      local scored = {}
+      for at = from, math.min(from + 1999, #ids) do
+        scored[#scored + 1] = string.format('%.0f', id_number(ids[at]))
+        scored[#scored + 1] = ids[at]
+      end
+      call('ZADD', IDS, unpack(scored))
+    end
+  end
+  for key, list in pairs(inserted) do
+    for from = 1, #list, 2000 do
+      local scored = {}
+      for at = from, math.min(from + 1999, #list) do
+        scored[#scored + 1] = 0
+        scored[#scored + 1] = list[at]
+      end
+      call('ZADD', key, unpack(scored))
+    end
+    inserted[key] = nil
+  end
+  send('HDEL', deleted)
+  send('HSET', set)
+  for task, count in pairs(held_counts) do
+    if count ~= 0 and call('HINCRBY', HELDN, task, count) == 0 then call('HDEL', HELDN, task) end
+    held_counts[task] = nil
+  end
+  local queues, groups = touched_queues, touched_groups
+  touched_queues, touched_groups = {}, {}
+  for queue in pairs(queues) do refresh_queue(queue) end
+  for group in pairs(groups) do refresh_group(group) end
+end
+
+local function lock_queue(queue, moment, holder)
+  call('HSET', QUEUES, queue, moment .. holder)
+  call('ZADD', QHELD, 0, holder .. '\0' .. queue)
+  touched_queues[queue] = true
+end
+
+-- Frees a serial queue, if it is held so.
+local function free_queue(queue, moment, holder)
+  if call('HGET', QUEUES, queue) ~= moment .. holder then return false end
+  call('HSET', QUEUES, queue, '')
+  call('ZREM', QHELD, holder .. '\0' .. queue)
+  touched_queues[queue] = true
+  return true
+end
+
+-- Reads many fields of a hash.
+local function read_many(key, fields)
+  local values = {}
+  for from = 1, #fields, 4000 do
+    for _, value in ipairs(call('HMGET', key, unpack(fields, from, math.min(from + 3999, #fields)))) do
+      values[#values + 1] = value
+    end
+  end
+  return values
+end
+
+-- Tells whoever listens: how many jobs were made ready, and the names of lines, kinds and streams where something has changed, each before a NUL.
+local function tell(count, lines, kinds, streams)
+  call('XADD', WAKE, 'MAXLEN', '~', 1000, '*', 'n', count, 'l', lines or '', 'd', kinds or '', 's', streams or '')
+end
+
+local function names(list)
+  local text = ''
+  for name in pairs(list) do text = text .. name .. '\0' end
+  return text
+end
+
+-- Two arrays become one; nil if either is something else. Both are known to be JSON.
+local function joined(old, new)
+  local first, second = string.match(old, '^%s*%[(.*)%]%s*$'), string.match(new, '^%s*%[(.*)%]%s*$')
+  if not first or not second then return nil end
+  if not string.find(first, '%S') then return '[' .. second .. ']' end
+  if not string.find(second, '%S') then return '[' .. first .. ']' end
+  return '[' .. first .. ',' .. second .. ']'
+end
+
+-- Stores jobs, of which no two have the same key: `list` has a head and a payload of each, from `from` on. Answers of each its id, or, where a job with its
+-- key was changed instead, that one.
+local function add_jobs(list, from, count, now)
+  local answers, ready, tasks, queues, lines = {}, 0, {}, {}, {}
+  if count == 0 then return answers, ready, lines end
+  local last = call('HINCRBY', COUNTERS, 'id', count) - count
+  local now_bytes = moment_bytes(now)
+  for place = 0, count - 1 do
+    local head, payload = list[from + 2 * place], list[from + 2 * place + 1]
+    local mode, kind, when, max, priority, bytes = unpack_numbers('>BBc8I2I2I4', head)
+    local task, queue, key, flags = string.match(head, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', 19)
+    local run_at = now_bytes
+    if kind == 1 then
+      run_at = when
+    elseif kind == 2 then
+      run_at = moment_bytes(now + id_number(when))
+    end
+    if kind == 0 or not is_before(now_bytes, run_at) then
+      ready = ready + 1
+      lines[task] = true
+    end
+    tasks[task] = true
+    if queue ~= '' then queues[queue] = true end
+    local answer
+    local other_id = key ~= '' and call('HGET', KEYED, key)
+    if other_id then
+      local other_bytes = call('HGET', JOBS, other_id)
+      local other, changed = read(other_bytes), read(other_bytes)
+      local waits = is_available(other)
+      changed.updated = now_bytes
+      if mode == 2 then
+        changed.revision = changed.revision + 1
+        change(other_id, other, changed)
+        answer = { other_id, written(changed), call('HGET', PAYLOADS, other_id) }
+      elseif waits then
+        if mode ~= 1 or changed.attempts > 0 then changed.run_at = run_at end
+        local old_payload = call('HGET', PAYLOADS, other_id)
+        local new_payload = joined(old_payload, payload) or payload
+        changed.task, changed.queue, changed.flags, changed.priority, changed.max = task, queue, flags, priority, max
+        changed.bytes = #new_payload
+        changed.revision, changed.attempts, changed.error = changed.revision + 1, 0, ''
+        change(other_id, other, changed, new_payload)
+        answer = { other_id, written(changed), new_payload }
+      else
+        changed.key, changed.attempts = '', changed.max
+        change(other_id, other, changed)
+      end
+    end
+    if not answer then
+      local id = id_bytes(last + place + 1)
+      local job = {
+        attempts = 0, max = max, priority = priority, revision = 0, bytes = bytes, run_at = run_at, created = now_bytes,
+        updated = now_bytes, locked = NONE, task = task, queue = queue, key = key, flags = flags, holder = '', error = '',
+      }
+      change(id, nil, job, payload)
+      answer = id
+    end
+    answers[#answers + 1] = answer
+  end
+  for task in pairs(tasks) do call('SADD', TASKS, task) end
+  for queue in pairs(queues) do call('HSETNX', QUEUES, queue, '') end
+  flush()
+  return answers, ready, lines
+end
+
+-- A document is kept under its kind, a NUL and its key: 8 bytes of its version, 8 of its end or zeros, its owner or nothing, a NUL, its value.
+local function put_document(field, bytes)
+  local old = call('HGET', DOCS, field)
+  if old then
+    if sub(old, 9, 16) ~= NONE then call('ZREM', DOCENDS, sub(old, 9, 16) .. field) end
+    local owner = string.match(old, '^([^%z]*)', 17)
+    if owner ~= '' then call('ZREM', DOCOWNERS, owner .. '\0' .. field) end
+  end
+  if bytes == '' then
+    call('HDEL', DOCS, field)
+    call('ZREM', DOCKEYS, field)
+    return
+  end
+  call('HSET', DOCS, field, bytes)
+  call('ZADD', DOCKEYS, 0, field)
+  if sub(bytes, 9, 16) ~= NONE then call('ZADD', DOCENDS, 0, sub(bytes, 9, 16) .. field) end
+  local owner = string.match(bytes, '^([^%z]*)', 17)
+  if owner ~= '' then call('ZADD', DOCOWNERS, 0, owner .. '\0' .. field) end
+end
+
+-- A worker and its documents are gone.
+local function forget_worker(worker)
+  call('HDEL', WORKERS, worker)
+  call('HDEL', SEEN, worker)
+  call('HDEL', SERVES, worker)
+  call('HDEL', STATUS, worker)
+  local prefix = worker .. '\0'
+  for _, member in ipairs(call('ZRANGEBYLEX', DOCOWNERS, '[' .. prefix, '(' .. worker .. '\1')) do
+    put_document(sub(member, #prefix + 1), '')
+  end
+end
+
+-- Frees the serial queues that somebody holds.
+local function free_queues_of(holder)
+  local prefix = holder .. '\0'
+  for _, member in ipairs(call('ZRANGEBYLEX', QHELD, '[' .. prefix, '(' .. holder .. '\1')) do
+    local queue = sub(member, #prefix + 1)
+    call('ZREM', QHELD, member)
+    call('HSET', QUEUES, queue, '')
+    touched_queues[queue] = true
+  end
+end
+
+local function is_there(document, now_bytes)
+  local ends = sub(document, 9, 16)
+  return ends == NONE or is_before(now_bytes, ends)
+end
+
+-- Gives back what a lease that has ended holds: where it stood, with its attempt used.
+local function give_back(id, old, lines)
+  local new = {}
+  for name, value in pairs(old) do new[name] = value end
+  new.locked, new.holder = NONE, ''
+  if old.queue ~= '' then free_queue(old.queue, old.locked, old.holder) end
+  change(id, old, new)
+  lines[old.task] = true
+end
+
+-- Of all leases, at the most so many; the ids.
+local function end_all_leases(now, limit, lines)
+  local ended = {}
+  for _, member in ipairs(call('ZRANGEBYLEX', LEASES, '-', '(' .. moment_bytes(now + 1), 'LIMIT', 0, limit)) do
+    local id = sub(member, 9)
+    give_back(id, read(call('HGET', JOBS, id)), lines)
+    ended[#ended + 1] = id
+  end
+  flush()
+  return ended
+end
+
+-- The members of a line in one sorted set that are ready at a moment, in their order: a function that answers one after the other, with its place.
+-- What is not ready ends a priority.
+local function ready_members(key, line, ready_by, chunk)
+  local begin, to = #line + 2, '(' .. line .. '\1'
+  local from, members, at, ended = '[' .. line .. '\0', {}, 0, false
+  return function()
+    while true do
+      at = at + 1
+      local member = members[at]
+      if member then
+        local place = sub(member, begin, begin + 17)
+        if not is_before(ready_by, sub(place, 3, 10)) then return member, place end
+        local priority = unpack_numbers('>I2', place)
+        if priority == 65535 then return nil end
+        from, ended = '[' .. line .. '\0' .. pack('>I2', priority + 1), false
+      elseif ended then
+        return nil
+      end
+      members, at = call('ZRANGEBYLEX', key, from, to, 'LIMIT', 0, chunk), 0
+      if #members == 0 then return nil end
+      ended, from = #members < chunk, '(' .. members[#members]
+    end
+  end
+end
+
+-- The same of two sorted sets at once.
+local function ready_of_both(first_key, second_key, line, ready_by, chunk)
+  local first, second = ready_members(first_key, line, ready_by, chunk), ready_members(second_key, line, ready_by, chunk)
+  local _, a = first()
+  local _, b = second()
+  return function()
+    if a and (not b or place_is_before(a, b)) then
+      local place = a
+      _, a = first()
+      return place, first_key
+    end
+    local place = b
+    if b then _, b = second() end
+    return place, second_key
+  end
+end

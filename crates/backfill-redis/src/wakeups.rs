@@ -1,0 +1,153 @@
+//! What the stream `wake` says.
+//!
+//! A listener has a connection of its own, on which it waits for the next entry. It goes on from the last one that it read, so nothing is missed as long
+//! as the connection stands. When that breaks, it begins anew with the newest entry and says so.
+
+use std::time::Duration;
+
+use backfill_core::storage::Wakeup;
+use backfill_core::storage::messages::{Changes, News};
+use futures::stream::{self, BoxStream, StreamExt};
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, Value};
+
+use crate::answer;
+use crate::commit::heard;
+use crate::keys::Key;
+use crate::link::Link;
+
+/// How long one call waits for an entry. A server that says nothing for much longer is taken for dead.
+const WAIT: Duration = Duration::from_secs(5);
+/// How much longer that is.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before the next try to connect.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What was heard.
+enum Heard {
+    Listening,
+    Lost(String),
+    Entries(Vec<Entry>),
+}
+
+#[derive(Default)]
+struct Entry {
+    ready: u64,
+    changes: Changes,
+}
+
+/// What workers hear.
+pub(crate) fn of_jobs(link: Link) -> BoxStream<'static, Wakeup> {
+    let heard = entries(link).filter_map(async |heard| match heard {
+        Heard::Listening => Some(Wakeup::Listening),
+        Heard::Lost(reason) => Some(Wakeup::ListenerLost { reason }),
+        Heard::Entries(entries) => {
+            let ready = entries.iter().map(|entry| entry.ready).sum();
+            (ready > 0).then_some(Wakeup::JobsAdded(ready))
+        }
+    });
+    heard.boxed()
+}
+
+/// What those hear who wait for messages.
+pub(crate) fn of_messages(link: Link) -> BoxStream<'static, News> {
+    let heard = entries(link).flat_map(|heard| {
+        let news = match heard {
+            Heard::Listening => vec![News::Listening],
+            Heard::Lost(reason) => vec![News::lost(reason)],
+            Heard::Entries(entries) => {
+                let changes = entries.into_iter().map(|entry| entry.changes);
+                changes.filter(|changes| !changes.is_nothing()).map(News::Changed).collect()
+            }
+        };
+        stream::iter(news)
+    });
+    heard.boxed()
+}
+
+struct Listener {
+    link: Link,
+    open: Option<(MultiplexedConnection, String)>,
+    /// What was last said is that nothing is heard.
+    lost: bool,
+}
+
+fn entries(link: Link) -> BoxStream<'static, Heard> {
+    let listener = Listener { link, open: None, lost: false };
+    stream::unfold(listener, async |mut listener| Some((listener.next().await, listener))).boxed()
+}
+
+impl Listener {
+    async fn next(&mut self) -> Heard {
+        loop {
+            let heard = match &mut self.open {
+                None => match self.connect().await {
+                    Ok(open) => {
+                        self.open = Some(open);
+                        self.lost = false;
+                        return Heard::Listening;
+                    }
+                    Err(error) => Err(error),
+                },
+                Some((connection, last)) => read(&self.link, connection, last).await,
+            };
+            match heard {
+                Ok(entries) if entries.is_empty() => {}
+                Ok(entries) => return Heard::Entries(entries),
+                Err(error) => {
+                    self.open = None;
+                    if !std::mem::replace(&mut self.lost, true) {
+                        return Heard::Lost(error.to_string());
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// A connection, and the newest entry.
+    async fn connect(&self) -> RedisResult<(MultiplexedConnection, String)> {
+        let mut connection = self.link.connect(Some(WAIT + PATIENCE)).await?;
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(self.link.keys().get(Key::Wake)).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: Value = command.query_async(&mut connection).await?;
+        let id = answer::list(newest).and_then(|entries| answer::list(entries.into_iter().next()?)?.into_iter().next());
+        let id = id.and_then(answer::bytes).and_then(|id| String::from_utf8(id).ok());
+        Ok((connection, id.unwrap_or_else(|| "0-0".to_owned())))
+    }
+}
+
+async fn read(link: &Link, connection: &mut MultiplexedConnection, last: &mut String) -> RedisResult<Vec<Entry>> {
+    let mut command = redis::cmd("XREAD");
+    let wait = u64::try_from(WAIT.as_millis()).unwrap_or_default();
+    command.arg("COUNT").arg(1_000).arg("BLOCK").arg(wait).arg("STREAMS").arg(link.keys().get(Key::Wake)).arg(&*last);
+    let answered: Value = command.query_async(connection).await?;
+    if answered == Value::Nil {
+        return Ok(Vec::new());
+    }
+    entries_of(answered, last).ok_or_else(|| RedisError::from((redis::ErrorKind::Parse, "the stream cannot be read")))
+}
+
+fn entries_of(answered: Value, last: &mut String) -> Option<Vec<Entry>> {
+    let [stream] = answer::parts(answered)?;
+    let [_, entries] = answer::parts(stream)?;
+    let mut told = Vec::new();
+    for entry in answer::list(entries)? {
+        let [id, fields] = answer::parts(entry)?;
+        *last = String::from_utf8(answer::bytes(id)?).ok()?;
+        let mut fields = answer::list(fields)?.into_iter();
+        let mut entry = Entry::default();
+        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+            let value = String::from_utf8(answer::bytes(value)?).ok()?;
+            match answer::bytes(name)?.as_slice() {
+                b"n" => entry.ready = value.parse().ok()?,
+                b"l" => entry.changes.lines = heard(&value),
+                b"d" => entry.changes.documents = heard(&value),
+                b"s" => entry.changes.streams = heard(&value),
+                _ => {}
+            }
+        }
+        told.push(entry);
+    }
+    Some(told)
+}

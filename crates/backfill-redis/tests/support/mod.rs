@@ -1,0 +1,152 @@
+//! Servers of one's own: in a temporary directory, on a socket or a port that is free, gone with the test process.
+
+#![allow(dead_code, reason = "no test file uses all of it")]
+
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Nobody, as whom servers run where the tests run as root.
+const NOBODY: u32 = 65_534;
+
+/// A server.
+pub struct Server {
+    directory: TempDir,
+    pub port: u16,
+    child: Child,
+    options: Vec<String>,
+}
+
+impl Server {
+    /// A server with these options besides those that a test needs. What it writes is durable if the options say so.
+    pub fn start(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        if is_root() {
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let (port, child) = spawn_on_a_free_port(directory.path(), &options);
+        Self { directory, port, child, options }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        std::fs::read_to_string(self.directory.path().join("pid")).expect("a pid file").trim().parse().expect("a pid")
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        signal(self.pid(), "KILL");
+        self.child.wait().expect("wait");
+    }
+
+    /// Starts it again where it was.
+    pub fn start_again(&mut self) {
+        self.child = spawn(self.directory.path(), self.port, &self.options);
+        assert!(wait_until_it_answers(&mut self.child, self.port), "it starts again");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its stdin is closed by this, which is how the shell hears of our own end, too.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+pub fn signal(pid: u32, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().expect("kill");
+    assert!(sent.success(), "{pid} could not be sent {signal}");
+}
+
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn spawn_on_a_free_port(directory: &Path, options: &[String]) -> (u16, Child) {
+    for _ in 0..20 {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let mut child = spawn(directory, port, options);
+        // Somebody else may have been quicker.
+        if wait_until_it_answers(&mut child, port) {
+            return (port, child);
+        }
+    }
+    panic!("no server starts; look at {}", directory.join("log").display());
+}
+
+/// What the shell does that ends the server when the test's process is gone, however that ended: then its own stdin is closed.
+const SHELL: &str = r#"
+exec 3<&0
+"$@" >>log 2>&1 3<&- &
+server=$!
+echo $server >pid
+(read -r _ <&3; kill -9 $server 2>/dev/null) >/dev/null 2>&1 &
+exec 3<&-
+wait $server
+"#;
+
+fn spawn(directory: &Path, port: u16, options: &[String]) -> Child {
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(SHELL)
+        .arg("sh")
+        .arg(std::env::var("BACKFILL_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned()))
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", &directory.display().to_string()])
+        .args(["--save", "", "--daemonize", "no"])
+        .args(options)
+        .current_dir(directory)
+        .stdin(Stdio::piped());
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command.spawn().expect("redis-server is installed (Debian: redis-server)")
+}
+
+fn wait_until_it_answers(child: &mut Child, port: u16) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        if child.try_wait().expect("wait").is_some() {
+            return false;
+        }
+        let answer = redis::Client::open(format!("redis://127.0.0.1:{port}"))
+            .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(1)))
+            .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
+        match answer {
+            Ok(_) => return true,
+            // It asks for a user; then it is there.
+            Err(error) if error.code() == Some("NOAUTH") => return true,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    false
+}
+
+/// One server for all tests of a process, that keeps nothing on disk.
+pub fn shared() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(|| Server::start(&["--appendonly", "no"]))
+}
+
+/// A namespace that no other test has.
+pub fn namespace() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("test {} {}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
