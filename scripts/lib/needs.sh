@@ -39,6 +39,7 @@ packages_of() {
     nss_wrapper) echo libnss-wrapper ;;
     postgres) echo postgresql ;;
     psql) echo postgresql-client ;;
+    redis) echo redis-server ;;
     *) echo "$1" ;;
   esac
 }
@@ -56,6 +57,7 @@ first_file() {
 # The bundled SQLite is compiled, and Rust links with it.
 find_cc() { command -v cc >/dev/null; }
 find_openssl() { command -v openssl >/dev/null; }
+find_redis() { REDIS=$(command -v redis-server); }
 find_psql() { command -v psql >/dev/null; }
 find_sqlite3() { command -v sqlite3 >/dev/null; }
 # Debian installs it where only root looks for programs.

@@ -27,6 +27,9 @@ mod listening;
 #[cfg(feature = "server-tests")]
 mod locks;
 mod operating;
+#[cfg(feature = "server-tests")]
+#[path = "../../crates/backfill-redis/tests/redis_server/mod.rs"]
+mod redis_server;
 
 use std::time::Duration;
 
@@ -56,6 +59,8 @@ macro_rules! cases {
         $crate::cases!(@storage sqlite sqlite [$($module { $($case)* })*]);
         #[cfg(feature = "server-tests")]
         $crate::cases!(@storage postgres postgres [$($module { $($case)* })*]);
+        #[cfg(feature = "server-tests")]
+        $crate::cases!(@storage redis redis [$($module { $($case)* })*]);
     };
     (@storage $storage:ident $fresh:ident [$($module:ident { $($case:ident)* })*]) => {
         mod $storage {
@@ -157,6 +162,15 @@ async fn postgres() -> Place {
     let (_, _, schema) = support::client().await;
     let storage =
         backfill::postgres::PostgresStorage::new(support::pool().await, &schema).expect("a schema").with_messages();
+    storage.migrate().await.expect("migrate");
+    Place { storage: storage.into(), _directory: None }
+}
+
+#[cfg(feature = "server-tests")]
+async fn redis() -> Place {
+    use backfill::storage::Storage as _;
+    let (url, namespace) = (redis_server::shared().url(), redis_server::namespace());
+    let storage = backfill::redis::RedisStorage::open(&url, &namespace).expect("open");
     storage.migrate().await.expect("migrate");
     Place { storage: storage.into(), _directory: None }
 }

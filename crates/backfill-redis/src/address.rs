@@ -82,6 +82,7 @@ impl Address {
     }
 
     /// The sentinels' client for the master.
+    #[allow(clippy::unnecessary_to_owned, reason = "without TLS the driver wants it owned")]
     pub(crate) fn master(
         sentinels: &[Client],
         service: &str,

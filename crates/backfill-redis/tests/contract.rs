@@ -1,12 +1,12 @@
 //! The contract that every storage keeps, on Redis.
 
-mod support;
+mod redis_server;
 
 use std::sync::Arc;
 
 use backfill_core::storage::contract::Subject;
 use backfill_redis::RedisStorage;
-use support::{namespace, shared};
+use redis_server::{namespace, shared};
 
 async fn redis() -> Subject {
     open(&place().await).await

@@ -17,8 +17,8 @@ use crate::storage::{DueJob, JobFilter, Outcome, Reschedule, Watch};
 
 /// The system calls by which a process changes a file, or speaks to a server and hears its answer. What others can see of a
 /// process changes only there.
-pub(in crate::storage::contract) const CALLS: [&str; 6] =
-    ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "recvfrom"];
+pub(in crate::storage::contract) const CALLS: [&str; 7] =
+    ["pwrite64", "fdatasync", "fsync", "ftruncate", "sendto", "writev", "recvfrom"];
 const TRANSFER: &str = "move-within";
 
 fn numbered(number: i64) -> JobSpec {
