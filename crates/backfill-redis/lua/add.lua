@@ -1,5 +1,5 @@
--- Stores jobs, all or none. ARGV: a head and a payload of each.
+-- Stores jobs, all or none. ARGV: how many runs, and these.
 local now = present()
-local answers, ready, lines = add_jobs(ARGV, 1, #ARGV / 2, now)
+local answers, ready, lines = add_runs(ARGV, 2, tonumber(ARGV[1]), now)
 if ready > 0 then tell(ready, names(lines)) end
 return { moment_bytes(now), answers }

@@ -103,7 +103,19 @@ local function is_behind(queue, head)
   return false
 end
 
--- Takes a job that may run beside those that are taken; answers whether the claim ends before it.
+-- Takes a job that may run beside those that are taken; answers whether the claim ends before it. Most have no queue and no flags.
+local function take_plain(place, meta, limited)
+  local attempts, max = unpack_numbers('>I2I2', meta)
+  bytes = bytes + unpack_numbers('>I4', meta, 11)
+  for_free_slots = attempts + 1 >= max and side_by_side >= free_slots
+  heavy = bytes > max_bytes and #taken > 0
+  if for_free_slots or heavy then return true end
+  if limited then limits[limited] = limits[limited] - 1 end
+  side_by_side = side_by_side + 1
+  taken[#taken + 1] = { place = place, meta = meta }
+  return false
+end
+
 local function take_beside(job, place, meta)
   local queue = job.queue ~= '' and job.queue
   if queue and left[queue] then return false end
@@ -118,7 +130,7 @@ local function take_beside(job, place, meta)
   if for_free_slots or heavy then return true end
   if room then limits[job.task] = room - 1 end
   side_by_side = side_by_side + 1
-  taken[#taken + 1] = { id = sub(place, -8), job = job, meta = meta }
+  taken[#taken + 1] = { place = place, job = job, meta = meta }
   if queue then
     left[queue] = true
     queues[#queues + 1] = queue
@@ -144,41 +156,71 @@ local function take_behind(run, job, place, meta)
   heavy = bytes > max_bytes
   if heavy then return true, true end
   run.count = run.count + 1
-  taken[#taken + 1] = { id = sub(place, -8), job = job, meta = meta }
+  taken[#taken + 1] = { place = place, job = job, meta = meta }
   return false, false
 end
 
-while true do
-  local cursor = table.remove(cursors)
-  if not cursor then break end
+local cursor = table.remove(cursors)
+while cursor do
+  local goes_on = false
   -- Beyond what can run side by side there may be more of the runs.
   if cursor.count or side_by_side < limit then
     local place, meta, ends, is_over = cursor.place, cursor.jobs[cursor.at], false, false
     if meta and cursor.count then
       ends, is_over = take_behind(cursor, read(meta), place, meta)
     elseif meta then
-      ends = take_beside(read(meta), place, meta)
+      local parts = string.byte(meta, PARTS)
+      if cursor.key == LINES and (parts == 0 or parts == 2 or not forbids) then
+        if limits[cursor.task] ~= 0 then ends = take_plain(place, meta, limits[cursor.task] and cursor.task) end
+      else
+        ends = take_beside(read(meta), place, meta)
+      end
       is_over = cursor.key == LINES and limits[cursor.task] == 0
     end
     if ends then break end
-    if not is_over and advance(cursor) then insert(cursor) end
+    goes_on = not is_over and advance(cursor)
+  end
+  -- As long as its next one is next of all, no other cursor is looked at.
+  local other = cursors[#cursors]
+  if not goes_on then
+    cursor = table.remove(cursors)
+  elseif other and comes_before(other, cursor) then
+    insert(cursor)
+    cursor = table.remove(cursors)
   end
 end
 if #taken == 0 then return { for_free_slots and '1' or '0', for_free_slots and '1' or '0', NONE, {} } end
 
 local moment, ids = claim_moment(now), {}
 for _, queue in ipairs(queues) do lock_queue(queue, moment, worker) end
-local answer = {}
+local jobs, lines, held, counts = {}, {}, {}, {}
 for i, one in ipairs(taken) do
-  local job = read(one.meta)
-  job.attempts, job.locked, job.holder = math.min(job.attempts + 1, 32767), moment, worker
-  change(one.id, one.job, job)
-  ids[i] = one.id
+  local id = sub(one.place, -8)
+  ids[i] = id
+  if one.job then
+    local job = read(one.meta)
+    job.attempts, job.locked, job.holder = math.min(job.attempts + 1, 32767), moment, worker
+    change(id, one.job, job)
+  else
+    local meta = one.meta
+    local attempts = unpack_numbers('>I2', meta)
+    local from = HOLDER + 1
+    local task = sub(meta, from, string.find(meta, '\0', from, true))
+    local n = #jobs
+    jobs[n + 1], jobs[n + 2] = id, pack('>I2', math.min(attempts + 1, 32767)) .. sub(meta, 3, LOCKED - 1) .. moment .. worker .. sub(meta, HOLDER)
+    lines[#lines + 1] = task .. one.place
+    held[n + 1], held[n + 2] = 0, worker .. '\0' .. id
+    counts[task] = (counts[task] or 0) + 1
+  end
 end
-local payloads = read_many(PAYLOADS, ids)
+local payloads, answer = read_many(PAYLOADS, ids), {}
 for i, id in ipairs(ids) do
   answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = id, taken[i].meta, payloads[i]
 end
+send_list('HSET', JOBS, jobs)
+send_list('ZREM', LINES, lines)
+send_list('ZADD', HELD, held)
+for task, count in pairs(counts) do call('HINCRBY', HELDN, sub(task, 1, -2), count) end
 flush()
 local more = heavy or for_free_slots or side_by_side >= limit
 return { more and '1' or '0', for_free_slots and '1' or '0', moment, answer }

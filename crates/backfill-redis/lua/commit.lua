@@ -1,7 +1,7 @@
 -- Writes what its caller has decided, if all that the decision rests on is still so; answers nothing otherwise, and then has written nothing.
 -- ARGV: lists, each behind its length. First what was read: jobs (id, what is kept or nothing), documents (field, what is kept or nothing), keys of jobs (key,
 -- id or nothing), workers (worker, 1 or 0). Then what to write: jobs (id, what to keep or nothing, 1 and a payload or 0 and nothing), queues to free (name,
--- moment, holder), documents (field, what to keep or nothing), batches of jobs to add (their number, then a head and a payload of each), events (the
+-- moment, holder), documents (field, what to keep or nothing), batches of jobs to add (how many runs, and these), events (the
 -- place of their stream's key in KEYS, the stream's name, a payload). Last: how many of the jobs that are written are ready, and three texts to tell: lines, kinds, streams.
 local at = 0
 local function argument()
@@ -39,9 +39,9 @@ for _ = 1, count() do
 end
 local answers, ready = {}, 0
 for _ = 1, count() do
-  local jobs = count()
-  local added, their_ready = add_jobs(ARGV, at + 1, jobs, now)
-  at, ready = at + 2 * jobs, ready + their_ready
+  local runs = count()
+  local added, their_ready, _, after = add_runs(ARGV, at + 1, runs, now)
+  at, ready = after - 1, ready + their_ready
   for _, answer in ipairs(added) do answers[#answers + 1] = answer end
 end
 local positions = {}

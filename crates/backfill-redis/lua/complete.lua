@@ -1,25 +1,37 @@
 -- Deletes jobs that are done, whose claims still stand. ARGV: the worker; of each job its id, the claim's moment, and the serial queue that it frees or nothing.
 -- Answers the ids of those that stood.
-local worker, ids = ARGV[1], {}
+local worker, ids, done = ARGV[1], {}, {}
 for at = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[at] end
 local metas, applied, freed = read_many(JOBS, ids), {}, {}
+local holder = worker .. '\0'
+local after = HOLDER + #holder
+local held, counts, plain = {}, {}, {}
 for i, id in ipairs(ids) do
-  local moment, queue = ARGV[3 * i], ARGV[3 * i + 1]
+  local moment, queue, meta = ARGV[3 * i], ARGV[3 * i + 1], metas[i]
   if queue ~= '' and free_queue(queue, moment, worker) then freed[#freed + 1] = queue end
-  local job = metas[i] and read(metas[i])
-  if job and job.locked == moment and job.holder == worker then
-    change(id, job, nil)
-    applied[#applied + 1] = id
+  if meta and not done[id] and sub(meta, LOCKED, LOCKED + 7) == moment and sub(meta, HOLDER, after - 1) == holder then
     -- One that comes twice is done once.
-    for again = i + 1, #ids do
-      if ids[again] == id then metas[again] = false end
+    done[id] = true
+    applied[#applied + 1] = id
+    if string.byte(meta, PARTS) % 4 == 0 then
+      local task = sub(meta, after, string.find(meta, '\0', after, true) - 1)
+      plain[#plain + 1] = id
+      held[#held + 1] = holder .. id
+      counts[task] = (counts[task] or 0) + 1
+    else
+      change(id, read(meta), nil)
     end
   end
 end
+send_list('HDEL', JOBS, plain)
+send_list('HDEL', PAYLOADS, plain)
+send_list('ZREM', IDS, plain)
+send_list('ZREM', HELD, held)
+for task, count in pairs(counts) do held_counts[task] = (held_counts[task] or 0) - count end
 flush()
 -- Whoever frees a queue looks for its next job itself; others have heard of nothing.
 local serves = #freed > 0 and call('HGET', SERVES, worker) or ''
-local for_others, now = 0, moment_bytes(present())
+local for_others, now = 0, #freed > 0 and moment_bytes(present())
 for _, queue in ipairs(freed) do
   local heads = call('HGET', QHEADS, queue)
   local first

@@ -65,20 +65,28 @@ local function place_is_before(a, b)
   return a4 < b4
 end
 
--- A job without its payload. `codec.rs` reads and writes the same.
+-- A job without its payload: 47 bytes of numbers, then six texts. `codec.rs` reads and writes the same. Of its parts (queue 1, key 2, flags 4) the byte
+-- PARTS says which it has, so that the many jobs without any need not be taken apart.
+local PARTS, RUN_AT, CREATED, UPDATED, LOCKED, HOLDER = 15, 16, 24, 32, 40, 48
+
 local function read(bytes)
   local job = {}
   job.attempts, job.max, job.priority, job.revision, job.bytes = unpack_numbers('>I2I2I2I4I4', bytes)
-  job.run_at, job.created, job.updated, job.locked = sub(bytes, 15, 22), sub(bytes, 23, 30), sub(bytes, 31, 38), sub(bytes, 39, 46)
-  job.task, job.queue, job.key, job.flags, job.holder, job.error =
-    string.match(bytes, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', 47)
+  job.run_at, job.created = sub(bytes, RUN_AT, RUN_AT + 7), sub(bytes, CREATED, CREATED + 7)
+  job.updated, job.locked = sub(bytes, UPDATED, UPDATED + 7), sub(bytes, LOCKED, LOCKED + 7)
+  job.holder, job.task, job.queue, job.key, job.flags, job.error =
+    string.match(bytes, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', HOLDER)
   return job
+end
+
+local function parts_of(queue, key, flags)
+  return string.char((queue ~= '' and 1 or 0) + (key ~= '' and 2 or 0) + (flags ~= '' and 4 or 0))
 end
 
 local function written(job)
   return pack('>I2I2I2I4I4', job.attempts, job.max, job.priority, job.revision, job.bytes)
-    .. job.run_at .. job.created .. job.updated .. job.locked
-    .. job.task .. '\0' .. job.queue .. '\0' .. job.key .. '\0' .. job.flags .. '\0' .. job.holder .. '\0' .. job.error
+    .. parts_of(job.queue, job.key, job.flags) .. job.run_at .. job.created .. job.updated .. job.locked
+    .. job.holder .. '\0' .. job.task .. '\0' .. job.queue .. '\0' .. job.key .. '\0' .. job.flags .. '\0' .. job.error
 end
 
 -- Writes gather, and go out many members at a time: each call from Lua costs as much as several members.
@@ -95,11 +103,15 @@ local function gather(writes, key, first, second)
   if second then list[#list + 1] = second end
 end
 
+local function send_list(command, key, list)
+  for from = 1, #list, 4000 do
+    call(command, key, unpack(list, from, math.min(from + 3999, #list)))
+  end
+end
+
 local function send(command, writes)
   for key, list in pairs(writes) do
-    for from = 1, #list, 4000 do
-      call(command, key, unpack(list, from, math.min(from + 3999, #list)))
-    end
+    send_list(command, key, list)
     writes[key] = nil
   end
 end
@@ -242,27 +254,12 @@ end
 
 local function flush()
   send('ZREM', removed)
-  local ids = inserted[IDS]
-  if ids then
-    inserted[IDS] = nil
-    for from = 1, #ids, 2000 do
-      local scored = {}
-      for at = from, math.min(from + 1999, #ids) do
-        scored[#scored + 1] = string.format('%.0f', id_number(ids[at]))
-        scored[#scored + 1] = ids[at]
-      end
-      call('ZADD', IDS, unpack(scored))
-    end
-  end
   for key, list in pairs(inserted) do
-    for from = 1, #list, 2000 do
-      local scored = {}
-      for at = from, math.min(from + 1999, #list) do
-        scored[#scored + 1] = 0
-        scored[#scored + 1] = list[at]
-      end
-      call('ZADD', key, unpack(scored))
+    local scored = {}
+    for at, member in ipairs(list) do
+      scored[2 * at - 1], scored[2 * at] = 0, member
     end
+    send_list('ZADD', key, scored)
     inserted[key] = nil
   end
   send('HDEL', deleted)
@@ -323,17 +320,40 @@ local function joined(old, new)
   return '[' .. first .. ',' .. second .. ']'
 end
 
--- Stores jobs, of which no two have the same key: `list` has a head and a payload of each, from `from` on. Answers of each its id, or, where a job with its
--- key was changed instead, that one.
-local function add_jobs(list, from, count, now)
-  local answers, ready, tasks, queues, lines = {}, 0, {}, {}, {}
-  if count == 0 then return answers, ready, lines end
-  local last = call('HINCRBY', COUNTERS, 'id', count) - count
+-- A new job, if another has its key. Answers the other one, changed, if that is the answer; otherwise it has lost its key.
+local function meet(other_id, new, mode, payload, now_bytes)
+  local bytes = call('HGET', JOBS, other_id)
+  local other, changed = read(bytes), read(bytes)
+  changed.updated = now_bytes
+  if mode == 2 then
+    changed.revision = changed.revision + 1
+    change(other_id, other, changed)
+    return { other_id, written(changed), call('HGET', PAYLOADS, other_id) }
+  elseif is_available(other) then
+    if mode ~= 1 or changed.attempts > 0 then changed.run_at = new.run_at end
+    local new_payload = joined(call('HGET', PAYLOADS, other_id), payload) or payload
+    changed.task, changed.queue, changed.flags, changed.priority, changed.max =
+      new.task, new.queue, new.flags, new.priority, new.max
+    changed.bytes = #new_payload
+    changed.revision, changed.attempts, changed.error = changed.revision + 1, 0, ''
+    change(other_id, other, changed, new_payload)
+    return { other_id, written(changed), new_payload }
+  end
+  changed.key, changed.attempts = '', changed.max
+  change(other_id, other, changed)
+end
+
+-- Stores jobs, of which no two have the same key. `list` has from `at` on so many runs of jobs that differ in their payloads only: a head, how many, and
+-- the payloads. Answers of each run its first id (the others follow it), or, where a job with its key was changed instead, that one; also
+-- how many may be ready, their lines, and where the list goes on.
+local function add_runs(list, at, runs, now)
+  local answers, ready, tasks, lines = {}, 0, {}, {}
   local now_bytes = moment_bytes(now)
-  for place = 0, count - 1 do
-    local head, payload = list[from + 2 * place], list[from + 2 * place + 1]
-    local mode, kind, when, max, priority, bytes = unpack_numbers('>BBc8I2I2I4', head)
-    local task, queue, key, flags = string.match(head, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', 19)
+  local jobs, payloads, members, ids = {}, {}, {}, {}
+  for run = 1, runs do
+    local head, count = list[at], tonumber(list[at + 1])
+    local mode, kind, when, max, priority = unpack_numbers('>BBc8I2I2', head)
+    local task, queue, key, flags = string.match(head, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', 15)
     local run_at = now_bytes
     if kind == 1 then
       run_at = when
@@ -341,51 +361,57 @@ local function add_jobs(list, from, count, now)
       run_at = moment_bytes(now + id_number(when))
     end
     if kind == 0 or not is_before(now_bytes, run_at) then
-      ready = ready + 1
+      ready = ready + count
       lines[task] = true
     end
-    tasks[task] = true
-    if queue ~= '' then queues[queue] = true end
-    local answer
+    if not tasks[task] then
+      tasks[task] = true
+      call('SADD', TASKS, task)
+    end
+    if queue ~= '' then call('HSETNX', QUEUES, queue, '') end
     local other_id = key ~= '' and call('HGET', KEYED, key)
-    if other_id then
-      local other_bytes = call('HGET', JOBS, other_id)
-      local other, changed = read(other_bytes), read(other_bytes)
-      local waits = is_available(other)
-      changed.updated = now_bytes
-      if mode == 2 then
-        changed.revision = changed.revision + 1
-        change(other_id, other, changed)
-        answer = { other_id, written(changed), call('HGET', PAYLOADS, other_id) }
-      elseif waits then
-        if mode ~= 1 or changed.attempts > 0 then changed.run_at = run_at end
-        local old_payload = call('HGET', PAYLOADS, other_id)
-        local new_payload = joined(old_payload, payload) or payload
-        changed.task, changed.queue, changed.flags, changed.priority, changed.max = task, queue, flags, priority, max
-        changed.bytes = #new_payload
-        changed.revision, changed.attempts, changed.error = changed.revision + 1, 0, ''
-        change(other_id, other, changed, new_payload)
-        answer = { other_id, written(changed), new_payload }
-      else
-        changed.key, changed.attempts = '', changed.max
-        change(other_id, other, changed)
-      end
-    end
+    local new = { task = task, queue = queue, flags = flags, priority = priority, max = max, run_at = run_at }
+    local answer = other_id and meet(other_id, new, mode, list[at + 2], now_bytes)
     if not answer then
-      local id = id_bytes(last + place + 1)
-      local job = {
-        attempts = 0, max = max, priority = priority, revision = 0, bytes = bytes, run_at = run_at, created = now_bytes,
-        updated = now_bytes, locked = NONE, task = task, queue = queue, key = key, flags = flags, holder = '', error = '',
-      }
-      change(id, nil, job, payload)
-      answer = id
+      local last = call('HINCRBY', COUNTERS, 'id', count) - count
+      local begins = pack('>I2I2I2I4', 0, max, priority, 0)
+      local ends = parts_of(queue, key, flags) .. run_at .. now_bytes .. now_bytes .. NONE
+        .. '\0' .. task .. '\0' .. queue .. '\0' .. key .. '\0' .. flags .. '\0'
+      local line, place = task .. '\0' .. pack('>I2', priority) .. run_at, pack('>I2', priority) .. run_at
+      for i = 1, count do
+        local payload, id = list[at + 1 + i], id_bytes(last + i)
+        local n = 2 * #ids
+        ids[#ids + 1] = id
+        jobs[n + 1], jobs[n + 2] = id, begins .. pack('>I4', #payload) .. ends
+        payloads[n + 1], payloads[n + 2] = id, payload
+        if queue == '' then
+          members[#members + 1] = 0
+          members[#members + 1] = line .. id
+        else
+          gather(inserted, QUEUED, line .. id)
+          gather(inserted, QLINES, queue .. '\0' .. place .. id .. task)
+          if keeps_groups() then
+            gather(inserted, GLINES, task .. '\0' .. queue .. '\0' .. place .. id)
+            touched_groups[task .. '\0' .. queue] = true
+          end
+        end
+      end
+      if queue ~= '' then touched_queues[queue] = true end
+      answer = id_bytes(last + 1)
+      if key ~= '' then gather(set, KEYED, key, answer) end
     end
-    answers[#answers + 1] = answer
+    answers[run] = answer
+    at = at + 2 + count
   end
-  for task in pairs(tasks) do call('SADD', TASKS, task) end
-  for queue in pairs(queues) do call('HSETNX', QUEUES, queue, '') end
+  -- What a key was taken from is written before what has it now.
+  local id_members = {}
+  for i, id in ipairs(ids) do id_members[2 * i - 1], id_members[2 * i] = 0, id end
+  send_list('HSET', JOBS, jobs)
+  send_list('HSET', PAYLOADS, payloads)
+  send_list('ZADD', IDS, id_members)
+  send_list('ZADD', LINES, members)
   flush()
-  return answers, ready, lines
+  return answers, ready, lines, at
 end
 
 -- A document is kept under its kind, a NUL and its key: 8 bytes of its version, 8 of its end or zeros, its owner or nothing, a NUL, its value.

@@ -35,13 +35,24 @@ pub(crate) fn time(value: Value) -> Option<DateTime<Utc>> {
     codec::time(&bytes(value)?)
 }
 
-/// A job that was stored at this time, by what `add_jobs` says of it: its id, or the job that was changed instead.
-pub(crate) fn added(new: &NewJob, now: DateTime<Utc>, value: Value) -> Option<Job> {
-    match value {
-        Value::Array(_) => {
-            let [id, kept, payload] = parts(value)?.map(bytes);
-            codec::job(&id?, &kept?, codec::payload(payload?))
+/// The jobs that were stored at this time, by what `add_runs` says of each run: the id of its first one, or the job that was changed instead.
+pub(crate) fn added(
+    jobs: &[NewJob],
+    now: DateTime<Utc>,
+    answers: &mut impl Iterator<Item = Value>,
+) -> Option<Vec<Job>> {
+    let mut stored = Vec::with_capacity(jobs.len());
+    for run in jobs.chunk_by(codec::is_alike) {
+        match answers.next()? {
+            value @ Value::Array(_) => {
+                let [id, kept, payload] = parts(value)?.map(bytes);
+                stored.push(codec::job(&id?, &kept?, codec::payload(payload?))?);
+            }
+            first => {
+                let first = codec::job_id(&bytes(first)?)?.number();
+                stored.extend(run.iter().zip(first..).map(|(new, id)| new.stored(id, new.due(now), now)));
+            }
         }
-        id => Some(new.stored(codec::job_id(&bytes(id)?)?, new.due(now), now)),
     }
+    Some(stored)
 }

@@ -1,6 +1,6 @@
 //! How a job is kept: the same as in `lua/lib.lua`.
 //!
-//! A job is two values: its payload, byte for byte, and the rest, which is 46 bytes of numbers and then six texts with a NUL between them. No name
+//! A job is two values: its payload, byte for byte, and the rest, which is 47 bytes of numbers and then six texts with a NUL between them. No name
 //! of ours holds a NUL. Moments are 8 bytes that sort as they do.
 
 use backfill_core::job::{Job, JobId, JobKeyMode, NewJob, Payload, Priority, RunAt};
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 /// Nobody holds it; or it has no end.
 pub(crate) const NONE: [u8; 8] = [0; 8];
 /// How many bytes the numbers of a job have.
-const NUMBERS: usize = 46;
+const NUMBERS: usize = 47;
 const SIGN: u64 = 1 << 63;
 
 pub(crate) fn moment(time: DateTime<Utc>) -> [u8; 8] {
@@ -46,7 +46,7 @@ fn length(payload: &Payload) -> [u8; 4] {
     u32::try_from(payload.as_str().len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// What `add_jobs` gets of a new job beside its payload.
+/// What `add_runs` gets of a new job beside its payload.
 pub(crate) fn head(new: &NewJob) -> Vec<u8> {
     let (queue, key) = (new.queue.as_deref().unwrap_or_default(), new.key.as_deref().unwrap_or_default());
     let mode = match new.key_mode {
@@ -64,13 +64,39 @@ pub(crate) fn head(new: &NewJob) -> Vec<u8> {
     head.extend(when);
     head.extend(new.max_attempts.to_be_bytes());
     head.extend(priority(new.priority));
-    head.extend(length(&new.payload));
     for text in [new.task.as_str(), queue, key] {
         head.extend(text.as_bytes());
         head.push(0);
     }
     head.extend(flags(&new.flags).into_bytes());
     head
+}
+
+/// Appends jobs to be added: how many runs there are, and of each a head, how many jobs it has, and their payloads. A run is of jobs that
+/// follow each other and differ in nothing else.
+pub(crate) fn push_runs(args: &mut Vec<Vec<u8>>, jobs: &[NewJob]) {
+    let mut runs = 0;
+    let place = args.len();
+    args.push(Vec::new());
+    for run in jobs.chunk_by(is_alike) {
+        runs += 1;
+        args.push(head(&run[0]));
+        args.push(run.len().to_string().into_bytes());
+        args.extend(run.iter().map(|job| job.payload.as_str().into()));
+    }
+    args[place] = runs.to_string().into_bytes();
+}
+
+/// Whether two jobs differ in their payloads at the most.
+pub(crate) fn is_alike(a: &NewJob, b: &NewJob) -> bool {
+    a.key.is_none()
+        && b.key.is_none()
+        && a.task == b.task
+        && a.queue == b.queue
+        && a.run_at == b.run_at
+        && a.max_attempts == b.max_attempts
+        && a.priority == b.priority
+        && a.flags == b.flags
 }
 
 /// What is kept of a job beside its payload, which has so many bytes.
@@ -81,19 +107,18 @@ pub(crate) fn kept(job: &Job, payload_bytes: u32) -> Vec<u8> {
     kept.extend(priority(job.priority));
     kept.extend(job.revision.to_be_bytes());
     kept.extend(payload_bytes.to_be_bytes());
+    let has = |bit: u8, has: bool| if has { bit } else { 0 };
+    kept.push(has(1, job.queue.is_some()) | has(2, job.key.is_some()) | has(4, !job.flags.is_empty()));
     for time in [job.run_at, job.created_at, job.updated_at] {
         kept.extend(moment(time));
     }
     kept.extend(job.locked_at.map_or(NONE, moment));
     let [queue, key, holder] = [&job.queue, &job.key, &job.locked_by].map(|text| text.as_deref().unwrap_or_default());
-    for text in [job.task.as_str(), queue, key, &flags(&job.flags), holder] {
+    for text in [holder, job.task.as_str(), queue, key, &flags(&job.flags)] {
         kept.extend(text.as_bytes());
         kept.push(0);
     }
-    if let Some(error) = &job.last_error {
-        kept.push(b'!');
-        kept.extend(error.as_bytes());
-    }
+    kept.extend(job.last_error.as_deref().map_or(String::new(), |error| format!("!{error}")).into_bytes());
     kept
 }
 
@@ -115,19 +140,20 @@ pub(crate) fn job(id: &[u8], kept: &[u8], payload: Payload) -> Option<Job> {
     let mut texts = kept.get(NUMBERS..)?.splitn(6, |byte| *byte == 0);
     let mut next = || texts.next();
     let named = |bytes: &[u8]| (!bytes.is_empty()).then(|| text(bytes));
-    let mut job = Job::new(job_id(id)?, text(next()?), payload, time(moment(22)?)?);
+    let locked_by = named(next()?);
+    let mut job = Job::new(job_id(id)?, text(next()?), payload, time(moment(23)?)?);
     job.attempts = number(0)?;
     job.max_attempts = number(2)?;
     job.priority = Priority((number(4)?.cast_unsigned() ^ 0x8000).cast_signed());
     job.revision = i32::from_be_bytes(kept.get(6..10)?.try_into().ok()?);
-    job.run_at = time(moment(14)?)?;
-    job.updated_at = time(moment(30)?)?;
-    job.locked_at = moment(38).filter(|bytes| **bytes != NONE).and_then(time);
+    job.run_at = time(moment(15)?)?;
+    job.updated_at = time(moment(31)?)?;
+    job.locked_at = moment(39).filter(|bytes| **bytes != NONE).and_then(time);
     job.queue = named(next()?);
     job.key = named(next()?);
     let flags = next()?;
     job.flags = if flags.is_empty() { Vec::new() } else { serde_json::from_slice(flags).ok()? };
-    job.locked_by = named(next()?);
+    job.locked_by = locked_by;
     job.last_error = next()?.strip_prefix(b"!").map(text);
     Some(job)
 }
@@ -213,6 +239,17 @@ mod tests {
         let head = head(&new);
         assert_eq!(head[..2], [0, 0]);
         assert_eq!(head[10..14], [0, 25, 0x7f, 0xff]);
-        assert_eq!(head[18..], *b"t\0\0k\0");
+        assert_eq!(head[14..], *b"t\0\0k\0");
+    }
+
+    #[test]
+    fn jobs_that_differ_in_their_payloads_only_are_one_run() {
+        let new = |task: &str, n: i32| JobSpec::new(task, n).check(100).expect("a job");
+        let mut args = Vec::new();
+        push_runs(&mut args, &[new("a", 1), new("a", 2), new("b", 3)]);
+        let texts: Vec<String> = args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+        assert_eq!([&texts[0], &texts[2], &texts[3], &texts[4], &texts[6], &texts[7]], ["2", "2", "1", "2", "1", "3"]);
+        let keyed = |key: &str| JobSpec::new("a", 1).key(key).check(100).expect("a job");
+        assert!(!is_alike(&keyed("x"), &keyed("y")));
     }
 }

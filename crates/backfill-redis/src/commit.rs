@@ -103,12 +103,9 @@ impl<'a> Commit<'a> {
         }
         push(&number(self.batches.len()));
         for batch in &self.batches {
-            push(&number(batch.len()));
-            for job in *batch {
-                push(&codec::head(job));
-                push(job.payload.as_str().as_bytes());
-            }
+            codec::push_runs(&mut args, batch);
         }
+        let mut push = |bytes: &[u8]| args.push(bytes.to_vec());
         push(&number(self.events.len()));
         for (place, event) in self.events.iter().enumerate() {
             push(&number(keys_before + place + 1));
@@ -133,11 +130,11 @@ impl<'a> Commit<'a> {
         let read = || {
             let [now, added, positions] = answer::parts(answered)?;
             let now = answer::time(now)?;
-            let new = self.batches.iter().copied().flatten();
-            let added = new.zip(answer::list(added)?).map(|(new, value)| answer::added(new, now, value));
+            let mut answers = answer::list(added)?.into_iter();
+            let added = self.batches.iter().map(|batch| answer::added(batch, now, &mut answers));
             let positions = answer::list(positions)?.into_iter();
             Some(Committed {
-                added: added.collect::<Option<_>>()?,
+                added: added.collect::<Option<Vec<_>>>()?.concat(),
                 positions: positions.map(|value| answer::number(&value)?.try_into().ok()).collect::<Option<_>>()?,
             })
         };

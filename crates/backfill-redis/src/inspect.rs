@@ -156,21 +156,16 @@ impl Inspect for RedisStorage {
 impl RedisStorage {
     /// Jobs behind this id, by id, without their payloads; and how many bytes those have.
     pub(crate) async fn page(&self, after: Option<JobId>, limit: usize) -> Result<Vec<(Job, u32)>> {
-        let mut after = after.map_or(0, JobId::number);
+        let mut after = after;
         loop {
-            let mut command = redis::cmd("ZRANGEBYSCORE");
-            command
-                .arg(self.link.keys().get(Key::Ids))
-                .arg(format!("({after}"))
-                .arg("+inf")
-                .arg("LIMIT")
-                .arg(0)
-                .arg(limit);
+            let from = after.map_or_else(|| b"-".to_vec(), |id| [b"(".as_slice(), &codec::id(id)].concat());
+            let mut command = redis::cmd("ZRANGEBYLEX");
+            command.arg(self.link.keys().get(Key::Ids)).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit);
             let ids: Vec<Vec<u8>> = self.link.read(ACTION, &command).await?;
             let ids =
                 ids.iter().map(|id| codec::job_id(id)).collect::<Option<Vec<JobId>>>().ok_or_else(|| odd(ACTION))?;
             let Some(last) = ids.last() else { return Ok(Vec::new()) };
-            after = last.number();
+            after = Some(*last);
             let kept = read_kept(ACTION, &self.link, &ids).await?;
             let jobs = ids.iter().zip(kept).filter_map(|(id, kept)| kept.map(|kept| (*id, kept))).map(|(id, kept)| {
                 Some((codec::job(&codec::id(id), &kept, Payload::empty())?, codec::payload_bytes(&kept)))

@@ -80,8 +80,8 @@ pub const VERSION: i32 = 1;
 
 /// The most that Redis holds in one value, as it is configured by default (`proto-max-bulk-len`).
 const MAX_PAYLOAD_BYTES: u64 = 512 * 1024 * 1024;
-/// How many jobs one call adds, at the most: a command has a million arguments at the most, and a job is two.
-const MAX_BATCH: usize = 400_000;
+/// How many jobs one call adds, at the most: a command has a million arguments at the most, and a job is up to three.
+const MAX_BATCH: usize = 300_000;
 
 /// Jobs in a namespace of Redis. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
@@ -172,18 +172,14 @@ impl Storage for RedisStorage {
             let problem = format!("are too many for one call, in which there can be {MAX_BATCH}; add them in several");
             return Err(Error::InvalidJob { what: "jobs", value: jobs.len().to_string(), problem });
         }
-        let mut args = Args::with_capacity(2 * jobs.len());
-        for job in jobs {
-            args.push(codec::head(job));
-            args.push(job.payload.as_str().into());
-        }
+        let mut args = Args::with_capacity(jobs.len() + 4);
+        codec::push_runs(&mut args, jobs);
         let answered = self.link.run(ACTION, &ADD, args).await?;
         let read = || {
             let [now, answers] = answer::parts(answered)?;
-            let (now, answers) = (answer::time(now)?, answer::list(answers)?);
-            jobs.iter().zip(answers).map(|(job, value)| answer::added(job, now, value)).collect::<Option<Vec<Job>>>()
+            answer::added(jobs, answer::time(now)?, &mut answer::list(answers)?.into_iter())
         };
-        read().filter(|stored| stored.len() == jobs.len()).ok_or_else(|| odd(ACTION))
+        read().ok_or_else(|| odd(ACTION))
     }
 
     fn consumer(&self) -> Arc<dyn Consumer> {

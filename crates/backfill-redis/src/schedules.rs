@@ -48,7 +48,12 @@ impl Schedules for RedisStorage {
         const ACTION: &str = "add the crontab's jobs";
         let mut args: Args = vec![codec::moment(moment).to_vec()];
         for DueJob { identifier, job } in due {
-            args.extend([identifier.clone().into_bytes(), codec::head(job), job.payload.as_str().into()]);
+            args.extend([
+                identifier.clone().into_bytes(),
+                codec::head(job),
+                b"1".to_vec(),
+                job.payload.as_str().into(),
+            ]);
         }
         let answered = self.link.run(ACTION, &DUE, args).await?;
         let read = || {
@@ -60,7 +65,7 @@ impl Schedules for RedisStorage {
             }
             let jobs = due.iter().zip(added).map(|(due, value)| match value {
                 Value::Nil => Some(None),
-                value => answer::added(&due.job, now, value).map(Some),
+                value => answer::added(std::slice::from_ref(&due.job), now, &mut [value].into_iter())?.pop().map(Some),
             });
             jobs.collect()
         };
