@@ -14,7 +14,7 @@ use crate::codec;
 use crate::errors::odd;
 use crate::keys::Key;
 use crate::link::{Args, Link};
-use crate::scripts::COMMIT;
+use crate::scripts::{COMMIT, COMMIT_NEW};
 
 /// A job as it is kept; `None` if it is not there.
 pub(crate) type Kept = Option<Vec<u8>>;
@@ -123,7 +123,9 @@ impl<'a> Commit<'a> {
     pub(crate) async fn send(&self, action: &'static str, link: &Link) -> Result<Option<Committed>> {
         let streams: Vec<Vec<u8>> = self.events.iter().map(|event| link.keys().stream(&event.stream)).collect();
         let args = self.args(link.keys().all().len());
-        let answered = link.run_with(action, &COMMIT, &streams, args).await?;
+        // When memory is full, what ends no job waits.
+        let script = if self.jobs.is_empty() { &COMMIT_NEW } else { &COMMIT };
+        let answered = link.run_with(action, script, &streams, args).await?;
         if answered == redis::Value::Nil {
             return Ok(None);
         }

@@ -1,4 +1,7 @@
 //! The scripts. Each begins with `lua/lib.lua`.
+//!
+//! When the server's memory is full, it refuses what makes new jobs before that has begun. Everything else goes on, or workers could not even
+//! write their results, which is what gives memory back.
 
 use std::sync::OnceLock;
 
@@ -20,32 +23,41 @@ impl Script {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
-        $($(#[$doc])* pub(crate) static $name: Script =
-            Script { text: concat!(include_str!("../lua/lib.lua"), include_str!($file)), sha: OnceLock::new() };)*
+    ($($first:literal { $($name:ident = $file:literal;)* })*) => {
+        $($(pub(crate) static $name: Script = Script {
+            text: concat!($first, "\n", include_str!("../lua/lib.lua"), include_str!($file)),
+            sha: OnceLock::new(),
+        };)*)*
     };
 }
 
 scripts! {
-    ADD = "../lua/add.lua";
-    BEAT = "../lua/beat.lua";
-    CLAIM = "../lua/claim.lua";
-    CLEANUP = "../lua/cleanup.lua";
-    COMMIT = "../lua/commit.lua";
-    COMPLETE = "../lua/complete.lua";
-    DEPTHS = "../lua/depths.lua";
-    DOCUMENTS = "../lua/documents.lua";
-    DUE = "../lua/due.lua";
-    END_LEASES = "../lua/end_leases.lua";
-    IMPORT = "../lua/import.lua";
-    PEEK = "../lua/peek.lua";
-    PRESENT = "../lua/present.lua";
-    PURGE = "../lua/purge.lua";
-    REGISTER = "../lua/register.lua";
-    RELEASE = "../lua/release.lua";
-    RENEW = "../lua/renew.lua";
-    SERVE = "../lua/serve.lua";
-    SWEEP = "../lua/sweep.lua";
-    TAKE = "../lua/take.lua";
-    TRIM = "../lua/trim.lua";
+    "#!lua" {
+        ADD = "../lua/add.lua";
+        COMMIT_NEW = "../lua/commit.lua";
+        DUE = "../lua/due.lua";
+        IMPORT = "../lua/import.lua";
+    }
+    "#!lua flags=allow-oom" {
+        BEAT = "../lua/beat.lua";
+        CLAIM = "../lua/claim.lua";
+        CLEANUP = "../lua/cleanup.lua";
+        COMMIT = "../lua/commit.lua";
+        COMPLETE = "../lua/complete.lua";
+        END_LEASES = "../lua/end_leases.lua";
+        PRESENT = "../lua/present.lua";
+        PURGE = "../lua/purge.lua";
+        REGISTER = "../lua/register.lua";
+        RELEASE = "../lua/release.lua";
+        RENEW = "../lua/renew.lua";
+        SERVE = "../lua/serve.lua";
+        SWEEP = "../lua/sweep.lua";
+        TAKE = "../lua/take.lua";
+        TRIM = "../lua/trim.lua";
+    }
+    "#!lua flags=no-writes" {
+        DEPTHS = "../lua/depths.lua";
+        DOCUMENTS = "../lua/documents.lua";
+        PEEK = "../lua/peek.lua";
+    }
 }

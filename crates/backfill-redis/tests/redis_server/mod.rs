@@ -32,7 +32,25 @@ impl Server {
         if is_root() {
             chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
         }
-        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let options: Vec<String> = ["--save", ""].iter().chain(options).map(|&option| option.to_owned()).collect();
+        let (port, child) = spawn_on_a_free_port(directory.path(), &options);
+        Self { directory, port, child, options }
+    }
+
+    /// A sentinel that watches a master.
+    pub fn start_sentinel(service: &str, master: u16) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = format!(
+            "sentinel monitor {service} 127.0.0.1 {master} 2\nsentinel down-after-milliseconds {service} 500\n\
+             sentinel failover-timeout {service} 5000\n"
+        );
+        std::fs::write(directory.path().join("sentinel.conf"), settings).expect("a file");
+        if is_root() {
+            for path in [directory.path(), &directory.path().join("sentinel.conf")] {
+                chown(path, Some(NOBODY), Some(NOBODY)).expect("chown");
+            }
+        }
+        let options = vec!["sentinel.conf".to_owned(), "--sentinel".to_owned()];
         let (port, child) = spawn_on_a_free_port(directory.path(), &options);
         Self { directory, port, child, options }
     }
@@ -110,11 +128,14 @@ fn spawn(directory: &Path, port: u16, options: &[String]) -> Child {
         .arg(SHELL)
         .arg("sh")
         .arg(std::env::var("BACKFILL_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned()))
+        // A file of settings comes first.
+        .args(options.iter().take_while(|option| !option.starts_with("--")))
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", &directory.display().to_string()])
-        .args(["--save", "", "--daemonize", "no"])
-        .args(options)
+        .args(["--daemonize", "no"])
+        .args(options.iter().skip_while(|option| !option.starts_with("--")))
         .current_dir(directory)
-        .stdin(Stdio::piped());
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null());
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
