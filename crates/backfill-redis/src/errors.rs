@@ -51,7 +51,11 @@ struct DriverError(RedisError);
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)?;
+        if self.0.kind() == ErrorKind::AuthenticationFailed {
+            return f.write_str(": check user and password in the URL, redis://user:password@host");
+        }
         let remedy = match self.0.code() {
+            Some("NOAUTH") => "the server wants to know who asks; use redis://user:password@host",
             Some("OOM") => "the server's memory is full; give it more (maxmemory), or let workers finish jobs",
             Some("MISCONF") => "the server cannot write to its disk; look at its log",
             Some("NOREPLICAS") => {

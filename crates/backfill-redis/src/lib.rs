@@ -78,6 +78,46 @@ pub const DEFAULT_NAMESPACE: &str = "backfill";
 /// The version of what is kept.
 pub const VERSION: i32 = 1;
 
+/// What an ACL user needs, on keys `{backfill:NAME}:*`: everything else may be forbidden. `role` and `cluster` are asked for only behind sentinels
+/// and in a cluster; `config|get` only by the doctor, which says so if it may not.
+pub const COMMANDS: [&str; 35] = [
+    "asking",
+    "cluster|keyslot",
+    "cluster|slots",
+    "config|get",
+    "eval",
+    "evalsha",
+    "exists",
+    "hdel",
+    "hexists",
+    "hget",
+    "hgetall",
+    "hincrby",
+    "hkeys",
+    "hmget",
+    "hset",
+    "hsetnx",
+    "info",
+    "role",
+    "sadd",
+    "smembers",
+    "srem",
+    "time",
+    "xadd",
+    "xlen",
+    "xrange",
+    "xread",
+    "xrevrange",
+    "xtrim",
+    "zadd",
+    "zlexcount",
+    "zrange",
+    "zrangebylex",
+    "zrem",
+    "zremrangebylex",
+    "zscore",
+];
+
 /// The most that Redis holds in one value, as it is configured by default (`proto-max-bulk-len`).
 const MAX_PAYLOAD_BYTES: u64 = 512 * 1024 * 1024;
 /// How many jobs one call adds, at the most: a command has a million arguments at the most, and a job is up to three.

@@ -59,6 +59,60 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Makes a certificate in the server's directory, by an authority of one's own.
+    fn make_certificate(directory: &Path) {
+        let openssl = |words: &str| {
+            let ran = Command::new("openssl").args(words.split(' ')).current_dir(directory).output().expect("openssl");
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        };
+        openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=authority -days 2");
+        openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost");
+        std::fs::write(directory.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("a file");
+        openssl(
+            "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile names",
+        );
+        if is_root() {
+            chown(directory.join("server.key"), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+    }
+
+    /// A server that also speaks TLS, on the second port; its authority's certificate is `ca.crt` in its directory.
+    pub fn start_with_tls(options: &[&str]) -> (Self, u16) {
+        let directory = tempfile::tempdir().expect("a directory");
+        if is_root() {
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        Self::make_certificate(directory.path());
+        for _ in 0..20 {
+            let tls = free_port();
+            let tls_port = tls.to_string();
+            let options: Vec<String> = [
+                "--save",
+                "",
+                "--tls-port",
+                &tls_port,
+                "--tls-cert-file",
+                "server.crt",
+                "--tls-key-file",
+                "server.key",
+                "--tls-ca-cert-file",
+                "ca.crt",
+                "--tls-auth-clients",
+                "no",
+            ]
+            .iter()
+            .chain(options)
+            .map(|&option| option.to_owned())
+            .collect();
+            let port = free_port();
+            let mut child = spawn(directory.path(), port, &options);
+            if wait_until_it_answers(&mut child, port) {
+                return (Self { directory, port, child, options }, tls);
+            }
+        }
+        panic!("no server starts; look at {}", directory.path().join("log").display());
+    }
+
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -98,9 +152,13 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
 fn spawn_on_a_free_port(directory: &Path, options: &[String]) -> (u16, Child) {
     for _ in 0..20 {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let port = free_port();
         let mut child = spawn(directory, port, options);
         // Somebody else may have been quicker.
         if wait_until_it_answers(&mut child, port) {
