@@ -39,6 +39,7 @@ packages_of() {
     nss_wrapper) echo libnss-wrapper ;;
     postgres) echo postgresql ;;
     psql) echo postgresql-client ;;
+    python) echo python3-venv ;;
     redis) echo redis-server ;;
     *) echo "$1" ;;
   esac
@@ -57,6 +58,7 @@ first_file() {
 # The bundled SQLite is compiled, and Rust links with it.
 find_cc() { command -v cc >/dev/null; }
 find_openssl() { command -v openssl >/dev/null; }
+find_python() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 find_redis() { REDIS=$(command -v redis-server); }
 find_psql() { command -v psql >/dev/null; }
 find_sqlite3() { command -v sqlite3 >/dev/null; }
@@ -141,6 +143,7 @@ end_all() {
   # Who presses Ctrl-C twice still wants no server to stay.
   trap '' INT TERM HUP
   pg_stop_all
+  if declare -F redis_stop >/dev/null; then redis_stop; fi
   if [ "${TMPDIR:-}" = "$SCRATCH" ]; then kill_the_rest; fi
   rm -rf "$SCRATCH"
 }
