@@ -23,7 +23,7 @@ redis_start() {
 }
 
 redis_stop() {
-  if [ -n "${REDIS_PID:-}" ]; then kill -KILL "$REDIS_PID" 2>/dev/null || true; fi
+  if [ -n "${REDIS_PID:-}" ]; then { kill -KILL "$REDIS_PID" && wait "$REDIS_PID"; } 2>/dev/null || true; fi
 }
 
 REDIS_PEERS=$root/.cache/redis-peers

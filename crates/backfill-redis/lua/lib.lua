@@ -4,7 +4,7 @@
 -- cluster and a script is atomic. Scripts check first and write last: a script that fails after its first write is not rolled back.
 local JOBS, PAYLOADS, IDS, KEYED, LINES, QUEUED, HEADS, QLINES, QHEADS, QUEUES, QHELD, HELD, HELDN, DEAD, LEASES, WORKERS,
   SEEN, SERVES, STATUS, TASKS, CRONTABS, IMPORTS, COUNTERS, WAKE, GLINES, GHELD, GHEADS, GROUPS, TURNS, DOCS, DOCKEYS,
-  DOCENDS, DOCOWNERS, STREAMS = unpack(KEYS)
+  DOCENDS, DOCOWNERS, STREAMS, OFFERS = unpack(KEYS)
 local call, sub = redis.call, string.sub
 local pack, unpack_numbers = struct.pack, struct.unpack
 
@@ -440,6 +440,7 @@ local function forget_worker(worker)
   call('HDEL', SEEN, worker)
   call('HDEL', SERVES, worker)
   call('HDEL', STATUS, worker)
+  call('HDEL', OFFERS, worker)
   local prefix = worker .. '\0'
   for _, member in ipairs(call('ZRANGEBYLEX', DOCOWNERS, '[' .. prefix, '(' .. worker .. '\1')) do
     put_document(sub(member, #prefix + 1), '')

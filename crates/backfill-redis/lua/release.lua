@@ -3,7 +3,7 @@
 --   deregister: worker. The same, and it is gone.
 --   unlock: workers, which are gone. Nothing else of their jobs changes.
 --   rescue: the moment of the heartbeat by which the caller judged, worker, the error, 1 for in place, a number by chance. The worker is gone.
--- Answers how many jobs were released; nothing if a rescued worker was seen meanwhile.
+-- Answers how many jobs were released, and of `untracked` the moment; nothing if a rescued worker was seen meanwhile.
 local how = ARGV[1]
 local now = present()
 local now_bytes = moment_bytes(now)
@@ -32,7 +32,11 @@ local function give_attempt_back(job, old)
   if old.queue ~= '' then free_queue(old.queue, old.locked, old.holder) end
 end
 
+local moment
 if how == 'untracked' then
+  -- What was handed off before this moment and not heard of is released; from then on nothing is.
+  call('HDEL', OFFERS, ARGV[2])
+  moment = claim_moment(now)
   local tracked = {}
   for at = 3, #ARGV do tracked[ARGV[at]] = true end
   release(ARGV[2], give_attempt_back, tracked)
@@ -91,4 +95,4 @@ elseif how == 'stale' then
 end
 flush()
 if released > 0 then tell(released, names(tasks)) end
-return released
+return { released, moment or NONE }

@@ -81,7 +81,7 @@ impl Admin for RedisStorage {
     async fn unlock(&self, workers: &[String]) -> Result<u64> {
         let mut args: Args = vec![b"unlock".to_vec()];
         args.extend(workers.iter().map(|worker| worker.clone().into_bytes()));
-        Ok(self.release("unlock workers", args).await?.unwrap_or_default())
+        Ok(self.release("unlock workers", args).await?.map_or(0, |(jobs, _)| jobs))
     }
 
     async fn cleanup(&self, what: &Cleanup) -> Result<Cleaned> {

@@ -1,6 +1,7 @@
 //! What a worker needs: claims, results, heartbeats, rescue.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use backfill_core::Result;
@@ -18,6 +19,7 @@ use crate::answer;
 use crate::codec;
 use crate::commit::read_kept;
 use crate::errors::odd;
+use crate::handoff::Receiver;
 use crate::keys::Key;
 use crate::link::Args;
 use crate::scripts::{BEAT, CLAIM, COMPLETE, REGISTER, RELEASE, SERVE};
@@ -89,12 +91,17 @@ impl Consumer for RedisStorage {
     async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
         let mut args: Args = vec![b"untracked".to_vec(), worker.as_str().into()];
         args.extend(holds.iter().map(|id| codec::id(*id).to_vec()));
-        Ok(self.release("release jobs", args).await?.unwrap_or_default())
+        let released = self.release("release jobs", args).await?;
+        Ok(released.map_or(0, |(jobs, moment)| {
+            self.handoffs.released_at(moment);
+            jobs
+        }))
     }
 
     async fn release_stale(&self) -> Result<u64> {
         let before = codec::moment(self.now().await? - STALE);
-        Ok(self.release("release old locks", vec![b"stale".to_vec(), before.to_vec()]).await?.unwrap_or_default())
+        let released = self.release("release old locks", vec![b"stale".to_vec(), before.to_vec()]).await?;
+        Ok(released.map_or(0, |(jobs, _)| jobs))
     }
 
     async fn rescue(&self, watch: &Watch) -> Result<Vec<Rescued>> {
@@ -113,15 +120,15 @@ impl Consumer for RedisStorage {
                 fastrand::i32(0..).to_string().into_bytes(),
             ];
             // Somebody else may have been quicker, or it has sent a heartbeat.
-            if let Some(jobs) = self.release("rescue jobs", args).await? {
+            if let Some((jobs, _)) = self.release("rescue jobs", args).await? {
                 rescued.push(Rescued { worker, jobs });
             }
         }
         Ok(rescued)
     }
 
-    fn wakeups(&self, _offers: Offers) -> BoxStream<'static, Wakeup> {
-        wakeups::of_jobs(self.link.again())
+    fn wakeups(&self, offers: Offers) -> BoxStream<'static, Wakeup> {
+        wakeups::of_jobs(self.link.again(), offers.map(|offers| Receiver::new(offers, Arc::clone(&self.handoffs))))
     }
 }
 
@@ -131,12 +138,16 @@ impl RedisStorage {
         answer::number(&answered).map(|number| number == 1).ok_or_else(|| odd(action))
     }
 
-    pub(crate) async fn release(&self, action: &'static str, args: Args) -> Result<Option<u64>> {
+    /// How many jobs were released, and when.
+    pub(crate) async fn release(&self, action: &'static str, args: Args) -> Result<Option<(u64, [u8; 8])>> {
         match self.link.run(action, &RELEASE, args).await? {
             Value::Nil => Ok(None),
             answered => {
-                let released = answer::number(&answered).and_then(|number| number.try_into().ok());
-                released.map(Some).ok_or_else(|| odd(action))
+                let read = || {
+                    let [jobs, moment] = answer::parts(answered)?;
+                    Some((answer::number(&jobs)?.try_into().ok()?, answer::bytes(moment)?.try_into().ok()?))
+                };
+                read().map(Some).ok_or_else(|| odd(action))
             }
         }
     }

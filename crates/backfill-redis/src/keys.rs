@@ -4,7 +4,7 @@
 const MAX_NAMESPACE_CHARS: usize = 128;
 
 /// The names of the keys, in the order in which every script gets them (`lua/lib.lua` calls them the same).
-const NAMES: [&str; 34] = [
+const NAMES: [&str; 35] = [
     "jobs",
     "payloads",
     "ids",
@@ -39,6 +39,7 @@ const NAMES: [&str; 34] = [
     "docends",
     "docowners",
     "streams",
+    "offers",
 ];
 
 /// One key of every namespace.
@@ -92,6 +93,11 @@ impl Keys {
 
     pub(crate) fn get(&self, key: Key) -> &[u8] {
         &self.all[key as usize]
+    }
+
+    /// A channel of one listener's own.
+    pub(crate) fn channel(&self, name: u64) -> String {
+        format!("{{backfill:{}}}:handoff:{name:016x}", self.namespace)
     }
 
     /// The key of a stream of events.

@@ -31,6 +31,7 @@
 //! | `commit` | writing what was decided here |
 //! | `consumer` | claims, results, heartbeats, rescue |
 //! | `wakeups` | what the stream `wake` says |
+//! | `handoff` | offering to take a new job, and hearing of it |
 //! | `schedules` | the gate through which crontabs add their jobs |
 //! | `admin` | the administrative verbs |
 //! | `inspect` | what an administrator sees |
@@ -47,6 +48,7 @@ mod commit;
 mod consumer;
 mod doctor;
 mod errors;
+mod handoff;
 mod inspect;
 mod keys;
 mod link;
@@ -68,6 +70,7 @@ use chrono::{DateTime, Utc};
 
 use address::Address;
 use errors::odd;
+use handoff::Handoffs;
 use keys::{Key, Keys};
 use link::{Args, Link};
 use scripts::ADD;
@@ -78,9 +81,9 @@ pub const DEFAULT_NAMESPACE: &str = "backfill";
 /// The version of what is kept.
 pub const VERSION: i32 = 1;
 
-/// What an ACL user needs, on keys `{backfill:NAME}:*`: everything else may be forbidden. `role` and `cluster` are asked for only behind sentinels
+/// What an ACL user needs, on keys and channels `{backfill:NAME}:*`: everything else may be forbidden. `role` and `cluster` are asked for only behind sentinels
 /// and in a cluster; `config|get` only by the doctor, which says so if it may not.
-pub const COMMANDS: [&str; 35] = [
+pub const COMMANDS: [&str; 39] = [
     "asking",
     "cluster|keyslot",
     "cluster|slots",
@@ -95,13 +98,17 @@ pub const COMMANDS: [&str; 35] = [
     "hincrby",
     "hkeys",
     "hmget",
+    "hrandfield",
     "hset",
     "hsetnx",
     "info",
+    "ping",
+    "publish",
     "role",
     "sadd",
     "smembers",
     "srem",
+    "subscribe",
     "time",
     "xadd",
     "xlen",
@@ -127,6 +134,8 @@ const MAX_BATCH: usize = 300_000;
 #[derive(Clone, Debug)]
 pub struct RedisStorage {
     link: Arc<Link>,
+    /// What its listener has to know of what was handed off.
+    handoffs: Arc<Handoffs>,
 }
 
 impl RedisStorage {
@@ -145,7 +154,7 @@ impl RedisStorage {
             let problem = "is no namespace of Redis: it must have 1 to 128 characters, no brace and no NUL character";
             Error::InvalidSchemaName { name: namespace.to_owned(), problem: problem.to_owned() }
         })?;
-        Ok(Self { link: Arc::new(Link::new(address, Arc::new(keys))) })
+        Ok(Self { link: Arc::new(Link::new(address, Arc::new(keys))), handoffs: Arc::default() })
     }
 
     /// The same server, another namespace.
@@ -176,7 +185,7 @@ impl Storage for RedisStorage {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(MAX_PAYLOAD_BYTES).several_processes().durable()
+        Capabilities::new(MAX_PAYLOAD_BYTES).handoff().several_processes().durable()
     }
 
     async fn migrate(&self) -> Result<Migrated> {
@@ -224,7 +233,7 @@ impl Storage for RedisStorage {
 
     fn consumer(&self) -> Arc<dyn Consumer> {
         // A connection of its own: what the user's code sends does not stand before its heartbeats.
-        Arc::new(Self { link: Arc::new(self.link.again()) })
+        Arc::new(Self { link: Arc::new(self.link.again()), handoffs: Arc::default() })
     }
 
     fn schedules(&self) -> Option<&dyn Schedules> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backfill_core::Result;
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, cmd,
 };
@@ -174,19 +174,30 @@ impl Link {
 
     /// A connection of one's own.
     pub(crate) async fn connect(&self, answer: Option<Duration>) -> RedisResult<MultiplexedConnection> {
+        connect(&self.server().await?, answer).await
+    }
+
+    /// A connection of one's own that hears what is published.
+    pub(crate) async fn subscriber(&self) -> RedisResult<PubSub> {
+        let client = self.server().await?;
+        let made = tokio::time::timeout(CONNECT, client.get_async_pubsub()).await;
+        made.map_err(|_| timed_out("the server did not answer"))?
+    }
+
+    /// The server that has the namespace.
+    async fn server(&self) -> RedisResult<Client> {
         match &self.address {
-            Address::Server(client) => connect(client, answer).await,
+            Address::Server(client) => Ok(client.clone()),
             Address::Sentinel { sentinels, service, node, .. } => {
                 let mut master = Address::master(sentinels, service, node)?;
                 let client = tokio::time::timeout(CONNECT, master.async_get_client()).await;
-                let client = client.map_err(|_| timed_out("the sentinels did not answer"))??;
-                connect(&client, answer).await
+                client.map_err(|_| timed_out("the sentinels did not answer"))?
             }
             Address::Cluster { nodes, .. } => {
                 let mut last = timed_out("no node of the cluster answered");
                 for node in nodes {
                     match self.owner(node).await {
-                        Ok(client) => return connect(&client, answer).await,
+                        Ok(client) => return Ok(client),
                         Err(error) => last = error,
                     }
                 }

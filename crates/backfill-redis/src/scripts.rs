@@ -45,6 +45,7 @@ scripts! {
         COMMIT = "../lua/commit.lua";
         COMPLETE = "../lua/complete.lua";
         END_LEASES = "../lua/end_leases.lua";
+        OFFER = "../lua/offer.lua";
         PRESENT = "../lua/present.lua";
         PURGE = "../lua/purge.lua";
         REGISTER = "../lua/register.lua";

@@ -3,16 +3,19 @@
 //! A listener has a connection of its own, on which it waits for the next entry. It goes on from the last one that it read, so nothing is missed as long
 //! as the connection stands. When that breaks, it begins anew with the newest entry and says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backfill_core::storage::Wakeup;
 use backfill_core::storage::messages::{Changes, News};
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
 
 use crate::answer;
 use crate::commit::heard;
+use crate::handoff::Receiver;
 use crate::keys::Key;
 use crate::link::Link;
 
@@ -28,6 +31,7 @@ enum Heard {
     Listening,
     Lost(String),
     Entries(Vec<Entry>),
+    HandedOff(Wakeup),
 }
 
 #[derive(Default)]
@@ -37,10 +41,11 @@ struct Entry {
 }
 
 /// What workers hear.
-pub(crate) fn of_jobs(link: Link) -> BoxStream<'static, Wakeup> {
-    let heard = entries(link).filter_map(async |heard| match heard {
+pub(crate) fn of_jobs(link: Link, receiver: Option<Receiver>) -> BoxStream<'static, Wakeup> {
+    let heard = entries(link, receiver).filter_map(async |heard| match heard {
         Heard::Listening => Some(Wakeup::Listening),
         Heard::Lost(reason) => Some(Wakeup::ListenerLost { reason }),
+        Heard::HandedOff(wakeup) => Some(wakeup),
         Heard::Entries(entries) => {
             let ready = entries.iter().map(|entry| entry.ready).sum();
             (ready > 0).then_some(Wakeup::JobsAdded(ready))
@@ -51,10 +56,11 @@ pub(crate) fn of_jobs(link: Link) -> BoxStream<'static, Wakeup> {
 
 /// What those hear who wait for messages.
 pub(crate) fn of_messages(link: Link) -> BoxStream<'static, News> {
-    let heard = entries(link).flat_map(|heard| {
+    let heard = entries(link, None).flat_map(|heard| {
         let news = match heard {
             Heard::Listening => vec![News::Listening],
             Heard::Lost(reason) => vec![News::lost(reason)],
+            Heard::HandedOff(_) => Vec::new(),
             Heard::Entries(entries) => {
                 let changes = entries.into_iter().map(|entry| entry.changes);
                 changes.filter(|changes| !changes.is_nothing()).map(News::Changed).collect()
@@ -66,14 +72,22 @@ pub(crate) fn of_messages(link: Link) -> BoxStream<'static, News> {
 }
 
 struct Listener {
-    link: Link,
-    open: Option<(MultiplexedConnection, String)>,
+    link: Arc<Link>,
+    receiver: Option<Receiver>,
+    open: Option<Reading>,
     /// What was last said is that nothing is heard.
     lost: bool,
 }
 
-fn entries(link: Link) -> BoxStream<'static, Heard> {
-    let listener = Listener { link, open: None, lost: false };
+/// The connection that waits for entries. A wait that has begun is kept until it ends: the server answers on this connection in order.
+struct Reading {
+    connection: MultiplexedConnection,
+    last: String,
+    waiting: Option<BoxFuture<'static, RedisResult<Value>>>,
+}
+
+fn entries(link: Link, receiver: Option<Receiver>) -> BoxStream<'static, Heard> {
+    let listener = Listener { link: Arc::new(link), receiver, open: None, lost: false };
     stream::unfold(listener, async |mut listener| Some((listener.next().await, listener))).boxed()
 }
 
@@ -89,13 +103,28 @@ impl Listener {
                     }
                     Err(error) => Err(error),
                 },
-                Some((connection, last)) => read(&self.link, connection, last).await,
+                Some(open) => {
+                    let handed_off = async {
+                        match &mut self.receiver {
+                            Some(receiver) => receiver.next(&self.link).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        wakeup = handed_off => wakeup.map(Heard::HandedOff),
+                        entries = open.next(&self.link) => entries.map(Heard::Entries),
+                    }
+                }
             };
             match heard {
-                Ok(entries) if entries.is_empty() => {}
-                Ok(entries) => return Heard::Entries(entries),
+                Ok(Heard::Entries(entries)) if entries.is_empty() => {}
+                Ok(heard) => return heard,
                 Err(error) => {
                     self.open = None;
+                    if let Some(receiver) = &mut self.receiver {
+                        receiver.close();
+                    }
                     if !std::mem::replace(&mut self.lost, true) {
                         return Heard::Lost(error.to_string());
                     }
@@ -105,27 +134,41 @@ impl Listener {
         }
     }
 
-    /// A connection, and the newest entry.
-    async fn connect(&self) -> RedisResult<(MultiplexedConnection, String)> {
+    /// Connections, and the newest entry.
+    async fn connect(&mut self) -> RedisResult<Reading> {
         let mut connection = self.link.connect(Some(WAIT + PATIENCE)).await?;
+        if let Some(receiver) = &mut self.receiver {
+            receiver.connect(&self.link).await?;
+        }
         let mut command = redis::cmd("XREVRANGE");
         command.arg(self.link.keys().get(Key::Wake)).arg("+").arg("-").arg("COUNT").arg(1);
         let newest: Value = command.query_async(&mut connection).await?;
         let id = answer::list(newest).and_then(|entries| answer::list(entries.into_iter().next()?)?.into_iter().next());
         let id = id.and_then(answer::bytes).and_then(|id| String::from_utf8(id).ok());
-        Ok((connection, id.unwrap_or_else(|| "0-0".to_owned())))
+        Ok(Reading { connection, last: id.unwrap_or_else(|| "0-0".to_owned()), waiting: None })
     }
 }
 
-async fn read(link: &Link, connection: &mut MultiplexedConnection, last: &mut String) -> RedisResult<Vec<Entry>> {
-    let mut command = redis::cmd("XREAD");
-    let wait = u64::try_from(WAIT.as_millis()).unwrap_or_default();
-    command.arg("COUNT").arg(1_000).arg("BLOCK").arg(wait).arg("STREAMS").arg(link.keys().get(Key::Wake)).arg(&*last);
-    let answered: Value = command.query_async(connection).await?;
-    if answered == Value::Nil {
-        return Ok(Vec::new());
+impl Reading {
+    /// The next entries; none if there were none for a while. Dropping the call loses nothing.
+    async fn next(&mut self, link: &Link) -> RedisResult<Vec<Entry>> {
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let mut command = redis::cmd("XREAD");
+            let wait = u64::try_from(WAIT.as_millis()).unwrap_or_default();
+            command.arg("COUNT").arg(1_000).arg("BLOCK").arg(wait);
+            command.arg("STREAMS").arg(link.keys().get(Key::Wake)).arg(&self.last);
+            let mut connection = self.connection.clone();
+            Box::pin(async move { command.query_async(&mut connection).await })
+        });
+        let answered = waiting.await;
+        self.waiting = None;
+        let answered = answered?;
+        if answered == Value::Nil {
+            return Ok(Vec::new());
+        }
+        entries_of(answered, &mut self.last)
+            .ok_or_else(|| RedisError::from((redis::ErrorKind::Parse, "the stream cannot be read")))
     }
-    entries_of(answered, last).ok_or_else(|| RedisError::from((redis::ErrorKind::Parse, "the stream cannot be read")))
 }
 
 fn entries_of(answered: Value, last: &mut String) -> Option<Vec<Entry>> {

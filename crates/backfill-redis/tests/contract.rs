@@ -20,7 +20,14 @@ fn url() -> &'static str {
         let client = redis::Client::open(server.url()).expect("a client");
         let mut connection = client.get_connection().expect("connect");
         let mut command = redis::cmd("ACL");
-        command.arg("SETUSER").arg("app").arg("reset").arg("on").arg(">secret").arg("~{backfill:*}:*");
+        command
+            .arg("SETUSER")
+            .arg("app")
+            .arg("reset")
+            .arg("on")
+            .arg(">secret")
+            .arg("~{backfill:*}:*")
+            .arg("&{backfill:*}:*");
         for allowed in backfill_redis::COMMANDS {
             command.arg(format!("+{allowed}"));
         }

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use backfill_core::job::{JobId, JobSpec, NewJob};
 use backfill_core::storage::{
-    ClaimRef, ClaimRequest, ClaimedJob, Consumer, Inspect, JobFilter, Outcome, Registration, Settlement, Storage,
-    Wakeup, Watch, WorkerId,
+    ClaimRef, ClaimRequest, ClaimToken, ClaimedJob, Consumer, Inspect, JobFilter, Offer, Outcome, Registration,
+    Settlement, Storage, Wakeup, Watch, WorkerId,
 };
 use backfill_redis::RedisStorage;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use redis_server::{Server, signal};
+use tokio::sync::watch;
 
 const TASK: &str = "task";
 const WITHIN: Duration = Duration::from_secs(30);
@@ -262,4 +264,86 @@ async fn a_server_that_is_stopped_for_a_while_is_waited_for() {
     signal(server.pid(), "CONT");
     let added = tokio::time::timeout(WITHIN, adding).await.expect("in time").expect("no panic").expect("add");
     assert_eq!(all_ids(&storage).await, HashSet::from([added[0].id]));
+}
+
+/// A listener that waits for jobs to be handed off, and the worker whose it is.
+async fn listening(
+    consumer: &Arc<dyn Consumer>,
+) -> (Arc<WorkerId>, watch::Sender<Option<Offer>>, BoxStream<'static, Wakeup>) {
+    let worker = Arc::new(worker(&**consumer).await);
+    let offers = watch::Sender::new(Some(Offer::new(Arc::clone(&worker), [TASK.to_owned()].into(), 1)));
+    let mut wakeups = consumer.wakeups(Some(offers.subscribe()));
+    let first = tokio::time::timeout(WITHIN, wakeups.next()).await.expect("in time");
+    assert_eq!(first, Some(Wakeup::Listening));
+    (worker, offers, wakeups)
+}
+
+/// Adds until a job is handed off, and the wakeups say so.
+async fn until_handed_off(storage: &RedisStorage, wakeups: &mut BoxStream<'static, Wakeup>) -> JobId {
+    let begun = std::time::Instant::now();
+    loop {
+        let added = storage.add(&[job(1)]).await.expect("add").remove(0);
+        let heard = tokio::time::timeout(WITHIN, wakeups.next()).await.expect("in time").expect("it never ends");
+        if let Wakeup::HandedOff(handoff) = heard {
+            assert_eq!(handoff.job.id, added.id);
+            return added.id;
+        }
+        assert!(begun.elapsed() < WITHIN, "nothing is ever handed off");
+    }
+}
+
+/// Nothing is handed off to a worker whose listener is gone, whatever it has offered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_ends_with_its_listener() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let (worker, _offers, mut wakeups) = listening(&consumer).await;
+    let held = until_handed_off(&storage, &mut wakeups).await;
+    // While that one is held no other is handed off, so that a worker which does not go on gets no more.
+    assert_eq!(storage.add(&[job(2)]).await.expect("add")[0].locked_by, None);
+    assert_eq!(consumer.release_untracked(&worker, &[]).await.expect("release"), 1);
+    drop(wakeups);
+    let (_, offers, wakeups) = listening(&consumer).await;
+    drop((wakeups, offers));
+    for n in 3..50 {
+        let added = storage.add(&[job(n)]).await.expect("add").remove(0);
+        if added.locked_by.is_none() {
+            return;
+        }
+        // The server has not heard yet that the connection is closed.
+        assert_ne!(added.id, held);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("jobs are handed off to a worker that does not listen");
+}
+
+/// What was released before it was heard of is nobody's, and must not start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_released_before_it_was_heard_of_is_not_told() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let (worker, offers, mut wakeups) = listening(&consumer).await;
+    for round in 2..20 {
+        let id = until_handed_off(&storage, &mut wakeups).await;
+        let held = storage.job(id).await.expect("read").expect("a job");
+        let result = Settlement::new(ClaimRef::new(&held, token(&held)), Outcome::completed());
+        assert_eq!(consumer.settle(&worker, &[result]).await.expect("settle").applied, [id]);
+        // Nobody polls the stream while this one is handed off and released.
+        let unheard = storage.add(&[job(3)]).await.expect("add").remove(0);
+        assert_eq!(unheard.locked_by.as_deref(), Some(worker.as_str()), "it is handed off");
+        assert_eq!(consumer.release_untracked(&worker, &[]).await.expect("release"), 1);
+        storage.add(&[job(4), job(5)]).await.expect("add");
+        let mut heard = Vec::new();
+        while heard.last() != Some(&Wakeup::JobsAdded(2)) && heard.last() != Some(&Wakeup::JobsAdded(3)) {
+            heard.push(tokio::time::timeout(WITHIN, wakeups.next()).await.expect("in time").expect("it never ends"));
+        }
+        assert!(!heard.iter().any(|wakeup| matches!(wakeup, Wakeup::HandedOff(_))), "{heard:?}");
+        offers.send_replace(Some(Offer::new(Arc::clone(&worker), [TASK.to_owned()].into(), round)));
+    }
+}
+
+fn token(job: &backfill_core::job::Job) -> ClaimToken {
+    ClaimToken::from_number(job.locked_at.expect("it is held").timestamp_micros())
 }
