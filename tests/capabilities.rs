@@ -60,6 +60,11 @@ async fn the_table_says_what_storages_say_of_themselves() {
         let file = Backend::of("sqlite://no/such/jobs.db").expect("a URL");
         storages.push(("SQLite file", options.open(&file).await.expect("a file")));
     }
+    if cfg!(feature = "redis") {
+        let options = OpenOptions::default();
+        let server = Backend::of("redis://nowhere").expect("a URL");
+        storages.push(("Redis", options.open(&server).await.expect("a namespace")));
+    }
     for (name, storage) in storages {
         let column = columns.iter().position(|column| column == name).expect("its column");
         let written: BTreeMap<&str, String> =

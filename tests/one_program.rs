@@ -1,5 +1,7 @@
 //! One program, whose URL alone says where its jobs are.
 
+#[path = "../crates/backfill-redis/tests/redis_server/mod.rs"]
+mod redis_server;
 mod support;
 
 use std::sync::Arc;
@@ -118,4 +120,10 @@ async fn the_same_program_runs_in_memory_and_on_a_file() {
 async fn the_same_program_runs_on_a_server() {
     let (_pool, server) = support::database().await;
     runs_at(&server).await;
+}
+
+#[cfg_attr(not(feature = "server-tests"), ignore = "needs Redis: ./scripts/test")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_program_runs_on_redis() {
+    runs_at(&redis_server::Server::start(&["--appendonly", "no"]).url()).await;
 }

@@ -2,6 +2,9 @@
 //! statements in one transaction with it.
 
 #[cfg(feature = "server-tests")]
+#[path = "../crates/backfill-redis/tests/redis_server/mod.rs"]
+mod redis_server;
+#[cfg(feature = "server-tests")]
 mod support;
 
 use std::sync::Arc;
@@ -40,6 +43,14 @@ async fn postgres() -> Place {
     sqlx::query("create table effects (job bigint not null)").execute(&pool).await.expect("a table");
     let client = BackfillClient::builder().database_url(&url).messages(true).build().await.expect("migrate");
     Place { client, url, _directory: None }
+}
+
+#[cfg(feature = "server-tests")]
+async fn redis() -> Place {
+    let (url, namespace) = (redis_server::shared().url(), redis_server::namespace());
+    let storage = backfill::redis::RedisStorage::open(&url, &namespace).expect("open");
+    storage.migrate().await.expect("migrate");
+    Place { client: BackfillClient::with_storage(storage), url, _directory: None }
 }
 
 fn memory() -> Place {
@@ -93,6 +104,12 @@ async fn follows(place: Place) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_follows_a_job_happens_with_its_result_in_memory() {
     follows(memory()).await;
+}
+
+#[cfg(feature = "server-tests")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_job_happens_with_its_result_in_redis() {
+    follows(redis().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,7 +105,7 @@ struct Inner {
 
 impl Queue {
     /// Opens the queues of a namespace, any string, where this URL says: `postgres://user@host/database` (in the schema
-    /// [`DEFAULT_SCHEMA`]), `sqlite://queue.db` or `memory:`. It goes to the network, or to the disk, and makes or upgrades what is needed.
+    /// [`DEFAULT_SCHEMA`]), `sqlite://queue.db`, `redis://localhost` or `memory:`. It goes to the network, or to the disk, and makes or upgrades what is needed.
     ///
     /// # Errors
     /// When the URL is wrong, the database cannot be reached, or the schema cannot be brought up to date.
