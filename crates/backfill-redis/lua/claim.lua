@@ -5,7 +5,8 @@ local worker, limit, run_length, max_bytes, free_slots = ARGV[1], tonumber(ARGV[
 local nothing = { '0', '0', NONE, {} }
 if limit == 0 or call('HEXISTS', WORKERS, worker) == 0 then return nothing end
 local any_heads = call('EXISTS', HEADS) == 1
-if not any_heads and call('EXISTS', LINES) == 0 then return nothing end
+local any_flagged = call('EXISTS', FLAGGED) == 1
+if not any_heads and not any_flagged and call('EXISTS', LINES) == 0 then return nothing end
 local now = present()
 local ready_by = ARGV[6] ~= '' and ARGV[6] or moment_bytes(now)
 local at = 7
@@ -28,9 +29,9 @@ for _ = 1, tonumber(ARGV[at]) do
   forbidden[ARGV[at]] = true
 end
 
-local function is_forbidden(job)
-  if not forbids or job.flags == '' then return false end
-  for _, flag in ipairs(cjson.decode(job.flags)) do
+local function is_forbidden(flags)
+  if not forbids or flags == '' then return false end
+  for _, flag in ipairs(cjson.decode(flags)) do
     if forbidden[flag] then return true end
   end
   return false
@@ -81,14 +82,23 @@ local function insert(cursor)
   end
   table.insert(cursors, low, cursor)
 end
-local function stand(key, task)
-  local cursor = { key = key, task = task, at = 0, members = {}, begin = #task + 2, from = '[' .. task .. '\0', to = '(' .. task .. '\1' }
+local function stand(key, task, line)
+  local cursor = { key = key, task = task, at = 0, members = {}, begin = #line + 2, from = '[' .. line .. '\0', to = '(' .. line .. '\1' }
   if advance(cursor) then insert(cursor) end
 end
 for _, task in ipairs(tasks) do
-  if limits[task] ~= 0 then stand(LINES, task) end
+  if limits[task] ~= 0 then
+    if any_flagged then
+      -- Jobs with flags have lines of their own, so that those that are forbidden are passed by at once, however many they are.
+      for _, line in ipairs(lines_of(task)) do
+        if not line.flags or not is_forbidden(line.flags) then stand(line.key, task, line.name) end
+      end
+    else
+      stand(LINES, task, task)
+    end
+  end
   -- Of a task that is full, the first jobs of queues keep what is behind them from being taken.
-  if any_heads then stand(HEADS, task) end
+  if any_heads then stand(HEADS, task, task) end
 end
 
 local taken, queues, left = {}, {}, {}
@@ -103,8 +113,8 @@ local function is_behind(queue, head)
   return false
 end
 
--- Takes a job that may run beside those that are taken; answers whether the claim ends before it. Most have no queue and no flags.
-local function take_plain(place, meta, limited)
+-- Takes a job without a queue; answers whether the claim ends before it.
+local function take_plain(place, meta, limited, key)
   local attempts, max = unpack_numbers('>I2I2', meta)
   bytes = bytes + unpack_numbers('>I4', meta, 11)
   for_free_slots = attempts + 1 >= max and side_by_side >= free_slots
@@ -112,16 +122,17 @@ local function take_plain(place, meta, limited)
   if for_free_slots or heavy then return true end
   if limited then limits[limited] = limits[limited] - 1 end
   side_by_side = side_by_side + 1
-  taken[#taken + 1] = { place = place, meta = meta }
+  taken[#taken + 1] = { place = place, meta = meta, job = key == FLAGGED and read(meta) or nil }
   return false
 end
 
-local function take_beside(job, place, meta)
-  local queue = job.queue ~= '' and job.queue
-  if queue and left[queue] then return false end
+-- The first job of a serial queue, and what is behind it as far as a run goes.
+local function take_head(job, place, meta)
+  local queue = job.queue
+  if left[queue] then return false end
   local room = limits[job.task]
-  if room == 0 or is_forbidden(job) or (queue and is_behind(queue, place)) then
-    if queue then left[queue] = true end
+  if room == 0 or is_forbidden(job.flags) or is_behind(queue, place) then
+    left[queue] = true
     return false
   end
   bytes = bytes + job.bytes
@@ -131,25 +142,23 @@ local function take_beside(job, place, meta)
   if room then limits[job.task] = room - 1 end
   side_by_side = side_by_side + 1
   taken[#taken + 1] = { place = place, job = job, meta = meta }
-  if queue then
-    left[queue] = true
-    queues[#queues + 1] = queue
-    if run_length > 1 then
-      -- What stands behind it in its queue comes in its turn.
-      local prefix = queue .. '\0'
-      local run = {
-        key = QLINES, count = 1, at = 0, members = {}, begin = #prefix + 1, from = '(' .. prefix .. place .. '\255',
-        to = '(' .. queue .. '\1',
-      }
-      if advance(run) then insert(run) end
-    end
+  left[queue] = true
+  queues[#queues + 1] = queue
+  if run_length > 1 then
+    -- What stands behind it in its queue comes in its turn.
+    local prefix = queue .. '\0'
+    local run = {
+      key = QLINES, count = 1, at = 0, members = {}, begin = #prefix + 1, from = '(' .. prefix .. place .. '\255',
+      to = '(' .. queue .. '\1',
+    }
+    if advance(run) then insert(run) end
   end
   return false
 end
 
 -- Takes the next job of a run, which the worker does after those before it; answers whether the claim ends before it, and whether the run does.
 local function take_behind(run, job, place, meta)
-  if run.count >= run_length or not serves[job.task] or limits[job.task] or job.attempts + 1 >= job.max or is_forbidden(job) then
+  if run.count >= run_length or not serves[job.task] or limits[job.task] or job.attempts + 1 >= job.max or is_forbidden(job.flags) then
     return false, true
   end
   bytes = bytes + job.bytes
@@ -169,13 +178,12 @@ while cursor do
     if meta and cursor.count then
       ends, is_over = take_behind(cursor, read(meta), place, meta)
     elseif meta then
-      local parts = string.byte(meta, PARTS)
-      if cursor.key == LINES and (parts == 0 or parts == 2 or not forbids) then
-        if limits[cursor.task] ~= 0 then ends = take_plain(place, meta, limits[cursor.task] and cursor.task) end
+      if cursor.key == HEADS then
+        ends = take_head(read(meta), place, meta)
       else
-        ends = take_beside(read(meta), place, meta)
+        if limits[cursor.task] ~= 0 then ends = take_plain(place, meta, limits[cursor.task] and cursor.task, cursor.key) end
+        is_over = limits[cursor.task] == 0
       end
-      is_over = cursor.key == LINES and limits[cursor.task] == 0
     end
     if ends then break end
     goes_on = not is_over and advance(cursor)

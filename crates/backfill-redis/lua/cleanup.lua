@@ -7,7 +7,7 @@ local function has_none(key, name)
 end
 if what == 'tasks' then
   for _, task in ipairs(call('SMEMBERS', TASKS)) do
-    local unused = not keep[task] and has_none(LINES, task) and has_none(QUEUED, task) and has_none(DEAD, task)
+    local unused = not keep[task] and has_none(LINES, task) and has_none(FLAGGED, task) and has_none(QUEUED, task) and has_none(DEAD, task)
     if unused and call('HEXISTS', HELDN, task) == 0 then
       call('SREM', TASKS, task)
       gone = gone + 1

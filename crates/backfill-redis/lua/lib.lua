@@ -4,7 +4,7 @@
 -- cluster and a script is atomic. Scripts check first and write last: a script that fails after its first write is not rolled back.
 local JOBS, PAYLOADS, IDS, KEYED, LINES, QUEUED, HEADS, QLINES, QHEADS, QUEUES, QHELD, HELD, HELDN, DEAD, LEASES, WORKERS,
   SEEN, SERVES, STATUS, TASKS, CRONTABS, IMPORTS, COUNTERS, WAKE, GLINES, GHELD, GHEADS, GROUPS, TURNS, DOCS, DOCKEYS,
-  DOCENDS, DOCOWNERS, STREAMS, OFFERS = unpack(KEYS)
+  DOCENDS, DOCOWNERS, STREAMS, OFFERS, FLAGGED = unpack(KEYS)
 local call, sub = redis.call, string.sub
 local pack, unpack_numbers = struct.pack, struct.unpack
 
@@ -149,6 +149,8 @@ local function index(id, job, writes, count)
         gather(writes, GLINES, job.task .. '\0' .. job.queue .. '\0' .. place)
         touch_group(job)
       end
+    elseif job.flags ~= '' then
+      gather(writes, FLAGGED, job.task .. '\0' .. job.flags .. '\0' .. place)
     else
       gather(writes, LINES, job.task .. '\0' .. place)
     end
@@ -183,6 +185,19 @@ local function change(id, old, new, payload)
     if old_key ~= '' then gather(deleted, KEYED, old_key) end
     if new_key ~= '' then gather(set, KEYED, new_key, id) end
   end
+end
+
+-- The lines of a task's jobs: those without flags, and those of each list of flags, each with the key that it is in.
+local function lines_of(task)
+  local lines = { { key = LINES, name = task } }
+  local from, to = '[' .. task .. '\0', '(' .. task .. '\1'
+  local first = call('ZRANGEBYLEX', FLAGGED, from, to, 'LIMIT', 0, 1)[1]
+  while first do
+    local name = string.match(first, '^[^%z]*%z[^%z]*')
+    lines[#lines + 1] = { key = FLAGGED, name = name, flags = sub(name, #task + 2) }
+    first = call('ZRANGEBYLEX', FLAGGED, '[' .. name .. '\1', to, 'LIMIT', 0, 1)[1]
+  end
+  return lines
 end
 
 -- The first job of each priority in a sorted list of places behind a prefix.
@@ -301,8 +316,10 @@ local function read_many(key, fields)
 end
 
 -- Tells whoever listens: how many jobs were made ready, and the names of lines, kinds and streams where something has changed, each before a NUL.
+-- Entries are counted: old ones are forgotten, and a listener that was slow has to know that it missed some.
 local function tell(count, lines, kinds, streams)
-  call('XADD', WAKE, 'MAXLEN', '~', 1000, '*', 'n', count, 'l', lines or '', 'd', kinds or '', 's', streams or '')
+  local number = call('HINCRBY', COUNTERS, 'wake', 1)
+  call('XADD', WAKE, 'MAXLEN', '~', 1000, '*', 'i', number, 'n', count, 'l', lines or '', 'd', kinds or '', 's', streams or '')
 end
 
 local function names(list)
@@ -384,9 +401,11 @@ local function add_runs(list, at, runs, now)
         ids[#ids + 1] = id
         jobs[n + 1], jobs[n + 2] = id, begins .. pack('>I4', #payload) .. ends
         payloads[n + 1], payloads[n + 2] = id, payload
-        if queue == '' then
+        if queue == '' and flags == '' then
           members[#members + 1] = 0
           members[#members + 1] = line .. id
+        elseif queue == '' then
+          gather(inserted, FLAGGED, task .. '\0' .. flags .. '\0' .. place .. id)
         else
           gather(inserted, QUEUED, line .. id)
           gather(inserted, QLINES, queue .. '\0' .. place .. id .. task)
@@ -510,19 +529,25 @@ local function ready_members(key, line, ready_by, chunk)
   end
 end
 
--- The same of two sorted sets at once.
-local function ready_of_both(first_key, second_key, line, ready_by, chunk)
-  local first, second = ready_members(first_key, line, ready_by, chunk), ready_members(second_key, line, ready_by, chunk)
-  local _, a = first()
-  local _, b = second()
+-- The same of several sorted sets at once: a function that answers one place after the other.
+local function ready_of_all(lines, ready_by, chunk)
+  local sources = {}
+  for _, line in ipairs(lines) do
+    local following = ready_members(line.key, line.name, ready_by, chunk)
+    local _, place = following()
+    if place then sources[#sources + 1] = { following = following, place = place } end
+  end
   return function()
-    if a and (not b or place_is_before(a, b)) then
-      local place = a
-      _, a = first()
-      return place, first_key
+    local first
+    for i, source in ipairs(sources) do
+      if not first or place_is_before(source.place, sources[first].place) then first = i end
     end
-    local place = b
-    if b then _, b = second() end
-    return place, second_key
+    if not first then return nil end
+    local source = sources[first]
+    local place = source.place
+    local _, following = source.following()
+    source.place = following
+    if not source.place then table.remove(sources, first) end
+    return place
   end
 end

@@ -71,17 +71,20 @@ elseif how == 'stale' then
   local before = ARGV[2]
   local registered = {}
   for _, worker in ipairs(call('HKEYS', WORKERS)) do registered[worker] = true end
-  for _, member in ipairs(call('ZRANGE', HELD, 0, -1)) do
-    local id, holder = sub(member, -8), sub(member, 1, -10)
-    local bytes = not registered[holder] and call('HGET', JOBS, id)
-    if bytes then
-      local old, new = read(bytes), read(bytes)
-      if is_before(old.locked, before) then
-        new.locked, new.holder = NONE, ''
-        if is_before(new.run_at, now_bytes) then new.run_at = now_bytes end
-        change(id, old, new)
-        released = released + 1
-        tasks[old.task] = true
+  -- Leases, of which there may be very many, end by themselves.
+  for _, range in ipairs({ { '-', '(lease:' }, { '[lease;', '+' } }) do
+    for _, member in ipairs(call('ZRANGEBYLEX', HELD, range[1], range[2])) do
+      local id, holder = sub(member, -8), sub(member, 1, -10)
+      local bytes = not registered[holder] and call('HGET', JOBS, id)
+      if bytes then
+        local old, new = read(bytes), read(bytes)
+        if is_before(old.locked, before) then
+          new.locked, new.holder = NONE, ''
+          if is_before(new.run_at, now_bytes) then new.run_at = now_bytes end
+          change(id, old, new)
+          released = released + 1
+          tasks[old.task] = true
+        end
       end
     end
   end

@@ -34,11 +34,9 @@ if wants_in_line then
     flush()
   end
   -- What an ended lease holds stands before what is behind it.
-  local lines, given_back = {}, 0
-  repeat
-    local ended = #end_all_leases(now, 1000, lines)
-    given_back = given_back + ended
-  until ended < 1000
+  -- (Of very many some are left: what is behind them waits for the next take.)
+  local lines = {}
+  local given_back = #end_all_leases(now, 1000, lines)
   if given_back > 0 then tell(given_back, names(lines)) end
 end
 
@@ -71,7 +69,9 @@ local function is_first(job, place)
 end
 
 local function take_line(line, limit)
-  local next_place, count = ready_of_both(LINES, HEADS, line, ready_by, math.min(limit + 1, 500)), 0
+  local lines = lines_of(line)
+  lines[#lines + 1] = { key = HEADS, name = line }
+  local next_place, count = ready_of_all(lines, ready_by, math.min(limit + 1, 500)), 0
   while count < limit do
     local place = next_place()
     if not place then return end
@@ -93,8 +93,8 @@ end
 -- Groups come by the moment when one of their jobs was last taken, then by their first job. A job without a queue is a group by itself, never taken from.
 local function take_in_line(line, limit)
   local count, done, begin = 0, {}, #line + 2
-  local alone = ready_members(LINES, line, ready_by, math.min(limit + 1, 500))
-  local _, alone_place = alone()
+  local alone = ready_of_all(lines_of(line), ready_by, math.min(limit + 1, 500))
+  local alone_place = alone()
   local from, groups, group_at = '[' .. line .. '\0', {}, 0
   local function next_group()
     while true do
@@ -120,7 +120,7 @@ local function take_in_line(line, limit)
       if not has_room(job) then return end
       hold(id, job, bytes)
       count = count + 1
-      _, alone_place = alone()
+      alone_place = alone()
     elseif group then
       if not done[group.queue] then
         done[group.queue] = true

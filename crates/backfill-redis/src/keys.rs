@@ -4,7 +4,7 @@
 const MAX_NAMESPACE_CHARS: usize = 128;
 
 /// The names of the keys, in the order in which every script gets them (`lua/lib.lua` calls them the same).
-const NAMES: [&str; 35] = [
+const NAMES: [&str; 36] = [
     "jobs",
     "payloads",
     "ids",
@@ -40,6 +40,7 @@ const NAMES: [&str; 35] = [
     "docowners",
     "streams",
     "offers",
+    "flagged",
 ];
 
 /// One key of every namespace.

@@ -12,7 +12,8 @@
 //!
 //! | key | what is in it |
 //! | --- | --- |
-//! | `lines` | ready and scheduled jobs without a queue, by task, priority, time, id |
+//! | `lines` | ready and scheduled jobs without a queue and without flags, by task, priority, time, id |
+//! | `flagged` | the same of those with flags, by task and flags, so that forbidden ones are passed by at once |
 //! | `queued` | the same of those with a queue |
 //! | `qlines` | those by queue, priority, time, id |
 //! | `heads` | of each serial queue that nobody holds, its first job of each priority; by task, as in `lines` |

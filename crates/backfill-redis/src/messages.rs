@@ -168,10 +168,10 @@ impl Messages for RedisStorage {
     async fn purge(&self, line: &str, what: Purge) -> Result<u64> {
         let now = backfill_core::storage::Storage::now(self).await?;
         let (what, moment, places): (&str, DateTime<Utc>, &[&str]) = match what {
-            Purge::ReadyBefore(time) => ("ready", time.min(now), &["lines", "queued"]),
+            Purge::ReadyBefore(time) => ("ready", time.min(now), &["lines", "flagged", "queued"]),
             // What came after the call began stays, or it might never end.
-            Purge::All => ("all", now, &["lines", "queued", "dead", "held"]),
-            _ => ("ready", now, &["lines", "queued"]),
+            Purge::All => ("all", now, &["lines", "flagged", "queued", "dead", "held"]),
+            _ => ("ready", now, &["lines", "flagged", "queued"]),
         };
         let mut gone = 0;
         for place in places {

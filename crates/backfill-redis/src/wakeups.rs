@@ -36,6 +36,7 @@ enum Heard {
 
 #[derive(Default)]
 struct Entry {
+    number: u64,
     ready: u64,
     changes: Changes,
 }
@@ -83,6 +84,8 @@ struct Listener {
 struct Reading {
     connection: MultiplexedConnection,
     last: String,
+    /// The number of the last entry, if it is known.
+    number: Option<u64>,
     waiting: Option<BoxFuture<'static, RedisResult<Value>>>,
 }
 
@@ -143,9 +146,9 @@ impl Listener {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(self.link.keys().get(Key::Wake)).arg("+").arg("-").arg("COUNT").arg(1);
         let newest: Value = command.query_async(&mut connection).await?;
-        let id = answer::list(newest).and_then(|entries| answer::list(entries.into_iter().next()?)?.into_iter().next());
-        let id = id.and_then(answer::bytes).and_then(|id| String::from_utf8(id).ok());
-        Ok(Reading { connection, last: id.unwrap_or_else(|| "0-0".to_owned()), waiting: None })
+        let mut last = "0-0".to_owned();
+        let newest = answer::list(newest).and_then(|entries| entry_of(entries.into_iter().next()?, &mut last));
+        Ok(Reading { connection, last, number: newest.map(|entry| entry.number), waiting: None })
     }
 }
 
@@ -166,31 +169,41 @@ impl Reading {
         if answered == Value::Nil {
             return Ok(Vec::new());
         }
-        entries_of(answered, &mut self.last)
-            .ok_or_else(|| RedisError::from((redis::ErrorKind::Parse, "the stream cannot be read")))
+        let entries = entries_of(answered, &mut self.last);
+        let mut entries =
+            entries.ok_or_else(|| RedisError::from((redis::ErrorKind::Parse, "the stream cannot be read")))?;
+        for entry in &mut entries {
+            // The stream forgets old entries. Who was slow has missed some, and anything may have changed.
+            if self.number.replace(entry.number).is_some_and(|before| entry.number != before.wrapping_add(1)) {
+                entry.ready = entry.ready.max(1);
+                entry.changes = Changes::anywhere();
+            }
+        }
+        Ok(entries)
     }
 }
 
 fn entries_of(answered: Value, last: &mut String) -> Option<Vec<Entry>> {
     let [stream] = answer::parts(answered)?;
     let [_, entries] = answer::parts(stream)?;
-    let mut told = Vec::new();
-    for entry in answer::list(entries)? {
-        let [id, fields] = answer::parts(entry)?;
-        *last = String::from_utf8(answer::bytes(id)?).ok()?;
-        let mut fields = answer::list(fields)?.into_iter();
-        let mut entry = Entry::default();
-        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-            let value = String::from_utf8(answer::bytes(value)?).ok()?;
-            match answer::bytes(name)?.as_slice() {
-                b"n" => entry.ready = value.parse().ok()?,
-                b"l" => entry.changes.lines = heard(&value),
-                b"d" => entry.changes.documents = heard(&value),
-                b"s" => entry.changes.streams = heard(&value),
-                _ => {}
-            }
+    answer::list(entries)?.into_iter().map(|entry| entry_of(entry, last)).collect()
+}
+
+fn entry_of(entry: Value, last: &mut String) -> Option<Entry> {
+    let [id, fields] = answer::parts(entry)?;
+    *last = String::from_utf8(answer::bytes(id)?).ok()?;
+    let mut fields = answer::list(fields)?.into_iter();
+    let mut entry = Entry::default();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        let value = String::from_utf8(answer::bytes(value)?).ok()?;
+        match answer::bytes(name)?.as_slice() {
+            b"i" => entry.number = value.parse().ok()?,
+            b"n" => entry.ready = value.parse().ok()?,
+            b"l" => entry.changes.lines = heard(&value),
+            b"d" => entry.changes.documents = heard(&value),
+            b"s" => entry.changes.streams = heard(&value),
+            _ => {}
         }
-        told.push(entry);
     }
-    Some(told)
+    Some(entry)
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backfill_core::job::{JobId, JobSpec, NewJob};
+use backfill_core::storage::messages::{Changes, News};
 use backfill_core::storage::{
     ClaimRef, ClaimRequest, ClaimToken, ClaimedJob, Consumer, Inspect, JobFilter, Offer, Outcome, Registration,
     Settlement, Storage, Wakeup, Watch, WorkerId,
@@ -346,4 +347,54 @@ async fn what_was_released_before_it_was_heard_of_is_not_told() {
 
 fn token(job: &backfill_core::job::Job) -> ClaimToken {
     ClaimToken::from_number(job.locked_at.expect("it is held").timestamp_micros())
+}
+
+/// A listener that was slow for so long that the stream has forgotten what it missed is told that anything may have changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_missed_entries_is_told_so() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let mut news = storage.messages().expect("messages").news();
+    assert_eq!(tokio::time::timeout(WITHIN, news.next()).await.expect("in time"), Some(News::Listening));
+    storage.add(&[job(0)]).await.expect("add");
+    let told = tokio::time::timeout(WITHIN, news.next()).await.expect("in time");
+    assert_eq!(told, Some(News::Changed(Changes::lines([TASK.to_owned()]))));
+    // Nobody polls it while many entries come and go.
+    let other = JobSpec::new("other", 1).check(100).expect("a job");
+    for _ in 0..3_000 {
+        storage.add(std::slice::from_ref(&other)).await.expect("add");
+    }
+    let mut missed = false;
+    let ends = tokio::time::Instant::now() + WITHIN;
+    while !missed && tokio::time::Instant::now() < ends {
+        let told = tokio::time::timeout(WITHIN, news.next()).await.expect("in time");
+        missed = told == Some(News::Changed(Changes::anywhere()));
+    }
+    assert!(missed, "what was forgotten before it was read is told as anything");
+}
+
+/// Jobs with a forbidden flag cost a claim nothing, however many stand before the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forbidden_flags_are_passed_by_at_once() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let worker = worker(&*consumer).await;
+    let flagged = JobSpec::new(TASK, 1).flag("slow").check(100).expect("a job");
+    let both = JobSpec::new(TASK, 1).flag("slow").flag("fine").check(100).expect("a job");
+    let fine = JobSpec::new(TASK, 2).flag("fine").check(100).expect("a job");
+    storage.add(&vec![flagged; 50_000]).await.expect("add");
+    storage.add(&[both, fine, job(3)]).await.expect("add");
+    let (tasks, forbidden) = ([TASK.to_owned()], ["slow".to_owned()]);
+    command(&server, &["CONFIG", "RESETSTAT"]).await;
+    let request = ClaimRequest::new(&worker, &tasks, 10).forbidden_flags(&forbidden);
+    let claimed = consumer.claim(&request).await.expect("claim").jobs;
+    let numbers: Vec<i64> = claimed.iter().map(|job| job.payload.decode().expect("a number")).collect();
+    assert_eq!(numbers, [2, 3]);
+    let stats: String = redis::from_redis_value(command(&server, &["INFO", "commandstats"]).await).expect("a text");
+    let ranges = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zrangebylex:calls=")).expect("the command");
+    let calls: u32 = ranges.split(',').next().expect("a number").parse().expect("a number");
+    assert!(calls < 20, "{calls} ranges were read");
+    assert_eq!(consumer.settle(&worker, &completed(&claimed)).await.expect("settle").applied.len(), 2);
+    assert_eq!(consumer.claim(&ClaimRequest::new(&worker, &tasks, 10)).await.expect("claim").jobs.len(), 10);
 }
