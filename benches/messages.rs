@@ -1,7 +1,8 @@
-//! How fast messages go through units and leases, on PostgreSQL, in a file and in memory; ours alone, in a few minutes. Run it with
+//! How fast messages go through units and leases, on PostgreSQL, in Redis, in a file and in memory; ours alone, in a few minutes. Run it with
 //! `./scripts/bench messages`.
 //!
-//! Everything is durable when a call returns (PostgreSQL's defaults, SQLite with `synchronous = full`), but in memory. One caller, one call
+//! Everything is durable when a call returns (PostgreSQL's defaults, SQLite with `synchronous = full`), but in memory, and
+//! in Redis, which gives its log to the disk each second (`appendfsync everysec`). One caller, one call
 //! after the other, so what is measured is the storage, not how many callers it takes. Each line tells the median, the least and the
 //! most of the rounds.
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use backfill::messages::Queue;
 use backfill::postgres::PostgresStorage;
+use backfill::redis::RedisStorage;
 use backfill::sqlite::SqliteStorage;
 use backfill::storage::memory::MemoryStorage;
 use backfill::storage::messages::{Holder, Messages, Purge, Take, TakenJob, Unit};
@@ -45,6 +47,9 @@ async fn main() -> Result<(), AnyError> {
     all("PostgreSQL", postgres).await?;
     wakeups("PostgreSQL", &postgres_queue(&pool).await?).await?;
     idle(&url, &pool).await?;
+    let redis = redis().await?;
+    all("Redis", redis.clone()).await?;
+    wakeups("Redis", &Queue::with_storage(redis, "bench")?).await?;
     let (sqlite, _directory) = sqlite().await?;
     all("SQLite", sqlite.clone()).await?;
     wakeups("SQLite", &Queue::with_storage(sqlite, "bench")?).await?;
@@ -61,6 +66,12 @@ async fn postgres(pool: &PgPool) -> Result<AnyStorage, AnyError> {
 
 async fn postgres_queue(pool: &PgPool) -> Result<Queue, AnyError> {
     Ok(Queue::with_storage(postgres(pool).await?, "bench")?)
+}
+
+async fn redis() -> Result<AnyStorage, AnyError> {
+    let storage = RedisStorage::open(&std::env::var("BACKFILL_BENCH_REDIS_URL")?, "bench")?;
+    storage.migrate().await?;
+    Ok(storage.into())
 }
 
 async fn sqlite() -> Result<(AnyStorage, TempDir), AnyError> {
