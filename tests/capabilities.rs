@@ -47,6 +47,16 @@ fn told(storage: &dyn Storage) -> BTreeMap<&'static str, String> {
     ])
 }
 
+/// The commands of the guide's user are those that the storage names, by which the contract runs.
+#[cfg(feature = "redis")]
+#[test]
+fn the_guide_names_the_commands_that_redis_needs() {
+    let page = include_str!("../docs/guides/redis.md");
+    let line = page.split_once("ACL SETUSER app").expect("the user").1.split("```").next().expect("its end");
+    let named: Vec<&str> = line.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect();
+    assert_eq!(named, backfill::redis::COMMANDS);
+}
+
 #[tokio::test]
 async fn the_table_says_what_storages_say_of_themselves() {
     let (columns, rows) = table();

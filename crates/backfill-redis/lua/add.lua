@@ -13,16 +13,22 @@ local function hand_off(head, payload)
   local worker, offer = found[1], found[2]
   if not string.find(offer, '\0' .. task .. '\0', 9, true) or call('HEXISTS', WORKERS, worker) == 0 then return nil end
   if call('ZSCORE', HELD, worker .. '\0' .. sub(offer, 1, 8)) then return nil end
+  -- Whether somebody hears it on this server tells whether the worker is there. What is published goes to others of its cluster, too, and must
+  -- not be heard there: so it is asked first. (Whoever may not publish adds as always.)
+  local channel = string.match(sub(offer, 9), '^[^%z]*')
+  local listeners = redis.pcall('PUBSUB', 'NUMSUB', channel)
+  if listeners.err then return nil end
+  if tonumber(listeners[2]) == 0 then
+    call('HDEL', OFFERS, worker)
+    return nil
+  end
   local id, now_bytes = id_bytes(call('HINCRBY', COUNTERS, 'id', 1)), moment_bytes(now)
   local job = written({
     attempts = 1, max = max, priority = priority, revision = 0, bytes = #payload, run_at = now_bytes, created = now_bytes,
     updated = now_bytes, locked = claim_moment(now), holder = worker, task = task, queue = '', key = '', flags = '', error = '',
   })
-  -- How many hear it tells whether the worker is there. (Whoever may not publish adds as always.)
-  local channel = string.match(sub(offer, 9), '^[^%z]*')
   local heard = redis.pcall('PUBLISH', channel, id .. pack('>I4', #job) .. job .. payload)
-  if heard == 0 then call('HDEL', OFFERS, worker) end
-  if type(heard) ~= 'number' or heard == 0 then return nil end
+  if type(heard) ~= 'number' then return nil end
   call('HSET', OFFERS, worker, id .. sub(offer, 9))
   call('SADD', TASKS, task)
   call('HSET', JOBS, id, job)

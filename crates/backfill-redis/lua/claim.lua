@@ -38,7 +38,7 @@ local function is_forbidden(flags)
 end
 
 -- One cursor stands in each line that may have jobs, with the next of them before it. What is not ready ends a priority.
-local chunk = #tasks <= 4 and math.min(limit + 1, 512) or math.min(limit + 1, 32)
+local most = #tasks <= 4 and math.min(limit + 1, 512) or math.min(limit + 1, 32)
 local function advance(cursor)
   cursor.at = cursor.at + 1
   while true do
@@ -56,6 +56,8 @@ local function advance(cursor)
     elseif cursor.ended then
       return false
     end
+    -- Of many lists of flags most have little.
+    local chunk = cursor.key == FLAGLINES and math.min(most, 8) or most
     cursor.members = call('ZRANGEBYLEX', cursor.key, cursor.from, cursor.to, 'LIMIT', 0, chunk)
     local count = #cursor.members
     if count == 0 then return false end
@@ -88,17 +90,20 @@ local function stand(key, task, line)
 end
 for _, task in ipairs(tasks) do
   if limits[task] ~= 0 then
-    if any_flagged then
+    stand(LINES, task, task)
+    if any_flagged and not forbids then stand(FLAGGED, task, task) end
+    if any_flagged and forbids then
       -- Jobs with flags have lines of their own, so that those that are forbidden are passed by at once, however many they are.
-      for _, line in ipairs(lines_of(task)) do
-        if not line.flags or not is_forbidden(line.flags) then stand(line.key, task, line.name) end
+      local from, to = '[' .. task .. '\0', '(' .. task .. '\1'
+      local first = call('ZRANGEBYLEX', FLAGLINES, from, to, 'LIMIT', 0, 1)[1]
+      while first do
+        local line = string.match(first, '^[^%z]*%z[^%z]*')
+        if not is_forbidden(sub(line, #task + 2)) then stand(FLAGLINES, task, line) end
+        first = call('ZRANGEBYLEX', FLAGLINES, '[' .. line .. '\1', to, 'LIMIT', 0, 1)[1]
       end
-    else
-      stand(LINES, task, task)
     end
+    if any_heads then stand(HEADS, task, task) end
   end
-  -- Of a task that is full, the first jobs of queues keep what is behind them from being taken.
-  if any_heads then stand(HEADS, task, task) end
 end
 
 local taken, queues, left = {}, {}, {}
@@ -122,7 +127,7 @@ local function take_plain(place, meta, limited, key)
   if for_free_slots or heavy then return true end
   if limited then limits[limited] = limits[limited] - 1 end
   side_by_side = side_by_side + 1
-  taken[#taken + 1] = { place = place, meta = meta, job = key == FLAGGED and read(meta) or nil }
+  taken[#taken + 1] = { place = place, meta = meta, job = key ~= LINES and read(meta) or nil }
   return false
 end
 
@@ -178,11 +183,13 @@ while cursor do
     if meta and cursor.count then
       ends, is_over = take_behind(cursor, read(meta), place, meta)
     elseif meta then
-      if cursor.key == HEADS then
+      -- Of a task that is full nothing more is looked at.
+      if limits[cursor.task] == 0 then
+        is_over = true
+      elseif cursor.key == HEADS then
         ends = take_head(read(meta), place, meta)
       else
-        if limits[cursor.task] ~= 0 then ends = take_plain(place, meta, limits[cursor.task] and cursor.task, cursor.key) end
-        is_over = limits[cursor.task] == 0
+        ends = take_plain(place, meta, limits[cursor.task] and cursor.task, cursor.key)
       end
     end
     if ends then break end

@@ -20,5 +20,9 @@ else
       gone = gone + 1
     end
   end
+  -- When something of a queue was last taken in line is forgotten with it.
+  for _, turn in ipairs(call('HKEYS', TURNS)) do
+    if call('HEXISTS', QUEUES, string.match(turn, '%z(.*)$')) == 0 then call('HDEL', TURNS, turn) end
+  end
 end
 return gone

@@ -7,12 +7,13 @@ for at = 3, #ARGV, 3 do
   local old_id, bytes, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local known = transfer .. '\0' .. old_id
   local job = read(bytes)
-  if call('ZSCORE', IMPORTS, known) then
+  if keys[known] or call('ZSCORE', IMPORTS, known) then
     here[#here + 1] = old_id
   elseif job.key == '' or (not keys[job.key] and call('HEXISTS', KEYED, job.key) == 0) then
     if job.key ~= '' then keys[job.key] = true end
     change(id_bytes(call('HINCRBY', COUNTERS, 'id', 1)), nil, job, payload)
     gather(inserted, IMPORTS, known)
+    keys[known] = true
     if job.queue ~= '' then call('HSETNX', QUEUES, job.queue, '') end
     tasks[job.task] = true
     here[#here + 1] = old_id

@@ -4,7 +4,7 @@
 -- cluster and a script is atomic. Scripts check first and write last: a script that fails after its first write is not rolled back.
 local JOBS, PAYLOADS, IDS, KEYED, LINES, QUEUED, HEADS, QLINES, QHEADS, QUEUES, QHELD, HELD, HELDN, DEAD, LEASES, WORKERS,
   SEEN, SERVES, STATUS, TASKS, CRONTABS, IMPORTS, COUNTERS, WAKE, GLINES, GHELD, GHEADS, GROUPS, TURNS, DOCS, DOCKEYS,
-  DOCENDS, DOCOWNERS, STREAMS, OFFERS, FLAGGED = unpack(KEYS)
+  DOCENDS, DOCOWNERS, STREAMS, OFFERS, FLAGGED, FLAGLINES, GDUE = unpack(KEYS)
 local call, sub = redis.call, string.sub
 local pack, unpack_numbers = struct.pack, struct.unpack
 
@@ -116,11 +116,11 @@ local function send(command, writes)
   end
 end
 
--- Whether groups are taken in line here: their index is kept from the first such take on.
+-- Whether groups are taken in line here: their index is kept from the first such take on. While it is being made, it says how far that has come.
 local in_line_known, in_line
 local function keeps_groups()
   if not in_line_known then
-    in_line, in_line_known = call('HGET', COUNTERS, 'in_line') == '1', true
+    in_line, in_line_known = call('HGET', COUNTERS, 'in_line'), true
   end
   return in_line
 end
@@ -150,7 +150,8 @@ local function index(id, job, writes, count)
         touch_group(job)
       end
     elseif job.flags ~= '' then
-      gather(writes, FLAGGED, job.task .. '\0' .. job.flags .. '\0' .. place)
+      gather(writes, FLAGGED, job.task .. '\0' .. place)
+      gather(writes, FLAGLINES, job.task .. '\0' .. job.flags .. '\0' .. place)
     else
       gather(writes, LINES, job.task .. '\0' .. place)
     end
@@ -187,17 +188,9 @@ local function change(id, old, new, payload)
   end
 end
 
--- The lines of a task's jobs: those without flags, and those of each list of flags, each with the key that it is in.
+-- Where the jobs of a task without a queue are: those without flags, and those with.
 local function lines_of(task)
-  local lines = { { key = LINES, name = task } }
-  local from, to = '[' .. task .. '\0', '(' .. task .. '\1'
-  local first = call('ZRANGEBYLEX', FLAGGED, from, to, 'LIMIT', 0, 1)[1]
-  while first do
-    local name = string.match(first, '^[^%z]*%z[^%z]*')
-    lines[#lines + 1] = { key = FLAGGED, name = name, flags = sub(name, #task + 2) }
-    first = call('ZRANGEBYLEX', FLAGGED, '[' .. name .. '\1', to, 'LIMIT', 0, 1)[1]
-  end
-  return lines
+  return { { key = LINES, name = task }, { key = FLAGGED, name = task } }
 end
 
 -- The first job of each priority in a sorted list of places behind a prefix.
@@ -213,7 +206,9 @@ local function first_of_each(key, prefix)
   return found
 end
 
-local function replace_heads(index_key, field, sorted_key, new)
+-- `set_of` tells in which sorted set a member is.
+-- What is first of a field's is another list now: what goes and what comes is told to two functions.
+local function replace_heads(index_key, field, new, remove, insert)
   local old = call('HGET', index_key, field)
   local old_list = old and cmsgpack.unpack(old) or {}
   local is_new = {}
@@ -224,11 +219,11 @@ local function replace_heads(index_key, field, sorted_key, new)
       is_new[member] = nil
     else
       is_same = false
-      call('ZREM', sorted_key, member)
+      remove(member)
     end
   end
   if is_same then return end
-  for member in pairs(is_new) do call('ZADD', sorted_key, 0, member) end
+  for member in pairs(is_new) do insert(member) end
   if #new == 0 then
     call('HDEL', index_key, field)
   else
@@ -248,7 +243,15 @@ local function refresh_queue(queue)
       new[#new + 1] = sub(member, #prefix + 19) .. '\0' .. place
     end
   end
-  replace_heads(QHEADS, queue, HEADS, new)
+  replace_heads(QHEADS, queue, new, function(member) call('ZREM', HEADS, member) end, function(member)
+    call('ZADD', HEADS, 0, member)
+  end)
+end
+
+-- A member of the groups whose time has not come is among those that are due later, with its time before the rest.
+local function due_later(member, task_length)
+  local begin = task_length + 2
+  return sub(member, 1, begin - 1) .. sub(member, begin + 10, begin + 17) .. sub(member, begin)
 end
 
 -- The first job of each priority of a group, unless a held one stands before it; by the moment when one of the group was last taken.
@@ -264,7 +267,18 @@ local function refresh_group(group)
       new[#new + 1] = task .. '\0' .. turn .. place .. queue
     end
   end
-  replace_heads(GHEADS, group, GROUPS, new)
+  local now = moment_bytes(present())
+  replace_heads(GHEADS, group, new, function(member)
+    call('ZREM', GROUPS, member)
+    call('ZREM', GDUE, due_later(member, #task))
+  end, function(member)
+    local begin = #task + 2
+    if is_before(now, sub(member, begin + 10, begin + 17)) then
+      call('ZADD', GDUE, 0, due_later(member, #task))
+    else
+      call('ZADD', GROUPS, 0, member)
+    end
+  end)
 end
 
 local function flush()
@@ -357,6 +371,8 @@ local function meet(other_id, new, mode, payload, now_bytes)
     return { other_id, written(changed), new_payload }
   end
   changed.key, changed.attempts = '', changed.max
+  -- By that it is known that its key was taken after it was claimed, also when the clock was set back meanwhile.
+  if not is_before(other.locked, changed.updated) then changed.updated = moment_bytes(micros_of(other.locked) + 1) end
   change(other_id, other, changed)
 end
 
@@ -405,7 +421,8 @@ local function add_runs(list, at, runs, now)
           members[#members + 1] = 0
           members[#members + 1] = line .. id
         elseif queue == '' then
-          gather(inserted, FLAGGED, task .. '\0' .. flags .. '\0' .. place .. id)
+          gather(inserted, FLAGGED, line .. id)
+          gather(inserted, FLAGLINES, task .. '\0' .. flags .. '\0' .. place .. id)
         else
           gather(inserted, QUEUED, line .. id)
           gather(inserted, QLINES, queue .. '\0' .. place .. id .. task)

@@ -49,6 +49,7 @@ elseif how == 'unlock' then
     forget_worker(ARGV[at])
     release(ARGV[at], function() end, {})
     free_queues_of(ARGV[at])
+    flush()
   end
 elseif how == 'rescue' then
   local seen, worker, error_text, in_place = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'

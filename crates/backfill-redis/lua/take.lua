@@ -15,24 +15,8 @@ end
 if not is_lease and call('HEXISTS', WORKERS, holder) == 0 then return { false, {} } end
 
 if wants_in_line then
-  if not keeps_groups() then
-    -- From now on groups are indexed; what is there is indexed here, once.
-    call('HSET', COUNTERS, 'in_line', '1')
-    in_line = true
-    for _, member in ipairs(call('ZRANGE', QUEUED, 0, -1)) do
-      local job = read(call('HGET', JOBS, sub(member, -8)))
-      gather(inserted, GLINES, job.task .. '\0' .. job.queue .. '\0' .. sub(member, -18))
-      touch_group(job)
-    end
-    for _, member in ipairs(call('ZRANGE', HELD, 0, -1)) do
-      local job = read(call('HGET', JOBS, sub(member, -8)))
-      if job.queue ~= '' then
-        gather(inserted, GHELD, job.task .. '\0' .. job.queue .. '\0' .. place_of(sub(member, -8), job))
-        touch_group(job)
-      end
-    end
-    flush()
-  end
+  -- The caller makes the index of groups first.
+  if keeps_groups() ~= '1' then return 0 end
   -- What an ended lease holds stands before what is behind it.
   -- (Of very many some are left: what is behind them waits for the next take.)
   local lines = {}
@@ -95,6 +79,11 @@ local function take_in_line(line, limit)
   local count, done, begin = 0, {}, #line + 2
   local alone = ready_of_all(lines_of(line), ready_by, math.min(limit + 1, 500))
   local alone_place = alone()
+  -- Groups whose time has come stand with the others. (Of very many at once some come with the next take.)
+  for _, member in ipairs(call('ZRANGEBYLEX', GDUE, '[' .. line .. '\0', '(' .. line .. '\0' .. moment_bytes(now + 1), 'LIMIT', 0, 1000)) do
+    call('ZREM', GDUE, member)
+    call('ZADD', GROUPS, 0, sub(member, 1, begin - 1) .. sub(member, begin + 8))
+  end
   local from, groups, group_at = '[' .. line .. '\0', {}, 0
   local function next_group()
     while true do

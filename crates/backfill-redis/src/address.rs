@@ -39,7 +39,7 @@ impl Address {
     }
 
     fn sentinel(transport: &str, rest: &str) -> Result<Self> {
-        let (login, hosts, path) = parts(rest);
+        let (login, hosts, path) = parts(rest)?;
         let (service, database) = path.split_once('/').unwrap_or((path, ""));
         if service.is_empty() {
             return Err(invalid("it names no service, as redis+sentinel://host:26379/mymaster does"));
@@ -72,7 +72,7 @@ impl Address {
     }
 
     fn cluster(transport: &str, rest: &str) -> Result<Self> {
-        let (login, hosts, path) = parts(rest);
+        let (login, hosts, path) = parts(rest)?;
         if !path.is_empty() {
             return Err(invalid("a cluster has no databases"));
         }
@@ -114,12 +114,16 @@ impl fmt::Debug for Address {
 }
 
 /// `user:password`, hosts, and the path.
-fn parts(rest: &str) -> (Option<&str>, &str, &str) {
+fn parts(rest: &str) -> Result<(Option<&str>, &str, &str)> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    match authority.rsplit_once('@') {
+    if path.contains('@') {
+        // Else a part of the password would be taken for a name, and be shown.
+        return Err(invalid("a / in user or password must be written as %2F"));
+    }
+    Ok(match authority.rsplit_once('@') {
         Some((login, hosts)) => (Some(login), hosts, path),
         None => (None, authority, path),
-    }
+    })
 }
 
 fn login_of(login: Option<&str>) -> Result<(Option<String>, Option<String>)> {
@@ -174,6 +178,7 @@ mod tests {
             "redis://u:secret@h:port",
             "redis+sentinel://u:secret@h",
             "redis+sentinel://u:secret@h/main/x",
+            "redis+sentinel://u:12/secret@h/main",
             "redis+cluster://u:secret@h:port",
             "redis+cluster://u:secret@h/1",
             "redis:secret",

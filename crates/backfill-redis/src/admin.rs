@@ -1,10 +1,13 @@
 //! The administrative verbs.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use async_trait::async_trait;
-use backfill_core::Result;
 use backfill_core::job::limits::later;
 use backfill_core::job::{Job, JobId, Payload};
 use backfill_core::storage::{Admin, Cleaned, Cleanup, Reschedule, Storage, clean_error};
+use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
 
 use crate::codec;
@@ -18,7 +21,9 @@ use crate::{RedisStorage, answer};
 
 /// How often a change is tried while others change the same.
 const TRIES: u32 = 100;
-/// How many jobs one part of a long change has.
+/// How many jobs one call changes, at the most: a command has a million arguments at the most.
+const MOST: usize = 100_000;
+/// How many jobs one part of a sweep has.
 const PART: usize = 1_000;
 
 #[async_trait]
@@ -33,12 +38,14 @@ impl Admin for RedisStorage {
             let mut commit = Commit::default();
             commit.read_jobs.push((id, Some(kept.clone())));
             if is_free(&job, now) {
-                commit.delete(id);
+                commit.delete_free(&job);
             } else {
                 // It keeps running, and does not run again.
                 job.key = None;
                 job.attempts = job.max_attempts;
-                job.updated_at = now;
+                // By that it is known that its key was taken after it was claimed, also when the clock was set back meanwhile.
+                let claimed = job.locked_at.unwrap_or_default();
+                job.updated_at = now.max(later(claimed, Duration::from_micros(1)));
                 commit.keep(&job, codec::payload_bytes(&kept));
             }
             commit.ready = usize::from(job.queue.is_some());
@@ -80,7 +87,9 @@ impl Admin for RedisStorage {
 
     async fn unlock(&self, workers: &[String]) -> Result<u64> {
         let mut args: Args = vec![b"unlock".to_vec()];
-        args.extend(workers.iter().map(|worker| worker.clone().into_bytes()));
+        // Each once.
+        let workers: BTreeSet<&String> = workers.iter().collect();
+        args.extend(workers.into_iter().map(|worker| worker.clone().into_bytes()));
         Ok(self.release("unlock workers", args).await?.map_or(0, |(jobs, _)| jobs))
     }
 
@@ -120,53 +129,47 @@ impl RedisStorage {
         codec::job(&codec::id(id), &kept, payload).map(|job| Some((job, kept))).ok_or_else(|| odd(action))
     }
 
-    /// Changes those of these jobs that nobody holds, by id; deletes those of which the change says `false`. In parts.
+    /// Changes those of these jobs that nobody holds, by id; deletes those of which the change says `false`.
     async fn change_free(
         &self,
         action: &'static str,
         ids: &[JobId],
         change: impl Fn(&mut Job, DateTime<Utc>) -> bool + Send + Sync,
     ) -> Result<Vec<Job>> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let mut changed = Vec::new();
-        'parts: for part in ids.chunks(PART) {
-            for _ in 0..TRIES {
-                let kept = read_kept(action, &self.link, part).await?;
-                let payloads = self.payloads(part).await?;
-                let now = self.now().await?;
-                let mut commit = Commit::default();
-                let mut jobs = Vec::new();
-                for (id, (kept, payload)) in part.iter().zip(kept.into_iter().zip(payloads)) {
-                    let (Some(kept), Some(payload)) = (kept, payload) else { continue };
-                    let mut job = codec::job(&codec::id(*id), &kept, payload).ok_or_else(|| odd(action))?;
-                    if !is_free(&job, now) {
-                        continue;
-                    }
-                    let bytes = codec::payload_bytes(&kept);
-                    commit.read_jobs.push((*id, Some(kept)));
-                    if change(&mut job, now) {
-                        commit.keep(&job, bytes);
-                    } else {
-                        commit.delete(*id);
-                    }
-                    let is_ready = job.locked_at.is_none() && job.attempts < job.max_attempts && job.run_at <= now;
-                    commit.ready += usize::from(is_ready || job.queue.is_some());
-                    commit.changes.lines.insert(&job.task);
-                    jobs.push(job);
-                }
-                if jobs.is_empty() {
-                    continue 'parts;
-                }
-                if commit.send(action, &self.link).await?.is_some() {
-                    changed.extend(jobs);
-                    continue 'parts;
-                }
-            }
-            return Err(busy(action));
+        let ids: Vec<JobId> = ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        if ids.len() > MOST {
+            let problem = format!("are too many for one call, in which there can be {MOST}; name them in several");
+            return Err(Error::InvalidJob { what: "ids", value: ids.len().to_string(), problem });
         }
-        Ok(changed)
+        for _ in 0..TRIES {
+            let kept = read_kept(action, &self.link, &ids).await?;
+            let payloads = self.payloads(&ids).await?;
+            let now = self.now().await?;
+            let mut commit = Commit::default();
+            let mut jobs = Vec::new();
+            for (id, (kept, payload)) in ids.iter().zip(kept.into_iter().zip(payloads)) {
+                let (Some(kept), Some(payload)) = (kept, payload) else { continue };
+                let mut job = codec::job(&codec::id(*id), &kept, payload).ok_or_else(|| odd(action))?;
+                if !is_free(&job, now) {
+                    continue;
+                }
+                let bytes = codec::payload_bytes(&kept);
+                commit.read_jobs.push((*id, Some(kept)));
+                if change(&mut job, now) {
+                    commit.keep(&job, bytes);
+                } else {
+                    commit.delete_free(&job);
+                }
+                let is_ready = job.locked_at.is_none() && job.attempts < job.max_attempts && job.run_at <= now;
+                commit.ready += usize::from(is_ready || job.queue.is_some());
+                commit.changes.lines.insert(&job.task);
+                jobs.push(job);
+            }
+            if jobs.is_empty() || commit.send(action, &self.link).await?.is_some() {
+                return Ok(jobs);
+            }
+        }
+        Err(busy(action))
     }
 
     async fn delete_dead(&self) -> Result<u64> {

@@ -27,7 +27,7 @@ pub(crate) struct Commit<'a> {
     pub(crate) read_keys: Vec<(String, Option<JobId>)>,
     pub(crate) read_workers: Vec<(String, bool)>,
     pub(crate) jobs: Vec<(JobId, Kept, Option<&'a Payload>)>,
-    pub(crate) freed: Vec<(&'a str, [u8; 8], &'a str)>,
+    pub(crate) freed: Vec<(String, [u8; 8], String)>,
     pub(crate) documents: Vec<(Vec<u8>, Kept)>,
     pub(crate) batches: Vec<&'a [NewJob]>,
     pub(crate) events: Vec<&'a NewEvent>,
@@ -46,6 +46,14 @@ pub(crate) struct Committed {
 impl<'a> Commit<'a> {
     pub(crate) fn delete(&mut self, id: JobId) {
         self.jobs.push((id, None, None));
+    }
+
+    /// The same of a job that an administrator deletes: if its lock is so old that it counts no more, it may still hold its queue.
+    pub(crate) fn delete_free(&mut self, job: &Job) {
+        self.delete(job.id);
+        if let (Some(queue), Some(locked_at), Some(holder)) = (&job.queue, job.locked_at, &job.locked_by) {
+            self.freed.push((queue.clone(), codec::moment(locked_at), holder.clone()));
+        }
     }
 
     /// A job is so, with the payload that it had: of so many bytes.

@@ -6,10 +6,10 @@ use backfill_core::error::{Error, FailureKind};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// What servers say when they wrote nothing, and may write later: full memory, a snapshot that failed, too few replicas, a slot in motion, a
-/// server that has become a replica.
-const PASSING: [&str; 5] = ["OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "READONLY"];
+/// server that has become a replica, a login that it does not know.
+const PASSING: [&str; 7] = ["OOM", "MISCONF", "NOREPLICAS", "TRYAGAIN", "READONLY", "NOAUTH", "WRONGPASS"];
 /// What they say when they cannot be asked now.
-const AWAY: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED"];
+const AWAY: [&str; 8] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "MOVED", "ASK", "CROSSSLOT"];
 
 /// What kind of failure this is.
 pub(crate) fn kind(error: &RedisError) -> FailureKind {
@@ -17,17 +17,15 @@ pub(crate) fn kind(error: &RedisError) -> FailureKind {
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::MasterNameNotFoundBySentinel => {
             FailureKind::Unreachable
         }
-        ErrorKind::AuthenticationFailed
-        | ErrorKind::InvalidClientConfig
-        | ErrorKind::Client
-        | ErrorKind::Server(ServerErrorKind::NoPerm) => FailureKind::Refused,
+        // Whoever changes passwords and rights changes them back; a result that cannot be written meanwhile must not be given up.
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => FailureKind::Conflict,
+        ErrorKind::InvalidClientConfig | ErrorKind::Client => FailureKind::Refused,
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => FailureKind::Invalid,
         _ => match error.code() {
             Some(code) if PASSING.contains(&code) => FailureKind::Conflict,
             Some(code) if AWAY.contains(&code) => FailureKind::Unavailable,
             // A script that failed may have written before it did.
-            Some("ERR" | "WRONGTYPE") => FailureKind::Internal,
-            Some(_) => FailureKind::Refused,
+            Some(_) => FailureKind::Internal,
             None => FailureKind::Unknown,
         },
     }
@@ -87,4 +85,43 @@ pub(crate) fn odd(action: &'static str) -> Error {
         FailureKind::Invalid,
         "the server's answer cannot be read; is another program using these keys?",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(answer: &str) -> FailureKind {
+        let (code, detail) = answer.split_once(' ').unwrap_or((answer, ""));
+        kind(&redis::make_extension_error(code.to_owned(), Some(detail.to_owned())))
+    }
+
+    #[test]
+    fn nothing_that_a_server_says_makes_a_result_be_given_up() {
+        for answer in [
+            "OOM x",
+            "MISCONF x",
+            "NOAUTH x",
+            "WRONGPASS x",
+            "READONLY x",
+            "MOVED 1 h:1",
+            "ASK 1 h:1",
+            "ERR x",
+            "LOADING x",
+            "NEW x",
+        ] {
+            assert!(said(answer).is_transient(), "{answer}");
+        }
+        let login = RedisError::from((ErrorKind::AuthenticationFailed, "no"));
+        assert!(kind(&login).is_transient());
+    }
+
+    #[test]
+    fn what_was_refused_before_it_began_is_a_refusal() {
+        for answer in ["OOM x", "MISCONF x", "NOREPLICAS x", "READONLY x"] {
+            assert!(said(answer).is_refusal(), "{answer}");
+        }
+        // A script that failed may have written before.
+        assert!(!said("ERR x").is_refusal());
+    }
 }

@@ -8,12 +8,13 @@
 //!   is nobody's any more, and is dropped.
 //! - A subscription whose connection has died without a word would let a job wait for ever, so it is asked for a sign of life now and then.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backfill_core::Result;
 use backfill_core::storage::{ClaimedJob, Handoff, Offer, Wakeup, WorkerId};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use redis::aio::{PubSubSink, PubSubStream};
 use redis::{RedisError, RedisResult};
 use tokio::sync::watch;
@@ -31,25 +32,40 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a worker's calls and its listener share.
 #[derive(Debug)]
-pub(crate) struct Handoffs {
+pub(crate) struct Handoffs(Mutex<Released>);
+
+#[derive(Debug)]
+struct Released {
     /// When what was not heard of was last released.
-    released: Mutex<[u8; 8]>,
+    at: [u8; 8],
+    /// It is being released, or was and the answer is lost: what is heard now may be released already, or will be when the call is made again.
+    in_doubt: bool,
 }
 
 impl Default for Handoffs {
     fn default() -> Self {
-        Self { released: Mutex::new(NONE) }
+        Self(Mutex::new(Released { at: NONE, in_doubt: false }))
     }
 }
 
 impl Handoffs {
+    fn released(&self) -> MutexGuard<'_, Released> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is not heard of is about to be released.
+    pub(crate) fn is_releasing(&self) {
+        self.released().in_doubt = true;
+    }
+
     pub(crate) fn released_at(&self, moment: [u8; 8]) {
-        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
-        *released = moment.max(*released);
+        let mut released = self.released();
+        *released = Released { at: moment.max(released.at), in_doubt: false };
     }
 
     fn is_released(&self, locked_at: [u8; 8]) -> bool {
-        locked_at <= *self.released.lock().unwrap_or_else(PoisonError::into_inner)
+        let released = self.released();
+        released.in_doubt || locked_at <= released.at
     }
 }
 
@@ -64,7 +80,11 @@ struct Open {
     channel: String,
     sink: PubSubSink,
     messages: PubSubStream,
-    ping_at: Instant,
+    /// The next sign of life. It is kept while others are heard, as is what is told below: else news that come all the time would put both off
+    /// for ever.
+    sign: BoxFuture<'static, RedisResult<()>>,
+    /// What is being told, and the offer that it is about.
+    telling: Option<(BoxFuture<'static, Result<bool>>, Option<Offer>)>,
     /// The worker whose offer may stand.
     offered: Option<Arc<WorkerId>>,
     /// What is wanted has not been told yet; not before this moment.
@@ -81,8 +101,9 @@ impl Receiver {
         let mut subscriber = link.subscriber().await?;
         subscriber.subscribe(&channel).await?;
         let (sink, messages) = subscriber.split();
-        let now = Instant::now();
-        self.open = Some(Open { channel, sink, messages, ping_at: now + PING, offered: None, untold: Some(now) });
+        let sign = sign_of_life(sink.clone());
+        let untold = Some(Instant::now());
+        self.open = Some(Open { channel, sink, messages, sign, telling: None, offered: None, untold });
         Ok(())
     }
 
@@ -91,16 +112,25 @@ impl Receiver {
         self.open = None;
     }
 
-    /// Makes stand what is wanted, until something is heard. To be called again after each answer; dropping the call loses nothing.
-    pub(crate) async fn next(&mut self, link: &Link) -> RedisResult<Wakeup> {
+    /// Makes stand what is wanted, until something is heard. Dropping the call loses nothing.
+    pub(crate) async fn next(&mut self, link: &Arc<Link>) -> RedisResult<Wakeup> {
         let Some(open) = &mut self.open else { return std::future::pending().await };
         loop {
             // When the worker is at its end nothing is offered any more, and what was handed off before is still told.
             let is_over = self.offers.has_changed().is_err();
-            let untold = open.untold.filter(|_| !is_over);
-            let told = async {
-                match untold {
+            if open.telling.is_none() && !is_over && open.untold.is_some_and(|at| Instant::now() >= at) {
+                open.tell(&mut self.offers, link);
+            }
+            let again = open.untold.filter(|_| open.telling.is_none() && !is_over);
+            let wait = async {
+                match again {
                     Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = async {
+                match &mut open.telling {
+                    Some((telling, _)) => telling.await,
                     None => std::future::pending().await,
                 }
             };
@@ -116,15 +146,14 @@ impl Receiver {
                         return Ok(Wakeup::HandedOff(Box::new(Handoff::new(job, Arc::new(worker), seen))));
                     }
                 }
-                changed = self.offers.changed(), if untold.is_none() && !is_over => if changed.is_ok() {
+                stands = told => open.was_told(stands)?,
+                changed = self.offers.changed(), if open.untold.is_none() && !is_over => if changed.is_ok() {
                     open.untold = Some(Instant::now());
                 },
-                () = told => open.tell(&mut self.offers, link).await?,
-                () = tokio::time::sleep_until(open.ping_at) => {
-                    let sign: RedisResult<redis::Value> =
-                        tokio::time::timeout(PING, open.sink.ping()).await.unwrap_or_else(|_| Err(lost("no sign of life")));
+                () = wait => {}
+                sign = &mut open.sign => {
                     sign?;
-                    open.ping_at = Instant::now() + PING;
+                    open.sign = sign_of_life(open.sink.clone());
                 }
             }
         }
@@ -132,36 +161,62 @@ impl Receiver {
 }
 
 impl Open {
-    async fn tell(&mut self, offers: &mut watch::Receiver<Option<Offer>>, link: &Link) -> RedisResult<()> {
+    /// Begins to tell what is wanted: first that an offer of another worker is over.
+    fn tell(&mut self, offers: &mut watch::Receiver<Option<Offer>>, link: &Arc<Link>) {
         let wanted = offers.borrow_and_update().clone();
-        // A call that is dropped here is made again, and finds what may stand.
         let before = self.offered.clone();
-        if let Some(worker) = before.filter(|worker| wanted.as_ref().is_none_or(|offer| offer.worker != *worker)) {
-            self.send(link, &worker, "").await?;
-            self.offered = None;
-        }
-        if let Some(offer) = wanted {
-            let tasks = offer.tasks.iter().fold("\0".to_owned(), |text, task| text + task + "\0");
+        let over = before.filter(|worker| wanted.as_ref().is_none_or(|offer| offer.worker != *worker));
+        let (worker, tasks, about) = match (over, wanted) {
+            (Some(worker), _) => (worker, String::new(), None),
+            (None, Some(offer)) => {
+                let tasks = offer.tasks.iter().fold("\0".to_owned(), |text, task| text + task + "\0");
+                (Arc::clone(&offer.worker), tasks, Some(offer))
+            }
+            (None, None) => {
+                self.untold = None;
+                return;
+            }
+        };
+        if let Some(offer) = &about {
             self.offered = Some(Arc::clone(&offer.worker));
-            let stands = self.send(link, &offer.worker, &tasks).await?;
-            // Its worker will hear that it is not registered.
-            self.untold = (!stands).then(|| Instant::now() + AGAIN);
-        } else {
-            self.untold = None;
         }
-        Ok(())
+        let (link, channel) = (Arc::clone(link), self.channel.clone());
+        let telling = async move {
+            let args = vec![worker.as_str().into(), channel.into_bytes(), tasks.into_bytes()];
+            let answered = link.run("offer to take jobs", &OFFER, args).await?;
+            Ok(answered == redis::Value::Int(1))
+        };
+        self.telling = Some((Box::pin(telling), about));
     }
 
-    async fn send(&self, link: &Link, worker: &WorkerId, tasks: &str) -> RedisResult<bool> {
-        let args = vec![worker.as_str().into(), self.channel.clone().into_bytes(), tasks.into()];
-        let answered: Result<redis::Value> = link.run("offer to take jobs", &OFFER, args).await;
-        match answered {
-            Ok(answered) => Ok(answered == redis::Value::Int(1)),
-            Err(error) => {
-                Err(RedisError::from((redis::ErrorKind::Io, "an offer could not be told", error.to_string())))
+    fn was_told(&mut self, stands: Result<bool>) -> RedisResult<()> {
+        let about = self.telling.take().and_then(|(_, about)| about);
+        let stands = stands.map_err(|error| {
+            RedisError::from((redis::ErrorKind::Io, "an offer could not be told", error.to_string()))
+        })?;
+        self.untold = match about {
+            Some(_) if stands => None,
+            // Its worker will hear that it is not registered.
+            Some(_) => Some(Instant::now() + AGAIN),
+            // That one is over; now what is wanted.
+            None => {
+                self.offered = None;
+                Some(Instant::now())
             }
-        }
+        };
+        Ok(())
     }
+}
+
+/// After a while, whether the subscription still answers.
+fn sign_of_life(mut sink: PubSubSink) -> BoxFuture<'static, RedisResult<()>> {
+    Box::pin(async move {
+        tokio::time::sleep(PING).await;
+        let answered: RedisResult<redis::Value> = tokio::time::timeout(PING, sink.ping())
+            .await
+            .unwrap_or_else(|_| Err(lost("the subscription gave no sign of life")));
+        answered.map(drop)
+    })
 }
 
 /// Id, length and bytes of what is kept, payload.
@@ -176,4 +231,20 @@ fn received(bytes: &[u8]) -> Option<(ClaimedJob, WorkerId, [u8; 8])> {
 
 fn lost(why: &'static str) -> RedisError {
     RedisError::from((redis::ErrorKind::Io, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_released_is_not_told() {
+        let (early, late) = ([1; 8], [3; 8]);
+        let handoffs = Handoffs::default();
+        assert!(!handoffs.is_released(early));
+        handoffs.is_releasing();
+        assert!(handoffs.is_released(late), "until it is known what was released");
+        handoffs.released_at([2; 8]);
+        assert!(handoffs.is_released(early) && !handoffs.is_released(late));
+    }
 }

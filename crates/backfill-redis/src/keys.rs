@@ -4,7 +4,7 @@
 const MAX_NAMESPACE_CHARS: usize = 128;
 
 /// The names of the keys, in the order in which every script gets them (`lua/lib.lua` calls them the same).
-const NAMES: [&str; 36] = [
+const NAMES: [&str; 38] = [
     "jobs",
     "payloads",
     "ids",
@@ -41,6 +41,8 @@ const NAMES: [&str; 36] = [
     "streams",
     "offers",
     "flagged",
+    "flaglines",
+    "gdue",
 ];
 
 /// One key of every namespace.
@@ -63,6 +65,7 @@ pub(crate) enum Key {
     Imports = 21,
     Counters = 22,
     Wake = 23,
+    Docs = 29,
     Streams = 33,
 }
 

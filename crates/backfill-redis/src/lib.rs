@@ -13,11 +13,12 @@
 //! | key | what is in it |
 //! | --- | --- |
 //! | `lines` | ready and scheduled jobs without a queue and without flags, by task, priority, time, id |
-//! | `flagged` | the same of those with flags, by task and flags, so that forbidden ones are passed by at once |
+//! | `flagged`, `flaglines` | the same of those with flags; and by task and flags, so that forbidden ones are passed by at once |
 //! | `queued` | the same of those with a queue |
 //! | `qlines` | those by queue, priority, time, id |
 //! | `heads` | of each serial queue that nobody holds, its first job of each priority; by task, as in `lines` |
 //! | `held`, `dead`, `leases` | what is held, by holder; what is dead, by task; leases by their end |
+//! | `glines`, `gheld`, `groups`, `gdue` | for takes in line: what waits and what is held of a group, the first jobs of groups, those that are due later |
 //! | `ids`, `keyed` | all jobs by id; those with a key |
 //!
 //! So a claim reads what it takes, and nothing of what waits behind a held queue. `wake` is a stream: whoever reads it hears everything in order, also
@@ -84,7 +85,7 @@ pub const VERSION: i32 = 1;
 
 /// What an ACL user needs, on keys and channels `{backfill:NAME}:*`: everything else may be forbidden. `role` and `cluster` are asked for only behind sentinels
 /// and in a cluster; `config|get` only by the doctor, which says so if it may not.
-pub const COMMANDS: [&str; 39] = [
+pub const COMMANDS: [&str; 40] = [
     "asking",
     "cluster|keyslot",
     "cluster|slots",
@@ -105,6 +106,7 @@ pub const COMMANDS: [&str; 39] = [
     "info",
     "ping",
     "publish",
+    "pubsub|numsub",
     "role",
     "sadd",
     "smembers",
@@ -193,6 +195,10 @@ impl Storage for RedisStorage {
         let found = self.found_version().await?;
         if let Some(found) = found.filter(|found| *found > VERSION) {
             return Err(self.too_new(found));
+        }
+        if found == Some(VERSION) {
+            // Nothing is written, so that workers can start when memory is full.
+            return Ok(Migrated::new(found, VERSION));
         }
         let mut command = redis::cmd("HSETNX");
         command.arg(self.link.keys().get(Key::Counters)).arg("version").arg(VERSION);

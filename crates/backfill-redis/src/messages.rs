@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::limits::MAX_DELAY;
 use backfill_core::job::{Job, JobId};
+use backfill_core::storage::Storage;
 use backfill_core::storage::messages::{
     Applied, Depth, Document, DocumentKey, Ended, Event, Holder, Lease, Messages, News, Purge, Receipt, Take, Taken,
     TakenJob, Unit, check_units,
@@ -18,11 +19,12 @@ use redis::Value;
 
 use crate::answer;
 use crate::codec;
+use crate::commit::read_fields;
 use crate::consumer::token;
 use crate::errors::odd;
 use crate::keys::Key;
 use crate::link::Args;
-use crate::scripts::{DEPTHS, DOCUMENTS, END_LEASES, PEEK, PURGE, RENEW, SWEEP, TAKE, TRIM};
+use crate::scripts::{DEPTHS, DOCUMENTS, END_LEASES, INDEX_GROUPS, PEEK, PURGE, RENEW, SWEEP, TAKE, TRIM};
 use crate::{RedisStorage, wakeups};
 
 /// How much one part of something long does.
@@ -33,7 +35,12 @@ impl Messages for RedisStorage {
     async fn take(&self, request: &Take<'_>) -> Result<Taken> {
         const ACTION: &str = "take messages";
         request.check()?;
-        let answered = self.link.run(ACTION, &TAKE, take_args(request)).await?;
+        let mut answered = self.link.run(ACTION, &TAKE, take_args(request)).await?;
+        while answered == Value::Int(0) {
+            // The first take in line of this namespace makes the index of groups, in parts.
+            while self.link.run(ACTION, &INDEX_GROUPS, Args::new()).await? == Value::Int(0) {}
+            answered = self.link.run(ACTION, &TAKE, take_args(request)).await?;
+        }
         let read = || {
             let [stopped, taken] = answer::parts(answered)?;
             if stopped != Value::Nil {
@@ -96,15 +103,40 @@ impl Messages for RedisStorage {
         const ACTION: &str = "read documents";
         let field = |key: &str| codec::field(&DocumentKey::new(kind, key));
         // What stands before the prefix does not begin with it.
-        let after = after.filter(|after| *after >= prefix).map(field).unwrap_or_default();
-        let args = vec![field(prefix), after, limit.to_string().into_bytes()];
-        let answered = self.link.run(ACTION, &DOCUMENTS, args).await?;
-        let read = || {
-            let found = answer::list(answered)?.into_iter().map(answer::bytes).collect::<Option<Vec<_>>>()?;
-            found.chunks_exact(2).map(|pair| codec::document(&pair[0], &pair[1])).collect()
-        };
-        let found: Option<Vec<Document>> = read();
-        found.ok_or_else(|| odd(ACTION))
+        let mut after = after.filter(|after| *after >= prefix).map(field).unwrap_or_default();
+        let mut documents = Vec::new();
+        loop {
+            let rest = limit as usize - documents.len();
+            let args = vec![field(prefix), after, rest.to_string().into_bytes()];
+            let answered = self.link.run(ACTION, &DOCUMENTS, args).await?;
+            let read = || {
+                let mut found = answer::list(answered)?.into_iter();
+                let next = match found.next()? {
+                    Value::Nil => None,
+                    field => Some(answer::bytes(field)?),
+                };
+                let found = found.map(answer::bytes).collect::<Option<Vec<_>>>()?;
+                let these = found.chunks_exact(2).map(|pair| codec::document(&pair[0], &pair[1]));
+                Some((next, these.collect::<Option<Vec<Document>>>()?))
+            };
+            let (next, these) = read().ok_or_else(|| odd(ACTION))?;
+            documents.extend(these);
+            match next {
+                Some(next) if documents.len() < limit as usize => after = next,
+                _ => return Ok(documents),
+            }
+        }
+    }
+
+    async fn document(&self, key: &DocumentKey) -> Result<Option<Document>> {
+        const ACTION: &str = "read a document";
+        let field = codec::field(key);
+        let kept = read_fields(ACTION, &self.link, Key::Docs, std::slice::from_ref(&field)).await?.pop().flatten();
+        let Some(kept) = kept else { return Ok(None) };
+        let document = codec::document(&field, &kept).ok_or_else(|| odd(ACTION))?;
+        // Only what has an end needs to be asked whether that has come.
+        let is_there = document.until.is_none() || document.is_there(self.now().await?);
+        Ok(is_there.then_some(document))
     }
 
     async fn events(&self, stream: &str, since: u64, limit: u32) -> Result<Vec<Event>> {
@@ -166,7 +198,7 @@ impl Messages for RedisStorage {
     }
 
     async fn purge(&self, line: &str, what: Purge) -> Result<u64> {
-        let now = backfill_core::storage::Storage::now(self).await?;
+        let now = self.now().await?;
         let (what, moment, places): (&str, DateTime<Utc>, &[&str]) = match what {
             Purge::ReadyBefore(time) => ("ready", time.min(now), &["lines", "flagged", "queued"]),
             // What came after the call began stays, or it might never end.

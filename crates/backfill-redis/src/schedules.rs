@@ -15,7 +15,7 @@ use crate::codec::{self, NONE};
 use crate::errors::odd;
 use crate::keys::Key;
 use crate::link::Args;
-use crate::scripts::DUE;
+use crate::scripts::{DUE, KNOW_CRONTABS};
 
 #[async_trait]
 impl Schedules for RedisStorage {
@@ -35,13 +35,9 @@ impl Schedules for RedisStorage {
     }
 
     async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
-        let kept = [codec::moment(since), NONE].concat();
-        for identifier in identifiers {
-            let mut command = redis::cmd("HSETNX");
-            command.arg(self.link.keys().get(Key::Crontabs)).arg(identifier).arg(&kept);
-            let _: i64 = self.link.read("register the crontabs", &command).await?;
-        }
-        Ok(())
+        let mut args: Args = vec![[codec::moment(since), NONE].concat()];
+        args.extend(identifiers.iter().map(|identifier| identifier.clone().into_bytes()));
+        self.link.run("register the crontabs", &KNOW_CRONTABS, args).await.map(drop)
     }
 
     async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {

@@ -45,6 +45,8 @@ scripts! {
         COMMIT = "../lua/commit.lua";
         COMPLETE = "../lua/complete.lua";
         END_LEASES = "../lua/end_leases.lua";
+        INDEX_GROUPS = "../lua/index_groups.lua";
+        KNOW_CRONTABS = "../lua/know_crontabs.lua";
         OFFER = "../lua/offer.lua";
         PRESENT = "../lua/present.lua";
         PURGE = "../lua/purge.lua";

@@ -1,5 +1,7 @@
 //! Moving jobs from and to other storages.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use backfill_core::job::{Job, JobId};
 use backfill_core::storage::{Transfer, WorkerId, check_whole, reserved_at};
@@ -70,8 +72,9 @@ impl Transfer for RedisStorage {
 
     async fn delete_reserved(&self, transfer_id: &str, ids: &[JobId]) -> Result<u64> {
         const ACTION: &str = "delete moved jobs";
+        let ids: Vec<JobId> = ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         for _ in 0..TRIES {
-            let kept = read_kept(ACTION, &self.link, ids).await?;
+            let kept = read_kept(ACTION, &self.link, &ids).await?;
             let mut commit = Commit::default();
             for (id, kept) in ids.iter().zip(kept) {
                 let Some(kept) = kept else { continue };

@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backfill_core::job::{JobId, JobSpec, NewJob};
-use backfill_core::storage::messages::{Changes, News};
+use backfill_core::storage::messages::{Applied, Changes, Holder, News, Take, Unit};
 use backfill_core::storage::{
-    ClaimRef, ClaimRequest, ClaimToken, ClaimedJob, Consumer, Inspect, JobFilter, Offer, Outcome, Registration,
-    Settlement, Storage, Wakeup, Watch, WorkerId,
+    ClaimRef, ClaimRequest, ClaimToken, ClaimedJob, Cleanup, Consumer, Inspect, JobFilter, Offer, Outcome,
+    Registration, Settlement, Storage, Wakeup, Watch, WorkerId,
 };
 use backfill_redis::RedisStorage;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use redis_server::{Server, signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 const TASK: &str = "task";
@@ -206,6 +207,10 @@ async fn full_memory_refuses_new_jobs_and_workers_go_on() {
     };
     assert!(error.is_transient() && error.is_refusal(), "{error}");
     assert!(error.to_string().contains("memory is full"), "{error}");
+    // A worker that starts now starts, with its crontab.
+    let other = open(&server).await;
+    let schedules = other.schedules().expect("schedules");
+    schedules.register_crontabs(&["entry".to_owned()], chrono::Utc::now()).await.expect("crontabs");
     assert_eq!(all_ids(&storage).await.len(), added, "nothing was half added, and nothing is gone");
     let tasks = [TASK.to_owned()];
     let mut done = 0;
@@ -396,5 +401,170 @@ async fn forbidden_flags_are_passed_by_at_once() {
     let calls: u32 = ranges.split(',').next().expect("a number").parse().expect("a number");
     assert!(calls < 20, "{calls} ranges were read");
     assert_eq!(consumer.settle(&worker, &completed(&claimed)).await.expect("settle").applied.len(), 2);
+    // Who takes all of them reads no list by itself.
+    let lists = (0..500).map(|n| JobSpec::new(TASK, 4).flag(format!("customer {n}")).check(100).expect("a job"));
+    storage.add(&lists.collect::<Vec<_>>()).await.expect("add");
+    command(&server, &["CONFIG", "RESETSTAT"]).await;
     assert_eq!(consumer.claim(&ClaimRequest::new(&worker, &tasks, 10)).await.expect("claim").jobs.len(), 10);
+    assert!(ranges_read(&server).await < 20);
+}
+
+async fn ranges_read(server: &Server) -> u32 {
+    let stats: String = redis::from_redis_value(command(server, &["INFO", "commandstats"]).await).expect("a text");
+    let ranges = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zrangebylex:calls=")).expect("the command");
+    ranges.split(',').next().expect("a number").parse().expect("a number")
+}
+
+/// Of a serial queue whose task is full nothing is read, however many queues there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_of_a_full_task_cost_a_claim_nothing() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let worker = worker(&*consumer).await;
+    let queued = |n: i32| JobSpec::new(TASK, n).serial_queue(format!("q{n}")).check(100).expect("a job");
+    storage.add(&(0..5_000).map(queued).collect::<Vec<_>>()).await.expect("add");
+    storage.add(&[JobSpec::new("other", 1).check(100).expect("a job")]).await.expect("add");
+    let (tasks, full) = ([TASK.to_owned(), "other".to_owned()], [(TASK.to_owned(), 0)]);
+    command(&server, &["CONFIG", "RESETSTAT"]).await;
+    let claimed = consumer.claim(&ClaimRequest::new(&worker, &tasks, 10).limits(&full)).await.expect("claim").jobs;
+    assert_eq!(claimed.iter().map(|job| job.task.as_str()).collect::<Vec<_>>(), ["other"]);
+    assert!(ranges_read(&server).await < 20);
+}
+
+/// A job whose key was taken while it ran does not run again, also when the server's clock was set back meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_job_stays_replaced_when_the_clock_goes_back() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let tasks = [TASK.to_owned()];
+    let keyed = |n: i64, key: &str| JobSpec::new(TASK, n).key(key).check(100).expect("a job");
+    for how in ["replaced", "removed"] {
+        let one = worker(&*consumer).await;
+        // As if the clock had been five seconds ahead at the claim.
+        let ahead = (chrono::Utc::now() + chrono::TimeDelta::seconds(5)).timestamp_micros().to_string();
+        command(&server, &["HSET", "{backfill:faults}:counters", "moment", &ahead]).await;
+        storage.add(&[keyed(1, how)]).await.expect("add");
+        assert_eq!(consumer.claim(&ClaimRequest::new(&one, &tasks, 1)).await.expect("claim").jobs.len(), 1);
+        match how {
+            "replaced" => drop(storage.add(&[keyed(2, how)]).await.expect("add")),
+            _ => assert!(storage.admin().expect("admin").remove(how).await.expect("remove").is_some()),
+        }
+        consumer.deregister(&one).await.expect("deregister");
+        let other = worker(&*consumer).await;
+        let claimed = consumer.claim(&ClaimRequest::new(&other, &tasks, 9)).await.expect("claim").jobs;
+        let numbers: Vec<i64> = claimed.iter().map(|job| job.payload.decode().expect("a number")).collect();
+        assert_eq!(numbers, if how == "replaced" { vec![2] } else { vec![] }, "{how}");
+        consumer.settle(&other, &completed(&claimed)).await.expect("settle");
+    }
+}
+
+/// The index of groups is made when it is first wanted, of what is there by then; and what is due later comes in its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_were_there_before_are_taken_in_line() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let messages = storage.messages().expect("messages");
+    let of = |group: i32, n: i32| JobSpec::new(TASK, (group, n)).serial_queue(format!("g{group}"));
+    let jobs: Vec<NewJob> = (0..2_500).map(|n| of(n % 50, n).check(100).expect("a job")).collect();
+    storage.add(&jobs).await.expect("add");
+    storage.add(&[of(99, 0).run_in(Duration::from_millis(300)).check(100).expect("a job")]).await.expect("add");
+    let lines = [(TASK.to_owned(), 500)];
+    let mut seen: std::collections::BTreeMap<i32, Vec<i32>> = std::collections::BTreeMap::new();
+    let ends = tokio::time::Instant::now() + WITHIN;
+    while seen.values().map(Vec::len).sum::<usize>() < 2_501 {
+        assert!(tokio::time::Instant::now() < ends, "{}", seen.len());
+        let request = Take::new(Holder::Lease { name: "a case", lasts: WITHIN }, &lines).in_line();
+        let taken = messages.take(&request).await.expect("take").jobs;
+        let units: Vec<Unit> =
+            taken.iter().map(|job| Unit::new().settle(job.hold.clone(), Outcome::completed())).collect();
+        for job in &taken {
+            let (group, n): (i32, i32) = job.payload.decode().expect("two numbers");
+            seen.entry(group).or_default().push(n);
+        }
+        assert!(messages.apply(&units).await.expect("apply").iter().all(Applied::is_done));
+    }
+    assert!(seen.values().all(|seen| seen.is_sorted()), "{seen:?}");
+    // What is remembered of groups goes with them.
+    storage.admin().expect("admin").cleanup(&Cleanup::new().queues()).await.expect("cleanup");
+    for key in ["turns", "groups", "gdue", "gheads", "glines", "gheld", "queues", "heads", "qheads"] {
+        let there = command(&server, &["EXISTS", &format!("{{backfill:faults}}:{key}")]).await;
+        assert_eq!(there, redis::Value::Int(0), "{key}");
+    }
+}
+
+/// What is published reaches every replica, and must be heard by nobody who does not get the job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_handed_off_to_who_listens_to_another_server() {
+    let master = Server::start(&["--appendonly", "no"]);
+    let port = master.port.to_string();
+    let replica = Server::start(&["--appendonly", "no", "--replicaof", "127.0.0.1", &port]);
+    let storage = open(&master).await;
+    let consumer = storage.consumer();
+    let worker = worker(&*consumer).await;
+    let client = redis::Client::open(replica.url()).expect("a client");
+    let mut heard = client.get_async_pubsub().await.expect("connect");
+    heard.subscribe("{backfill:faults}:handoff:x").await.expect("subscribe");
+    while command(&master, &["WAIT", "1", "100"]).await != redis::Value::Int(1) {}
+    let offer = format!("\0\0\0\0\0\0\0\0{{backfill:faults}}:handoff:x\0{TASK}\0");
+    command(&master, &["HSET", "{backfill:faults}:offers", worker.as_str(), &offer]).await;
+    assert_eq!(storage.add(&[job(1)]).await.expect("add")[0].locked_by, None);
+    command(&master, &["PUBLISH", "{backfill:faults}:handoff:x", "the end"]).await;
+    let message = tokio::time::timeout(WITHIN, heard.on_message().next()).await.expect("in time").expect("a message");
+    assert_eq!(message.get_payload_bytes(), b"the end", "the job was published");
+}
+
+/// A proxy that lets nothing through any more, either way, on connections that have subscribed, and tells nobody.
+async fn silencing_proxy(to: u16, silent: Arc<AtomicBool>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (server, silent) =
+                (tokio::net::TcpStream::connect(("127.0.0.1", to)).await.expect("connect"), Arc::clone(&silent));
+            let subscribed = Arc::new(AtomicBool::new(false));
+            let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
+            for (mut from, mut to) in [(client_in, server_out), (server_in, client_out)] {
+                let (silent, subscribed) = (Arc::clone(&silent), Arc::clone(&subscribed));
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 65_536];
+                    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+                        if bytes[..length].windows(9).any(|part| part == b"SUBSCRIBE") {
+                            subscribed.store(true, Ordering::Relaxed);
+                        }
+                        if silent.load(Ordering::Relaxed) && subscribed.load(Ordering::Relaxed) {
+                            std::future::pending::<()>().await;
+                        }
+                        if to.write_all(&bytes[..length]).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    port
+}
+
+/// A subscription that has died without a word is noticed, however much is told meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_died_without_a_word_is_noticed() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let silent = Arc::new(AtomicBool::new(false));
+    let port = silencing_proxy(server.port, Arc::clone(&silent)).await;
+    let behind = RedisStorage::open(&format!("redis://127.0.0.1:{port}"), "faults").expect("open");
+    let (_, _offers, mut wakeups) = listening(&behind.consumer()).await;
+    until_handed_off(&storage, &mut wakeups).await;
+    silent.store(true, Ordering::Relaxed);
+    let adding = tokio::spawn(async move {
+        loop {
+            storage.add(&[job(1), job(2)]).await.expect("add");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let lost = async { while !matches!(wakeups.next().await, Some(Wakeup::ListenerLost { .. })) {} };
+    tokio::time::timeout(WITHIN, lost).await.expect("it is noticed");
+    adding.abort();
 }

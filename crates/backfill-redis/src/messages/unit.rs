@@ -62,7 +62,7 @@ impl RedisStorage {
                 }
             }
             for queue in &plan.freed {
-                commit.freed.push((&queue.name, codec::moment(queue.locked_at), &queue.locked_by));
+                commit.freed.push((queue.name.clone(), codec::moment(queue.locked_at), queue.locked_by.clone()));
             }
             // What stands behind them may be ready.
             commit.ready += plan.freed.len();

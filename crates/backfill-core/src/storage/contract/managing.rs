@@ -80,7 +80,7 @@ pub async fn unlock_releases_jobs_and_queues(storage: Subject) {
     add(&storage, vec![spec().serial_queue("a"), spec(), spec().serial_queue("a"), spec().serial_queue("b")]).await;
     let held = claim(&storage, &dead, 2).await;
     let kept = claim_one(&storage, &alive).await;
-    assert_eq!(admin(&storage).unlock(&[dead.to_string()]).await.expect("unlock"), 2);
+    assert_eq!(admin(&storage).unlock(&[dead.to_string(), dead.to_string()]).await.expect("unlock"), 2);
     assert_eq!(must_read(&storage, kept.id).await, kept.job);
     let mut again = claim(&storage, &alive, 10).await;
     again.retain(|job| held.iter().any(|other| other.id == job.id));
