@@ -22,7 +22,7 @@ use crate::value;
 const AFTER_HELP: &str = "\
 The database is --database-url, or DATABASE_URL (postgres://…, sqlite://jobs.db, redis://… or memory:), or what PostgreSQL's \
 variables say if PGSERVICE, PGHOST, PGHOSTADDR, PGUSER or PGDATABASE is among them; one that is set and empty is an error. Without a URL, jobs are kept in a SQLite file, \
-backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker.
+backfill/jobs.db in your directory for data (~/.local/share on Linux); `backfill move --to postgres://…` moves them on. The schema is --schema, or BACKFILL_SCHEMA, or GRAPHILE_WORKER_SCHEMA, or graphile_worker (in Redis it is called a namespace, and is backfill).
 
 Exit status: 0 success, 1 failure, 2 usage error, 3 and 4 see `backfill messages --help`, 57 a breaking migration arrived while a worker ran. What a signal ends without \
 having done its work has 128 and the signal's number.
@@ -34,7 +34,7 @@ First steps:
 
 const AFTER_SHORT_HELP: &str = "More, and first steps: backfill --help";
 
-/// A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, or in an SQLite file.
+/// A job queue on PostgreSQL, where it shares its schema with Node's graphile-worker, in an SQLite file, or in Redis.
 #[derive(Parser, Debug)]
 #[command(name = "backfill", version, after_help = AFTER_SHORT_HELP, after_long_help = AFTER_HELP, max_term_width = 110)]
 pub struct Args {
@@ -53,7 +53,7 @@ pub struct Global {
     /// itself again without it on the command line, where every user of the machine could read it.
     #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL", help_heading = DATABASE)]
     pub database_url: Option<String>,
-    /// The schema of the queue, in PostgreSQL [default: graphile_worker; of messages: backfill_messages]
+    /// The schema of the queue in PostgreSQL, or its namespace in Redis [default: graphile_worker, or backfill; of messages: backfill_messages]
     #[arg(short = 's', long, global = true, value_name = "NAME", help_heading = DATABASE, hide_short_help = true)]
     pub schema: Option<String>,
     /// Do not prepare statements by name: for poolers in transaction mode
