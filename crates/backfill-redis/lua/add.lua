@@ -9,7 +9,8 @@ local function hand_off(head, payload)
   if #found == 0 or #payload > 65536 then return nil end
   local _, kind, _, max, priority = unpack_numbers('>BBc8I2I2', head)
   local task, queue, key, flags = string.match(head, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z(.*)$', 15)
-  if kind ~= 0 or queue ~= '' or key ~= '' or flags ~= '' then return nil end
+  -- One in its last attempt would be dead without ever having run, if its worker died before it started.
+  if kind ~= 0 or max < 2 or queue ~= '' or key ~= '' or flags ~= '' then return nil end
   local worker, offer = found[1], found[2]
   if not string.find(offer, '\0' .. task .. '\0', 9, true) or call('HEXISTS', WORKERS, worker) == 0 then return nil end
   if call('ZSCORE', HELD, worker .. '\0' .. sub(offer, 1, 8)) then return nil end

@@ -79,8 +79,9 @@ local function take_in_line(line, limit)
   local count, done, begin = 0, {}, #line + 2
   local alone = ready_of_all(lines_of(line), ready_by, math.min(limit + 1, 500))
   local alone_place = alone()
+  local due_by = moment_bytes(math.max(now, micros_of(ready_by)) + 1)
   -- Groups whose time has come stand with the others. (Of very many at once some come with the next take.)
-  for _, member in ipairs(call('ZRANGEBYLEX', GDUE, '[' .. line .. '\0', '(' .. line .. '\0' .. moment_bytes(now + 1), 'LIMIT', 0, 1000)) do
+  for _, member in ipairs(call('ZRANGEBYLEX', GDUE, '[' .. line .. '\0', '(' .. line .. '\0' .. due_by, 'LIMIT', 0, 1000)) do
     call('ZREM', GDUE, member)
     call('ZADD', GROUPS, 0, sub(member, 1, begin - 1) .. sub(member, begin + 8))
   end

@@ -91,12 +91,19 @@ impl Consumer for RedisStorage {
     async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
         let mut args: Args = vec![b"untracked".to_vec(), worker.as_str().into()];
         args.extend(holds.iter().map(|id| codec::id(*id).to_vec()));
-        self.handoffs.is_releasing();
-        let released = self.release("release jobs", args).await?;
-        Ok(released.map_or(0, |(jobs, moment)| {
-            self.handoffs.released_at(moment);
-            jobs
-        }))
+        self.handoffs.is_releasing(worker);
+        match self.release("release jobs", args).await {
+            Ok(released) => Ok(released.map_or(0, |(jobs, moment)| {
+                self.handoffs.released_at(worker, moment);
+                jobs
+            })),
+            Err(error) => {
+                if error.is_refusal() {
+                    self.handoffs.was_refused();
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn release_stale(&self) -> Result<u64> {

@@ -18,10 +18,11 @@ pub(crate) fn kind(error: &RedisError) -> FailureKind {
             FailureKind::Unreachable
         }
         // Whoever changes passwords and rights changes them back; a result that cannot be written meanwhile must not be given up.
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => FailureKind::Conflict,
+        ErrorKind::AuthenticationFailed => FailureKind::Conflict,
         ErrorKind::InvalidClientConfig | ErrorKind::Client => FailureKind::Refused,
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => FailureKind::Invalid,
         _ => match error.code() {
+            Some("NOPERM") if !is_in_script(error) => FailureKind::Conflict,
             Some(code) if PASSING.contains(&code) => FailureKind::Conflict,
             Some(code) if AWAY.contains(&code) => FailureKind::Unavailable,
             // A script that failed may have written before it did.
@@ -29,6 +30,11 @@ pub(crate) fn kind(error: &RedisError) -> FailureKind {
             None => FailureKind::Unknown,
         },
     }
+}
+
+/// A right that is missing within a script may be missed after it has written.
+fn is_in_script(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("script"))
 }
 
 /// Whether the next call needs another connection: this one is broken, or leads to the wrong server.
@@ -122,6 +128,9 @@ mod tests {
             assert!(said(answer).is_refusal(), "{answer}");
         }
         // A script that failed may have written before.
-        assert!(!said("ERR x").is_refusal());
+        for answer in ["ERR x", "NOPERM ACL failure in script: User app has no permissions to run the 'xadd' command"] {
+            assert!(!said(answer).is_refusal(), "{answer}");
+        }
+        assert!(said("NOPERM User app has no permissions to run the 'evalsha' command").is_refusal());
     }
 }

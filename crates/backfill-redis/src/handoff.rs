@@ -5,10 +5,11 @@
 //!
 //! - What is published is on its way when it may be released: by [`Consumer::release_untracked`](backfill_core::storage::Consumer), whose script ends
 //!   the offer. It answers its moment, and claims have moments too, each later than all before: what was handed off earlier and heard later
-//!   is nobody's any more, and is dropped.
+//!   is nobody's any more, and is dropped. What is heard before that answer waits for it.
 //! - A subscription whose connection has died without a word would let a job wait for ever, so it is asked for a sign of life now and then.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backfill_core::Result;
@@ -20,7 +21,7 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::codec::{self, NONE};
+use crate::codec;
 use crate::consumer::token;
 use crate::link::Link;
 use crate::scripts::OFFER;
@@ -31,41 +32,51 @@ const PING: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a worker's calls and its listener share.
-#[derive(Debug)]
-pub(crate) struct Handoffs(Mutex<Released>);
+#[derive(Debug, Default)]
+pub(crate) struct Handoffs(watch::Sender<Released>);
 
-#[derive(Debug)]
+/// What is known of the last release of what was not heard of.
+#[derive(Clone, Debug, Default)]
 struct Released {
-    /// When what was not heard of was last released.
-    at: [u8; 8],
-    /// It is being released, or was and the answer is lost: what is heard now may be released already, or will be when the call is made again.
-    in_doubt: bool,
+    /// By whom, and when.
+    last: Option<(WorkerId, [u8; 8])>,
+    /// By whom it is being released, or was and the answer is lost.
+    in_doubt: Option<WorkerId>,
 }
 
-impl Default for Handoffs {
-    fn default() -> Self {
-        Self(Mutex::new(Released { at: NONE, in_doubt: false }))
-    }
+/// What becomes of what was heard.
+#[derive(Debug, PartialEq)]
+enum Judgement {
+    Stands,
+    Released,
+    /// That is known when the release is answered, or made again.
+    InDoubt,
 }
 
 impl Handoffs {
-    fn released(&self) -> MutexGuard<'_, Released> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What is not heard of is about to be released.
-    pub(crate) fn is_releasing(&self) {
-        self.released().in_doubt = true;
+    pub(crate) fn is_releasing(&self, worker: &WorkerId) {
+        self.0.send_modify(|released| released.in_doubt = Some(worker.clone()));
     }
 
-    pub(crate) fn released_at(&self, moment: [u8; 8]) {
-        let mut released = self.released();
-        *released = Released { at: moment.max(released.at), in_doubt: false };
+    pub(crate) fn released_at(&self, worker: &WorkerId, moment: [u8; 8]) {
+        self.0.send_replace(Released { last: Some((worker.clone(), moment)), in_doubt: None });
     }
 
-    fn is_released(&self, locked_at: [u8; 8]) -> bool {
-        let released = self.released();
-        released.in_doubt || locked_at <= released.at
+    /// The storage has refused to, so nothing was done.
+    pub(crate) fn was_refused(&self) {
+        self.0.send_modify(|released| released.in_doubt = None);
+    }
+
+    fn judge(&self, worker: &WorkerId, locked_at: [u8; 8]) -> Judgement {
+        let released = self.0.borrow();
+        if released.in_doubt.as_ref() == Some(worker) {
+            Judgement::InDoubt
+        } else if released.last.as_ref().is_some_and(|(by, at)| by == worker && locked_at <= *at) {
+            Judgement::Released
+        } else {
+            Judgement::Stands
+        }
     }
 }
 
@@ -73,6 +84,7 @@ impl Handoffs {
 pub(crate) struct Receiver {
     offers: watch::Receiver<Option<Offer>>,
     handoffs: Arc<Handoffs>,
+    released: watch::Receiver<Released>,
     open: Option<Open>,
 }
 
@@ -80,6 +92,8 @@ struct Open {
     channel: String,
     sink: PubSubSink,
     messages: PubSubStream,
+    /// What was heard and not judged yet.
+    heard: VecDeque<(ClaimedJob, WorkerId, [u8; 8])>,
     /// The next sign of life. It is kept while others are heard, as is what is told below: else news that come all the time would put both off
     /// for ever.
     sign: BoxFuture<'static, RedisResult<()>>,
@@ -93,7 +107,8 @@ struct Open {
 
 impl Receiver {
     pub(crate) fn new(offers: watch::Receiver<Option<Offer>>, handoffs: Arc<Handoffs>) -> Self {
-        Self { offers, handoffs, open: None }
+        let released = handoffs.0.subscribe();
+        Self { offers, handoffs, released, open: None }
     }
 
     pub(crate) async fn connect(&mut self, link: &Link) -> RedisResult<()> {
@@ -103,7 +118,8 @@ impl Receiver {
         let (sink, messages) = subscriber.split();
         let sign = sign_of_life(sink.clone());
         let untold = Some(Instant::now());
-        self.open = Some(Open { channel, sink, messages, sign, telling: None, offered: None, untold });
+        let heard = VecDeque::new();
+        self.open = Some(Open { channel, sink, messages, heard, sign, telling: None, offered: None, untold });
         Ok(())
     }
 
@@ -116,6 +132,18 @@ impl Receiver {
     pub(crate) async fn next(&mut self, link: &Arc<Link>) -> RedisResult<Wakeup> {
         let Some(open) = &mut self.open else { return std::future::pending().await };
         loop {
+            self.released.mark_unchanged();
+            while let Some((_, worker, locked_at)) = open.heard.front() {
+                let judgement = self.handoffs.judge(worker, *locked_at);
+                if judgement == Judgement::InDoubt {
+                    break;
+                }
+                let Some((job, worker, _)) = open.heard.pop_front() else { break };
+                if judgement == Judgement::Stands {
+                    let seen = std::time::Instant::now();
+                    return Ok(Wakeup::HandedOff(Box::new(Handoff::new(job, Arc::new(worker), seen))));
+                }
+            }
             // When the worker is at its end nothing is offered any more, and what was handed off before is still told.
             let is_over = self.offers.has_changed().is_err();
             if open.telling.is_none() && !is_over && open.untold.is_some_and(|at| Instant::now() >= at) {
@@ -140,12 +168,10 @@ impl Receiver {
                 message = open.messages.next() => {
                     let message = message.ok_or_else(|| lost("the subscription has ended"))?;
                     let heard = received(message.get_payload_bytes());
-                    let (job, worker, locked_at) = heard.ok_or_else(|| lost("what was handed off cannot be read"))?;
-                    if !self.handoffs.is_released(locked_at) {
-                        let seen = std::time::Instant::now();
-                        return Ok(Wakeup::HandedOff(Box::new(Handoff::new(job, Arc::new(worker), seen))));
-                    }
+                    open.heard.push_back(heard.ok_or_else(|| lost("what was handed off cannot be read"))?);
                 }
+                // It lives as long as we do.
+                _ = self.released.changed() => {}
                 stands = told => open.was_told(stands)?,
                 changed = self.offers.changed(), if open.untold.is_none() && !is_over => if changed.is_ok() {
                     open.untold = Some(Instant::now());
@@ -238,13 +264,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_have_been_released_is_not_told() {
+    fn what_may_have_been_released_waits_and_what_was_is_not_told() {
         let (early, late) = ([1; 8], [3; 8]);
+        let (one, other) = (WorkerId::random(), WorkerId::random());
         let handoffs = Handoffs::default();
-        assert!(!handoffs.is_released(early));
-        handoffs.is_releasing();
-        assert!(handoffs.is_released(late), "until it is known what was released");
-        handoffs.released_at([2; 8]);
-        assert!(handoffs.is_released(early) && !handoffs.is_released(late));
+        assert_eq!(handoffs.judge(&one, early), Judgement::Stands);
+        handoffs.is_releasing(&one);
+        assert_eq!(handoffs.judge(&one, late), Judgement::InDoubt);
+        assert_eq!(handoffs.judge(&other, late), Judgement::Stands, "an identity is not judged by the one before");
+        handoffs.released_at(&one, [2; 8]);
+        assert_eq!(handoffs.judge(&one, early), Judgement::Released);
+        assert_eq!(handoffs.judge(&one, late), Judgement::Stands);
+        assert_eq!(handoffs.judge(&other, early), Judgement::Stands);
+        handoffs.is_releasing(&one);
+        handoffs.was_refused();
+        assert_eq!(handoffs.judge(&one, late), Judgement::Stands, "nothing was done");
     }
 }

@@ -84,8 +84,8 @@ struct Listener {
 struct Reading {
     connection: MultiplexedConnection,
     last: String,
-    /// The number of the last entry, if it is known.
-    number: Option<u64>,
+    /// The number of the last entry.
+    number: u64,
     waiting: Option<BoxFuture<'static, RedisResult<Value>>>,
 }
 
@@ -148,7 +148,7 @@ impl Listener {
         let newest: Value = command.query_async(&mut connection).await?;
         let mut last = "0-0".to_owned();
         let newest = answer::list(newest).and_then(|entries| entry_of(entries.into_iter().next()?, &mut last));
-        Ok(Reading { connection, last, number: newest.map(|entry| entry.number), waiting: None })
+        Ok(Reading { connection, last, number: newest.map_or(0, |entry| entry.number), waiting: None })
     }
 }
 
@@ -174,7 +174,7 @@ impl Reading {
             entries.ok_or_else(|| RedisError::from((redis::ErrorKind::Parse, "the stream cannot be read")))?;
         for entry in &mut entries {
             // The stream forgets old entries. Who was slow has missed some, and anything may have changed.
-            if self.number.replace(entry.number).is_some_and(|before| entry.number != before.wrapping_add(1)) {
+            if entry.number != std::mem::replace(&mut self.number, entry.number).wrapping_add(1) {
                 entry.ready = entry.ready.max(1);
                 entry.changes = Changes::anywhere();
             }

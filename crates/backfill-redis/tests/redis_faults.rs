@@ -361,9 +361,6 @@ async fn a_listener_that_missed_entries_is_told_so() {
     let storage = open(&server).await;
     let mut news = storage.messages().expect("messages").news();
     assert_eq!(tokio::time::timeout(WITHIN, news.next()).await.expect("in time"), Some(News::Listening));
-    storage.add(&[job(0)]).await.expect("add");
-    let told = tokio::time::timeout(WITHIN, news.next()).await.expect("in time");
-    assert_eq!(told, Some(News::Changed(Changes::lines([TASK.to_owned()]))));
     // Nobody polls it while many entries come and go.
     let other = JobSpec::new("other", 1).check(100).expect("a job");
     for _ in 0..3_000 {
@@ -567,4 +564,51 @@ async fn a_subscription_that_died_without_a_word_is_noticed() {
     let lost = async { while !matches!(wakeups.next().await, Some(Wakeup::ListenerLost { .. })) {} };
     tokio::time::timeout(WITHIN, lost).await.expect("it is noticed");
     adding.abort();
+}
+
+/// What is heard while it is not known whether it was released waits until that is known, and is told if it was not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_handed_off_after_a_refused_or_dropped_release_is_told() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let (worker, offers, mut wakeups) = listening(&consumer).await;
+    let id = until_handed_off(&storage, &mut wakeups).await;
+    let held = storage.job(id).await.expect("read").expect("a job");
+    let result = Settlement::new(ClaimRef::new(&held, token(&held)), Outcome::completed());
+    consumer.settle(&worker, &[result]).await.expect("settle");
+    command(&server, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let error = consumer.release_untracked(&worker, &[]).await.expect_err("it is refused");
+    assert!(error.is_refusal(), "{error}");
+    command(&server, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    until_handed_off(&storage, &mut wakeups).await;
+
+    // One that is dropped belongs to an identity that is given up.
+    let mut dropped = consumer.release_untracked(&worker, &[]);
+    assert!(futures::poll!(&mut dropped).is_pending());
+    drop(dropped);
+    consumer.deregister(&worker).await.expect("deregister");
+    let other = Arc::new(self::worker(&*consumer).await);
+    offers.send_replace(Some(Offer::new(Arc::clone(&other), [TASK.to_owned()].into(), 2)));
+    until_handed_off(&storage, &mut wakeups).await;
+}
+
+/// A job in its last attempt is not handed off: it would be dead without having run, if its worker died before it starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_in_its_last_attempt_is_not_handed_off() {
+    let server = Server::start(&["--appendonly", "no"]);
+    let storage = open(&server).await;
+    let consumer = storage.consumer();
+    let (worker, _offers, mut wakeups) = listening(&consumer).await;
+    until_handed_off(&storage, &mut wakeups).await;
+    consumer.release_untracked(&worker, &[]).await.expect("release");
+    let (_worker, _offers, mut wakeups) = listening(&consumer).await;
+    let handed_off = until_handed_off(&storage, &mut wakeups).await;
+    let held = storage.job(handed_off).await.expect("read").expect("a job");
+    let result = Settlement::new(ClaimRef::new(&held, token(&held)), Outcome::completed());
+    let holder = WorkerId::named(held.locked_by.clone().expect("it is held"));
+    consumer.settle(&holder, &[result]).await.expect("settle");
+    let last = JobSpec::new(TASK, 1).max_attempts(1).check(100).expect("a job");
+    let added = storage.add(&[last]).await.expect("add").remove(0);
+    assert_eq!((added.attempts, added.locked_by), (0, None));
 }
