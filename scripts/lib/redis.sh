@@ -10,20 +10,24 @@ redis_start() {
   if [ "$(id -u)" = 0 ]; then chown "$(pg_user)" "$dir"; fi
   for _ in 1 2 3; do
     port=$(free_port)
-    pg_as_user "$REDIS" --port "$port" --bind 127.0.0.1 --dir "$dir" --save "" --appendonly yes --appendfsync everysec >"$dir/log" 2>&1 &
-    REDIS_PID=$!
+    pg_as_user "$REDIS" --port "$port" --bind 127.0.0.1 --dir "$dir" --pidfile "$dir/pid" --save "" --appendonly yes \
+      --appendfsync everysec >"$dir/log" 2>&1 &
     for _ in $(seq 100); do
       if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then REDIS_URL="redis://127.0.0.1:$port"; return; fi
       sleep 0.05
     done
-    kill -KILL "$REDIS_PID" 2>/dev/null || true
+    redis_stop
   done
   cat "$dir/log" >&2
   die "the throwaway Redis server did not start"
 }
 
+# Stops every server in SCRATCH. (What was started in the background is a shell, whose child the server is.)
 redis_stop() {
-  if [ -n "${REDIS_PID:-}" ]; then { kill -KILL "$REDIS_PID" && wait "$REDIS_PID"; } 2>/dev/null || true; fi
+  local file
+  for file in "${SCRATCH:-/nowhere}"/redis.*/pid; do
+    if [ -e "$file" ]; then { kill -KILL "$(cat "$file")" && wait; } 2>/dev/null || true; fi
+  done
 }
 
 REDIS_PEERS=$root/.cache/redis-peers
