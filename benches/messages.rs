@@ -28,6 +28,9 @@ const MESSAGES: usize = 20_000;
 const FEW: usize = 2_000;
 const LONG: Duration = Duration::from_mins(10);
 const BEHIND: usize = 10_000;
+/// Messages of a group whose first one is held, and groups of one message that stand behind them.
+const CROWD: usize = 100_000;
+const GROUPS: usize = 300;
 const SCHEMA: &str = "bench_messages";
 
 type AnyError = Box<dyn std::error::Error>;
@@ -44,14 +47,17 @@ async fn main() -> Result<(), AnyError> {
     );
     let pool = PgPoolOptions::new().max_connections(20).connect(&url).await?;
     let postgres = postgres(&pool).await?;
-    all("PostgreSQL", postgres).await?;
+    all("PostgreSQL", postgres.clone()).await?;
+    behind_a_held_group("PostgreSQL", &postgres).await?;
     wakeups("PostgreSQL", &postgres_queue(&pool).await?).await?;
     idle(&url, &pool).await?;
     let redis = redis().await?;
     all("Redis", redis.clone()).await?;
+    behind_a_held_group("Redis", &redis).await?;
     wakeups("Redis", &Queue::with_storage(redis, "bench")?).await?;
     let (sqlite, _directory) = sqlite().await?;
     all("SQLite", sqlite.clone()).await?;
+    behind_a_held_group("SQLite", &sqlite).await?;
     wakeups("SQLite", &Queue::with_storage(sqlite, "bench")?).await?;
     all("memory", MemoryStorage::new().into()).await?;
     Ok(())
@@ -138,6 +144,35 @@ async fn all(name: &str, storage: AnyStorage) -> Result<(), AnyError> {
         tell(name, &format!("units that settle and add, {batch} a call"), &mut moved);
         tell(name, &format!("take by lease and complete, {batch} a call"), &mut taken);
     }
+    Ok(())
+}
+
+/// A group with much behind its held first message stands before all others: how long the others' takes are.
+async fn behind_a_held_group(name: &str, storage: &AnyStorage) -> Result<(), AnyError> {
+    let messages = storage.require_messages()?;
+    let of = |group: &str, n: usize| {
+        JobSpec::new("groups", n).serial_queue(group).check(DEFAULT_MAX_PAYLOAD_BYTES).expect("a message")
+    };
+    let crowd: Vec<NewJob> = (0..CROWD).map(|n| of("crowd", n)).collect();
+    for part in crowd.chunks(10_000) {
+        storage.add(part).await?;
+    }
+    storage.add(&(0..GROUPS).map(|n| of(&format!("group {n}"), n)).collect::<Vec<_>>()).await?;
+    let lines = [("groups".to_owned(), 1)];
+    let holder = Holder::Lease { name: "bench", lasts: LONG };
+    let mut waits = Vec::new();
+    for n in 0..=GROUPS {
+        let begin = Instant::now();
+        let taken = messages.take(&Take::new(holder, &lines).in_line()).await?.jobs;
+        // The first one is the crowd's, which nobody ends.
+        if n > 0 && taken.len() == 1 {
+            waits.push(begin.elapsed().as_secs_f64() * 1_000.0);
+        }
+    }
+    waits.sort_by(f64::total_cmp);
+    let at = |part: usize| waits[waits.len() * part / 100];
+    println!("{name}: take in line past a held group of {CROWD}: p50 {:.2} ms, p95 {:.2} ms", at(50), at(95));
+    messages.purge("groups", Purge::All).await?;
     Ok(())
 }
 
