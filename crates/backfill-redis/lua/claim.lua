@@ -109,7 +109,7 @@ end
 local taken, queues, left = {}, {}, {}
 local bytes, heavy, for_free_slots, side_by_side = 0, false, false, 0
 
--- Whether an earlier job of this queue is ready, of a task that is not served here.
+-- Whether an earlier job of this queue is ready, of a task that is not served here or is full.
 local function is_behind(queue, head)
   for _, other in ipairs(cmsgpack.unpack(call('HGET', QHEADS, queue))) do
     local place = sub(other, -18)
@@ -136,7 +136,7 @@ local function take_head(job, place, meta)
   local queue = job.queue
   if left[queue] then return false end
   local room = limits[job.task]
-  if room == 0 or is_forbidden(job.flags) or is_behind(queue, place) then
+  if is_forbidden(job.flags) or is_behind(queue, place) then
     left[queue] = true
     return false
   end

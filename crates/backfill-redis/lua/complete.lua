@@ -2,13 +2,13 @@
 -- Answers the ids of those that stood.
 local worker, ids, done = ARGV[1], {}, {}
 for at = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[at] end
-local metas, applied, freed = read_many(JOBS, ids), {}, {}
+local metas, applied, freed_queues = read_many(JOBS, ids), {}, {}
 local holder = worker .. '\0'
 local after = HOLDER + #holder
 local held, counts, plain = {}, {}, {}
 for i, id in ipairs(ids) do
   local moment, queue, meta = ARGV[3 * i], ARGV[3 * i + 1], metas[i]
-  if queue ~= '' and free_queue(queue, moment, worker) then freed[#freed + 1] = queue end
+  if queue ~= '' and free_queue(queue, moment, worker) then freed_queues[#freed_queues + 1] = queue end
   if meta and not done[id] and sub(meta, LOCKED, LOCKED + 7) == moment and sub(meta, HOLDER, after - 1) == holder then
     -- One that comes twice is done once.
     done[id] = true
@@ -30,9 +30,9 @@ send_list('ZREM', HELD, held)
 for task, count in pairs(counts) do held_counts[task] = (held_counts[task] or 0) - count end
 flush()
 -- Whoever frees a queue looks for its next job itself; others have heard of nothing.
-local serves = #freed > 0 and call('HGET', SERVES, worker) or ''
-local for_others, now = 0, #freed > 0 and moment_bytes(present())
-for _, queue in ipairs(freed) do
+local serves = #freed_queues > 0 and call('HGET', SERVES, worker) or ''
+local for_others, now = 0, #freed_queues > 0 and moment_bytes(present())
+for _, queue in ipairs(freed_queues) do
   local heads = call('HGET', QHEADS, queue)
   local first
   for _, head in ipairs(heads and cmsgpack.unpack(heads) or {}) do

@@ -125,6 +125,14 @@ local function keeps_groups()
   return in_line
 end
 
+-- The same job, held by nobody.
+local function freed(job)
+  local copy = {}
+  for name, value in pairs(job) do copy[name] = value end
+  copy.locked, copy.holder = NONE, ''
+  return copy
+end
+
 local function is_available(job)
   return job.locked == NONE and job.attempts < job.max
 end
@@ -206,7 +214,6 @@ local function first_of_each(key, prefix)
   return found
 end
 
--- `set_of` tells in which sorted set a member is.
 -- What is first of a field's is another list now: what goes and what comes is told to two functions.
 local function replace_heads(index_key, field, new, remove, insert)
   local old = call('HGET', index_key, field)
@@ -501,11 +508,8 @@ end
 
 -- Gives back what a lease that has ended holds: where it stood, with its attempt used.
 local function give_back(id, old, lines)
-  local new = {}
-  for name, value in pairs(old) do new[name] = value end
-  new.locked, new.holder = NONE, ''
   if old.queue ~= '' then free_queue(old.queue, old.locked, old.holder) end
-  change(id, old, new)
+  change(id, old, freed(old))
   lines[old.task] = true
 end
 

@@ -2,6 +2,7 @@
 --   untracked: worker, then the ids that it holds knowingly. They get their attempt back.
 --   deregister: worker. The same, and it is gone.
 --   unlock: workers, which are gone. Nothing else of their jobs changes.
+--   stale: a moment. What was locked before it by holders that are not registered, but for leases.
 --   rescue: the moment of the heartbeat by which the caller judged, worker, the error, 1 for in place, a number by chance. The worker is gone.
 -- Answers how many jobs were released, and of `untracked` the moment; nothing if a rescued worker was seen meanwhile.
 local how = ARGV[1]
@@ -9,20 +10,23 @@ local now = present()
 local now_bytes = moment_bytes(now)
 local released, tasks = 0, {}
 
+local function release_job(id, old, and_then)
+  local new = freed(old)
+  and_then(new, old)
+  change(id, old, new)
+  released = released + 1
+  tasks[old.task] = true
+end
+
 local function release(holder, and_then, except)
-  local prefix = holder .. '\0'
-  for _, member in ipairs(call('ZRANGEBYLEX', HELD, '[' .. prefix, '(' .. holder .. '\1')) do
+  for _, member in ipairs(call('ZRANGEBYLEX', HELD, '[' .. holder .. '\0', '(' .. holder .. '\1')) do
     local id = sub(member, -8)
-    local bytes = not except[id] and call('HGET', JOBS, id)
-    if bytes then
-      local old, new = read(bytes), read(bytes)
-      new.locked, new.holder = NONE, ''
-      and_then(new, old)
-      change(id, old, new)
-      released = released + 1
-      tasks[old.task] = true
-    end
+    if not except[id] then release_job(id, read(call('HGET', JOBS, id)), and_then) end
   end
+end
+
+local function not_before_now(job)
+  if is_before(job.run_at, now_bytes) then job.run_at = now_bytes end
 end
 
 local function give_attempt_back(job, old)
@@ -59,7 +63,7 @@ elseif how == 'rescue' then
   release(worker, function(job)
     job.error = '!' .. error_text
     if in_place then return end
-    if is_before(job.run_at, now_bytes) then job.run_at = now_bytes end
+    not_before_now(job)
     -- `Rescued::spread`.
     if job.attempts > 1 then
       local spread = math.min(2 * math.exp(job.attempts), 600) * math.random()
@@ -76,17 +80,8 @@ elseif how == 'stale' then
   for _, range in ipairs({ { '-', '(lease:' }, { '[lease;', '+' } }) do
     for _, member in ipairs(call('ZRANGEBYLEX', HELD, range[1], range[2])) do
       local id, holder = sub(member, -8), sub(member, 1, -10)
-      local bytes = not registered[holder] and call('HGET', JOBS, id)
-      if bytes then
-        local old, new = read(bytes), read(bytes)
-        if is_before(old.locked, before) then
-          new.locked, new.holder = NONE, ''
-          if is_before(new.run_at, now_bytes) then new.run_at = now_bytes end
-          change(id, old, new)
-          released = released + 1
-          tasks[old.task] = true
-        end
-      end
+      local job = not registered[holder] and read(call('HGET', JOBS, id))
+      if job and is_before(job.locked, before) then release_job(id, job, not_before_now) end
     end
   end
   for _, member in ipairs(call('ZRANGE', QHELD, 0, -1)) do

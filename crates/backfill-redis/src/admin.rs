@@ -11,7 +11,7 @@ use backfill_core::{Error, Result};
 use chrono::{DateTime, Utc};
 
 use crate::codec;
-use crate::commit::{Commit, busy, read_fields, read_kept};
+use crate::commit::{Commit, TRIES, busy, read_fields, read_kept};
 use crate::errors::odd;
 use crate::inspect::is_free;
 use crate::keys::Key;
@@ -19,8 +19,6 @@ use crate::link::Args;
 use crate::scripts::CLEANUP;
 use crate::{RedisStorage, answer};
 
-/// How often a change is tried while others change the same.
-const TRIES: u32 = 100;
 /// How many jobs one call changes, at the most: a command has a million arguments at the most.
 const MOST: usize = 100_000;
 /// How many jobs one part of a sweep has.
@@ -105,13 +103,7 @@ impl Admin for RedisStorage {
             // What waits is found by the script.
             let mut used = Vec::new();
             for key in [Key::Held, Key::Dead] {
-                let members = self.members_of(key, "clean up").await?;
-                let ids: Vec<JobId> =
-                    members.iter().filter_map(|member| codec::job_id(member.last_chunk::<8>()?)).collect();
-                let kept = read_kept("clean up", &self.link, &ids).await?;
-                let jobs =
-                    ids.iter().zip(kept).filter_map(|(id, kept)| codec::job(&codec::id(*id), &kept?, Payload::empty()));
-                used.extend(jobs.filter_map(|job| job.queue));
+                used.extend(self.jobs_of(key, "clean up").await?.into_iter().filter_map(|job| job.queue));
             }
             used.sort_unstable();
             used.dedup();
@@ -175,8 +167,7 @@ impl RedisStorage {
     async fn delete_dead(&self) -> Result<u64> {
         const ACTION: &str = "delete dead jobs";
         let mut deleted = 0;
-        let members = self.members_of(Key::Dead, ACTION).await?;
-        let ids: Vec<JobId> = members.iter().filter_map(|member| codec::job_id(member.last_chunk::<8>()?)).collect();
+        let ids = self.ids_of(Key::Dead, ACTION).await?;
         'parts: for part in ids.chunks(PART) {
             for _ in 0..TRIES {
                 let kept = read_kept(ACTION, &self.link, part).await?;

@@ -16,6 +16,9 @@ use crate::keys::Key;
 use crate::link::{Args, Link};
 use crate::scripts::{COMMIT, COMMIT_NEW};
 
+/// How often a decision is made anew while others change what it rests on.
+pub(crate) const TRIES: u32 = 100;
+
 /// A job as it is kept; `None` if it is not there.
 pub(crate) type Kept = Option<Vec<u8>>;
 

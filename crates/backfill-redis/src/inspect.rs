@@ -134,14 +134,7 @@ impl Inspect for RedisStorage {
 
     async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         let serving = self.serving().await?;
-        let held = self.members_of(Key::Held, "read what is held").await?;
-        let ids: Vec<JobId> = held.iter().filter_map(|member| codec::job_id(member.last_chunk::<8>()?)).collect();
-        let kept = read_kept("read what is held", &self.link, &ids).await?;
-        let jobs: Vec<Job> = ids
-            .iter()
-            .zip(kept)
-            .filter_map(|(id, kept)| codec::job(&codec::id(*id), &kept?, Payload::empty()))
-            .collect();
+        let jobs = self.jobs_of(Key::Held, "read what is held").await?;
         let queues: Vec<QueueInfo> = self.held_queues().await?;
         Ok(WorkerInfo::holding(serving, &jobs, &queues))
     }
@@ -212,6 +205,20 @@ impl RedisStorage {
         let mut command = redis::cmd("ZRANGE");
         command.arg(self.link.keys().get(key)).arg(0).arg(-1);
         self.link.read(action, &command).await
+    }
+
+    /// The ids that such members end with.
+    pub(crate) async fn ids_of(&self, key: Key, action: &'static str) -> Result<Vec<JobId>> {
+        let members = self.members_of(key, action).await?;
+        Ok(members.iter().filter_map(|member| codec::job_id(member.last_chunk::<8>()?)).collect())
+    }
+
+    /// Their jobs, without payloads.
+    pub(crate) async fn jobs_of(&self, key: Key, action: &'static str) -> Result<Vec<Job>> {
+        let ids = self.ids_of(key, action).await?;
+        let kept = read_kept(action, &self.link, &ids).await?;
+        let jobs = ids.iter().zip(kept).filter_map(|(id, kept)| codec::job(&codec::id(*id), &kept?, Payload::empty()));
+        Ok(jobs.collect())
     }
 
     async fn held_queues(&self) -> Result<Vec<QueueInfo>> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use backfill_core::job::{Job, JobId};
+use backfill_core::job::{Job, JobId, Payload};
 use backfill_core::storage::{Transfer, WorkerId, check_whole, reserved_at};
 use backfill_core::{Error, Result};
 use redis::Value;
@@ -11,19 +11,18 @@ use redis::Value;
 use crate::RedisStorage;
 use crate::answer;
 use crate::codec;
-use crate::commit::{Commit, busy, read_kept};
+use crate::commit::{Commit, TRIES, busy, read_kept};
 use crate::errors::odd;
 use crate::keys::Key;
 use crate::link::Args;
 use crate::scripts::IMPORT;
 
-/// How often a part is tried while workers take from it.
-const TRIES: u32 = 100;
-
 #[async_trait]
 impl Transfer for RedisStorage {
     async fn reserve(&self, transfer_id: &str, after: Option<JobId>, limit: u32, max_bytes: u64) -> Result<Vec<Job>> {
         const ACTION: &str = "reserve jobs";
+        let waits = |job: &Job| job.locked_at.is_none() && job.attempts < job.max_attempts;
+        let is_wanted = |job: &Job| waits(job) || job.locked_by.as_deref() == Some(transfer_id);
         'tries: for _ in 0..TRIES {
             let (mut wanted, mut bytes, mut after) = (Vec::new(), 0_u64, after);
             'pages: while wanted.len() < limit as usize {
@@ -31,8 +30,7 @@ impl Transfer for RedisStorage {
                 let Some((last, _)) = page.last() else { break };
                 after = Some(last.id);
                 for (job, payload_bytes) in page {
-                    let waits = job.locked_at.is_none() && job.attempts < job.max_attempts;
-                    if !waits && job.locked_by.as_deref() != Some(transfer_id) {
+                    if !is_wanted(&job) {
                         continue;
                     }
                     let error = job.last_error.as_ref().map_or(0, String::len) as u64;
@@ -52,8 +50,7 @@ impl Transfer for RedisStorage {
             for (id, (kept, payload)) in wanted.iter().zip(kept.into_iter().zip(payloads)) {
                 let (Some(kept), Some(payload)) = (kept, payload) else { continue 'tries };
                 let mut job = codec::job(&codec::id(*id), &kept, payload).ok_or_else(|| odd(ACTION))?;
-                let waits = job.locked_at.is_none() && job.attempts < job.max_attempts;
-                if !waits && job.locked_by.as_deref() != Some(transfer_id) {
+                if !is_wanted(&job) {
                     continue 'tries;
                 }
                 job.locked_by = Some(transfer_id.to_owned());
@@ -78,8 +75,7 @@ impl Transfer for RedisStorage {
             let mut commit = Commit::default();
             for (id, kept) in ids.iter().zip(kept) {
                 let Some(kept) = kept else { continue };
-                let job = codec::job(&codec::id(*id), &kept, backfill_core::job::Payload::empty())
-                    .ok_or_else(|| odd(ACTION))?;
+                let job = codec::job(&codec::id(*id), &kept, Payload::empty()).ok_or_else(|| odd(ACTION))?;
                 if job.locked_by.as_deref() == Some(transfer_id) {
                     commit.read_jobs.push((*id, Some(kept)));
                     commit.delete(*id);

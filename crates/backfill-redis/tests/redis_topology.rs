@@ -1,5 +1,6 @@
 //! More than one server: a master that sentinels choose, and a cluster whose slots move.
 
+mod redis_scene;
 mod redis_server;
 
 use std::collections::HashSet;
@@ -7,35 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use backfill_core::job::{JobId, JobSpec, NewJob};
+use backfill_core::job::JobId;
 use backfill_core::storage::{
-    ClaimRef, ClaimRequest, Consumer, Inspect, JobFilter, Outcome, Registration, Settlement, Storage, Wakeup, WorkerId,
+    ClaimRef, ClaimRequest, Consumer, Outcome, Registration, Settlement, Storage, Wakeup, WorkerId,
 };
 use backfill_redis::RedisStorage;
 use futures::StreamExt;
 use redis::Value;
+use redis_scene::{TASK, WITHIN, all_ids, command, job, try_command};
 use redis_server::Server;
-
-const TASK: &str = "task";
-const WITHIN: Duration = Duration::from_secs(60);
-
-fn job(n: i64) -> NewJob {
-    JobSpec::new(TASK, n).check(1_000_000).expect("a job")
-}
-
-async fn command(server: &Server, words: &[&str]) -> Value {
-    try_command(server, words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
-}
-
-async fn try_command(server: &Server, words: &[&str]) -> redis::RedisResult<Value> {
-    let client = redis::Client::open(server.url())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
-    let mut command = redis::cmd(words[0]);
-    for word in &words[1..] {
-        command.arg(word);
-    }
-    command.query_async(&mut connection).await
-}
+use tokio::sync::watch;
 
 /// Asks until the answer is as wanted.
 async fn until(what: &str, server: &Server, words: &[&str], wanted: impl Fn(&str) -> bool) {
@@ -49,10 +31,6 @@ async fn until(what: &str, server: &Server, words: &[&str], wanted: impl Fn(&str
         assert!(begun.elapsed() < WITHIN, "{what}: {text}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-async fn all_ids(storage: &RedisStorage) -> HashSet<JobId> {
-    storage.jobs(&JobFilter::new().limit(1_000_000)).await.expect("list").into_iter().map(|job| job.id).collect()
 }
 
 /// Adds until it succeeds, and answers how often it failed. Whatever fails may pass.
@@ -177,6 +155,7 @@ async fn a_slot_that_moves_loses_nothing() {
     let from = [5_461, 10_923, 16_384].iter().position(|end| slot < *end).expect("a server");
     let to = (from + 1) % 3;
     let stop = Arc::new(AtomicBool::new(false));
+    let (counts, mut count) = watch::channel(0_usize);
     let adding = tokio::spawn({
         let (storage, stop) = (storage.clone(), Arc::clone(&stop));
         async move {
@@ -184,12 +163,18 @@ async fn a_slot_that_moves_loses_nothing() {
             while !stop.load(Ordering::Relaxed) {
                 let (id, _) = add_until_done(&storage, 1).await;
                 ids.push(id);
+                counts.send_replace(ids.len());
             }
             ids
         }
     });
+    let mut until_more_are_added = async || {
+        let before = *count.borrow();
+        let more = count.wait_for(|count| *count > before + 50);
+        tokio::time::timeout(WITHIN, more).await.expect("in time").expect("no panic");
+    };
     for (from, to) in [(from, to), (to, from)] {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until_more_are_added().await;
         let (from, to) = (&servers[from], &servers[to]);
         let (from_id, to_id, slot) = (id_of(from).await, id_of(to).await, slot.to_string());
         command(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
@@ -209,9 +194,8 @@ async fn a_slot_that_moves_loses_nothing() {
             command(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
         }
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_more_are_added().await;
     stop.store(true, Ordering::Relaxed);
     let added = adding.await.expect("no panic");
-    assert!(added.len() > 50, "{}", added.len());
     assert_eq!(all_ids(&storage).await, added.into_iter().collect::<HashSet<_>>());
 }

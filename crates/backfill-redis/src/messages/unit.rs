@@ -10,14 +10,12 @@ use redis::Value;
 use crate::RedisStorage;
 use crate::answer;
 use crate::codec;
-use crate::commit::{Commit, Kept};
+use crate::commit::{Commit, Kept, TRIES};
 use crate::errors::odd;
 use crate::link::Args;
 use crate::scripts::PRESENT;
 
 const ACTION: &str = "write what belongs together";
-/// How often units are judged anew because something has changed before they were written.
-const TRIES: u32 = 100;
 
 /// What units need, as it is kept.
 struct Read {
