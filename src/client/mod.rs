@@ -333,6 +333,15 @@ impl BackfillClient {
         self.storage().require_schedules()?.known_crontabs().await
     }
 
+    /// Adds jobs that [`checked`](Self::checked) has passed in the caller's own transaction, as [`Add::within`] does.
+    ///
+    /// # Errors
+    /// When the database refuses them, or the connection is of another kind than the client's.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub async fn add_checked<'a>(&self, jobs: Vec<NewJob>, within: impl Into<Within<'a>>) -> Result<Vec<Job>> {
+        within::add_within(self, within.into(), jobs).await
+    }
+
     /// Checks jobs as [`add_many`](Self::add_many) does, and turns them into what a storage takes.
     ///
     /// # Errors

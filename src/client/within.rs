@@ -18,6 +18,28 @@ enum Connection<'a> {
     Sqlite(&'a mut sqlx::SqliteConnection),
 }
 
+impl Within<'_> {
+    /// The connection, if it is one of PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&mut self) -> Option<&mut sqlx::PgConnection> {
+        match &mut self.0 {
+            Connection::Postgres(connection) => Some(connection),
+            #[cfg(feature = "sqlite")]
+            Connection::Sqlite(_) => None,
+        }
+    }
+
+    /// The connection, if it is one of an SQLite file.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(&mut self) -> Option<&mut sqlx::SqliteConnection> {
+        match &mut self.0 {
+            #[cfg(feature = "postgres")]
+            Connection::Postgres(_) => None,
+            Connection::Sqlite(connection) => Some(connection),
+        }
+    }
+}
+
 /// Adds jobs there.
 pub(super) async fn add_within(client: &BackfillClient, within: Within<'_>, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
     match within.0 {

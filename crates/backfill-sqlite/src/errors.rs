@@ -19,8 +19,8 @@ fn code(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error().and_then(DatabaseError::code)?.parse().ok()
 }
 
-/// What kind of failure this is.
-fn kind(error: &sqlx::Error) -> FailureKind {
+/// What kind of failure this is, of the driver of SQLite.
+pub fn kind(error: &sqlx::Error) -> FailureKind {
     match (code(error), error) {
         (Some(code), _) => kind_of(code),
         (None, sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {

@@ -63,6 +63,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use sqlx::SqliteConnection;
 
+pub use errors::kind as failure_kind;
 pub use file::{default_path, default_url};
 pub use migrate::VERSION;
 

@@ -25,8 +25,8 @@ const CANCELED: &str = "57014";
 /// Whether the statement was done is not known.
 const COMPLETION_UNKNOWN: &str = "40003";
 
-/// What kind of failure this is.
-pub(in crate::postgres) fn kind(error: &sqlx::Error) -> FailureKind {
+/// What kind of failure this is, of the driver of PostgreSQL.
+pub fn kind(error: &sqlx::Error) -> FailureKind {
     let Some(code) = code(error) else {
         return match error {
             sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => FailureKind::Invalid,

@@ -3,7 +3,8 @@
 //! Every statement in this crate is a literal that names the schema `graphile_worker`, so that the `query!` macros
 //! can check it at compile time. [`Scoped`] wraps any executor (pool, connection, transaction), puts the quoted
 //! name of the configured schema into the text, and passes text and arguments on. Nothing depends on
-//! `search_path`, which a pooler may not keep.
+//! `search_path`, which a pooler may not keep. Crates beside this one that have tables of their own do the same with a template of
+//! theirs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,8 +21,11 @@ use crate::error::{Error, Result};
 pub(crate) const TEMPLATE: &str = "graphile_worker";
 
 /// A schema's name, checked and quoted, with the statements that were rewritten for it.
+///
+/// Statements are written, and checked at compile time, with the name of a template; [`Schema::on`] puts the configured one in.
 #[derive(Debug)]
-pub(crate) struct Schema {
+pub struct Schema {
+    template: &'static str,
     name: String,
     quoted: String,
     /// Whether statements may be prepared under a name and kept by the connection.
@@ -30,8 +34,18 @@ pub(crate) struct Schema {
 }
 
 impl Schema {
-    /// Accepts every name PostgreSQL accepts: 1 to 63 bytes, no NUL, not starting with `pg_`.
+    /// A schema of this queue's.
     pub(crate) fn new(name: &str, persistent: bool) -> Result<Self> {
+        Self::of_template(TEMPLATE, name, persistent)
+    }
+
+    /// The schema `name`, for statements that are written with the schema `template`. Accepts every name PostgreSQL accepts: 1 to 63 bytes,
+    /// no NUL, not starting with `pg_`. With `persistent`, statements may be prepared under a name and kept by the connection, which
+    /// some poolers do not bear.
+    ///
+    /// # Errors
+    /// When the server would not take the name.
+    pub fn of_template(template: &'static str, name: &str, persistent: bool) -> Result<Self> {
         let problem = if name.is_empty() {
             "must not be empty".to_owned()
         } else if name.len() > 63 {
@@ -41,12 +55,19 @@ impl Schema {
         } else if name.starts_with("pg_") {
             "starts with pg_, which PostgreSQL keeps for itself".to_owned()
         } else {
-            return Ok(Self { name: name.to_owned(), quoted: quote(name), persistent, rewritten: RwLock::default() });
+            return Ok(Self {
+                template,
+                name: name.to_owned(),
+                quoted: quote(name),
+                persistent,
+                rewritten: RwLock::default(),
+            });
         };
         Err(Error::InvalidSchemaName { name: name.to_owned(), problem })
     }
 
-    pub(crate) fn name(&self) -> &str {
+    /// The name.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
@@ -56,18 +77,17 @@ impl Schema {
     }
 
     /// The name as it stands in SQL text.
-    pub(crate) fn quoted(&self) -> &str {
+    pub fn quoted(&self) -> &str {
         &self.quoted
     }
 
-    /// Wraps an executor.
-    pub(crate) fn on<E>(&self, inner: E) -> Scoped<'_, E> {
+    /// Wraps an executor: a pool, a connection or a transaction.
+    pub fn on<E>(&self, inner: E) -> Scoped<'_, E> {
         Scoped { schema: self, inner }
     }
 
-    /// A script of the `sql/` folder for this schema. Scripts name the schema before a dot or in single quotes, and quote
-    /// bodies with `$$`.
-    pub(crate) fn script(&self, template: &str) -> SqlStr {
+    /// A script for this schema. Scripts name the template before a dot or in single quotes, and quote bodies with `$$`.
+    pub fn script(&self, template: &str) -> SqlStr {
         // Any name is put into the bodies, so their quotes must be something that no name of this schema can end.
         let tag =
             (0..1000).map(|n| format!("$body{n}$")).find(|tag| !self.quoted.contains(tag.as_str())).unwrap_or_default();
@@ -78,11 +98,12 @@ impl Schema {
 
     /// Puts the name in, in one pass, so that nothing in the name is taken for the template.
     fn rewrite(&self, template: &str) -> String {
+        let name = self.template;
         let mut text = String::with_capacity(template.len() + 256);
         let mut rest = template;
-        while let Some(start) = rest.find(TEMPLATE) {
+        while let Some(start) = rest.find(name) {
             let (before, from) = rest.split_at(start);
-            let after = &from[TEMPLATE.len()..];
+            let after = &from[name.len()..];
             text.push_str(before);
             if after.starts_with('.') && before.ends_with('\'') {
                 text.push_str(&self.quoted.replace('\'', "''"));
@@ -91,7 +112,7 @@ impl Schema {
             } else if before.ends_with('\'') && after.starts_with('\'') {
                 text.push_str(&self.quoted.replace('\'', "''"));
             } else {
-                text.push_str(TEMPLATE);
+                text.push_str(name);
             }
             rest = after;
         }
@@ -100,7 +121,7 @@ impl Schema {
     }
 
     fn sql(&self, template: SqlStr) -> SqlStr {
-        if self.name == TEMPLATE {
+        if self.name == self.template {
             return template;
         }
         let known = self.rewritten.read().unwrap_or_else(PoisonError::into_inner).get(template.as_str()).cloned();
@@ -124,7 +145,7 @@ pub(in crate::postgres) fn quote(identifier: &str) -> String {
 
 /// An executor that puts the schema's name into each statement.
 #[derive(Debug)]
-pub(crate) struct Scoped<'s, E> {
+pub struct Scoped<'s, E> {
     schema: &'s Schema,
     inner: E,
 }

@@ -1,0 +1,25 @@
+-- One statement a line; each is also run by itself, concurrently, when older tables are brought up to date.
+create index idx_workflow_status_in_flight_v2 on dbos.workflow_status (queue_name, status, priority, created_at) include (application_name) where status in ('ENQUEUED', 'PENDING');
+create index idx_workflow_status_partition_dequeue_v3 on dbos.workflow_status (queue_name, status, queue_partition_key, priority, created_at, workflow_uuid) include (application_name) where status in ('ENQUEUED', 'PENDING') and queue_partition_key is not null;
+create index idx_workflow_status_delayed on dbos.workflow_status (delay_until_epoch_ms) where status = 'DELAYED';
+create index idx_workflow_status_deadline on dbos.workflow_status (workflow_deadline_epoch_ms) where status in ('ENQUEUED', 'PENDING', 'DELAYED') and workflow_deadline_epoch_ms is not null;
+create index idx_workflow_status_pending on dbos.workflow_status (created_at) where status = 'PENDING';
+create index idx_workflow_status_failed on dbos.workflow_status (status, created_at) where status in ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED');
+create index idx_workflow_status_rate_limited on dbos.workflow_status (queue_name, started_at_epoch_ms) where rate_limited = true;
+create index idx_workflow_status_started_at on dbos.workflow_status (started_at_epoch_ms) where started_at_epoch_ms is not null;
+create index idx_workflow_status_completed_at on dbos.workflow_status (completed_at) where completed_at is not null;
+create index workflow_status_created_at_index on dbos.workflow_status (created_at);
+create index idx_workflow_status_parent_workflow_id on dbos.workflow_status (parent_workflow_id) where parent_workflow_id is not null;
+create index idx_workflow_status_forked_from on dbos.workflow_status (forked_from) where forked_from is not null;
+create index idx_workflow_status_schedule_name on dbos.workflow_status (schedule_name) where schedule_name is not null;
+create index idx_workflow_status_attributes on dbos.workflow_status using gin (attributes) where attributes is not null;
+create unique index uq_workflow_status_dedup_id on dbos.workflow_status (queue_name, deduplication_id) where deduplication_id is not null;
+create index idx_operation_outputs_completed_at_function_name_v2 on dbos.operation_outputs (completed_at_epoch_ms, function_name) include (application_name);
+create index idx_operation_outputs_retention on dbos.operation_outputs (retention_timestamp);
+create index idx_workflow_input_retention on dbos.workflow_input (retention_timestamp);
+create index idx_workflow_output_retention on dbos.workflow_output (retention_timestamp);
+create index idx_workflow_topic on dbos.notifications (destination_uuid, topic);
+create index idx_application_versions_timestamp on dbos.application_versions (version_timestamp desc);
+create index idx_application_versions_owner_timestamp on dbos.application_versions (application_name, version_timestamp desc);
+create unique index uq_application_versions_owner_version on dbos.application_versions (application_name, version_name) where application_name is not null;
+create unique index uq_application_versions_unclaimed_version on dbos.application_versions (version_name) where application_name is null;

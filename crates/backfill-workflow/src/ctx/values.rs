@@ -1,0 +1,82 @@
+//! What differs each time it is asked for, recorded; and marks for changed code.
+
+use chrono::{DateTime, SubsecRound, Utc};
+use futures::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::{Ctx, Step, clock, row};
+use crate::error::Result;
+
+impl Ctx {
+    /// The time, to the millisecond, as it was when this call ran first.
+    pub fn now<'a>(&self) -> Step<'a, DateTime<Utc>> {
+        let core = std::sync::Arc::clone(&self.execution.core);
+        self.value("DBOS.now", move || DateTime::from_timestamp_millis(core.now()).unwrap_or_else(|| Utc::now().trunc_subsecs(3)))
+    }
+
+    /// A random UUID, which stays the same.
+    pub fn uuid<'a>(&self) -> Step<'a, Uuid> {
+        self.value("DBOS.randomUUID", Uuid::new_v4)
+    }
+
+    /// A random number from 0 to 1 (exclusive), which stays the same.
+    pub fn random<'a>(&self) -> Step<'a, f64> {
+        self.value("DBOS.random", fastrand::f64)
+    }
+
+    fn value<'a, T>(&self, name: &'static str, mut value: impl FnMut() -> T + Send + 'a) -> Step<'a, T>
+    where
+        T: Serialize + DeserializeOwned + Send + 'a,
+    {
+        self.named_step(
+            name,
+            None,
+            Box::new(move || {
+                let value = value();
+                async move { Ok(value) }.boxed()
+            }),
+        )
+    }
+
+    /// Whether this workflow takes changed code: `true` if it comes here for the first time, `false` if it came by before the code was changed.
+    ///
+    /// ```ignore
+    /// if ctx.patch("ask-twice").await? { … } else { … }
+    /// ```
+    ///
+    /// # Errors
+    /// When the mark cannot be written, or inside a step.
+    pub async fn patch(&self, name: &str) -> Result<bool> {
+        self.outside_steps("a patch")?;
+        let mark = format!("DBOS.patch-{name}");
+        let number = self.execution.peek_number();
+        match self.execution.recorded(number) {
+            Some(row) if row.name == mark => {
+                self.execution.take_numbers(1);
+                Ok(true)
+            }
+            Some(_) => Ok(false),
+            None => {
+                let number = self.execution.take_numbers(1);
+                let step = row(number, &mark, clock());
+                self.execution.write(step, None).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// In the place of a [`patch`](Self::patch) that all running workflows have taken: those that have its mark step over it, and new ones have none.
+    ///
+    /// # Errors
+    /// Inside a step.
+    pub fn deprecate_patch(&self, name: &str) -> Result<()> {
+        self.outside_steps("a patch")?;
+        let mark = format!("DBOS.patch-{name}");
+        if self.execution.recorded(self.execution.peek_number()).is_some_and(|row| row.name == mark) {
+            self.execution.take_numbers(1);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What workflows promise, on each storage: one list of cases.
+
+mod cancel;
+mod events;
+mod handles;
+mod messages;
+mod operations;
+mod place;
+mod queues;
+mod recovery;
+mod schedules;
+mod sleeping;
+mod steps;
+mod wire;
+
+macro_rules! on_each_storage {
+    ($($room:ident: $($case:ident),+ ;)+) => {
+        mod memory {
+            $($(
+                #[tokio::test]
+                async fn $case() {
+                    super::$room::$case(crate::place::Place::memory()).await;
+                }
+            )+)+
+        }
+        mod sqlite {
+            $($(
+                #[tokio::test]
+                async fn $case() {
+                    super::$room::$case(crate::place::Place::sqlite().await).await;
+                }
+            )+)+
+        }
+        #[cfg(feature = "server-tests")]
+        mod postgres {
+            $($(
+                #[tokio::test]
+                async fn $case() {
+                    super::$room::$case(crate::place::Place::postgres().await).await;
+                }
+            )+)+
+        }
+    };
+}
+
+on_each_storage! {
+    steps: a_finished_step_is_not_run_again, a_recorded_failure_is_replayed, retries_are_counted_and_the_last_result_is_recorded,
+        retries_end_where_they_are_not_worth_it, a_panic_in_a_step_is_a_failure_that_is_retried, a_step_that_takes_too_long_has_failed,
+        a_renamed_step_is_refused_before_its_effect, a_hundred_steps_at_once_have_the_numbers_of_their_calls,
+        the_first_of_several_is_the_first_again, values_stay_the_same, a_step_inside_a_step_is_a_part_of_it,
+        names_of_the_engine_are_refused, a_step_is_recorded_as_others_read_it, a_patch_is_taken_by_new_workflows_alone;
+    handles: one_id_is_one_execution, one_id_is_one_execution_in_two_processes, an_id_of_another_workflow_is_refused, an_unknown_id_is_said_at_once,
+        a_deleted_workflow_is_said_to_those_who_wait, a_finished_workflow_is_not_begun_again, a_result_is_read_by_any_process,
+        an_error_of_ones_own_comes_back, an_unregistered_workflow_is_refused, a_child_is_started_once, a_childs_result_is_recorded,
+        a_child_inherits_who_asked, an_input_that_cannot_be_read_is_an_error;
+    sleeping: a_restarted_sleep_is_not_begun_anew, the_time_of_queued_work_begins_when_it_does, what_is_beyond_its_time_is_cancelled,
+        a_deadline_holds_when_its_process_is_dead, a_child_has_its_parents_deadline;
+    cancel: a_sleeper_hears_it_at_once, a_step_hears_it_at_once_and_is_not_recorded, a_swallowed_cancellation_is_no_success,
+        another_process_hears_it, descendants_are_cancelled_too, bulk_cancel_passes_over_what_has_ended, a_cancelled_workflow_goes_on_when_resumed,
+        a_running_workflow_that_is_resumed_is_lost_to_its_execution;
+    messages: they_come_in_order_by_topic, one_that_does_not_come_is_none_and_stays_it, a_key_is_sent_once, a_missing_destination_is_said,
+        two_who_receive_at_once_are_refused, a_received_message_is_not_received_again;
+    events: one_is_waited_for_and_the_last_value_holds, many_wait_for_one, one_that_is_not_set_is_none,
+        a_stream_is_read_to_its_end, a_stream_ends_with_its_workflow, a_closed_stream_is_not_written_to;
+}
