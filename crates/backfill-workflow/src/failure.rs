@@ -136,9 +136,14 @@ fn short_name(path: &str) -> String {
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let name = match (&error as &dyn std::any::Any).downcast_ref::<Error>() {
-            Some(engine) => engine.name().to_owned(),
-            None => short_name(std::any::type_name::<E>()),
+        let engine = (&error as &dyn std::any::Any).downcast_ref::<Error>();
+        let name = engine.map_or_else(|| short_name(std::any::type_name::<E>()), |engine| engine.name().to_owned());
+        let data = match engine {
+            // For programs that compare code with histories.
+            Some(Error::UnexpectedStep { step, recorded, found, .. }) => {
+                Some(serde_json::json!({ "step": step, "recorded": recorded, "found": found }))
+            }
+            _ => None,
         };
         let mut message = error.to_string();
         let mut source = error.source();
@@ -151,7 +156,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
             }
             source = cause.source();
         }
-        let envelope = Envelope { name, message, code: None, data: None };
+        let envelope = Envelope { name, message, code: None, data };
         Self(Box::new(Inner { envelope, cause: Some(Box::new(error)) }))
     }
 }

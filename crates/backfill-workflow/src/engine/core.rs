@@ -44,6 +44,7 @@ pub(crate) struct Core {
     places: Mutex<HashMap<Place, usize>>,
     /// Queues that may have work.
     woken: Mutex<HashSet<String>>,
+    all_woken: AtomicBool,
     /// Wakes the dispatcher.
     pub(crate) nudge: Notify,
     /// Wakes the sweeper.
@@ -87,6 +88,7 @@ impl Core {
             live: Mutex::default(),
             places: Mutex::default(),
             woken: Mutex::default(),
+            all_woken: AtomicBool::new(false),
             nudge: Notify::new(),
             sweep: Notify::new(),
             due: AtomicI64::new(Ms::MAX),
@@ -133,15 +135,18 @@ impl Core {
         }
     }
 
-    /// Cancels what is beyond its deadline.
-    pub(crate) async fn expire(&self) {
-        match self.store.transition(&Transition::Expire).await {
-            Ok(moved) => {
-                for one in moved {
-                    self.steered(&one.id, true);
+    /// Cancels a workflow whose time is up. Answers whether it is cancelled now: it may have ended, or the engine closes.
+    pub(crate) async fn cancel(&self, id: &str) -> bool {
+        let cancel = Transition::Cancel { ids: vec![id.to_owned()] };
+        loop {
+            match self.store.transition(&cancel).await {
+                Ok(moved) => return !moved.is_empty(),
+                Err(error) if error.is_transient() && !self.closed.is_cancelled() => {
+                    tracing::warn!(workflow = id, %error, "a workflow whose time is up could not be cancelled; it is tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
+                Err(_) => return false,
             }
-            Err(error) => tracing::warn!(%error, "deadlines could not be looked at; they are with the next sweep"),
         }
     }
 
@@ -185,8 +190,15 @@ impl Core {
         self.nudge.notify_one();
     }
 
-    pub(crate) fn take_woken(&self) -> HashSet<String> {
-        std::mem::take(&mut *lock(&self.woken))
+    /// Says that any queue may have work.
+    pub(crate) fn wake_all_queues(&self) {
+        self.all_woken.store(true, Ordering::Release);
+        self.nudge.notify_one();
+    }
+
+    /// The queues that may have work, and whether all may.
+    pub(crate) fn take_woken(&self) -> (HashSet<String>, bool) {
+        (std::mem::take(&mut *lock(&self.woken)), self.all_woken.swap(false, Ordering::AcqRel))
     }
 
     /// Says that something is due at this moment.

@@ -48,7 +48,7 @@ async fn turn(core: &Arc<Core>, names: &[String], looks: &mut HashMap<String, Lo
     if core.paused.load(Ordering::Acquire) || names.is_empty() {
         return soon;
     }
-    let woken = core.take_woken();
+    let (woken, all) = core.take_woken();
     let queues = match core.known_queues().await {
         Ok(queues) => queues,
         Err(error) => {
@@ -63,7 +63,7 @@ async fn turn(core: &Arc<Core>, names: &[String], looks: &mut HashMap<String, Lo
             continue;
         }
         let due = looks.get(&queue.name).is_none_or(|look| look.at <= Instant::now());
-        if due || woken.contains(&queue.name) {
+        if due || all || woken.contains(&queue.name) {
             let polling = Duration::from_millis(u64::try_from(queue.polling).unwrap_or(1000));
             let before = looks.get(&queue.name).map_or(polling, |look| look.pause);
             let pause = match take(core, queue, names).await {

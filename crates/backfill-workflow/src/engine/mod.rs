@@ -238,7 +238,7 @@ async fn hear(core: Arc<Core>, mut changes: futures::stream::BoxStream<'static, 
             }
             Change::Anything => {
                 core.hub.wake(&change);
-                core.nudge.notify_one();
+                core.wake_all_queues();
             }
             change => core.hub.wake(&change),
         }

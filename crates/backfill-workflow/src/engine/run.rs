@@ -247,8 +247,10 @@ impl Execution {
             ended = &mut body => return ended,
             () = self.core.sleep_until(deadline) => {}
         }
-        self.core.expire().await;
-        self.control.cancel();
+        // By this process's clock its time is up; the row says so before the code is told.
+        if self.core.cancel(&self.id).await {
+            self.control.cancel();
+        }
         body.await
     }
 

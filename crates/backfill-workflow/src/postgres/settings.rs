@@ -117,13 +117,13 @@ pub(super) async fn put_schedule(store: &PostgresStore, row: &ScheduleRow) -> Re
         "insert into dbos.workflow_schedules (
              schedule_id, schedule_name, workflow_name, workflow_class_name, schedule, status, context, last_fired_at,
              automatic_backfill, cron_timezone, queue_name, application_name
-         ) values ($1, $2, $3, $4, $5, case when $6 then 'PAUSED' else 'ACTIVE' end, $7, $8, $9, $10, $11, $12)
-         on conflict (schedule_name) do update set
+         ) values (
+             gen_random_uuid()::text, $1, $2, $3, $4, case when $5 then 'PAUSED' else 'ACTIVE' end, $6, $7, $8, $9, $10, $11
+         ) on conflict (schedule_name) do update set
              workflow_name = excluded.workflow_name, workflow_class_name = excluded.workflow_class_name,
              schedule = excluded.schedule, context = excluded.context, automatic_backfill = excluded.automatic_backfill,
              cron_timezone = excluded.cron_timezone, queue_name = excluded.queue_name,
              application_name = excluded.application_name",
-        row.id,
         row.name,
         row.workflow,
         row.class,

@@ -141,7 +141,8 @@ fn changes(store: SqliteStore) -> BoxStream<'static, Change> {
             // Dynamic because pragmas cannot be described. On the writer's own connection it counts what others commit, and nothing else.
             let version = sqlx::query_scalar::<_, i64>("pragma data_version").fetch_one(&writer).await;
             let Ok(version) = version else { continue };
-            if known.replace(version).is_some_and(|known| known != version) {
+            // The first look tells of what was written before it.
+            if known.replace(version) != Some(version) {
                 return Some((Change::Anything, (writer, known)));
             }
         }

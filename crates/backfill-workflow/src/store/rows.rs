@@ -653,9 +653,9 @@ pub struct Export {
     pub streams: Vec<StreamRow>,
 }
 
-/// Which workflows are meant. Fields that are empty mean all; lists mean any of their members.
+/// Which workflows are meant: `Filter { statuses: vec![Status::Error], ..Filter::default() }`. Fields that are empty mean all; lists mean any of
+/// their members.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
 pub struct Filter {
     /// Their ids.
     pub ids: Vec<String>,
