@@ -75,6 +75,10 @@ mod workflow;
 
 pub use client::{Client, ForkFrom, Handle, Retention, Schedule, Tick};
 pub use codec::PORTABLE;
+#[cfg(feature = "postgres")]
+pub use ctx::PgTx;
+#[cfg(feature = "sqlite")]
+pub use ctx::SqliteTx;
 pub use ctx::{Backoff, Child, Ctx, Step};
 pub use engine::{Engine, EngineBuilder};
 pub use error::{Error, Result};

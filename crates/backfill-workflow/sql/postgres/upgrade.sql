@@ -53,3 +53,17 @@ alter table dbos.notifications add column if not exists consumed_by_function_id 
 
 -- 123
 alter table dbos.workflow_status add column if not exists creator_xid text;
+
+-- 105: a function with one argument less. Calls would be ambiguous.
+do $$
+declare
+    old regprocedure;
+begin
+    for old in
+        select oid::regprocedure from pg_catalog.pg_proc
+        where pronamespace = 'dbos'::regnamespace and proname = 'enqueue_workflow' and pronargs <> 17
+    loop
+        execute format('drop function %s', old);
+    end loop;
+end
+$$;

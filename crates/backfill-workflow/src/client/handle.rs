@@ -84,9 +84,9 @@ impl<O, E> Handle<O, E> {
     pub(crate) async fn outcome(&self) -> Result<Outcome> {
         self.client.listen();
         let waiter = self.client.hub.wait(Change::Finished(self.id.to_string()));
-        // Whoever runs it here says when it has ended: nothing is read from the storage until then.
-        let here = |client: &Client| client.core.as_ref().is_some_and(|core| core.runs_here(&self.id));
-        let mut looked = self.outcome.is_some();
+        // While it runs here, its engine says when it has ended: the storage is read only if nothing was heard for a while.
+        let runs_here = || self.client.core.as_ref().is_some_and(|core| core.runs_here(&self.id));
+        let mut overdue = false;
         loop {
             let heard = waiter.heard();
             tokio::pin!(heard);
@@ -94,7 +94,7 @@ impl<O, E> Handle<O, E> {
             if let Some(outcome) = self.outcome.as_ref().and_then(|outcome| outcome.get()) {
                 return Ok(outcome.clone());
             }
-            if !std::mem::take(&mut looked) || !here(&self.client) {
+            if overdue || self.outcome.is_none() || !runs_here() {
                 match self.client.ended(&self.id).await {
                     Ok(Some(outcome)) => return Ok(outcome),
                     Ok(None) => {}
@@ -102,10 +102,10 @@ impl<O, E> Handle<O, E> {
                     Err(error) => return Err(error),
                 }
             }
-            tokio::select! {
-                () = heard => {}
-                () = tokio::time::sleep(self.client.poll.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
-            }
+            overdue = tokio::select! {
+                () = heard => false,
+                () = tokio::time::sleep(self.client.poll.mul_f64(0.8 + 0.4 * fastrand::f64())) => true,
+            };
         }
     }
 }

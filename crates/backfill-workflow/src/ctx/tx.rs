@@ -2,9 +2,13 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +17,7 @@ use crate::codec;
 use crate::engine::run::Execution;
 use crate::error::{Error, Result};
 use crate::failure::Failure;
-use crate::store::{Checkpointed, StepRow};
+use crate::store::{Checkpointed, StepRow, StoreTransaction};
 
 /// The connection of a driver: [`sqlx::PgConnection`] or [`sqlx::SqliteConnection`].
 pub trait Connection: Any + Send + sealed::Sealed {
@@ -40,24 +44,87 @@ impl Connection for sqlx::SqliteConnection {
     const STORAGE: &'static str = "SQLite";
 }
 
+/// A transaction of [`Ctx::tx`]: the driver's connection, for statements. It begins before the closure, and ends after it.
+pub struct Tx<C: Connection> {
+    /// Always there until it is dropped.
+    transaction: Option<Box<dyn StoreTransaction>>,
+    /// Where it goes then: whoever has begun it ends it.
+    home: Home,
+    connection: PhantomData<fn() -> C>,
+}
+
+type Home = Arc<Mutex<Option<Box<dyn StoreTransaction>>>>;
+
+/// A transaction of PostgreSQL.
+#[cfg(feature = "postgres")]
+pub type PgTx = Tx<sqlx::PgConnection>;
+
+/// A transaction of SQLite.
+#[cfg(feature = "sqlite")]
+pub type SqliteTx = Tx<sqlx::SqliteConnection>;
+
+impl<C: Connection> Tx<C> {
+    /// A transaction for the user, if it is one of this driver's.
+    fn new(mut transaction: Box<dyn StoreTransaction>, home: &Home) -> Result<Self, Box<dyn StoreTransaction>> {
+        if transaction.connection().is::<C>() {
+            Ok(Self { transaction: Some(transaction), home: Arc::clone(home), connection: PhantomData })
+        } else {
+            Err(transaction)
+        }
+    }
+}
+
+impl<C: Connection> Deref for Tx<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        let connection = self.transaction.as_ref().and_then(|transaction| transaction.connection_ref().downcast_ref());
+        connection.expect("a transaction is there until it is dropped, and was looked at when it began")
+    }
+}
+
+impl<C: Connection> DerefMut for Tx<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        let connection = self.transaction.as_mut().and_then(|transaction| transaction.connection().downcast_mut());
+        connection.expect("a transaction is there until it is dropped, and was looked at when it began")
+    }
+}
+
+impl<C: Connection> Drop for Tx<C> {
+    fn drop(&mut self) {
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
+    }
+}
+
+impl<C: Connection> std::fmt::Debug for Tx<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tx({})", C::STORAGE)
+    }
+}
+
 /// The longest pause before a transaction is tried again that met others.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Ctx {
     /// A step whose statements and whose record are one transaction: its effect happens exactly once.
     ///
-    /// The closure is given a connection in a transaction, of the driver of the storage that keeps the workflows
-    /// (`async |tx: &mut sqlx::PgConnection| …`, or `SqliteConnection`). If it fails, its statements are rolled back and the failure is
-    /// recorded. If the database refuses the transaction because of others (SQLSTATE 40001, 40P01), it is tried again.
+    /// The closure is given a transaction of the driver of the storage that keeps the workflows: `async |mut tx: PgTx| …`, or [`SqliteTx`]. If
+    /// it fails, its statements are rolled back and the failure is recorded. If the database refuses the transaction because of others
+    /// (SQLSTATE 40001, 40P01), it is tried again.
     ///
     /// # Errors
-    /// What the closure fails with; or a connection of another storage's driver.
-    pub fn tx<'a, C, T, F, N>(&self, name: N, work: F) -> impl Future<Output = Result<T, Failure>> + use<'a, C, T, F, N>
+    /// What the closure fails with; or a transaction of another storage's driver.
+    pub fn tx<'a, C, T, F, Fut, N>(
+        &self,
+        name: N,
+        work: F,
+    ) -> impl Future<Output = Result<T, Failure>> + Send + use<'a, C, T, F, Fut, N>
     where
         N: Into<Cow<'static, str>>,
         C: Connection,
-        T: Serialize + DeserializeOwned,
-        F: AsyncFnMut(&mut C) -> Result<T, Failure> + 'a,
+        T: Serialize + DeserializeOwned + Send,
+        F: FnMut(Tx<C>) -> Fut + Send + 'a,
+        Fut: Future<Output = Result<T, Failure>> + Send,
     {
         let name: Cow<'static, str> = name.into();
         let number = self.numbers("a transaction", 1);
@@ -65,8 +132,10 @@ impl Ctx {
         async move {
             let number = number?;
             if name.starts_with("DBOS.") {
-                return Err(Error::invalid("the step's name", &name, "begins with DBOS., which is for the engine's own steps").into());
+                let problem = "begins with DBOS., which is for the engine's own steps";
+                return Err(Error::invalid("the step's name", &name, problem).into());
             }
+            crate::options::text("the step's name", &name)?;
             execution.gate().await?;
             if let Some(row) = execution.replayed(number, &name)? {
                 return replay(row);
@@ -76,11 +145,12 @@ impl Ctx {
     }
 }
 
-async fn transact<C, T, F>(execution: &Execution, number: i32, name: &str, mut work: F) -> Result<T, Failure>
+async fn transact<C, T, F, Fut>(execution: &Execution, number: i32, name: &str, mut work: F) -> Result<T, Failure>
 where
     C: Connection,
     T: Serialize + DeserializeOwned,
-    F: AsyncFnMut(&mut C) -> Result<T, Failure>,
+    F: FnMut(Tx<C>) -> Fut,
+    Fut: Future<Output = Result<T, Failure>>,
 {
     let started_at = clock();
     let mut pause = Duration::from_millis(10);
@@ -107,26 +177,37 @@ enum Attempt<T> {
     Failed(Failure),
 }
 
-async fn attempt<C, T, F>(execution: &Execution, mut step: StepRow, work: &mut F) -> Result<Attempt<T>, Failure>
+async fn attempt<C, T, F, Fut>(execution: &Execution, mut step: StepRow, work: &mut F) -> Result<Attempt<T>, Failure>
 where
     C: Connection,
     T: Serialize + DeserializeOwned,
-    F: AsyncFnMut(&mut C) -> Result<T, Failure>,
+    F: FnMut(Tx<C>) -> Fut,
+    Fut: Future<Output = Result<T, Failure>>,
 {
     let store = &execution.core.store;
-    let mut transaction = match store.begin().await {
+    let transaction = match store.begin().await {
         Ok(transaction) => transaction,
         Err(error) => return Ok(Attempt::Failed(error.into())),
     };
-    let result = match transaction.connection().downcast_mut::<C>() {
-        None => {
-            let error = Error::invalid("the connection", C::STORAGE, format!("is not what workflows are kept in here: {}", store.name()));
-            return Err(error.into());
+    let home = Home::default();
+    let tx = match Tx::new(transaction, &home) {
+        Ok(tx) => tx,
+        Err(transaction) => {
+            transaction.rollback().await;
+            let problem = format!("is not what workflows are kept in here: {}", store.name());
+            return Err(Error::invalid("the transaction", C::STORAGE, problem).into());
         }
-        Some(connection) => {
-            let inside = (Arc::clone(&execution.id), step.name.clone());
-            INSIDE.scope(inside, work(connection)).await
-        }
+    };
+    let inside = (Arc::clone(&execution.id), step.name.clone());
+    let ended = match std::panic::catch_unwind(AssertUnwindSafe(|| work(tx))) {
+        Ok(work) => AssertUnwindSafe(INSIDE.scope(inside, work)).catch_unwind().await,
+        Err(panic) => Err(panic),
+    };
+    let result = ended.unwrap_or_else(|panic| Err(Failure::new("Panic", crate::panic_message(&*panic))));
+    let back = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(transaction) = back else {
+        let problem = "was kept beyond its step; what was done in it is rolled back when it is dropped";
+        return Ok(Attempt::Failed(Error::invalid("the transaction", &step.name, problem).into()));
     };
     let value = match result {
         Ok(value) => value,
@@ -136,7 +217,13 @@ where
         }
     };
     step.completed_at = Some(clock());
-    step.output = Some(codec::encode("the output of a transaction", &value)?);
+    step.output = match codec::encode("the output of a transaction", &value) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            transaction.rollback().await;
+            return Ok(Attempt::Failed(error.into()));
+        }
+    };
     let answer = transaction.commit(&execution.checkpoint(step.clone(), None)).await;
     match answer {
         Err(error) if error.is_transient() => Ok(Attempt::Failed(error.into())),

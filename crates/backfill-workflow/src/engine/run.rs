@@ -237,6 +237,8 @@ impl Execution {
             }
         }
         self.core.forget(&self);
+        // Whoever waits here finds the outcome, or that it no longer runs here and asks the storage.
+        self.core.hub.wake(&Change::Finished(self.id.to_string()));
     }
 
     async fn within_deadline<T>(&self, body: impl Future<Output = T>) -> T {
@@ -276,7 +278,6 @@ impl Execution {
                 self.core.put_back(&self.id, &self.owner, self.attempts);
             }
         }
-        self.core.hub.wake(&Change::Finished(self.id.to_string()));
     }
 
     /// What a cancelled workflow's code is told at its next step.

@@ -335,6 +335,10 @@ impl StoreTransaction for Ours {
         &mut *self.tx
     }
 
+    fn connection_ref(&self) -> &(dyn Any + Send) {
+        &*self.tx
+    }
+
     async fn commit(mut self: Box<Self>, one: &Checkpoint) -> Result<Checkpointed> {
         let answer = record(&self.store, &mut self.tx, &[one]).await?.pop().unwrap_or(Checkpointed::Refused(None));
         end(self.tx, &answer).await?;

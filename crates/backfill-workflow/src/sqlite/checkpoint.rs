@@ -258,6 +258,10 @@ impl StoreTransaction for Ours {
         &mut *self.tx
     }
 
+    fn connection_ref(&self) -> &(dyn Any + Send) {
+        &*self.tx
+    }
+
     async fn commit(mut self: Box<Self>, one: &Checkpoint) -> Result<Checkpointed> {
         let answer = record(&mut self.tx, one).await.map_err(|error| failed(ACTION, error))?;
         let ended = if is_written(&answer) { self.tx.commit().await } else { self.tx.rollback().await };

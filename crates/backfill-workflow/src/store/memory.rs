@@ -852,6 +852,10 @@ impl StoreTransaction for NoTransaction {
         &mut self.nothing
     }
 
+    fn connection_ref(&self) -> &(dyn Any + Send) {
+        &self.nothing
+    }
+
     async fn commit(self: Box<Self>, checkpoint: &Checkpoint) -> Result<Checkpointed> {
         let mut state = self.store.state();
         Ok(self.store.record(&mut state, checkpoint))

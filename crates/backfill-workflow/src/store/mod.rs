@@ -159,6 +159,9 @@ pub trait StoreTransaction: Send {
     /// The driver's connection: [`sqlx::PgConnection`] or [`sqlx::SqliteConnection`].
     fn connection(&mut self) -> &mut (dyn Any + Send);
 
+    /// The same, to look at.
+    fn connection_ref(&self) -> &(dyn Any + Send);
+
     /// Records the step and commits, or does neither.
     async fn commit(self: Box<Self>, checkpoint: &Checkpoint) -> Result<Checkpointed>;
 

@@ -242,6 +242,10 @@ impl StoreTransaction for Dying {
         self.inner.connection()
     }
 
+    fn connection_ref(&self) -> &(dyn std::any::Any + Send) {
+        self.inner.connection_ref()
+    }
+
     async fn commit(self: Box<Self>, checkpoint: &Checkpoint) -> Result<Checkpointed> {
         let Self { crash, inner } = *self;
         crash.write(Write::step(std::slice::from_ref(checkpoint)), inner.commit(checkpoint)).await

@@ -1,5 +1,7 @@
 //! DBOS's own clients and ours on one database: they start, watch and steer our workflows, and we theirs.
 
+mod ledger;
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,430 @@
+//! Workflows in PostgreSQL: what only a database has.
+
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backfill::{BackfillClient, JobContext, JobSpec, Worker};
+use backfill_workflow::postgres::PostgresStore;
+use backfill_workflow::store::Store;
+use backfill_workflow::testing::Crash;
+use backfill_workflow::{Client, Ctx, Engine, EngineBuilder, Failure, PgTx, Queue, SqliteTx, Start, Status, Workflow};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::PgPool;
+use support::{database, soon, unique};
+
+async fn engine_of(pool: &PgPool) -> EngineBuilder {
+    Engine::builder().postgres(pool.clone()).version("v1").poll_interval(Duration::from_millis(200))
+}
+
+/// A table of the user's own.
+async fn with_accounts() -> (PgPool, String) {
+    let (pool, url) = database().await;
+    sqlx::raw_sql("create table accounts (name text primary key, balance int not null); insert into accounts values ('ada', 100), ('bob', 100)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    (pool, url)
+}
+
+async fn balance(pool: &PgPool, name: &str) -> i32 {
+    sqlx::query_scalar("select balance from accounts where name = $1").bind(name).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn n_plain_steps_cost_n_plus_two_statements() {
+    let (pool, _) = database().await;
+    sqlx::raw_sql("create extension pg_stat_statements").execute(&pool).await.unwrap();
+    // Nothing but the workflow is to be seen: no heartbeat, no sweep, no look at the queues.
+    let quiet = Duration::from_secs(3600);
+    let mut builder = engine_of(&pool).await.lease(quiet).listen(Vec::<String>::new());
+    let workflow = builder.register("steps", |ctx: Ctx, steps: i32| async move {
+        for number in 0..steps {
+            ctx.step("step", || async { Ok(number) }).await?;
+        }
+        Ok::<_, Failure>(())
+    });
+    let engine = builder.launch().await.unwrap();
+    engine.pause(true);
+    soon("a first run, which prepares the statements", engine.start(workflow, &2, Start::new()).await.unwrap().result()).await.unwrap();
+    for steps in [0_i32, 1, 10, 100] {
+        sqlx::raw_sql("select pg_stat_statements_reset(0, (select oid from pg_database where datname = current_database()), 0)")
+            .execute(&pool)
+            .await
+            .unwrap();
+        let handle = engine.start(workflow, &steps, Start::new()).await.unwrap();
+        soon("the workflow", handle.result()).await.unwrap();
+        // Sweeps of delays and deadlines go on beside it, and are not the workflow's.
+        let calls: Vec<(String, i64)> = sqlx::query_as(
+            "select query, calls from pg_stat_statements
+             where dbid = (select oid from pg_database where datname = current_database())
+               and (query ~ 'operation_outputs|workflow_input|workflow_output') and query !~ 'pg_stat_statements'",
+        )
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        assert_eq!(calls.iter().map(|(_, calls)| calls).sum::<i64>(), i64::from(steps) + 2, "{steps} steps: {calls:#?}");
+        let others: Vec<String> = sqlx::query_scalar(
+            "select query from pg_stat_statements
+             where dbid = (select oid from pg_database where datname = current_database())
+               and query !~ 'operation_outputs|workflow_input|workflow_output|pg_stat_statements|DELAYED|workflow_schedules'",
+        )
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        assert_eq!(others, Vec::<String>::new(), "nothing else is asked, not even `begin`");
+    }
+}
+
+#[tokio::test]
+async fn a_transactions_rows_and_its_record_are_both_or_neither() {
+    let (pool, _) = with_accounts().await;
+    let mut builder = engine_of(&pool).await;
+    let workflow = builder.register("transfer", |ctx: Ctx, amount: i32| async move {
+        ctx.tx("transfer", async |mut tx: PgTx| {
+            sqlx::query("update accounts set balance = balance - $1 where name = 'ada'").bind(amount).execute(&mut *tx).await?;
+            let left: i32 = sqlx::query_scalar("select balance from accounts where name = 'ada'").fetch_one(&mut *tx).await?;
+            if left < 0 {
+                return Err(Failure::new("Overdrawn", format!("{left}")));
+            }
+            sqlx::query("update accounts set balance = balance + $1 where name = 'bob'").bind(amount).execute(&mut *tx).await?;
+            Ok(left)
+        })
+        .await
+    });
+    let engine = builder.launch().await.unwrap();
+    let run = async |amount| soon("a transfer", engine.start(workflow, &amount, Start::new()).await.unwrap().result()).await;
+    assert_eq!(run(30).await.unwrap(), 70);
+    assert_eq!(run(100).await.unwrap_err().name(), "Overdrawn");
+    assert_eq!((balance(&pool, "ada").await, balance(&pool, "bob").await), (70, 130));
+    // Killed before its commit, and after it.
+    for (written, expected) in [(false, 60), (true, 50)] {
+        let crash = Crash::at(Arc::clone(engine.store()), 1, written);
+        let mut builder = Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("crashes");
+        let dies = builder.register("transfer", |ctx: Ctx, amount: i32| async move {
+            ctx.tx("transfer", async |mut tx: PgTx| {
+                sqlx::query("update accounts set balance = balance - $1 where name = 'ada'").bind(amount).execute(&mut *tx).await?;
+                Ok(0)
+            })
+            .await
+        });
+        let killed = builder.launch().await.unwrap();
+        let handle = killed.start(dies, &10, Start::new()).await.unwrap();
+        soon("the crash", crash.crashed()).await;
+        drop(killed);
+        engine.recover(["crashes"], None).await.unwrap();
+        soon("the transfer", engine.handle(workflow, handle.id()).result()).await.unwrap();
+        assert_eq!(balance(&pool, "ada").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_met_others_is_tried_again() {
+    let (pool, _) = with_accounts().await;
+    let tries = Arc::new(AtomicUsize::new(0));
+    let mut builder = engine_of(&pool).await;
+    let count = Arc::clone(&tries);
+    let workflow = builder.register("adds", move |ctx: Ctx, (): ()| {
+        let count = Arc::clone(&count);
+        async move {
+            ctx.tx("add", async |mut tx: PgTx| {
+                count.fetch_add(1, Ordering::Relaxed);
+                sqlx::query("set transaction isolation level serializable").execute(&mut *tx).await?;
+                let sum: i64 = sqlx::query_scalar("select sum(balance) from accounts").fetch_one(&mut *tx).await?;
+                sqlx::query("update accounts set balance = balance + 1 where name = 'ada'").execute(&mut *tx).await?;
+                Ok(sum)
+            })
+            .await
+        }
+    });
+    let engine = builder.launch().await.unwrap();
+    let mut handles = Vec::new();
+    for _ in 0..8 {
+        handles.push(engine.start(workflow, &(), Start::new()).await.unwrap());
+    }
+    let mut sums = Vec::new();
+    for handle in handles {
+        sums.push(soon("a sum", handle.result()).await.unwrap());
+    }
+    sums.sort_unstable();
+    assert_eq!(sums, (200..208).collect::<Vec<i64>>(), "as if one had run after the other");
+    assert_eq!(balance(&pool, "ada").await, 108);
+}
+
+#[tokio::test]
+async fn a_start_in_a_transaction_is_there_when_that_commits() {
+    let (pool, _) = with_accounts().await;
+    let mut builder = engine_of(&pool).await;
+    let workflow = builder.register("echo", |_: Ctx, text: String| async move { Ok::<_, Failure>(text) });
+    let engine = builder.launch().await.unwrap();
+    for commit in [false, true] {
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::query("update accounts set balance = 0 where name = 'ada'").execute(&mut *tx).await.unwrap();
+        let start = Start::new().id(format!("w-{commit}"));
+        let handle = engine.start_in(&mut tx, workflow, &"hi".to_owned(), start).await.unwrap();
+        if commit {
+            tx.commit().await.unwrap();
+            assert_eq!(soon("the workflow", handle.result()).await.unwrap(), "hi");
+        } else {
+            tx.rollback().await.unwrap();
+            assert!(engine.get(handle.id()).await.is_err());
+        }
+    }
+    // A deduplication id that is taken leaves the caller's transaction as it was.
+    let start = || Start::new().queue("q").deduplication("d").delay(Duration::from_secs(60));
+    engine.start(workflow, &"first".to_owned(), start()).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    engine.start_in(&mut tx, workflow, &"second".to_owned(), start()).await.unwrap_err();
+    sqlx::query("update accounts set balance = 7 where name = 'bob'").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(balance(&pool, "bob").await, 7);
+}
+
+#[tokio::test]
+async fn a_job_is_added_in_the_write_that_records_it() {
+    let (pool, _) = database().await;
+    let jobs = BackfillClient::with_pool(pool.clone()).await.unwrap();
+    let register = |builder: &mut EngineBuilder| {
+        builder.register("adds a job", |ctx: Ctx, (): ()| async move {
+            ctx.enqueue_job(JobSpec::new("mail", "hello")).await?;
+            Ok::<_, Failure>(())
+        })
+    };
+    let store = PostgresStore::new(pool.clone(), "dbos").unwrap();
+    store.migrate().await.unwrap();
+    for (written, killed) in [(false, true), (true, true), (false, false)] {
+        let crash = if killed { Crash::at(Arc::new(store.clone()), 1, written) } else { Crash::never(Arc::new(store.clone())) };
+        let mut builder =
+            Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("adds").jobs(jobs.clone());
+        let workflow = register(&mut builder);
+        let engine = builder.launch().await.unwrap();
+        let id = unique("w");
+        let handle = engine.start(workflow, &(), Start::new().id(&id)).await.unwrap();
+        if killed {
+            soon("the crash", crash.crashed()).await;
+            drop(engine);
+            let expected = i64::from(written);
+            assert_eq!(waiting(&pool).await, expected, "written {written}");
+            let mut builder = engine_of(&pool).await.executor("adds").jobs(jobs.clone());
+            register(&mut builder);
+            let engine = builder.launch().await.unwrap();
+            soon("the rest", engine.handle(workflow, &id).result()).await.unwrap();
+        } else {
+            soon("all of it", handle.result()).await.unwrap();
+        }
+        assert_eq!(waiting(&pool).await, 1);
+        sqlx::query("delete from graphile_worker._private_jobs").execute(&pool).await.unwrap();
+    }
+}
+
+async fn waiting(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from graphile_worker._private_jobs").fetch_one(pool).await.unwrap()
+}
+
+#[derive(serde::Serialize, serde::Deserialize, backfill::TaskPayload)]
+struct Order {
+    id: u32,
+}
+
+#[tokio::test]
+async fn a_job_starts_a_workflow_in_the_transaction_that_completes_it_beside_one_worker() {
+    let (pool, _) = database().await;
+    let jobs = BackfillClient::with_pool(pool.clone()).await.unwrap();
+    let mut builder = engine_of(&pool).await;
+    let workflow = builder.register("order", |_: Ctx, id: u32| async move { Ok::<_, Failure>(id) });
+    let engine = builder.launch().await.unwrap();
+    let state = (pool.clone(), engine.client().clone());
+    let task = backfill::handler_with(state, move |(pool, workflows): (PgPool, Client), order: Order, ctx: JobContext| async move {
+        let mut tx = pool.begin().await.map_err(|error| error.to_string())?;
+        let start = Start::new().id(format!("order-{}", order.id));
+        workflows.start_in(&mut tx, workflow, &order.id, start).await.map_err(|error| error.to_string())?;
+        ctx.complete_in(&mut tx).await.map_err(|error| error.to_string())?;
+        tx.commit().await.map_err(|error| error.to_string())
+    });
+    let worker: Worker = jobs.worker().task(task).handle_signals(false).build().unwrap();
+    let shutdown = worker.shutdown_handle();
+    let client = engine.client().clone();
+    let both = tokio::spawn(engine.run_beside(worker, Duration::from_secs(10)));
+    jobs.add(Order { id: 17 }).await.unwrap();
+    let started = async {
+        while client.get("order-17").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the workflow's start", started).await;
+    assert_eq!(soon("the workflow", client.handle(workflow, "order-17").result()).await.unwrap(), 17);
+    assert_eq!(waiting(&pool).await, 0, "the job is completed");
+    shutdown.shutdown();
+    soon("both", both).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_who_waits_hears_though_the_listener_was_killed() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await;
+    let workflow = builder.register("receives", |ctx: Ctx, (): ()| async move {
+        ctx.recv::<u32>("t", Duration::from_secs(120)).await
+    });
+    let engine = builder.launch().await.unwrap();
+    let handle = engine.start(workflow, &(), Start::new()).await.unwrap();
+    let killed = async {
+        loop {
+            let killed: Vec<bool> = sqlx::query_scalar(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid() and query ~* '^listen'",
+            )
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+            if !killed.is_empty() {
+                return;
+            }
+        }
+    };
+    soon("the listener", killed).await;
+    sqlx::query("select dbos.send_message($1, '7', 't')").bind(handle.id()).execute(&pool).await.unwrap();
+    assert_eq!(soon("the message", handle.result()).await.unwrap(), Some(7));
+}
+
+#[tokio::test]
+async fn sql_alone_starts_and_sends() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await.queue(Queue::new("q").poll_interval(Duration::from_millis(50)));
+    let workflow = builder.register("echo", |ctx: Ctx, (a, b): (i32, i32)| async move {
+        let message = ctx.recv::<String>("", Duration::from_secs(60)).await?;
+        Ok::<_, Failure>((a + b, message))
+    });
+    let engine = builder.launch().await.unwrap();
+    let enqueue = "select dbos.enqueue_workflow('echo', 'q', array['1', '2']::json[], workflow_id => 'w', deduplication_id => 'd')";
+    let id: String = sqlx::query_scalar(enqueue).fetch_one(&pool).await.unwrap();
+    assert_eq!(id, "w");
+    let again: String = sqlx::query_scalar(enqueue).fetch_one(&pool).await.unwrap();
+    assert_eq!(again, "w");
+    let other = enqueue.replace("'w'", "'v'");
+    let error = sqlx::query(sqlx::AssertSqlSafe(other)).execute(&pool).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().message(), "DBOS queue duplicated");
+    sqlx::query("select dbos.send_message('w', '\"hello\"')").execute(&pool).await.unwrap();
+    let result = soon("the workflow", engine.handle(workflow, "w").result()).await.unwrap();
+    assert_eq!(result, (3, Some("hello".to_owned())));
+    let error = sqlx::query("select dbos.send_message('nobody', '1')").execute(&pool).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().message(), "DBOS non-existent workflow");
+    for wrong in [
+        "select dbos.enqueue_workflow('', 'q')",
+        "select dbos.enqueue_workflow('w', '')",
+        "select dbos.enqueue_workflow('w', 'q', named_args => '[]')",
+        "select dbos.enqueue_workflow('w', 'q', workflow_id => '')",
+        "select dbos.enqueue_workflow('w', 'q', delay_until_epoch_ms => -1)",
+    ] {
+        sqlx::query(wrong).execute(&pool).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_row_of_an_older_library_runs() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await.queue(Queue::new("q").poll_interval(Duration::from_millis(50)));
+    let workflow = builder.register("double", |_: Ctx, number: i32| async move { Ok::<_, Failure>(number * 2) });
+    let engine = builder.launch().await.unwrap();
+    // Until version 108 the input stood in the row.
+    let row = "insert into dbos.workflow_status (workflow_uuid, status, name, queue_name, inputs, serialization, priority)
+        values ('old', 'ENQUEUED', 'double', 'q', '{\"positionalArgs\":[21]}', 'portable_json', 0)";
+    sqlx::query(row).execute(&pool).await.unwrap();
+    assert_eq!(soon("the workflow", engine.handle(workflow, "old").result()).await.unwrap(), 42);
+    let row = "insert into dbos.workflow_status (workflow_uuid, status, name, output, serialization)
+        values ('older', 'SUCCESS', 'double', '5', 'portable_json')";
+    sqlx::query(row).execute(&pool).await.unwrap();
+    assert_eq!(soon("the result", engine.handle(workflow, "older").result()).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn one_connection_is_enough() {
+    let (_, url) = database().await;
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(20)).connect(&url).await.unwrap();
+    let mut builder = engine_of(&pool).await.queue(Queue::new("q").concurrency(2));
+    let child = builder.register("child", |ctx: Ctx, (): ()| async move {
+        ctx.tx("one", |mut tx: PgTx| async move { Ok(sqlx::query_scalar::<_, i32>("select 1").fetch_one(&mut *tx).await?) }).await
+    });
+    let parent = builder.register("parent", move |ctx: Ctx, (): ()| async move {
+        let children = (0..5).map(|_| ctx.child(child, &(), Start::new().queue("q")));
+        let mut sum = 0;
+        for child in futures::future::try_join_all(children).await? {
+            sum += child.result().await?;
+        }
+        ctx.set_event("sum", &sum).await?;
+        Ok::<_, Failure>(sum)
+    });
+    let engine = builder.launch().await.unwrap();
+    let mut handles = Vec::new();
+    for _ in 0..5 {
+        handles.push(engine.start(parent, &(), Start::new()).await.unwrap());
+    }
+    for handle in handles {
+        assert_eq!(soon("the parent", handle.result()).await.unwrap(), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_another_kind_is_refused() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await;
+    let workflow = builder.register("wrong", |ctx: Ctx, (): ()| async move {
+        ctx.tx("tx", |_: SqliteTx| async { Ok(()) }).await
+    });
+    let engine = builder.launch().await.unwrap();
+    let failure = soon("the refusal", engine.start(workflow, &(), Start::new()).await.unwrap().result()).await.unwrap_err();
+    assert!(failure.to_string().contains("SQLite") && failure.to_string().contains("PostgreSQL"), "{failure}");
+}
+
+#[tokio::test]
+async fn schemas_have_any_name_and_do_not_meet() {
+    let (pool, _) = database().await;
+    for odd in ["", "pg_mine", &"x".repeat(64), "with\0nul"] {
+        assert!(PostgresStore::new(pool.clone(), odd).is_err(), "{odd:?}");
+    }
+    let mut engines = Vec::new();
+    for schema in ["Weird\"Schema'; --", "dbos", "täbles"] {
+        let mut builder = engine_of(&pool).await.schema(schema);
+        builder.register("where", move |ctx: Ctx, (): ()| async move {
+            ctx.set_event("e", schema).await?;
+            ctx.sleep(Duration::from_millis(1)).await?;
+            Ok::<_, Failure>(schema.to_owned())
+        });
+        engines.push((schema, builder.launch().await.unwrap()));
+    }
+    let workflow = Workflow::<(), String>::named("where");
+    for (schema, engine) in &engines {
+        let handle = engine.start(workflow, &(), Start::new().id("w")).await.unwrap();
+        assert_eq!(soon("the workflow", handle.result()).await.unwrap(), *schema);
+        assert_eq!(handle.status().await.unwrap(), Status::Success);
+    }
+}
+
+/// No statement of a step's reads a whole table: what a plan for many rows would be is asked of the server.
+#[tokio::test]
+async fn a_million_rows_make_no_claim_slow() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await.queue(Queue::new("q"));
+    let workflow = builder.register("quick", |_: Ctx, (): ()| async { Ok::<_, Failure>(()) });
+    let engine = builder.launch().await.unwrap();
+    sqlx::raw_sql(
+        "insert into dbos.workflow_status (workflow_uuid, status, name, queue_name, priority, completed_at, created_at, serialization)
+         select 'done-' || n, 'SUCCESS', 'quick', 'q', 0, n, n, 'portable_json' from generate_series(1, 50000) n;
+         analyze dbos.workflow_status",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    sqlx::raw_sql("select pg_stat_reset()").execute(&pool).await.unwrap();
+    let handle = engine.start(workflow, &(), Start::new().queue("q")).await.unwrap();
+    soon("the workflow", handle.result()).await.unwrap();
+    engine.shutdown(Duration::from_secs(10)).await;
+    sqlx::raw_sql("select pg_stat_force_next_flush(), pg_stat_clear_snapshot()").execute(&pool).await.ok();
+    let read: i64 = sqlx::query_scalar("select coalesce(seq_tup_read, 0) from pg_stat_user_tables where schemaname = 'dbos' and relname = 'workflow_status'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(read < 50_000, "a whole table was read: {read} rows");
+}
