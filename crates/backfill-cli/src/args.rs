@@ -3,6 +3,7 @@
 mod jobs;
 mod messages;
 mod worker;
+mod workflow;
 
 pub use jobs::{AddArgs, DiscardArgs, IdsArgs, JobArgs, JobsArgs, RemoveArgs, RescheduleArgs, SpecArgs, State};
 pub use messages::{
@@ -10,6 +11,9 @@ pub use messages::{
     RenewArgs, SendArgs, TakeArgs,
 };
 pub use worker::WorkerArgs;
+pub use workflow::{
+    ForkArgs, GcArgs, ListArgs, ScheduleCommand, SendToArgs, StartArgs, WorkflowArgs, WorkflowCommand, WorkflowStatus,
+};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,7 +57,7 @@ pub struct Global {
     /// itself again without it on the command line, where every user of the machine could read it.
     #[arg(short = 'c', long, visible_alias = "connection", global = true, value_name = "URL", help_heading = DATABASE)]
     pub database_url: Option<String>,
-    /// The schema of the queue in PostgreSQL, or its namespace in Redis [default: graphile_worker, or backfill; of messages: backfill_messages]
+    /// The schema of the queue in PostgreSQL, or its namespace in Redis [default: graphile_worker, or backfill; of messages: backfill_messages; of workflows: dbos]
     #[arg(short = 's', long, global = true, value_name = "NAME", help_heading = DATABASE, hide_short_help = true)]
     pub schema: Option<String>,
     /// Do not prepare statements by name: for poolers in transaction mode
@@ -141,6 +145,8 @@ pub enum Command {
     Move(MoveArgs),
     /// Send, take and end messages: a durable queue for scripts
     Messages(Box<MessagesArgs>),
+    /// Look at durable workflows, and steer them
+    Workflow(Box<WorkflowArgs>),
     /// Check the database, the schema and the connection for problems
     Doctor,
     /// Print completions for a shell

@@ -246,6 +246,33 @@ pub async fn messages(
     Ok(queue.with_storage(storage)?)
 }
 
+/// The workflows of a database. What is missing is created, if that is wanted.
+pub async fn workflows(global: &Global, creates: bool) -> Result<backfill_workflow::Client, Failure> {
+    use backfill_workflow::store::Store;
+
+    let schema = global.schema.clone().unwrap_or_else(|| backfill_workflow::DEFAULT_SCHEMA.to_owned());
+    let options = OpenOptions::default().max_wait(Some(Duration::ZERO));
+    let place = Place::named(global)?;
+    let named = place.0.default_schema().map(|_| schema.clone());
+    let storage = place.open_with(global, options, named).await?;
+    let store: std::sync::Arc<dyn Store> = if let Some(postgres) = storage.postgres() {
+        std::sync::Arc::new(backfill_workflow::postgres::PostgresStore::new(postgres.pool().clone(), &schema)?)
+    } else if let Some(file) = storage.sqlite() {
+        let path = file.path();
+        if !creates && !path.exists() {
+            return Err(failed(format!("there is no file {}", path.display())));
+        }
+        std::sync::Arc::new(backfill_workflow::sqlite::SqliteStore::open(&format!("sqlite://{}", path.display())).await?)
+    } else {
+        let name = storage.storage().name();
+        return Err(Failure::Usage(format!("{name} keeps no workflows; name a PostgreSQL database or an SQLite file")));
+    };
+    if creates {
+        store.migrate().await?;
+    }
+    Ok(backfill_workflow::Client::of_store(store))
+}
+
 /// The storage that this URL means, or that is meant when none is given; it answers.
 pub async fn reached_at(global: &Global, url: Option<&str>) -> Result<AnyStorage, Failure> {
     let place = url.map_or_else(|| Place::named(global), Place::of)?;

@@ -110,6 +110,12 @@ impl From<backfill::Error> for Failure {
     }
 }
 
+impl From<backfill_workflow::Error> for Failure {
+    fn from(error: backfill_workflow::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::ClosedPipe } else { Self::Failed(error.to_string()) }

@@ -102,6 +102,7 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Crontab(args) => command::crontab::run(&output, &args.command),
             Command::Move(args) => command::transfer::run(&global, &output, &args).await,
             Command::Messages(args) => command::messages::run(&global, &output, *args).await,
+            Command::Workflow(args) => command::workflow::run(&global, &output, *args).await,
             Command::Doctor => command::doctor::run(&global, &output).await,
             Command::Completions(args) => command::completions::run(&output, &args),
             Command::Man(args) => command::man::run(&output, &args),

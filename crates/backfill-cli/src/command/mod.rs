@@ -17,3 +17,4 @@ pub mod stats;
 pub mod transfer;
 pub mod watch;
 pub mod worker;
+pub mod workflow;
