@@ -20,6 +20,46 @@ const CLOSED_RAW: &str = "__DBOS_STREAM_CLOSED__";
 /// Formats whose text is plain JSON, too.
 const JSON_FORMATS: [&str; 2] = [PORTABLE, "rust_serde"];
 
+/// The arguments of a workflow in another language, where it has several, or named ones.
+///
+/// ```
+/// use backfill_workflow::{Args, Workflow};
+///
+/// // Of Python: def add(a, b, *, round=False)
+/// const ADD: Workflow<Args, f64> = Workflow::named("add");
+///
+/// let input = Args::new().positional(&1).positional(&2).named("round", &true);
+/// # let _ = (ADD, input);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Args {
+    positional_args: Vec<Value>,
+    named_args: Map<String, Value>,
+}
+
+impl Args {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more by its place. What cannot be serialized is null.
+    #[must_use]
+    pub fn positional<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
+        self.positional_args.push(serde_json::to_value(value).unwrap_or_default());
+        self
+    }
+
+    /// One more by its name. What cannot be serialized is null.
+    #[must_use]
+    pub fn named<T: Serialize + ?Sized>(mut self, name: impl Into<String>, value: &T) -> Self {
+        self.named_args.insert(name.into(), serde_json::to_value(value).unwrap_or_default());
+        self
+    }
+}
+
 /// Any value as text.
 pub(crate) fn encode<T: Serialize + ?Sized>(what: &str, value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::decode(what, error))
@@ -58,6 +98,14 @@ fn known(what: &str, format: Option<&str>) -> Result<()> {
 /// A workflow's input as it is stored: its one argument. One of `()` has none.
 pub(crate) fn encode_input<T: Serialize + ?Sized>(input: &T) -> Result<String> {
     let value = serde_json::to_value(input).map_err(|error| Error::decode("the input", error))?;
+    // [`Args`] stand for themselves.
+    if let Value::Object(object) = &value
+        && object.len() == 2
+        && object.get("positionalArgs").is_some_and(Value::is_array)
+        && object.get("namedArgs").is_some_and(Value::is_object)
+    {
+        return Ok(value.to_string());
+    }
     let arguments = if value.is_null() { Vec::new() } else { vec![value] };
     Ok(serde_json::json!({ "positionalArgs": arguments, "namedArgs": {} }).to_string())
 }

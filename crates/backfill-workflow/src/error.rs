@@ -207,10 +207,19 @@ impl Error {
         Self::Decode { what: what.into(), problem: problem.to_string() }
     }
 
+    /// Whether the storage could not be asked.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Storage { kind, .. } if kind.is_away())
+    }
+
     /// Whether the same call may succeed later, by itself.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Storage { kind, .. } if kind.is_transient())
+        match self {
+            Self::Storage { kind, .. } => kind.is_transient(),
+            Self::Jobs(error) => error.is_transient(),
+            _ => false,
+        }
     }
 
     /// What a workflow's end means to those who wait for it, if it is no answer.

@@ -74,7 +74,7 @@ pub mod testing;
 mod workflow;
 
 pub use client::{Client, ForkFrom, Handle, Retention, Schedule, Tick};
-pub use codec::PORTABLE;
+pub use codec::{Args, PORTABLE};
 #[cfg(feature = "postgres")]
 pub use ctx::PgTx;
 #[cfg(feature = "sqlite")]

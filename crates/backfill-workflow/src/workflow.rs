@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,7 +55,7 @@ type Begin = dyn Fn(Ctx, Option<&str>, Option<&str>) -> Body + Send + Sync;
 /// A workflow's function, without its types.
 pub(crate) struct Registered {
     pub(crate) name: &'static str,
-    pub(crate) begin: Box<Begin>,
+    pub(crate) begin: Arc<Begin>,
     /// How often it may be begun again. `None` is what the engine says; `Some(None)` is without end.
     pub(crate) max_attempts: Option<Option<u32>>,
 }
@@ -83,6 +84,6 @@ impl Registered {
                 }
             }
         };
-        Self { name, begin: Box::new(begin), max_attempts: None }
+        Self { name, begin: Arc::new(begin), max_attempts: None }
     }
 }

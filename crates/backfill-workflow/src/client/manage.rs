@@ -7,7 +7,7 @@ use super::{Client, Handle};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::options::{Start, millis};
-use crate::store::{Export, Filter, Fork, INTERNAL_QUEUE, Moved, Ms, Run, StepRow, Transition};
+use crate::store::{Export, Filter, Fork, INTERNAL_QUEUE, Moved, Ms, Run, Status, StepRow, Transition};
 use crate::workflow::Workflow;
 
 /// Where a fork begins to run anew.
@@ -53,10 +53,11 @@ impl Client {
     }
 
     async fn cancelled(&self, transition: &Transition) -> Result<Vec<String>> {
+        crate::ctx::outside_transactions("cancelling")?;
         let moved = self.store.transition(transition).await?;
         if let Some(core) = &self.core {
             for one in &moved {
-                core.steered(&one.id, true);
+                core.steered(&one.id, one.owner.as_deref(), true);
             }
         }
         Ok(moved.into_iter().map(|one| one.id).collect())
@@ -95,10 +96,11 @@ impl Client {
     }
 
     async fn requeued(&self, transition: &Transition) -> Result<Vec<Moved>> {
+        crate::ctx::outside_transactions("resuming")?;
         let moved = self.store.transition(transition).await?;
         if let Some(core) = &self.core {
             for one in &moved {
-                core.steered(&one.id, false);
+                core.steered(&one.id, one.owner.as_deref(), false);
                 if let Some(queue) = &one.queue {
                     core.wake_queue(queue);
                 }
@@ -156,6 +158,7 @@ impl Client {
             queue: row.queue.unwrap_or_else(|| INTERNAL_QUEUE.to_owned()),
             partition: options.partition,
         };
+        crate::ctx::outside_transactions("forking")?;
         if !self.store.fork(&fork).await? {
             return Err(Error::NoWorkflow { id: id.to_owned() });
         }
@@ -174,10 +177,12 @@ impl Client {
         if children {
             ids = self.with_descendants(ids).await?;
         }
+        crate::ctx::outside_transactions("deleting")?;
         let gone = self.store.delete(&ids).await?;
         if let Some(core) = &self.core {
             for id in &gone {
-                core.steered(id, false);
+                // The id is free: whoever ran it finds out.
+                core.lose(id);
             }
         }
         Ok(gone)
@@ -212,12 +217,20 @@ impl Client {
         })
     }
 
-    /// Stores exported workflows again, each in one write. Answers the ids that were there already: of those nothing is stored.
+    /// Stores exported workflows again, each in one write. What was running waits in its queue. Answers the ids that were there already: of those nothing is stored.
     ///
     /// # Errors
     /// When the storage fails.
     pub async fn import(&self, exports: &[Export]) -> Result<Vec<String>> {
-        self.store.import(exports).await
+        crate::ctx::outside_transactions("importing")?;
+        let mut exports = exports.to_vec();
+        for run in exports.iter_mut().map(|export| &mut export.run).filter(|run| run.status == Status::Pending) {
+            // Nobody runs what is stored here: it waits to be run.
+            run.status = Status::Enqueued;
+            (run.owner, run.executor, run.started_at) = (None, None, None);
+            run.queue.get_or_insert_with(|| INTERNAL_QUEUE.to_owned());
+        }
+        self.store.import(&exports).await
     }
 
     /// The untyped handle of a workflow, by its id.

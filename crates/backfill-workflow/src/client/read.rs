@@ -31,7 +31,8 @@ impl Client {
         self.store.runs(filter).await
     }
 
-    /// How many workflows are meant, by status, name and queue.
+    /// How many workflows are meant, by status, name and queue. Of the filter, names, statuses, queues, versions and the times of creation and end
+    /// hold.
     ///
     /// # Errors
     /// When the storage fails.
@@ -78,6 +79,7 @@ impl Client {
         let body = codec::portable("the message", message)?;
         let topic = topic_name(topic);
         let message = NewMessage { id, destination: destination.to_owned(), topic, body };
+        crate::ctx::outside_transactions("sending a message by a client")?;
         if !self.store.send(&message).await? {
             return Err(Error::NoWorkflow { id: destination.to_owned() });
         }

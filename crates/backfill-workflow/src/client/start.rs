@@ -26,6 +26,7 @@ impl Client {
         input: &I,
         options: Start,
     ) -> Result<Handle<O, E>> {
+        crate::ctx::outside_transactions("starting a workflow by a client, and not with `start_in`,")?;
         let mut row = self.row(workflow.name(), input, &options)?;
         let Some(core) = self.core.as_ref().filter(|core| options.queue.is_none() && runs(core, &options)) else {
             if self.core.is_some() && options.queue.is_none() && options.version.is_none() {
@@ -39,12 +40,9 @@ impl Client {
         row.queue = None;
         row.version = Some(core.settings.version.clone());
         row.start = Some(store::Execution { executor: core.settings.executor.clone(), owner: crate::id::token() });
-        match core.writer.create(row.clone()).await? {
-            Created::New { deadline } => {
-                let outcome = Arc::new(OnceLock::new());
-                core.begin(&row, deadline, Some(Arc::clone(&outcome)));
-                Ok(self.local_handle(&row.id, outcome))
-            }
+        let outcome = Arc::new(OnceLock::new());
+        match core.create_and_begin(row.clone(), Arc::clone(&outcome)).await? {
+            Created::New { .. } => Ok(self.local_handle(&row.id, outcome)),
             created => self.known(workflow, &row, created, &options),
         }
     }
@@ -65,6 +63,7 @@ impl Client {
         options: Start,
     ) -> Result<Handle<O, E>> {
         let row = self.row(workflow.name(), input, &options)?;
+        self.check_partition(&row).await?;
         match self.store.create_within(within.into(), &row).await? {
             Created::New { .. } => Ok(self.handle(workflow, &row.id)),
             created => self.known(workflow, &row, created, &options),
@@ -101,7 +100,7 @@ impl Client {
     }
 
     /// A partitioned queue's workflows name a part, and no others do.
-    async fn check_partition(&self, row: &NewRun) -> Result<()> {
+    pub(crate) async fn check_partition(&self, row: &NewRun) -> Result<()> {
         let Some(queue) = row.queue.as_ref().filter(|queue| *queue != store::INTERNAL_QUEUE) else { return Ok(()) };
         // One that nobody has configured is not known to have parts.
         let queues = self.known_queues().await?;

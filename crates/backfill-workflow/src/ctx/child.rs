@@ -61,15 +61,16 @@ impl Ctx {
             let new = child_row(&execution, number, name, input?, &options)?;
             let mut step = row(number, name, clock());
             step.child = Some(new.id.clone());
-            let effect = Effect::Child(Box::new(new.clone()));
-            let created = match execution.write(step.clone(), Some(effect)).await? {
+            Client::of_core(&execution.core).check_partition(&new).await?;
+            let checkpoint = execution.checkpoint(step.clone(), Some(Effect::Child(Box::new(new.clone()))));
+            let answer = execution.interruptible(execution.core.checkpoint_and_begin(checkpoint, new.clone())).await?;
+            let created = match execution.judge(step.clone(), answer).await? {
                 Checkpointed::Child(created) => created,
-                // An earlier write of this execution, whose answer was lost: its child may not have begun.
-                _ => Created::New { deadline: new.deadline },
+                // An earlier write of this execution, whose answer was lost.
+                _ => return Ok(child(&new.id)),
             };
             match created {
-                Created::New { deadline } => {
-                    execution.core.begin(&new, deadline, None);
+                Created::New { .. } => {
                     if new.start.is_none() && new.delay.is_none() && let Some(queue) = &new.queue {
                         execution.core.wake_queue(queue);
                     }
@@ -78,7 +79,7 @@ impl Ctx {
                 Created::Exists(existing) if existing.name == new.name => Ok(child(&new.id)),
                 Created::Exists(existing) => {
                     let error = Error::OtherWorkflow { id: new.id, recorded: existing.name, found: new.name };
-                    Err(error.into())
+                    fail(&execution, number, name, error).await
                 }
                 Created::Moved { id } => Ok(child(&id)),
                 Created::Duplicate { holder } if options.on_duplicate == OnDuplicate::ReturnExisting => {
@@ -120,7 +121,8 @@ fn child_row(execution: &Execution, number: i32, name: &str, input: String, opti
             new.deadline = Some(deadline.min(core.now() + timeout));
         }
     }
-    if options.queue.is_none() && core.registry.contains_key(name) {
+    let here = options.version.as_ref().is_none_or(|version| *version == core.settings.version);
+    if options.queue.is_none() && here && core.registry.contains_key(name) {
         new.queue = None;
         new.version = Some(core.settings.version.clone());
         new.start = Some(store::Execution { executor: core.settings.executor.clone(), owner: crate::id::token() });

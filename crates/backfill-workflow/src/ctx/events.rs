@@ -66,7 +66,13 @@ impl Ctx {
                 let heard = waiter.heard();
                 tokio::pin!(heard);
                 heard.as_mut().enable();
-                let value = core.store.event(&workflow, &key).await?;
+                let value = match core.store.event(&workflow, &key).await {
+                    Err(error) if error.is_transient() => {
+                        tracing::debug!(%error, "waiting for the storage");
+                        None
+                    }
+                    value => value?,
+                };
                 let over = deadline.is_some_and(|until| core.now() >= until);
                 if value.is_some() || over {
                     let mut step = row(number, GET, started_at);

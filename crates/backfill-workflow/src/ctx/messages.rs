@@ -89,18 +89,27 @@ async fn receive<T: DeserializeOwned>(
     let core = &execution.core;
     let waiter = core.hub.wait(Change::Message(format!("{}::{topic}", execution.id)));
     let mut deadline = None;
+    let mut poll = core.settings.poll;
     loop {
         let heard = waiter.heard();
         tokio::pin!(heard);
         heard.as_mut().enable();
-        let step = row(number, RECEIVE, started_at);
-        match execution.write(step, Some(Effect::Receive { topic: topic.to_owned() })).await? {
-            Checkpointed::Received(body) => {
-                return Ok(codec::decode("the message", &body.text, body.format.as_deref())?);
+        // A look costs little; a write waits for the disk, and others for it.
+        let waits = execution.interruptible(core.store.has_message(&execution.id, topic)).await?;
+        let waits = waits.unwrap_or_else(|error| {
+            tracing::debug!(%error, "waiting for the storage");
+            false
+        });
+        if waits {
+            let step = row(number, RECEIVE, started_at);
+            match execution.write(step, Some(Effect::Receive { topic: topic.to_owned() })).await? {
+                Checkpointed::Received(body) => {
+                    return Ok(codec::decode("the message", &body.text, body.format.as_deref())?);
+                }
+                // An earlier write of this execution, whose answer was lost.
+                Checkpointed::Recorded(row) => return replay(&row),
+                _ => {}
             }
-            // An earlier write of this execution, whose answer was lost.
-            Checkpointed::Recorded(row) => return replay(&row),
-            _ => {}
         }
         let until = match deadline {
             Some(until) => until,
@@ -116,11 +125,13 @@ async fn receive<T: DeserializeOwned>(
             .interruptible(async {
                 tokio::select! {
                     () = heard => {}
-                    () = tokio::time::sleep(core.settings.poll) => {}
+                    () = tokio::time::sleep(poll.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
                     () = core.sleep_until(until) => {}
                 }
             })
             .await?;
+        // Who was told nothing looks less and less often.
+        poll = (poll * 2).min(core.settings.poll * 16);
     }
 }
 

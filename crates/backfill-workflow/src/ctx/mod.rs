@@ -43,6 +43,16 @@ tokio::task_local! {
     static INSIDE: (Arc<str>, String);
 }
 
+tokio::task_local! {
+    /// The transaction of a step whose code is running.
+    static IN_TRANSACTION: String;
+}
+
+/// Refuses what would wait for the connection, or the lock, that the transaction of a step holds.
+pub(crate) fn outside_transactions(what: &'static str) -> Result<()> {
+    IN_TRANSACTION.try_with(String::clone).map_or(Ok(()), |step| Err(Error::InsideStep { what, step }))
+}
+
 /// A running workflow, for its own code. Clones are the same workflow.
 #[derive(Clone)]
 pub struct Ctx {

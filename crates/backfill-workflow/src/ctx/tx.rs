@@ -12,7 +12,7 @@ use futures::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Ctx, INSIDE, clock, replay, row};
+use super::{Ctx, IN_TRANSACTION, INSIDE, clock, replay, row};
 use crate::codec;
 use crate::engine::run::Execution;
 use crate::error::{Error, Result};
@@ -110,7 +110,10 @@ impl Ctx {
     ///
     /// The closure is given a transaction of the driver of the storage that keeps the workflows: `async |mut tx: PgTx| …`, or [`SqliteTx`]. If
     /// it fails, its statements are rolled back and the failure is recorded. If the database refuses the transaction because of others
-    /// (SQLSTATE 40001, 40P01), it is tried again.
+    /// (SQLSTATE 40001, 40P01), or the connection is lost, it is tried again.
+    ///
+    /// Keep it short: an SQLite file has one writer, and all workflows wait for it; if that takes longer than the engine's lease, others take
+    /// over. A [`Client`]'s calls that write are refused inside, but for [`Client::start_in`].
     ///
     /// # Errors
     /// What the closure fails with; or a transaction of another storage's driver.
@@ -200,7 +203,10 @@ where
     };
     let inside = (Arc::clone(&execution.id), step.name.clone());
     let ended = match std::panic::catch_unwind(AssertUnwindSafe(|| work(tx))) {
-        Ok(work) => AssertUnwindSafe(INSIDE.scope(inside, work)).catch_unwind().await,
+        Ok(work) => {
+            let work = IN_TRANSACTION.scope(step.name.clone(), INSIDE.scope(inside, work));
+            AssertUnwindSafe(work).catch_unwind().await
+        }
         Err(panic) => Err(panic),
     };
     let result = ended.unwrap_or_else(|panic| Err(Failure::new("Panic", crate::panic_message(&*panic))));
@@ -240,9 +246,15 @@ fn may_pass(failure: &Failure) -> bool {
     }
     match failure.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(error)) => {
-            // A serialization failure and a deadlock of PostgreSQL; SQLite's busy file.
-            matches!(error.code().as_deref(), Some("40001" | "40P01" | "5" | "261" | "517"))
+            // PostgreSQL: a serialization failure, a deadlock, a server that ends connections, starts, or has none to spare.
+            // SQLite: a busy file.
+            let code = error.code();
+            let code = code.as_deref().unwrap_or_default();
+            let passes = ["40001", "40P01", "57P01", "57P02", "57P03", "53300", "5", "261", "517"];
+            passes.contains(&code) || (code.len() == 5 && code.starts_with("08"))
         }
+        // The connection is lost, and the transaction with it.
+        Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed) => true,
         _ => false,
     }
 }

@@ -1,5 +1,7 @@
 //! What differs each time it is asked for, recorded; and marks for changed code.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, SubsecRound, Utc};
 use futures::FutureExt;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::error::Result;
 impl Ctx {
     /// The time, to the millisecond, as it was when this call ran first.
     pub fn now<'a>(&self) -> Step<'a, DateTime<Utc>> {
-        let core = std::sync::Arc::clone(&self.execution.core);
+        let core = Arc::clone(&self.execution.core);
         self.value("DBOS.now", move || DateTime::from_timestamp_millis(core.now()).unwrap_or_else(|| Utc::now().trunc_subsecs(3)))
     }
 
@@ -48,22 +50,26 @@ impl Ctx {
     ///
     /// # Errors
     /// When the mark cannot be written, or inside a step.
-    pub async fn patch(&self, name: &str) -> Result<bool> {
-        self.outside_steps("a patch")?;
+    pub fn patch(&self, name: &str) -> impl Future<Output = Result<bool>> + Send + use<> {
+        let inside = self.outside_steps("a patch");
+        let execution = Arc::clone(&self.execution);
         let mark = format!("DBOS.patch-{name}");
-        let number = self.execution.peek_number();
-        match self.execution.recorded(number) {
-            Some(row) if row.name == mark => {
-                self.execution.take_numbers(1);
-                Ok(true)
+        // What stands at this place decides, and only a mark takes the number.
+        let number = execution.peek_number();
+        let (taken, new) = match execution.recorded(number) {
+            Some(row) => (row.name == mark, false),
+            None => (true, true),
+        };
+        if taken && inside.is_ok() {
+            execution.take_numbers(1);
+        }
+        async move {
+            inside?;
+            if new {
+                execution.gate().await?;
+                execution.write(row(number, &mark, clock()), None).await?;
             }
-            Some(_) => Ok(false),
-            None => {
-                let number = self.execution.take_numbers(1);
-                let step = row(number, &mark, clock());
-                self.execution.write(step, None).await?;
-                Ok(true)
-            }
+            Ok(taken)
         }
     }
 

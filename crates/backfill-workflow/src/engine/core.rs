@@ -13,8 +13,10 @@ use tokio_util::task::TaskTracker;
 use super::hub::Hub;
 use super::run::{Execution, Outcome, Place};
 use super::writer::Writer;
-use crate::error::Result;
-use crate::store::{Change, Claimed, Finish, Held, Ms, Status, Store, Transition};
+use crate::error::{Error, Result};
+use crate::store::{
+    Change, Checkpoint, Checkpointed, Claimed, Created, Filter, Finish, Held, Ms, Status, Store, Transition,
+};
 use crate::workflow::Registered;
 
 /// How an engine was set up.
@@ -58,6 +60,10 @@ pub(crate) struct Core {
     pub(crate) closing: CancellationToken,
     /// That nothing more is to be written.
     pub(crate) closed: CancellationToken,
+    /// That whatever runs here is given up, also what begins from now on.
+    abandoned: AtomicBool,
+    /// When a heartbeat was written last.
+    pub(crate) last_beat: Mutex<Option<std::time::Instant>>,
     /// Whether this engine may take work.
     pub(crate) paused: AtomicBool,
     /// How far the storage's clock is ahead of this process's.
@@ -97,6 +103,8 @@ impl Core {
             tracker: TaskTracker::new(),
             closing: CancellationToken::new(),
             closed,
+            abandoned: AtomicBool::new(false),
+            last_beat: Mutex::default(),
             paused: AtomicBool::new(false),
             skew: AtomicI64::new(0),
         }
@@ -135,9 +143,9 @@ impl Core {
         }
     }
 
-    /// Cancels a workflow whose time is up. Answers whether it is cancelled now: it may have ended, or the engine closes.
-    pub(crate) async fn cancel(&self, id: &str) -> bool {
-        let cancel = Transition::Cancel { ids: vec![id.to_owned()] };
+    /// Cancels an execution whose time is up. Answers whether it is cancelled now: somebody else may have it, or the engine closes.
+    pub(crate) async fn cancel(&self, id: &str, owner: &str) -> bool {
+        let cancel = Transition::CancelHeld { held: vec![Held { run: id.to_owned(), owner: owner.to_owned() }] };
         loop {
             match self.store.transition(&cancel).await {
                 Ok(moved) => return !moved.is_empty(),
@@ -150,14 +158,24 @@ impl Core {
         }
     }
 
-    /// Tells a workflow that runs here that it was cancelled, or moved.
-    pub(crate) fn steered(&self, id: &str, cancelled: bool) {
-        if let Some(execution) = lock(&self.live).get(id) {
+    /// Tells an execution that runs here that it was cancelled, or is somebody else's. Another one of the same workflow goes on.
+    pub(crate) fn steered(&self, id: &str, owner: Option<&str>, cancelled: bool) {
+        if let Some(execution) = lock(&self.live).get(id)
+            && owner == Some(execution.owner.as_str())
+        {
             if cancelled {
                 execution.control.cancel();
             } else {
                 execution.control.lose();
             }
+        }
+        self.hub.wake(&Change::Finished(id.to_owned()));
+    }
+
+    /// Tells whoever runs a workflow here that it is gone.
+    pub(crate) fn lose(&self, id: &str) {
+        if let Some(execution) = lock(&self.live).get(id) {
+            execution.control.lose();
         }
         self.hub.wake(&Change::Finished(id.to_owned()));
     }
@@ -209,13 +227,28 @@ impl Core {
     }
 
     /// Runs a workflow that is this process's own.
-    pub(crate) fn spawn(self: &Arc<Self>, execution: Execution, registered: &Registered, input: Option<&str>, format: Option<&str>) {
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        execution: Execution,
+        registered: &Registered,
+        input: Option<String>,
+        format: Option<String>,
+    ) {
         let execution = Arc::new(execution);
         lock(&self.live).insert(Arc::clone(&execution.id), Arc::clone(&execution));
         if let Some(place) = &execution.place {
             *lock(&self.places).entry((**place).clone()).or_default() += 1;
         }
-        let body = (registered.begin)(crate::Ctx::new(Arc::clone(&execution)), input, format);
+        if self.abandoned.load(Ordering::Acquire) {
+            execution.control.lose();
+        }
+        let (begin, ctx) = (Arc::clone(&registered.begin), crate::Ctx::new(Arc::clone(&execution)));
+        // Begun inside its task, so that a function that panics before its first step harms nobody else.
+        let body = Box::pin(async move {
+            let work = begin(ctx, input.as_deref(), format.as_deref());
+            drop((input, format));
+            work.await
+        });
         self.tracker.spawn(execution.drive(body));
     }
 
@@ -240,7 +273,7 @@ impl Core {
             return;
         }
         let execution = Execution::new(Arc::clone(self), registered.name, &run, steps);
-        self.spawn(execution, registered, run.input.as_deref(), run.format.as_deref());
+        self.spawn(execution, registered, run.input, run.format);
     }
 
     /// Puts a workflow back into its queue after a while, longer with each attempt.
@@ -294,9 +327,56 @@ impl Core {
 
     /// Drops everything that runs here. The rows stay as they are.
     pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
         for execution in lock(&self.live).values() {
             execution.control.lose();
         }
+    }
+
+    /// Stores a workflow as this process's own, and begins it. It is begun also if the caller is dropped meanwhile.
+    pub(crate) async fn create_and_begin(
+        self: &Arc<Self>,
+        new: crate::store::NewRun,
+        outcome: Arc<OnceLock<Outcome>>,
+    ) -> Result<Created> {
+        let core = Arc::clone(self);
+        let work = self.tracker.spawn(async move {
+            let created = core.writer.create(new.clone()).await?;
+            if let Created::New { deadline } = created {
+                core.begin(&new, deadline, Some(outcome));
+            }
+            Ok(created)
+        });
+        work.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Records a step that starts a workflow, and begins that. It is begun also if the caller is dropped meanwhile.
+    pub(crate) async fn checkpoint_and_begin(
+        self: &Arc<Self>,
+        checkpoint: Checkpoint,
+        new: crate::store::NewRun,
+    ) -> Result<Checkpointed> {
+        let core = Arc::clone(self);
+        let work = self.tracker.spawn(async move {
+            let answer = core.writer.checkpoint(checkpoint).await?;
+            match &answer {
+                Checkpointed::Child(Created::New { deadline }) => core.begin(&new, *deadline, None),
+                // Perhaps an earlier write of this step, whose answer was lost. Then the row has the token of this call.
+                Checkpointed::Recorded(_) => core.begin_if_ours(&new).await?,
+                _ => {}
+            }
+            Ok(answer)
+        });
+        work.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn begin_if_ours(self: &Arc<Self>, new: &crate::store::NewRun) -> Result<()> {
+        let Some(run) = self.store.runs(&Filter::of_ids([&new.id])).await?.pop() else { return Ok(()) };
+        let token = new.start.as_ref().map(|start| &start.owner);
+        if run.status == Status::Pending && run.owner.as_ref() == token && !self.runs_here(&run.id) {
+            self.begin(new, run.deadline, None);
+        }
+        Ok(())
     }
 
     /// Begins a workflow that was stored as this process's own a moment ago.
@@ -312,6 +392,6 @@ impl Core {
         if let Some(outcome) = outcome {
             execution = execution.with_outcome(outcome);
         }
-        self.spawn(execution, registered, Some(&new.input), Some(crate::codec::PORTABLE));
+        self.spawn(execution, registered, Some(new.input.clone()), Some(crate::codec::PORTABLE.to_owned()));
     }
 }

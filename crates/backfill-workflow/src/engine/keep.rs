@@ -2,12 +2,13 @@
 //!
 //! An executor says three times in each lease that it lives. If it was not heard of for the whole of it, others put its workflows back into their
 //! queues, and its own writes are refused from then on. Nobody does that who was not in contact for half a lease: after an outage all leases have lapsed, and those
-//! who live must have had the time to say so.
+//! who live must have had the time to say so. A process that stood still is no better: it is not in contact either, until it has written a heartbeat.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::core::Core;
 use crate::error::Result;
@@ -16,6 +17,8 @@ use crate::store::{Filter, Held, Ms, Status, Transition};
 
 /// How often delays and deadlines are looked at, besides when one is known to be due.
 const SWEEP: Duration = Duration::from_secs(1);
+/// What was stored or claimed a moment ago may not have begun yet.
+const GRACE: Duration = Duration::from_secs(2);
 /// How many executions one heartbeat asks about. With more, each has its turn.
 const ASKED: usize = 2000;
 
@@ -32,9 +35,10 @@ pub(super) async fn beat(core: &Core) -> Result<()> {
 
 async fn ask(core: &Core, held: &[Held]) -> Result<()> {
     let beat = core.store.beat(&core.settings.executor, millis(core.settings.lease), held).await?;
-    for (id, status) in beat.lost {
+    *core.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    for (held, status) in beat.lost {
         // What ended a moment ago is no longer here, or ends by itself.
-        core.steered(&id, status == Some(Status::Cancelled));
+        core.steered(&held.run, Some(&held.owner), status == Some(Status::Cancelled));
     }
     Ok(())
 }
@@ -52,14 +56,36 @@ pub(super) async fn heartbeats(core: Arc<Core>) {
     let interval = core.settings.lease / 3;
     let closed = core.closed.clone();
     let mut since = 0;
+    let mut beats = 0_u32;
     while closed.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
         let work = async {
             if let Err(error) = core.set_clock().await.and(beat(&core).await) {
                 tracing::warn!(%error, "a heartbeat could not be written; if this goes on, others take over");
             }
             cancelled(&core, &mut since).await;
+            beats += 1;
+            if beats.is_multiple_of(3) {
+                reconcile(&core).await;
+            }
         };
         closed.run_until_cancelled(work).await;
+    }
+}
+
+/// Puts back what is this process's by its row, and does not run here: a claim whose answer was lost, say. The lease would keep it for ever.
+async fn reconcile(core: &Core) {
+    let owners = core.held().into_iter().map(|held| held.owner).collect();
+    let older = millis((core.settings.lease / 3).max(GRACE));
+    let transition = Transition::Reconcile { executor: core.settings.executor.clone(), owners, older };
+    match core.store.transition(&transition).await {
+        Ok(moved) if !moved.is_empty() => {
+            tracing::warn!(count = moved.len(), "workflows that should run here and did not are put back");
+            for queue in moved.into_iter().filter_map(|one| one.queue) {
+                core.wake_queue(&queue);
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "the next look finds them"),
     }
 }
 
@@ -76,7 +102,7 @@ async fn cancelled(core: &Core, since: &mut Ms) {
         Ok(runs) => {
             *since = now;
             for run in runs {
-                core.steered(&run.id, true);
+                check(core, &run.id).await;
             }
         }
         Err(error) => tracing::debug!(%error, "the next heartbeat looks again"),
@@ -89,6 +115,9 @@ pub(super) async fn sweeps(core: Arc<Core>) {
     let lease = core.settings.lease;
     let mut contact = Instant::now();
     let mut recovered = Instant::now();
+    // By both clocks: one of them stands still while the machine sleeps.
+    let mut last = (Instant::now(), SystemTime::now());
+    let longest = SWEEP * 2 + lease / 6;
     loop {
         let due = u64::try_from(core.due.load(Ordering::Acquire).saturating_sub(core.now())).unwrap_or(0);
         let pause = SWEEP.mul_f64(0.9 + 0.2 * fastrand::f64()).min(Duration::from_millis(due.max(1)));
@@ -101,8 +130,16 @@ pub(super) async fn sweeps(core: Arc<Core>) {
         if closing.run_until_cancelled(waited).await.is_none() {
             return;
         }
-        let recover = contact.elapsed() >= lease / 2 && recovered.elapsed() >= lease / 6;
-        match sweep(&core, recover).await {
+        let gap = last.0.elapsed().max(last.1.elapsed().unwrap_or_default());
+        if gap > longest {
+            contact = Instant::now();
+        }
+        let beaten = *core.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_contact = contact.elapsed() >= lease / 2 && beaten.is_some_and(|beaten| beaten >= contact);
+        let recover = in_contact && recovered.elapsed() >= lease / 6;
+        let swept = sweep(&core, recover).await;
+        last = (Instant::now(), SystemTime::now());
+        match swept {
             Ok(()) if recover => recovered = Instant::now(),
             Ok(()) => {}
             Err(error) => {
@@ -122,18 +159,15 @@ async fn sweep(core: &Core, recover: bool) -> Result<()> {
         queues.extend(moved.queue);
     }
     for moved in core.store.transition(&Transition::Expire).await? {
-        core.steered(&moved.id, true);
+        core.steered(&moved.id, moved.owner.as_deref(), true);
     }
-    if recover {
-        let moved = core.store.transition(&Transition::RecoverLapsed).await?;
-        if !moved.is_empty() {
-            tracing::info!(count = moved.len(), "workflows of executors that were not heard of are put back");
-        }
-        for one in moved {
-            core.steered(&one.id, false);
-            queues.extend(one.queue);
-        }
+    let except = core.settings.executor.clone();
+    // Who has said that it ends is not waited for.
+    let moved = core.store.transition(&Transition::RecoverLapsed { except, retired: !recover }).await?;
+    if !moved.is_empty() {
+        tracing::info!(count = moved.len(), "workflows of executors that are gone are put back");
     }
+    queues.extend(moved.into_iter().filter_map(|one| one.queue));
     for queue in queues {
         core.wake_queue(&queue);
     }

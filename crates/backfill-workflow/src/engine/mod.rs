@@ -87,7 +87,8 @@ impl Engine {
         let Settings { executor, version, application, .. } = &core.settings;
         core.store.put_version(version, application.as_deref(), false).await?;
         if returns {
-            let transition = Transition::Recover { executors: vec![executor.clone()], version: Some(version.clone()) };
+            // Of whichever version: that decides who claims them.
+            let transition = Transition::Recover { executors: vec![executor.clone()], version: None };
             let moved = core.store.transition(&transition).await?;
             if !moved.is_empty() {
                 tracing::info!(executor, count = moved.len(), "workflows that this executor had left are put back");
@@ -224,10 +225,31 @@ async fn signal() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
+/// How long after news may have been missed whatever runs here is asked about: many such moments are one.
+const MISSED: Duration = Duration::from_millis(300);
+
 /// Hands news to those whom they concern.
 async fn hear(core: Arc<Core>, mut changes: futures::stream::BoxStream<'static, Change>) {
-    let closing = core.closed.clone();
-    while let Some(Some(change)) = closing.run_until_cancelled(changes.next()).await {
+    let closed = core.closed.clone();
+    // When whatever runs here is asked about, because news may have been missed.
+    let mut ask_at = None;
+    loop {
+        let heard = async {
+            tokio::select! {
+                change = changes.next() => change.map(Some),
+                () = async { tokio::time::sleep_until(ask_at.unwrap_or_else(tokio::time::Instant::now)).await }, if ask_at.is_some() => {
+                    Some(None)
+                }
+            }
+        };
+        let Some(Some(change)) = closed.run_until_cancelled(heard).await else { return };
+        let Some(change) = change else {
+            ask_at = None;
+            if let Err(error) = keep::beat(&core).await {
+                tracing::debug!(%error, "the next heartbeat asks again");
+            }
+            continue;
+        };
         match change {
             Change::Queue(queue) => core.wake_queue(&queue),
             Change::Steered(id) => {
@@ -237,6 +259,9 @@ async fn hear(core: Arc<Core>, mut changes: futures::stream::BoxStream<'static, 
                 core.hub.wake(&Change::Finished(id));
             }
             Change::Anything => {
+                if core.running() > 0 {
+                    ask_at.get_or_insert_with(|| tokio::time::Instant::now() + MISSED);
+                }
                 core.hub.wake(&change);
                 core.wake_all_queues();
             }

@@ -250,7 +250,7 @@ impl Execution {
             () = self.core.sleep_until(deadline) => {}
         }
         // By this process's clock its time is up; the row says so before the code is told.
-        if self.core.cancel(&self.id).await {
+        if self.core.cancel(&self.id, &self.owner).await {
             self.control.cancel();
         }
         body.await

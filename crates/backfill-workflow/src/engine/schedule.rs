@@ -3,6 +3,7 @@
 //! Each engine looks at each schedule, and starts what is due under an id made of the schedule's name and the moment: whoever comes second finds it
 //! there. What is started goes to the latest version of the program, whether or not this process has the function.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,13 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// How many missed moments one look makes up for.
 const MADE_UP: usize = 100;
 
+/// Up to when each schedule was looked at, with the row that was seen.
+type Looked = HashMap<String, (ScheduleRow, DateTime<Utc>)>;
+
 /// Starts what is due until the engine closes.
 pub(super) async fn run(core: Arc<Core>) {
     let closing = core.closing.clone();
-    let mut looked: std::collections::HashMap<String, DateTime<Utc>> = std::collections::HashMap::new();
+    let mut looked: Looked = HashMap::new();
     closing
         .run_until_cancelled(async {
             loop {
@@ -35,6 +39,11 @@ pub(super) async fn run(core: Arc<Core>) {
                         continue;
                     }
                 };
+                // One that was changed or forgotten begins anew, and a paused one when it goes on.
+                looked.retain(|_, (seen, _)| schedules.iter().any(|row| is_same(row, seen)));
+                for row in schedules.iter().filter(|row| row.paused) {
+                    looked.insert(row.name.clone(), (row.clone(), now(&core)));
+                }
                 let until = tokio::time::Instant::now() + READ;
                 loop {
                     let mut next = None;
@@ -59,8 +68,17 @@ pub(super) async fn run(core: Arc<Core>) {
         .await;
 }
 
+/// Whether this process starts what the schedule starts. One of no application may be another library's, too: its workflow has to be known here.
 fn mine(core: &Core, row: &ScheduleRow) -> bool {
-    row.application.is_none() || row.application == core.settings.application
+    match &row.application {
+        None => core.settings.application.is_none() || core.registry.contains_key(row.workflow.as_str()),
+        application => *application == core.settings.application,
+    }
+}
+
+/// Whether both are due at the same moments.
+fn is_same(one: &ScheduleRow, other: &ScheduleRow) -> bool {
+    one.id == other.id && one.cron == other.cron && one.time_zone == other.time_zone
 }
 
 fn now(core: &Core) -> DateTime<Utc> {
@@ -71,15 +89,16 @@ fn now(core: &Core) -> DateTime<Utc> {
 async fn look(
     core: &Core,
     row: &ScheduleRow,
-    looked: &mut std::collections::HashMap<String, DateTime<Utc>>,
+    looked: &mut Looked,
 ) -> Result<Option<DateTime<Utc>>> {
     let times = times(row)?;
     let now = now(core);
     let fired = row.last_fired_at.as_deref().and_then(|at| at.parse::<DateTime<Utc>>().ok());
     let late = now - chrono::TimeDelta::from_std(LATE).unwrap_or_default();
-    let known = looked.get(&row.name).copied();
+    let known = looked.get(&row.name).map(|(_, at)| *at);
     let mut from = match (known, fired) {
-        (Some(known), _) => known,
+        (Some(known), _) if row.catch_up => known,
+        (Some(known), _) => known.max(late),
         (None, Some(fired)) if row.catch_up => fired,
         (None, Some(fired)) => fired.max(late),
         // A new schedule begins now.
@@ -88,7 +107,7 @@ async fn look(
     for _ in 0..MADE_UP {
         let Some(next) = times.next_after(from) else { break };
         if next > now {
-            looked.insert(row.name.clone(), from);
+            looked.insert(row.name.clone(), (row.clone(), from));
             return Ok(Some(next));
         }
         let mut new = tick(row, next, tick_id(&row.name, next))?;
@@ -101,9 +120,9 @@ async fn look(
             core.wake_queue(&queue);
         }
         from = next;
-        looked.insert(row.name.clone(), from);
+        looked.insert(row.name.clone(), (row.clone(), from));
     }
-    looked.insert(row.name.clone(), from);
+    looked.insert(row.name.clone(), (row.clone(), from));
     Ok(times.next_after(from))
 }
 

@@ -20,6 +20,8 @@ const CAPACITY: usize = 4096;
 const BATCH: usize = 512;
 /// How many writes are under way at once. A second one lets those begin that came just too late for the first.
 const LANES: usize = 2;
+/// How often a batch is tried as a whole that a storage fails to write.
+const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -84,17 +86,22 @@ async fn lane(store: Arc<dyn Store>, queue: Arc<tokio::sync::Mutex<mpsc::Receive
 }
 
 async fn write(store: &dyn Store, orders: Vec<Order>) {
-    let (mut creates, mut checkpoints, mut finishes) = (Batch::default(), Batch::default(), Batch::default());
+    let (mut creates, mut finishes) = (Batch::default(), Batch::default());
+    let (mut steps, mut effects) = (Batch::default(), Batch::default());
     for order in orders {
         match order {
             Order::Create(run, answer) => creates.push(*run, answer),
-            Order::Checkpoint(checkpoint, answer) => checkpoints.push(*checkpoint, answer),
+            // A step that was dropped meanwhile is as good as never begun.
+            Order::Checkpoint(_, answer) if answer.is_closed() => {}
+            Order::Checkpoint(one, answer) if one.effect.is_none() => steps.push(*one, answer),
+            Order::Checkpoint(one, answer) => effects.push(*one, answer),
             Order::Finish(finish, answer) => finishes.push(*finish, answer),
         }
     }
-    // Steps before ends: a step that lost a race may still be on its way when its workflow ends.
+    // Plain steps first, which are one statement; and steps before ends: one that lost a race may still be on its way when its workflow ends.
     creates.write(store).await;
-    checkpoints.write(store).await;
+    steps.write(store).await;
+    effects.write(store).await;
     finishes.write(store).await;
 }
 
@@ -178,8 +185,12 @@ impl<I: Item> Batch<I> {
 /// Tries until it is written or refused.
 async fn persist<I: Item>(store: &dyn Store, items: &[I]) -> Result<Vec<I::Answer>> {
     let mut pause = FIRST_PAUSE;
+    let mut tries = 0;
     loop {
+        tries += 1;
         match I::store(store, items).await {
+            // A storage that answers, and fails again and again, may fail for one of them: the others are written by themselves.
+            Err(error) if items.len() > 1 && tries >= TRIES && !error.is_away() => return Err(error),
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "a write failed, and is tried again");
                 tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;

@@ -9,7 +9,7 @@ use super::{PostgresStore, create, failed};
 use crate::codec;
 use crate::error::Result;
 use crate::store::{
-    Checkpoint, Checkpointed, Created, Effect, Encoded, Existing, NewMessage, Status, StepRow, StoreTransaction,
+    Checkpoint, Checkpointed, Effect, Encoded, Existing, NewMessage, Status, StepRow, StoreTransaction,
 };
 
 const ACTION: &str = "record a step";
@@ -26,7 +26,7 @@ pub(super) async fn checkpoint(store: &PostgresStore, checkpoints: &[Checkpoint]
             Some(effect) => {
                 let mut tx = connection.begin().await.map_err(|error| failed(ACTION, error))?;
                 let answer = with_effect(store, &mut tx, one, effect).await?;
-                end(tx, &answer).await?;
+                end(tx, one, &answer).await?;
                 answer
             }
         });
@@ -35,10 +35,14 @@ pub(super) async fn checkpoint(store: &PostgresStore, checkpoints: &[Checkpoint]
 }
 
 /// Commits what is recorded, and rolls back what is not.
-async fn end(tx: Transaction<'_, Postgres>, answer: &Checkpointed) -> Result<()> {
+async fn end(tx: Transaction<'_, Postgres>, one: &Checkpoint, answer: &Checkpointed) -> Result<()> {
+    let child = match &one.effect {
+        Some(Effect::Child(child)) => Some(child.name.as_str()),
+        _ => None,
+    };
     let ended = match answer {
         Checkpointed::Written | Checkpointed::Received(_) => tx.commit().await,
-        Checkpointed::Child(created) if !matches!(created, Created::Duplicate { .. }) => tx.commit().await,
+        Checkpointed::Child(created) if created.is_kept(child.unwrap_or_default()) => tx.commit().await,
         _ => tx.rollback().await,
     };
     ended.map_err(|error| failed(ACTION, error))
@@ -86,8 +90,11 @@ async fn record(
                on conflict (workflow_uuid, function_id) do nothing
                returning workflow_uuid, function_id
            )
-           select (w.workflow_uuid is not null) as "written!"
-           from step s left join written w on w.workflow_uuid = s.run and w.function_id = s.number order by s.place"#,
+           select (w.workflow_uuid is not null and m.workflow_uuid is not null) as "written!"
+           from step s
+           left join mine m on m.workflow_uuid = s.run and m.owner_xid = s.owner
+           left join written w on w.workflow_uuid = s.run and w.function_id = s.number
+           order by s.place"#,
         &runs as &[&str],
         &owners as &[&str],
         &numbers,
@@ -109,14 +116,18 @@ async fn record(
 
 /// Why a step was not recorded.
 async fn refusal(store: &PostgresStore, connection: &mut PgConnection, one: &Checkpoint) -> Result<Checkpointed> {
-    if let Some(step) = recorded(store, connection, one).await? {
-        return Ok(Checkpointed::Recorded(step));
-    }
     let row = sqlx::query!(
         r#"select status as "status!", coalesce(name, '') as "name!", owner_xid from dbos.workflow_status where workflow_uuid = $1"#,
         one.run,
     );
-    let row = row.fetch_optional(store.schema.on(connection)).await.map_err(|error| failed(ACTION, error))?;
+    let row = row.fetch_optional(store.schema.on(&mut *connection)).await.map_err(|error| failed(ACTION, error))?;
+    // What is recorded is of interest to the execution that may write, and to no other: that one has to end.
+    let mine = row.as_ref().is_some_and(|row| {
+        row.status == Status::Pending.name() && row.owner_xid.as_deref() == Some(one.owner.as_str())
+    });
+    if mine && let Some(step) = recorded(store, connection, one).await? {
+        return Ok(Checkpointed::Recorded(step));
+    }
     Ok(Checkpointed::Refused(row.map(|row| Existing {
         status: Status::parse(&row.status).unwrap_or(Status::Pending),
         name: row.name,
@@ -148,6 +159,12 @@ async fn with_effect(
     // What is received is part of the record, so it comes first.
     if let Effect::Receive { topic } = effect {
         return receive(store, connection, one, topic).await;
+    }
+    if let Effect::Append { key, .. } = effect {
+        // Steps that write to one stream do so one after the other; what stands there is read after the lock is held.
+        let lock = format!("backfill_workflow stream {} {} {key}", store.schema.name(), one.run);
+        let locked = sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", lock);
+        locked.execute(&mut *connection).await.map_err(|error| failed("write a stream", error))?;
     }
     let plain = record(store, connection, &[one]).await?.pop().unwrap_or(Checkpointed::Refused(None));
     if plain != Checkpointed::Written {
@@ -196,11 +213,11 @@ async fn receive(
     let message = message.fetch_optional(store.schema.on(&mut *connection)).await;
     let Some(message) = message.map_err(|error| failed("receive a message", error))? else {
         // An earlier write of this step may have consumed it.
-        return match recorded(store, connection, one).await? {
-            Some(step) => Ok(Checkpointed::Recorded(step)),
-            None => match alive(store, connection, one).await? {
+        return match alive(store, connection, one).await? {
+            Some(refusal) => Ok(refusal),
+            None => match recorded(store, connection, one).await? {
+                Some(step) => Ok(Checkpointed::Recorded(step)),
                 None => Ok(Checkpointed::NoMessage),
-                Some(refusal) => Ok(refusal),
             },
         };
     };
@@ -300,7 +317,6 @@ async fn append(
     if last.as_ref().is_some_and(|last| codec::is_closed(&last.value)) {
         return Ok(false);
     }
-    // Another step of the workflow that writes to the stream at the same time is refused by the primary key, and is tried again.
     let written = sqlx::query!(
         r#"with value as (
                insert into dbos.streams (workflow_uuid, key, value, "offset", function_id, serialization)
@@ -341,7 +357,7 @@ impl StoreTransaction for Ours {
 
     async fn commit(mut self: Box<Self>, one: &Checkpoint) -> Result<Checkpointed> {
         let answer = record(&self.store, &mut self.tx, &[one]).await?.pop().unwrap_or(Checkpointed::Refused(None));
-        end(self.tx, &answer).await?;
+        end(self.tx, one, &answer).await?;
         Ok(answer)
     }
 

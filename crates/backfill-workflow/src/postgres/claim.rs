@@ -13,8 +13,8 @@ const ACTION: &str = "claim work";
 /// How often a claim is tried that met others.
 const TRIES: u32 = 5;
 
-/// Takes work. Without common limits, claimers pass each other by; with them, one claims at a time, as DBOS's libraries do it: they count and
-/// take in one snapshot, and whoever meets another begins anew.
+/// Takes work. Without common limits, claimers pass each other by; with them, one of ours claims from the queue at a time. DBOS's libraries count and
+/// take in one snapshot, and begin anew when they meet others: so does a claim of ours that meets them.
 pub(super) async fn claim(store: &PostgresStore, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let mut connection = store.pool.acquire().await.map_err(|error| failed(ACTION, error))?;
     let limits = [claim.concurrency, claim.partition_concurrency];
@@ -27,12 +27,13 @@ pub(super) async fn claim(store: &PostgresStore, claim: &Claim<'_>) -> Result<Ve
     loop {
         tries += 1;
         match limited(store, &mut connection, claim).await {
-            Ok(rows) => return read(rows),
-            Err(error) if is_contended(&error) && tries < TRIES => {
+            Ok(Some(rows)) => return read(rows),
+            Ok(None) if tries >= TRIES => return Ok(Vec::new()),
+            Err(error) if !is_contended(&error) || tries >= TRIES => return Err(failed(ACTION, error)),
+            Ok(None) | Err(_) => {
                 let most = 2_u64.pow(tries) * 5;
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=most))).await;
             }
-            Err(error) => return Err(failed(ACTION, error)),
         }
     }
 }
@@ -68,7 +69,7 @@ macro_rules! take {
                        status = 'PENDING', executor_id = $7, owner_xid = gen_random_uuid()::text, application_version = $3,
                        application_name = coalesce(application_name, $4), started_at_epoch_ms = now, updated_at = now,
                        recovery_attempts = coalesce(recovery_attempts, 0) + 1, rate_limited = $8,
-                       workflow_deadline_epoch_ms = coalesce(workflow_deadline_epoch_ms, now + workflow_timeout_ms)
+                       workflow_deadline_epoch_ms = least(workflow_deadline_epoch_ms, now + workflow_timeout_ms)
                    from picked, clock where w.workflow_uuid = picked.id
                    returning w.*
                )
@@ -165,13 +166,20 @@ async fn take_or_begin_anew(
     take!(store, connection, claim, limit, "nowait")
 }
 
-/// Counts and takes in one snapshot. Whoever else takes from the queue meanwhile makes one of the two begin anew.
+/// Counts and takes under the lock of the queue. What is counted is read after the lock is held, so that no claim of ours is missed.
 async fn limited(
     store: &PostgresStore,
     connection: &mut PgConnection,
     claim: &Claim<'_>,
-) -> Result<Vec<ClaimedRow>, sqlx::Error> {
-    let mut tx = connection.begin_with("begin isolation level repeatable read").await?;
+) -> Result<Option<Vec<ClaimedRow>>, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let lock = format!("backfill_workflow {} {}", store.schema.name(), claim.queue);
+    let locked = sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as "locked!""#, lock);
+    if !locked.fetch_one(&mut *tx).await? {
+        // Whoever holds it takes what there is, and looks again when something ends.
+        tx.rollback().await?;
+        return Ok(None);
+    }
     let mut limit = room(store, &mut tx, claim, None, claim.concurrency, claim.rate).await?.min(claim.limit);
     if claim.partition.is_some() {
         let part = claim.partition;
@@ -179,11 +187,11 @@ async fn limited(
     }
     if limit <= 0 {
         tx.rollback().await?;
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let rows = take_or_begin_anew(store, &mut tx, claim, limit).await?;
     tx.commit().await?;
-    Ok(rows)
+    Ok(Some(rows))
 }
 
 /// How many more may start, of a queue or of a part of it.

@@ -1,7 +1,9 @@
 //! Storing new workflows, and forks.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use backfill::error::FailureKind;
 use serde::Serialize;
 use sqlx::{Acquire, PgConnection};
 
@@ -13,6 +15,8 @@ use crate::store::{Created, Existing, Fork, Ms, NewRun, Status};
 /// The unique index of deduplication ids.
 const DEDUPLICATION: &str = "uq_workflow_status_dedup_id";
 const ACTION: &str = "store a workflow";
+/// How often the place in a queue is asked for that others take and leave at the same moment.
+const TRIES: u32 = 20;
 
 /// A new row, as the statement reads it.
 #[derive(Serialize)]
@@ -105,7 +109,7 @@ pub(super) async fn create_one(store: &PostgresStore, connection: &mut PgConnect
         return only(answers);
     };
     let queue = run.queue.as_deref().unwrap_or_default();
-    loop {
+    for _ in 0..TRIES {
         if run.debounce.is_some()
             && let Some(id) = push(store, connection, queue, key, run).await?
         {
@@ -124,17 +128,28 @@ pub(super) async fn create_one(store: &PostgresStore, connection: &mut PgConnect
             Err(error) => return Err(failed(ACTION, error)),
         }
         let holder = sqlx::query!(
-            "select workflow_uuid, creator_xid from dbos.workflow_status where queue_name = $1 and deduplication_id = $2",
+            "select workflow_uuid, is_debounced and status = 'DELAYED' and name = $3 as pushable
+             from dbos.workflow_status where queue_name = $1 and deduplication_id = $2",
             queue,
             key,
+            run.name,
         );
         let holder = holder.fetch_optional(store.schema.on(&mut *connection)).await;
-        if let Some(holder) = holder.map_err(|error| failed(ACTION, error))? {
-            // A debounced one goes to its queue between the two looks, seldom enough.
-            return Ok(Created::Duplicate { holder: holder.workflow_uuid });
+        match holder.map_err(|error| failed(ACTION, error))? {
+            // Another call has stored it meanwhile: this one moves it.
+            Some(holder) if run.debounce.is_some() && holder.pushable == Some(true) => {}
+            Some(holder) => return Ok(Created::Duplicate { holder: holder.workflow_uuid }),
+            // It has ended meanwhile, and the place is free; or the caller's transaction cannot see it.
+            None => {}
         }
-        // It has ended meanwhile: the place is free.
     }
+    Err(Error::Storage {
+        action: ACTION,
+        kind: FailureKind::Conflict,
+        source: Arc::new(std::io::Error::other(format!(
+            "the deduplication id {key:?} is taken by a workflow that this transaction cannot see; begin the transaction anew"
+        ))),
+    })
 }
 
 fn only(answers: Vec<Created>) -> Result<Created> {
@@ -292,7 +307,8 @@ pub(super) async fn fork(store: &PostgresStore, fork: &Fork) -> Result<bool> {
                  destination_uuid, topic, message, created_at_epoch_ms, serialization, consumed, consumed_by_function_id
              )
              select
-                 $2, topic, message, created_at_epoch_ms, serialization, consumed and consumed_by_function_id < $3,
+                 $2, topic, message, created_at_epoch_ms, serialization,
+                 consumed and coalesce(consumed_by_function_id < $3, false),
                  case when consumed_by_function_id < $3 then consumed_by_function_id end
              from dbos.notifications where destination_uuid = $1
          )
@@ -304,7 +320,8 @@ pub(super) async fn fork(store: &PostgresStore, fork: &Fork) -> Result<bool> {
         fork.from,
     );
     rest.execute(store.schema.on(&mut *tx)).await.map_err(wrong)?;
-    let told = sqlx::query!("select pg_notify($1, $2)", &*store.channel, PostgresStore::news('q', &[&fork.queue]));
+    let news = PostgresStore::news('q', &[&fork.queue]);
+    let told = sqlx::query!("select pg_notify($1, n) from unnest($2::text[]) as n", &*store.channel, &news);
     told.execute(&mut *tx).await.map_err(wrong)?;
     tx.commit().await.map_err(wrong)?;
     Ok(true)

@@ -16,12 +16,12 @@ pub(super) async fn delete(store: &PostgresStore, ids: &[String]) -> Result<Vec<
            ), outputs as (
                delete from dbos.workflow_output where workflow_uuid = any($1)
            ), told as (
-               select count(pg_notify($2, $3)) from (select from gone limit 1) as one
+               select count(pg_notify($2, n)) from unnest($3::text[]) as n where exists (select from gone)
            )
            select workflow_uuid from gone, told"#,
         ids,
         &*store.channel,
-        PostgresStore::news('s', &ids.iter().map(String::as_str).collect::<Vec<_>>()),
+        &PostgresStore::news('s', &ids.iter().map(String::as_str).collect::<Vec<_>>()),
     );
     gone.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("delete workflows", error))
 }

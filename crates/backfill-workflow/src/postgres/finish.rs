@@ -15,7 +15,7 @@ pub(super) async fn finish(store: &PostgresStore, finishes: &[Finish]) -> Result
     let outputs: Vec<Option<&str>> = finishes.iter().map(|one| one.output.as_deref()).collect();
     let errors: Vec<Option<&str>> = finishes.iter().map(|one| one.error.as_deref()).collect();
     // What was begun too often leaves its queue, and what is given back counts for no limit.
-    let rows = sqlx::query_scalar!(
+    let rows = sqlx::query!(
         r#"with input as (
                select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
                    as i (run, owner, status, output, error)
@@ -30,16 +30,16 @@ pub(super) async fn finish(store: &PostgresStore, finishes: &[Finish]) -> Result
                        case when i.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' then null else w.started_at_epoch_ms end
                from input i, clock
                where w.workflow_uuid = i.run and w.status = 'PENDING' and w.owner_xid = i.owner
-               returning w.workflow_uuid, w.status, i.output, i.error, now
+               returning w.workflow_uuid, w.status, i.owner, i.output, i.error, now
            ), kept as (
                insert into dbos.workflow_output (workflow_uuid, output, error, retention_timestamp)
                select workflow_uuid, output, error, now from ended where status in ('SUCCESS', 'ERROR')
                on conflict (workflow_uuid) do update
                    set output = excluded.output, error = excluded.error, retention_timestamp = excluded.retention_timestamp
            ), told as (
-               select count(pg_notify($7, $8)) from (select from ended limit 1) as one
+               select count(pg_notify($7, n)) from unnest($8::text[]) as n where exists (select from ended)
            )
-           select workflow_uuid from ended, told"#,
+           select workflow_uuid as "run!", owner as "owner!" from ended, told"#,
         &runs as &[&str],
         &owners as &[&str],
         &statuses as &[&str],
@@ -47,9 +47,9 @@ pub(super) async fn finish(store: &PostgresStore, finishes: &[Finish]) -> Result
         &errors as &[Option<&str>],
         PORTABLE,
         &*store.channel,
-        PostgresStore::news('f', &runs),
+        &PostgresStore::news('f', &runs),
     );
     let ended = rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("end a workflow", error))?;
-    let ended: HashSet<String> = ended.into_iter().collect();
-    Ok(finishes.iter().map(|one| ended.contains(&one.run)).collect())
+    let ended: HashSet<(String, String)> = ended.into_iter().map(|row| (row.run, row.owner)).collect();
+    Ok(finishes.iter().map(|one| ended.contains(&(one.run.clone(), one.owner.clone()))).collect())
 }

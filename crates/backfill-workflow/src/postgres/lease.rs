@@ -14,7 +14,7 @@ pub(super) async fn beat(store: &PostgresStore, executor: &str, lease: Ms, live:
                values ($1, $2, clock_timestamp() + $3::bigint * interval '1 millisecond')
                on conflict (schema_name, executor_id) do update set lives_until = excluded.lives_until
            )
-           select h.run as "run!", w.status as "status?"
+           select h.run as "run!", h.owner as "owner!", w.status as "status?"
            from unnest($4::text[], $5::text[]) as h (run, owner)
            left join dbos.workflow_status w on w.workflow_uuid = h.run
            where w.status is null or w.status <> 'PENDING' or w.owner_xid is distinct from h.owner"#,
@@ -25,7 +25,10 @@ pub(super) async fn beat(store: &PostgresStore, executor: &str, lease: Ms, live:
         &owners as &[&str],
     );
     let rows = rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("write a heartbeat", error))?;
-    let lost = rows.into_iter().map(|row| (row.run, row.status.as_deref().and_then(Status::parse)));
+    let lost = rows.into_iter().map(|row| {
+        let status = row.status.as_deref().and_then(Status::parse);
+        (Held { run: row.run, owner: row.owner }, status)
+    });
     Ok(Beat { lost: lost.collect() })
 }
 

@@ -3,6 +3,8 @@
 //! Their ledger is one row with a number. Below 100 the numbers are each library's own; from 100 on they mean the same everywhere. Newer
 //! schemas than ours are taken as they are, for whoever made them keeps older clients working.
 
+use std::time::Duration;
+
 use sqlx::{Acquire, AssertSqlSafe, PgConnection, SqlSafeStr};
 
 use super::{PostgresStore, failed};
@@ -41,8 +43,15 @@ pub(super) async fn migrate(store: &PostgresStore) -> Result<()> {
     }
     // A lock of the session, because indexes are built outside of transactions. It ends with the connection, if need be.
     let mut connection = connection.detach();
-    let locked = sqlx::query!("select pg_advisory_lock($1)", LOCK).execute(&mut connection).await;
-    locked.map_err(|error| failed("wait for another migration", error))?;
+    // It is asked for again and again: whoever waited for it in a statement would be waited for by the building of indexes.
+    loop {
+        let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LOCK);
+        let locked = locked.fetch_one(&mut connection).await;
+        if locked.map_err(|error| failed("wait for another migration", error))? {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let answer = bring(store, &mut connection).await;
     // The lock ends with it.
     let _ = sqlx::Connection::close(connection).await;

@@ -101,14 +101,23 @@ impl PostgresStore {
         &self.pool
     }
 
-    /// A message of this library's own news.
-    fn news(kind: char, names: &[&str]) -> String {
-        // The server takes 8 000 bytes; whoever hears the star looks at everything.
-        let length: usize = names.iter().map(|name| name.len() + 1).sum();
-        if length > 7000 || names.iter().any(|name| name.contains('\n')) {
-            return "*".to_owned();
+    /// This library's own news, in messages of a size that the server takes.
+    fn news(kind: char, names: &[&str]) -> Vec<String> {
+        let mut messages: Vec<String> = Vec::new();
+        for name in names {
+            // Whoever hears the star looks at everything.
+            if name.len() > 7000 || name.contains('\n') {
+                return vec!["*".to_owned()];
+            }
+            match messages.last_mut() {
+                Some(last) if last.len() + name.len() < 7500 => {
+                    last.push('\n');
+                    last.push_str(name);
+                }
+                _ => messages.push(format!("{kind}{name}")),
+            }
         }
-        format!("{kind}{}", names.join("\n"))
+        messages
     }
 }
 
@@ -218,6 +227,10 @@ impl Store for PostgresStore {
 
     async fn counts(&self, filter: &Filter) -> Result<Vec<Count>> {
         read::counts(self, filter).await
+    }
+
+    async fn has_message(&self, run: &str, topic: &str) -> Result<bool> {
+        read::has_message(self, run, topic).await
     }
 
     async fn steps(&self, run: &str) -> Result<Vec<StepRow>> {

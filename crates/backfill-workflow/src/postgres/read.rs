@@ -140,6 +140,17 @@ pub(super) async fn counts(store: &PostgresStore, filter: &Filter) -> Result<Vec
     Ok(counts.collect())
 }
 
+pub(super) async fn has_message(store: &PostgresStore, run: &str, topic: &str) -> Result<bool> {
+    let row = sqlx::query_scalar!(
+        r#"select exists (
+               select from dbos.notifications where destination_uuid = $1 and topic = $2 and not consumed
+           ) as "waits!""#,
+        run,
+        topic,
+    );
+    row.fetch_one(store.schema.on(&store.pool)).await.map_err(|error| failed("look for a message", error))
+}
+
 pub(super) async fn steps(store: &PostgresStore, run: &str) -> Result<Vec<StepRow>> {
     let rows = sqlx::query_as!(
         StepRow,

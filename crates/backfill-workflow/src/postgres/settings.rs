@@ -66,7 +66,7 @@ pub(super) async fn put_queue(store: &PostgresStore, queue: &QueueRow, only_new:
                  updated_at = (extract(epoch from clock_timestamp()) * 1000)::bigint
              where not $12
          )
-         select pg_notify($13, $14)",
+         select pg_notify($13, n) from unnest($14::text[]) as n",
         queue.name,
         queue.concurrency.map(whole),
         queue.worker_concurrency.map(whole),
@@ -80,7 +80,7 @@ pub(super) async fn put_queue(store: &PostgresStore, queue: &QueueRow, only_new:
         part_period,
         only_new,
         &*store.channel,
-        PostgresStore::news('q', &[&queue.name]),
+        &PostgresStore::news('q', &[&queue.name]),
     );
     put.execute(store.schema.on(&store.pool)).await.map_err(|error| failed("store a queue", error))?;
     Ok(())

@@ -9,7 +9,7 @@ use super::{SqliteStore, create, failed, now};
 use crate::codec;
 use crate::error::Result;
 use crate::store::{
-    Change, Checkpoint, Checkpointed, Created, Effect, Encoded, Existing, NewMessage, Status, StepRow,
+    Change, Checkpoint, Checkpointed, Effect, Encoded, Existing, NewMessage, Status, StepRow,
     StoreTransaction,
 };
 
@@ -34,7 +34,7 @@ async fn apart(connection: &mut SqliteConnection, one: &Checkpoint) -> Result<Ch
     let Some(effect) = &one.effect else { return record(connection, one).await };
     let mut savepoint = connection.begin().await?;
     let answer = with_effect(&mut savepoint, one, effect).await?;
-    if is_written(&answer) {
+    if is_written(one, &answer) {
         savepoint.commit().await?;
     } else {
         savepoint.rollback().await?;
@@ -42,16 +42,16 @@ async fn apart(connection: &mut SqliteConnection, one: &Checkpoint) -> Result<Ch
     Ok(answer)
 }
 
-fn is_written(answer: &Checkpointed) -> bool {
-    match answer {
-        Checkpointed::Written | Checkpointed::Received(_) => true,
-        Checkpointed::Child(created) => !matches!(created, Created::Duplicate { .. }),
+fn is_written(one: &Checkpoint, answer: &Checkpointed) -> bool {
+    match (answer, &one.effect) {
+        (Checkpointed::Written | Checkpointed::Received(_), _) => true,
+        (Checkpointed::Child(created), Some(Effect::Child(child))) => created.is_kept(&child.name),
         _ => false,
     }
 }
 
 fn tell(store: &SqliteStore, one: &Checkpoint, answer: &Checkpointed) {
-    if !is_written(answer) {
+    if !is_written(one, answer) {
         return;
     }
     match &one.effect {
@@ -92,14 +92,19 @@ async fn record(connection: &mut SqliteConnection, one: &Checkpoint) -> Result<C
     if written.execute(&mut *connection).await?.rows_affected() > 0 {
         return Ok(Checkpointed::Written);
     }
-    if let Some(step) = recorded(connection, one).await? {
-        return Ok(Checkpointed::Recorded(step));
-    }
     let row = sqlx::query!(
         r#"select status as "status!", name as "name!", owner_xid from workflow_status where workflow_uuid = ?"#,
         one.run,
     );
-    let existing = row.fetch_optional(connection).await?.map(|row| Existing {
+    let row = row.fetch_optional(&mut *connection).await?;
+    // What is recorded is of interest to the execution that may write, and to no other: that one has to end.
+    let mine = row.as_ref().is_some_and(|row| {
+        row.status == Status::Pending.name() && row.owner_xid.as_deref() == Some(one.owner.as_str())
+    });
+    if mine && let Some(step) = recorded(connection, one).await? {
+        return Ok(Checkpointed::Recorded(step));
+    }
+    let existing = row.map(|row| Existing {
         status: Status::parse(&row.status).unwrap_or(Status::Pending),
         name: row.name,
         owner: row.owner_xid,
@@ -264,7 +269,7 @@ impl StoreTransaction for Ours {
 
     async fn commit(mut self: Box<Self>, one: &Checkpoint) -> Result<Checkpointed> {
         let answer = record(&mut self.tx, one).await.map_err(|error| failed(ACTION, error))?;
-        let ended = if is_written(&answer) { self.tx.commit().await } else { self.tx.rollback().await };
+        let ended = if is_written(one, &answer) { self.tx.commit().await } else { self.tx.rollback().await };
         ended.map_err(|error| failed(ACTION, error))?;
         Ok(answer)
     }

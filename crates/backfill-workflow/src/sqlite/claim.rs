@@ -72,7 +72,10 @@ async fn take(
                  status = 'PENDING', executor_id = ?2, owner_xid = ?3, application_version = ?4,
                  application_name = coalesce(application_name, ?5), started_at_epoch_ms = ?6, updated_at = ?6,
                  recovery_attempts = recovery_attempts + 1, rate_limited = ?7,
-                 workflow_deadline_epoch_ms = coalesce(workflow_deadline_epoch_ms, ?6 + workflow_timeout_ms)
+                 workflow_deadline_epoch_ms = min(
+                     coalesce(workflow_deadline_epoch_ms, ?6 + workflow_timeout_ms),
+                     coalesce(?6 + workflow_timeout_ms, workflow_deadline_epoch_ms)
+                 )
              where workflow_uuid = ?1",
             id,
             claim.executor,

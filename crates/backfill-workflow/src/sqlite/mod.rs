@@ -252,6 +252,10 @@ impl Store for SqliteStore {
         read::counts(self, filter).await
     }
 
+    async fn has_message(&self, run: &str, topic: &str) -> Result<bool> {
+        read::has_message(self, run, topic).await
+    }
+
     async fn steps(&self, run: &str) -> Result<Vec<StepRow>> {
         read::steps(self, run).await
     }

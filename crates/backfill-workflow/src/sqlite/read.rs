@@ -237,6 +237,17 @@ pub(super) async fn counts(store: &SqliteStore, filter: &Filter) -> Result<Vec<C
     Ok(counts.collect())
 }
 
+pub(super) async fn has_message(store: &SqliteStore, run: &str, topic: &str) -> Result<bool> {
+    let row = sqlx::query_scalar!(
+        r#"select exists (
+               select 1 from notifications where destination_uuid = ? and topic = ? and not consumed
+           ) as "waits!: bool""#,
+        run,
+        topic,
+    );
+    row.fetch_one(&store.readers).await.map_err(|error| failed("look for a message", error))
+}
+
 pub(super) async fn steps(store: &SqliteStore, run: &str) -> Result<Vec<StepRow>> {
     let mut connection = store.readers.acquire().await.map_err(|error| failed(ACTION, error))?;
     steps_of(&mut connection, run).await.map_err(|error| failed(ACTION, error))

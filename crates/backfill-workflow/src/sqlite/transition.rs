@@ -1,5 +1,7 @@
 //! Ending workflows, changing many at once, executors that live.
 
+use std::collections::HashMap;
+
 use sqlx::SqliteConnection;
 
 use super::{SqliteStore, failed, list, now};
@@ -76,9 +78,9 @@ pub(super) async fn beat(store: &SqliteStore, executor: &str, lease: Ms, live: &
         let row = sqlx::query!("select status, owner_xid from workflow_status where workflow_uuid = ?", held.run);
         let row = row.fetch_optional(&store.readers).await.map_err(wrong)?;
         match row {
-            None => lost.push((held.run.clone(), None)),
+            None => lost.push((held.clone(), None)),
             Some(row) if row.status == "PENDING" && row.owner_xid.as_deref() == Some(&held.owner) => {}
-            Some(row) => lost.push((held.run.clone(), Status::parse(&row.status))),
+            Some(row) => lost.push((held.clone(), Status::parse(&row.status))),
         }
     }
     Ok(Beat { lost })
@@ -99,7 +101,12 @@ pub(super) async fn transition(store: &SqliteStore, transition: &Transition) -> 
         return Ok(Vec::new());
     }
     let mut tx = store.write(ACTION).await?;
-    let moved = change(&mut tx, transition).await.map_err(wrong)?;
+    // Nobody else writes meanwhile, so the tokens are those of the rows that are changed.
+    let owners = owners(&mut tx).await.map_err(wrong)?;
+    let mut moved = change(&mut tx, transition).await.map_err(wrong)?;
+    for one in &mut moved {
+        one.owner = owners.get(&one.id).cloned();
+    }
     tx.commit().await.map_err(wrong)?;
     let steered = !matches!(transition, Transition::Release | Transition::Delay { .. });
     for one in &moved {
@@ -111,6 +118,15 @@ pub(super) async fn transition(store: &SqliteStore, transition: &Transition) -> 
         }
     }
     Ok(moved)
+}
+
+/// The tokens of what runs.
+async fn owners(connection: &mut SqliteConnection) -> Result<HashMap<String, String>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select workflow_uuid as "id!", owner_xid as "owner!" from workflow_status
+           where status = 'PENDING' and owner_xid is not null"#,
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| (row.id, row.owner)).collect())
 }
 
 async fn is_needed(store: &SqliteStore, transition: &Transition) -> Result<bool, sqlx::Error> {
@@ -136,10 +152,28 @@ async fn is_needed(store: &SqliteStore, transition: &Transition) -> Result<bool,
             );
             due.fetch_one(&store.readers).await
         }
-        Transition::RecoverLapsed => {
+        Transition::Reconcile { executor, owners, older } => {
+            let (before, owners) = (now - older, list(owners));
+            let lost = sqlx::query_scalar!(
+                r#"select exists (
+                       select 1 from workflow_status
+                       where status = 'PENDING' and executor_id = ? and updated_at < ?
+                         and owner_xid not in (select value from json_each(?))
+                   ) as "lost!: bool""#,
+                executor,
+                before,
+                owners,
+            );
+            lost.fetch_one(&store.readers).await
+        }
+        Transition::RecoverLapsed { except, retired } => {
+            let until = if *retired { 1 } else { now };
             let lapsed = sqlx::query_scalar!(
-                r#"select exists (select 1 from backfill_workflow_executors where lives_until < ?) as "lapsed!: bool""#,
-                now,
+                r#"select exists (
+                       select 1 from backfill_workflow_executors where lives_until < ? and executor_id <> ?
+                   ) as "lapsed!: bool""#,
+                until,
+                except,
             );
             lapsed.fetch_one(&store.readers).await
         }
@@ -162,14 +196,50 @@ async fn change(connection: &mut SqliteConnection, transition: &Transition) -> R
                        workflow_deadline_epoch_ms = null, deduplication_id = null, started_at_epoch_ms = null, completed_at = null,
                        delay_until_epoch_ms = null, is_debounced = false, updated_at = ?3
                    where workflow_uuid in (select value from json_each(?1)) and status not in ('SUCCESS', 'ERROR')
-                   returning workflow_uuid as "id!", queue_name as queue"#,
+                   returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
                 ids,
                 queue,
                 now,
             );
             rows.fetch_all(connection).await
         }
-        Transition::RecoverLapsed => recover_lapsed(connection, now).await,
+        Transition::CancelHeld { held } => {
+            let mut moved = Vec::new();
+            for held in held {
+                let row = sqlx::query_scalar!(
+                    r#"update workflow_status set
+                           status = 'CANCELLED', completed_at = ?3, updated_at = ?3, owner_xid = null, queue_name = null,
+                           deduplication_id = null, started_at_epoch_ms = null
+                       where workflow_uuid = ?1 and owner_xid = ?2 and status = 'PENDING'
+                       returning workflow_uuid as "id!""#,
+                    held.run,
+                    held.owner,
+                    now,
+                );
+                let row = row.fetch_optional(&mut *connection).await?;
+                moved.extend(row.map(|id| Moved { id, owner: None, queue: None }));
+            }
+            Ok(moved)
+        }
+        Transition::Reconcile { executor, owners, older } => {
+            let (before, owners) = (now - older, list(owners));
+            let rows = sqlx::query_as!(
+                Moved,
+                r#"update workflow_status set
+                       status = 'ENQUEUED', queue_name = coalesce(queue_name, ?4), owner_xid = null, started_at_epoch_ms = null,
+                       updated_at = ?5
+                   where status = 'PENDING' and executor_id = ?1 and updated_at < ?2
+                     and owner_xid not in (select value from json_each(?3))
+                   returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
+                executor,
+                before,
+                owners,
+                INTERNAL_QUEUE,
+                now,
+            );
+            rows.fetch_all(connection).await
+        }
+        Transition::RecoverLapsed { except, retired } => recover_lapsed(connection, except, *retired, now).await,
         Transition::Recover { executors, version } => {
             let executors = list(executors);
             let rows = sqlx::query_as!(
@@ -179,7 +249,7 @@ async fn change(connection: &mut SqliteConnection, transition: &Transition) -> R
                        updated_at = ?4
                    where status = 'PENDING' and executor_id in (select value from json_each(?1))
                      and (?2 is null or application_version = ?2)
-                   returning workflow_uuid as "id!", queue_name as queue"#,
+                   returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
                 executors,
                 version,
                 INTERNAL_QUEUE,
@@ -196,7 +266,7 @@ async fn change(connection: &mut SqliteConnection, transition: &Transition) -> R
                            status = 'ENQUEUED', queue_name = coalesce(queue_name, ?3), owner_xid = null,
                            started_at_epoch_ms = null, updated_at = ?4
                        where workflow_uuid = ?1 and owner_xid = ?2 and status = 'PENDING'
-                       returning workflow_uuid as "id!", queue_name as queue"#,
+                       returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
                     held.run,
                     held.owner,
                     INTERNAL_QUEUE,
@@ -213,7 +283,7 @@ async fn change(connection: &mut SqliteConnection, transition: &Transition) -> R
                        status = 'ENQUEUED', deduplication_id = case when is_debounced then null else deduplication_id end,
                        updated_at = ?1
                    where status = 'DELAYED' and delay_until_epoch_ms <= ?1
-                   returning workflow_uuid as "id!", queue_name as queue"#,
+                   returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
                 now,
             );
             rows.fetch_all(connection).await
@@ -228,7 +298,7 @@ async fn change(connection: &mut SqliteConnection, transition: &Transition) -> R
                 now,
             );
             let rows = rows.fetch_all(connection).await?;
-            Ok(rows.into_iter().map(|id| Moved { id, queue: None }).collect())
+            Ok(rows.into_iter().map(|id| Moved { id, owner: None, queue: None }).collect())
         }
     }
 }
@@ -251,7 +321,7 @@ async fn cancel(
         now,
     );
     let rows = rows.fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|id| Moved { id, queue: None }).collect())
+    Ok(rows.into_iter().map(|id| Moved { id, owner: None, queue: None }).collect())
 }
 
 async fn expire(connection: &mut SqliteConnection, now: Ms) -> Result<Vec<Moved>, sqlx::Error> {
@@ -265,25 +335,39 @@ async fn expire(connection: &mut SqliteConnection, now: Ms) -> Result<Vec<Moved>
         now,
     );
     let rows = rows.fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|id| Moved { id, queue: None }).collect())
+    Ok(rows.into_iter().map(|id| Moved { id, owner: None, queue: None }).collect())
 }
 
-/// Puts back what executors were running whose lease has lapsed.
-async fn recover_lapsed(connection: &mut SqliteConnection, now: Ms) -> Result<Vec<Moved>, sqlx::Error> {
+/// Puts back what executors were running whose lease has lapsed. Leases are forgotten a while later, when no row of theirs is left behind.
+async fn recover_lapsed(
+    connection: &mut SqliteConnection,
+    except: &str,
+    retired: bool,
+    now: Ms,
+) -> Result<Vec<Moved>, sqlx::Error> {
+    let until = if retired { 1 } else { now };
     let rows = sqlx::query_as!(
         Moved,
         r#"update workflow_status set
                status = 'ENQUEUED', queue_name = coalesce(queue_name, ?1), owner_xid = null, started_at_epoch_ms = null,
                updated_at = ?2
-           where status = 'PENDING'
-             and executor_id in (select executor_id from backfill_workflow_executors where lives_until < ?2)
-           returning workflow_uuid as "id!", queue_name as queue"#,
+           where status = 'PENDING' and executor_id in (
+               select executor_id from backfill_workflow_executors where lives_until < ?3 and executor_id <> ?4
+           )
+           returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
         INTERNAL_QUEUE,
         now,
+        until,
+        except,
     );
     let moved = rows.fetch_all(&mut *connection).await?;
-    let before = now - REMEMBERED;
-    let gone = sqlx::query!("delete from backfill_workflow_executors where lives_until < ?", before);
+    let before = if retired { Ms::MIN } else { now - REMEMBERED };
+    let gone = sqlx::query!(
+        "delete from backfill_workflow_executors where lives_until < ?1 and executor_id not in (
+             select executor_id from workflow_status where status = 'PENDING' and executor_id is not null
+         )",
+        before,
+    );
     gone.execute(connection).await?;
     Ok(moved)
 }

@@ -137,11 +137,11 @@ impl MemoryStore {
     fn record(&self, state: &mut State, checkpoint: &Checkpoint) -> Checkpointed {
         let now = self.time();
         let Some(entry) = state.runs.get_mut(&checkpoint.run) else { return Checkpointed::Refused(None) };
-        if let Some(step) = entry.steps.get(&checkpoint.step.number) {
-            return Checkpointed::Recorded(step.clone());
-        }
         if entry.run.status != Status::Pending || entry.run.owner.as_ref() != Some(&checkpoint.owner) {
             return Checkpointed::Refused(Some(entry.existing()));
+        }
+        if let Some(step) = entry.steps.get(&checkpoint.step.number) {
+            return Checkpointed::Recorded(step.clone());
         }
         let mut step = checkpoint.step.clone();
         let number = step.number;
@@ -177,7 +177,7 @@ impl MemoryStore {
             }
             Some(Effect::Child(child)) => {
                 let created = self.store(state, child);
-                if let Created::Duplicate { .. } = created {
+                if !created.is_kept(&child.name) {
                     return Checkpointed::Child(created);
                 }
                 answer = Checkpointed::Child(created);
@@ -410,7 +410,8 @@ impl Store for MemoryStore {
             run.updated_at = now;
             run.attempts += 1;
             run.rate_limited = claim.rate.is_some() || claim.partition_rate.is_some();
-            run.deadline = run.deadline.or_else(|| run.timeout.map(|timeout| now + timeout));
+            let timeout = run.timeout.map(|timeout| now + timeout);
+            run.deadline = [run.deadline, timeout].into_iter().flatten().min();
             claimed.push(Claimed { run: run.clone(), steps: entry.steps.values().cloned().collect() });
         }
         Ok(claimed)
@@ -470,9 +471,9 @@ impl Store for MemoryStore {
         let mut state = self.state();
         state.leases.insert(executor.to_owned(), until);
         let lost = live.iter().filter_map(|held| match state.runs.get(&held.run) {
-            None => Some((held.run.clone(), None)),
+            None => Some((held.clone(), None)),
             Some(Entry { run, .. }) => (run.status != Status::Pending || run.owner.as_ref() != Some(&held.owner))
-                .then(|| (held.run.clone(), Some(run.status))),
+                .then(|| (held.clone(), Some(run.status))),
         });
         Ok(Beat { lost: lost.collect() })
     }
@@ -489,6 +490,7 @@ impl Store for MemoryStore {
         let State { runs, leases, .. } = &mut *state;
         for entry in runs.values_mut() {
             let run = &mut entry.run;
+            let owner = run.owner.clone();
             let open = matches!(run.status, Status::Pending | Status::Enqueued | Status::Delayed);
             let queue = match transition {
                 Transition::Cancel { ids } if ids.contains(&run.id) && (open || run.status == Status::Exhausted) => {
@@ -518,9 +520,29 @@ impl Store for MemoryStore {
                     run.debounced = false;
                     Some(queue.clone())
                 }
-                Transition::RecoverLapsed
+                Transition::CancelHeld { held }
                     if run.status == Status::Pending
-                        && run.executor.as_ref().and_then(|name| leases.get(name)).is_some_and(|until| *until < now) =>
+                        && held.iter().any(|held| held.run == run.id && run.owner.as_ref() == Some(&held.owner)) =>
+                {
+                    entry.leave(Status::Cancelled, now);
+                    None
+                }
+                Transition::RecoverLapsed { except, retired }
+                    if run.status == Status::Pending
+                        && run.executor.as_ref() != Some(except)
+                        && run
+                            .executor
+                            .as_ref()
+                            .and_then(|name| leases.get(name))
+                            .is_some_and(|until| *until < now && (!retired || *until == Ms::MIN)) =>
+                {
+                    Some(recover(run))
+                }
+                Transition::Reconcile { executor, owners, older }
+                    if run.status == Status::Pending
+                        && run.executor.as_ref() == Some(executor)
+                        && run.updated_at < now - older
+                        && run.owner.as_ref().is_none_or(|owner| !owners.contains(owner)) =>
                 {
                     Some(recover(run))
                 }
@@ -551,7 +573,7 @@ impl Store for MemoryStore {
                 _ => continue,
             };
             entry.run.updated_at = now;
-            moved.push(Moved { id: entry.run.id.clone(), queue });
+            moved.push(Moved { id: entry.run.id.clone(), owner, queue });
         }
         drop(state);
         self.moved(&moved, !matches!(transition, Transition::Release | Transition::Delay { .. }));
@@ -717,6 +739,12 @@ impl Store for MemoryStore {
             count,
         });
         Ok(rows.collect())
+    }
+
+    async fn has_message(&self, run: &str, topic: &str) -> Result<bool> {
+        let state = self.state();
+        let waits = |row: &MessageRow| !row.consumed && row.topic.as_deref() == Some(topic);
+        Ok(state.runs.get(run).is_some_and(|entry| entry.messages.iter().any(waits)))
     }
 
     async fn steps(&self, run: &str) -> Result<Vec<StepRow>> {

@@ -112,8 +112,11 @@ pub trait Store: Send + Sync + 'static {
     /// The workflows that are meant.
     async fn runs(&self, filter: &Filter) -> Result<Vec<Run>>;
 
-    /// How many are meant, by status, name and queue.
+    /// How many are meant, by status, name and queue. Of the filter, names, statuses, queues, versions and the times of creation and end hold.
     async fn counts(&self, filter: &Filter) -> Result<Vec<Count>>;
+
+    /// Whether a message of this topic waits for a workflow.
+    async fn has_message(&self, run: &str, topic: &str) -> Result<bool>;
 
     /// A workflow's steps, in order.
     async fn steps(&self, run: &str) -> Result<Vec<StepRow>>;

@@ -264,6 +264,18 @@ pub enum Created {
     },
 }
 
+impl Created {
+    /// Whether a step that starts this workflow is recorded with it.
+    #[must_use]
+    pub fn is_kept(&self, name: &str) -> bool {
+        match self {
+            Self::New { .. } | Self::Moved { .. } => true,
+            Self::Exists(existing) => existing.name == name,
+            Self::Duplicate { .. } => false,
+        }
+    }
+}
+
 /// What is known of a row that is there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Existing {
@@ -468,8 +480,27 @@ pub enum Transition {
         /// Where to.
         queue: String,
     },
+    /// To CANCELLED, executions whose time is up.
+    CancelHeld {
+        /// Which.
+        held: Vec<Held>,
+    },
     /// To ENQUEUED, what executors were running whose lease lapsed. They are known by the leases they had.
-    RecoverLapsed,
+    RecoverLapsed {
+        /// Not of this one, which asks.
+        except: String,
+        /// Only of those that have said that they end.
+        retired: bool,
+    },
+    /// To ENQUEUED, what this executor should be running and is not, because an answer was lost.
+    Reconcile {
+        /// The executor, which asks.
+        executor: String,
+        /// The tokens of what it runs.
+        owners: Vec<String>,
+        /// What was begun longer ago.
+        older: Ms,
+    },
     /// To ENQUEUED, what these executors were running.
     Recover {
         /// Which executors.
@@ -507,6 +538,8 @@ pub struct Held {
 pub struct Moved {
     /// The workflow.
     pub id: String,
+    /// The token of the execution that had it.
+    pub owner: Option<String>,
     /// Its queue.
     pub queue: Option<String>,
 }
@@ -786,5 +819,5 @@ pub enum Change {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beat {
     /// Those of its executions that are no longer its own, with what has become of them (`None`: deleted).
-    pub lost: Vec<(String, Option<Status>)>,
+    pub lost: Vec<(Held, Option<Status>)>,
 }

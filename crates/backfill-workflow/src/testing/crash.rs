@@ -215,6 +215,7 @@ pass! {
     import(exports: &[Export]) -> Vec<String>;
     runs(filter: &Filter) -> Vec<Run>;
     counts(filter: &Filter) -> Vec<Count>;
+    has_message(run: &str, topic: &str) -> bool;
     steps(run: &str) -> Vec<StepRow>;
     messages(run: &str) -> Vec<MessageRow>;
     event(run: &str, key: &str) -> Option<Encoded>;

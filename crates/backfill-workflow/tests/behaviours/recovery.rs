@@ -193,7 +193,7 @@ pub(crate) async fn executors_without_a_lease_are_left_alone(place: Place) {
     export.run.executor = Some("theirs".into());
     export.run.owner = Some("their token".into());
     export.run.output = None;
-    engine.import(&[export]).await.unwrap();
+    engine.store().import(&[export]).await.unwrap();
     // Longer than our lease, in which others would have been missed.
     let mut builder = place.engine().await;
     resumable(&mut builder, &steps, &runs);
