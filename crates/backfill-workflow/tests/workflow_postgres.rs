@@ -366,6 +366,133 @@ async fn one_connection_is_enough() {
     }
 }
 
+/// A step's transaction holds the file of an SQLite storage, or the one connection of a pool: whoever waits for it inside would wait for ever.
+#[tokio::test]
+async fn a_clients_write_inside_a_transaction_is_refused() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await;
+    let other = builder.register("other", |_: Ctx, (): ()| async { Ok::<_, Failure>(5) });
+    let workflow = builder.register("tx", move |ctx: Ctx, (): ()| async move {
+        let client = ctx.client();
+        ctx.tx("t", async |mut tx: PgTx| {
+            let refused = client.start(other, &(), Start::new()).await.unwrap_err();
+            let started = client.start_in(&mut *tx, other, &(), Start::new().id("inside")).await?;
+            Ok((refused.to_string(), started.id().to_owned()))
+        })
+        .await
+    });
+    let engine = builder.launch().await.unwrap();
+    let (refused, id) = soon("the workflow", engine.start(workflow, &(), Start::new()).await.unwrap().result()).await.unwrap();
+    assert!(refused.contains("start_in") && refused.contains("\"t\""), "{refused}");
+    assert_eq!(soon("the other", engine.handle(other, &id).result()).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_common_limit_holds_for_workflows_of_several_names() {
+    let (pool, url) = database().await;
+    let client = engine_of(&pool).await.launch().await.unwrap().client().store().clone();
+    let client = Client::of_store(client);
+    client.set_queue(&Queue::new("q").concurrency(1)).await.unwrap();
+    let (running, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut engines = Vec::new();
+    for name in ["a", "b", "c"] {
+        let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+        let mut builder = engine_of(&pool).await;
+        let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
+        builder.register(name, move |_: Ctx, (): ()| {
+            let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
+            async move {
+                peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, Failure>(())
+            }
+        });
+        engines.push(builder.launch().await.unwrap());
+    }
+    let mut handles = Vec::new();
+    for number in 0..30 {
+        let workflow = Workflow::<(), ()>::named(["a", "b", "c"][number % 3]);
+        handles.push(client.start(workflow, &(), Start::new().queue("q")).await.unwrap());
+    }
+    for handle in handles {
+        soon("one of them", handle.result()).await.unwrap();
+    }
+    assert_eq!(peak.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn killed_connections_fail_no_workflow() {
+    let (pool, _) = database().await;
+    let mut builder = engine_of(&pool).await;
+    let gets = builder.register("gets", |ctx: Ctx, (): ()| async move {
+        ctx.get_event::<u32>("nobody", "k", Duration::from_secs(3)).await
+    });
+    let txs = builder.register("txs", |ctx: Ctx, (): ()| async move {
+        ctx.tx("t", async |mut tx: PgTx| {
+            sqlx::query("select pg_sleep(0.7)").execute(&mut *tx).await?;
+            Ok(1)
+        })
+        .await
+    });
+    let engine = builder.launch().await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        waiting.push(engine.start(gets, &(), Start::new()).await.unwrap());
+    }
+    let tx = engine.start(txs, &(), Start::new()).await.unwrap();
+    let killer = PgPoolOptions::new().max_connections(1).connect(&support::server_url()).await.unwrap();
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&pool).await.unwrap();
+    for _ in 0..10 {
+        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1").bind(&name).execute(&killer).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!(soon("the transaction", tx.result()).await.unwrap(), 1);
+    for handle in waiting {
+        assert_eq!(soon("an event", handle.result()).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_deduplication_id_that_a_snapshot_cannot_see_is_a_conflict() {
+    let (pool, _) = database().await;
+    let engine = engine_of(&pool).await.launch().await.unwrap();
+    let workflow = Workflow::<(), ()>::named("w");
+    let start = || Start::new().queue("q").deduplication("k");
+    let mut tx = pool.begin_with("begin isolation level repeatable read").await.unwrap();
+    sqlx::query("select 1 from pg_class").execute(&mut *tx).await.unwrap();
+    Client::of_store(Arc::clone(engine.store())).start(workflow, &(), start()).await.unwrap();
+    let error = soon("an answer", engine.start_in(&mut tx, workflow, &(), start())).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("begin the transaction anew"), "{error}");
+}
+
+#[tokio::test]
+async fn launches_at_once_on_an_older_schema_bring_it_up_to_date() {
+    let (pool, _) = database().await;
+    PostgresStore::new(pool.clone(), "dbos").unwrap().migrate().await.unwrap();
+    for _ in 0..3 {
+        let older = "update dbos.dbos_migrations set version = 114; drop index dbos.idx_workflow_status_deadline;
+            drop index dbos.idx_workflow_status_in_flight_v2";
+        sqlx::raw_sql(older).execute(&pool).await.unwrap();
+        let stores: Vec<_> = (0..4).map(|_| PostgresStore::new(pool.clone(), "dbos").unwrap()).collect();
+        soon("all of them", futures::future::try_join_all(stores.iter().map(Store::migrate))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_fork_has_messages_of_older_clients() {
+    let (pool, _) = database().await;
+    let engine = engine_of(&pool).await.launch().await.unwrap();
+    let workflow = Workflow::<(), ()>::named("w");
+    let client = Client::of_store(Arc::clone(engine.store()));
+    client.start(workflow, &(), Start::new().id("source")).await.unwrap();
+    client.send("source", "t", &1, None).await.unwrap();
+    // Until version 121 nobody noted which step has consumed one.
+    sqlx::query("update dbos.notifications set consumed = true").execute(&pool).await.unwrap();
+    let fork = client.fork(workflow, "source", backfill_workflow::ForkFrom::Step(0), Start::new()).await.unwrap();
+    assert!(!client.messages(fork.id()).await.unwrap()[0].consumed);
+}
+
 #[tokio::test]
 async fn a_connection_of_another_kind_is_refused() {
     let (pool, _) = database().await;

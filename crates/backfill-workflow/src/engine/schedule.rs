@@ -41,8 +41,11 @@ pub(super) async fn run(core: Arc<Core>) {
                 };
                 // One that was changed or forgotten begins anew, and a paused one when it goes on.
                 looked.retain(|_, (seen, _)| schedules.iter().any(|row| is_same(row, seen)));
-                for row in schedules.iter().filter(|row| row.paused) {
-                    looked.insert(row.name.clone(), (row.clone(), now(&core)));
+                for row in &schedules {
+                    let was_paused = looked.get(&row.name).is_some_and(|(seen, _)| seen.paused);
+                    if row.paused || was_paused {
+                        looked.insert(row.name.clone(), (row.clone(), now(&core)));
+                    }
                 }
                 let until = tokio::time::Instant::now() + READ;
                 loop {

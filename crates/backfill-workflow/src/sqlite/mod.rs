@@ -32,7 +32,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Sqlite, SqlitePool, Transaction};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 use crate::store::{
@@ -135,17 +136,26 @@ fn changes(store: SqliteStore) -> BoxStream<'static, Change> {
             Err(broadcast::error::RecvError::Closed) => None,
         }
     });
-    let others = futures::stream::unfold((store.writer, None), |(writer, mut known)| async move {
+    // In a task of its own: a stream that nobody asks for its next item would keep the connection that it is asking.
+    let (tell, others) = mpsc::channel(1);
+    let writer = store.writer;
+    let looking = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut known = None;
         loop {
             tokio::time::sleep(LOOK).await;
             // Dynamic because pragmas cannot be described. On the writer's own connection it counts what others commit, and nothing else.
             let version = sqlx::query_scalar::<_, i64>("pragma data_version").fetch_one(&writer).await;
             let Ok(version) = version else { continue };
-            // The first look tells of what was written before it.
-            if known.replace(version) != Some(version) {
-                return Some((Change::Anything, (writer, known)));
+            // The first look tells of what was written before it. One that is not read yet says as much as two.
+            if known.replace(version) != Some(version)
+                && matches!(tell.try_send(Change::Anything), Err(mpsc::error::TrySendError::Closed(_)))
+            {
+                return;
             }
         }
+    }));
+    let others = futures::stream::unfold((others, looking), |(mut others, looking)| async move {
+        Some((others.recv().await?, (others, looking)))
     });
     futures::stream::select(own.boxed(), others.boxed()).boxed()
 }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod events;
+mod faults;
 mod handles;
 mod messages;
 mod operations;
@@ -74,5 +75,19 @@ on_each_storage! {
     operations: a_fork_has_what_was_before_its_step, a_fork_begins_at_a_name_or_the_last_failure, old_ones_are_deleted_and_no_others,
         an_export_comes_back_as_it_was, what_is_asked_for_is_listed, texts_are_stored_as_they_are, the_latest_version_can_be_set,
         a_resumed_delay_is_skipped;
+    faults: a_start_whose_caller_is_dropped_is_begun_all_the_same,
+        what_a_process_should_run_and_does_not_is_put_back,
+        many_that_are_resumed_again_and_again_all_run,
+        an_execution_that_lost_its_workflow_is_told_so_whatever_it_writes,
+        a_function_that_panics_before_its_first_step_harms_nobody_else,
+        a_shutdown_ends_also_while_others_start,
+        a_new_version_of_a_named_executor_leaves_the_old_ones_work_to_others,
+        writes_to_one_stream_at_once_are_all_kept,
+        a_child_of_another_name_is_refused_again_on_replay,
+        calls_with_one_key_at_once_are_one_debounced_workflow,
+        a_schedule_that_goes_on_makes_up_for_no_pause,
+        a_childs_own_time_holds_in_its_queue,
+        a_bulk_cancel_is_heard_in_another_process,
+        arguments_of_other_languages_are_given_as_they_are;
     wire: other_formats_do_not_spoil_lists, the_stored_bytes_are_portable;
 }
