@@ -34,6 +34,7 @@ may_install() {
 packages_of() {
   case $1 in
     cc) echo "gcc libc6-dev" ;;
+    dbos) echo "python3-venv npm" ;;
     faketime) echo libfaketime ;;
     node | matrix) echo npm ;;
     nss_wrapper) echo libnss-wrapper ;;
