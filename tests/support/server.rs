@@ -62,6 +62,18 @@ impl Server {
         done("starting PostgreSQL", start).await;
     }
 
+    /// Ends it as a crash would: nobody is asked, and nothing is written any more.
+    pub async fn stop_at_once(&self) {
+        let mut stop = self.program("pg_ctl");
+        stop.arg("-w").arg("-D").arg(self.data()).args(["-m", "immediate", "stop"]);
+        done("stopping PostgreSQL", stop).await;
+    }
+
+    /// Starts it again.
+    pub async fn start_again(&self) {
+        self.run().await;
+    }
+
     /// From now on it is a standby, which waits for what its primary will never send.
     pub async fn become_standby(&self) {
         let mut stop = self.program("pg_ctl");
