@@ -65,9 +65,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 pub use connection::address::address;
+pub(crate) use connection::connections::ConnectionHealth;
 pub use connection::failure::kind as failure_kind;
 pub use connection::schema::{Schema, Scoped};
-pub(crate) use connection::connections::ConnectionHealth;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
 use crate::error::Result;

@@ -262,7 +262,9 @@ pub async fn workflows(global: &Global, creates: bool) -> Result<backfill_workfl
         if !creates && !path.exists() {
             return Err(failed(format!("there is no file {}", path.display())));
         }
-        std::sync::Arc::new(backfill_workflow::sqlite::SqliteStore::open(&format!("sqlite://{}", path.display())).await?)
+        std::sync::Arc::new(
+            backfill_workflow::sqlite::SqliteStore::open(&format!("sqlite://{}", path.display())).await?,
+        )
     } else {
         let name = storage.storage().name();
         return Err(Failure::Usage(format!("{name} keeps no workflows; name a PostgreSQL database or an SQLite file")));

@@ -89,9 +89,7 @@ fn known(what: &str, format: Option<&str>) -> Result<()> {
             what,
             format!("it is in the format {format:?}; ask the program that wrote it for {PORTABLE:?}"),
         )),
-        None => {
-            Err(Error::decode(what, format!("it is in a format without a name; ask its writer for {PORTABLE:?}")))
-        }
+        None => Err(Error::decode(what, format!("it is in a format without a name; ask its writer for {PORTABLE:?}"))),
     }
 }
 
@@ -157,7 +155,8 @@ fn from_value<T: DeserializeOwned>(what: &str, value: Value) -> Result<T> {
 /// An error as it is stored.
 pub(crate) fn encode_error(envelope: &Envelope) -> String {
     // Nothing in an envelope can fail to be written.
-    serde_json::to_string(envelope).unwrap_or_else(|error| format!("{{\"name\":\"Error\",\"message\":{:?}}}", error.to_string()))
+    serde_json::to_string(envelope)
+        .unwrap_or_else(|error| format!("{{\"name\":\"Error\",\"message\":{:?}}}", error.to_string()))
 }
 
 /// An error from its record. One in another format says so, and shows the text.

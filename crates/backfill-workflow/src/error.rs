@@ -77,7 +77,9 @@ pub enum Error {
     },
 
     /// No workflow of this name is registered in this process.
-    #[error("no workflow {name:?} is registered; register it with the engine's builder, or start it by a queue for others to run")]
+    #[error(
+        "no workflow {name:?} is registered; register it with the engine's builder, or start it by a queue for others to run"
+    )]
     NotRegistered {
         /// The name.
         name: String,
@@ -163,7 +165,9 @@ pub enum Error {
     },
 
     /// What a workflow alone may do was done inside a step.
-    #[error("{what} inside the step {step:?}: a step is recorded as a whole; do it in the workflow, before or after the step")]
+    #[error(
+        "{what} inside the step {step:?}: a step is recorded as a whole; do it in the workflow, before or after the step"
+    )]
     InsideStep {
         /// What was done.
         what: &'static str,

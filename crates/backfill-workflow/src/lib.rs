@@ -89,6 +89,15 @@ pub use queue::Queue;
 pub use store::{Filter, Run, Status};
 pub use workflow::Workflow;
 
+/// The programs of the pages compile.
+#[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/workflows.md")]
+    struct Workflows;
+}
+
 /// What a panic has said.
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

@@ -69,7 +69,11 @@ impl Options {
         let store: Arc<dyn Store> = match self.source {
             Source::Store(store) => store,
             Source::Nothing => {
-                return Err(Error::invalid("the URL", "", "is missing; name the database with `url`, as in sqlite://orders.db"));
+                return Err(Error::invalid(
+                    "the URL",
+                    "",
+                    "is missing; name the database with `url`, as in sqlite://orders.db",
+                ));
             }
             #[cfg(feature = "postgres")]
             Source::Postgres(pool) => Arc::new(crate::postgres::PostgresStore::new(pool, &self.schema)?),
@@ -78,7 +82,9 @@ impl Options {
             Source::Url(url) => match url.split(':').next().unwrap_or_default() {
                 "memory" => Arc::new(MemoryStore::new()),
                 #[cfg(feature = "postgres")]
-                "postgres" | "postgresql" => Arc::new(crate::postgres::PostgresStore::connect(&url, &self.schema).await?),
+                "postgres" | "postgresql" => {
+                    Arc::new(crate::postgres::PostgresStore::connect(&url, &self.schema).await?)
+                }
                 #[cfg(feature = "sqlite")]
                 "sqlite" => Arc::new(crate::sqlite::SqliteStore::open(&url).await?),
                 scheme => {

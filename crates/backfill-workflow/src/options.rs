@@ -197,7 +197,8 @@ impl Start {
             }
         }
         if let (Some(key), Some(partition)) = (&self.deduplication, &self.partition) {
-            let problem = format!("cannot be with the partition {partition:?}: a partitioned queue has no deduplication");
+            let problem =
+                format!("cannot be with the partition {partition:?}: a partitioned queue has no deduplication");
             return Err(Error::invalid("the deduplication id", key, problem));
         }
         Ok(())

@@ -136,10 +136,9 @@ impl Queue {
                 return Err(Error::invalid(what, "0", format!("of the queue {:?} must be greater", row.name)));
             }
         }
-        for (worker, all) in [
-            (row.worker_concurrency, row.concurrency),
-            (row.partition_worker_concurrency, row.partition_concurrency),
-        ] {
+        for (worker, all) in
+            [(row.worker_concurrency, row.concurrency), (row.partition_worker_concurrency, row.partition_concurrency)]
+        {
             if let (Some(worker), Some(all)) = (worker, all)
                 && worker > all
             {
@@ -151,7 +150,11 @@ impl Queue {
             || row.partition_worker_concurrency.is_some()
             || row.partition_rate.is_some();
         if parts && !row.partitioned {
-            return Err(Error::invalid("the queue", &row.name, "has limits for its parts and no parts; add `partitioned()`"));
+            return Err(Error::invalid(
+                "the queue",
+                &row.name,
+                "has limits for its parts and no parts; add `partitioned()`",
+            ));
         }
         Ok(row)
     }

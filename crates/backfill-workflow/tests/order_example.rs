@@ -45,6 +45,7 @@ fn an_order_in_a_file_that_died_after_its_charge_is_finished_without_another() {
 #[cfg(feature = "server-tests")]
 #[test]
 fn an_order_in_postgresql_that_died_after_its_charge_is_finished_without_another() {
-    let url = std::env::var("BACKFILL_TEST_DATABASE_URL").expect("BACKFILL_TEST_DATABASE_URL, as ./scripts/test sets it");
+    let url =
+        std::env::var("BACKFILL_TEST_DATABASE_URL").expect("BACKFILL_TEST_DATABASE_URL, as ./scripts/test sets it");
     an_order_that_died_after_its_charge_is_finished_without_another(Some(&url));
 }

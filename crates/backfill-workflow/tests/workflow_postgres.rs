@@ -12,8 +12,8 @@ use backfill_workflow::postgres::PostgresStore;
 use backfill_workflow::store::Store;
 use backfill_workflow::testing::Crash;
 use backfill_workflow::{Client, Ctx, Engine, EngineBuilder, Failure, PgTx, Queue, SqliteTx, Start, Status, Workflow};
-use sqlx::postgres::PgPoolOptions;
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use support::{database, soon, unique};
 
 async fn engine_of(pool: &PgPool) -> EngineBuilder {
@@ -49,12 +49,19 @@ async fn n_plain_steps_cost_n_plus_two_statements() {
     });
     let engine = builder.launch().await.unwrap();
     engine.pause(true);
-    soon("a first run, which prepares the statements", engine.start(workflow, &2, Start::new()).await.unwrap().result()).await.unwrap();
+    soon(
+        "a first run, which prepares the statements",
+        engine.start(workflow, &2, Start::new()).await.unwrap().result(),
+    )
+    .await
+    .unwrap();
     for steps in [0_i32, 1, 10, 100] {
-        sqlx::raw_sql("select pg_stat_statements_reset(0, (select oid from pg_database where datname = current_database()), 0)")
-            .execute(&pool)
-            .await
-            .unwrap();
+        sqlx::raw_sql(
+            "select pg_stat_statements_reset(0, (select oid from pg_database where datname = current_database()), 0)",
+        )
+        .execute(&pool)
+        .await
+        .unwrap();
         let handle = engine.start(workflow, &steps, Start::new()).await.unwrap();
         soon("the workflow", handle.result()).await.unwrap();
         // Sweeps of delays and deadlines go on beside it, and are not the workflow's.
@@ -66,7 +73,11 @@ async fn n_plain_steps_cost_n_plus_two_statements() {
         .fetch_all(&pool)
         .await
         .unwrap();
-        assert_eq!(calls.iter().map(|(_, calls)| calls).sum::<i64>(), i64::from(steps) + 2, "{steps} steps: {calls:#?}");
+        assert_eq!(
+            calls.iter().map(|(_, calls)| calls).sum::<i64>(),
+            i64::from(steps) + 2,
+            "{steps} steps: {calls:#?}"
+        );
         let others: Vec<String> = sqlx::query_scalar(
             "select query from pg_stat_statements
              where dbid = (select oid from pg_database where datname = current_database())
@@ -85,28 +96,40 @@ async fn a_transactions_rows_and_its_record_are_both_or_neither() {
     let mut builder = engine_of(&pool).await;
     let workflow = builder.register("transfer", |ctx: Ctx, amount: i32| async move {
         ctx.tx("transfer", async |mut tx: PgTx| {
-            sqlx::query("update accounts set balance = balance - $1 where name = 'ada'").bind(amount).execute(&mut *tx).await?;
-            let left: i32 = sqlx::query_scalar("select balance from accounts where name = 'ada'").fetch_one(&mut *tx).await?;
+            sqlx::query("update accounts set balance = balance - $1 where name = 'ada'")
+                .bind(amount)
+                .execute(&mut *tx)
+                .await?;
+            let left: i32 =
+                sqlx::query_scalar("select balance from accounts where name = 'ada'").fetch_one(&mut *tx).await?;
             if left < 0 {
                 return Err(Failure::new("Overdrawn", format!("{left}")));
             }
-            sqlx::query("update accounts set balance = balance + $1 where name = 'bob'").bind(amount).execute(&mut *tx).await?;
+            sqlx::query("update accounts set balance = balance + $1 where name = 'bob'")
+                .bind(amount)
+                .execute(&mut *tx)
+                .await?;
             Ok(left)
         })
         .await
     });
     let engine = builder.launch().await.unwrap();
-    let run = async |amount| soon("a transfer", engine.start(workflow, &amount, Start::new()).await.unwrap().result()).await;
+    let run =
+        async |amount| soon("a transfer", engine.start(workflow, &amount, Start::new()).await.unwrap().result()).await;
     assert_eq!(run(30).await.unwrap(), 70);
     assert_eq!(run(100).await.unwrap_err().name(), "Overdrawn");
     assert_eq!((balance(&pool, "ada").await, balance(&pool, "bob").await), (70, 130));
     // Killed before its commit, and after it.
     for (written, expected) in [(false, 60), (true, 50)] {
         let crash = Crash::at(Arc::clone(engine.store()), 1, written);
-        let mut builder = Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("crashes");
+        let mut builder =
+            Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("crashes");
         let dies = builder.register("transfer", |ctx: Ctx, amount: i32| async move {
             ctx.tx("transfer", async |mut tx: PgTx| {
-                sqlx::query("update accounts set balance = balance - $1 where name = 'ada'").bind(amount).execute(&mut *tx).await?;
+                sqlx::query("update accounts set balance = balance - $1 where name = 'ada'")
+                    .bind(amount)
+                    .execute(&mut *tx)
+                    .await?;
                 Ok(0)
             })
             .await
@@ -196,9 +219,14 @@ async fn a_job_is_added_in_the_write_that_records_it() {
     let store = PostgresStore::new(pool.clone(), "dbos").unwrap();
     store.migrate().await.unwrap();
     for (written, killed) in [(false, true), (true, true), (false, false)] {
-        let crash = if killed { Crash::at(Arc::new(store.clone()), 1, written) } else { Crash::never(Arc::new(store.clone())) };
-        let mut builder =
-            Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("adds").jobs(jobs.clone());
+        let crash =
+            if killed { Crash::at(Arc::new(store.clone()), 1, written) } else { Crash::never(Arc::new(store.clone())) };
+        let mut builder = Engine::builder()
+            .store(Arc::new(crash.clone()))
+            .migrate(false)
+            .version("v1")
+            .executor("adds")
+            .jobs(jobs.clone());
         let workflow = register(&mut builder);
         let engine = builder.launch().await.unwrap();
         let id = unique("w");
@@ -237,13 +265,16 @@ async fn a_job_starts_a_workflow_in_the_transaction_that_completes_it_beside_one
     let workflow = builder.register("order", |_: Ctx, id: u32| async move { Ok::<_, Failure>(id) });
     let engine = builder.launch().await.unwrap();
     let state = (pool.clone(), engine.client().clone());
-    let task = backfill::handler_with(state, move |(pool, workflows): (PgPool, Client), order: Order, ctx: JobContext| async move {
-        let mut tx = pool.begin().await.map_err(|error| error.to_string())?;
-        let start = Start::new().id(format!("order-{}", order.id));
-        workflows.start_in(&mut tx, workflow, &order.id, start).await.map_err(|error| error.to_string())?;
-        ctx.complete_in(&mut tx).await.map_err(|error| error.to_string())?;
-        tx.commit().await.map_err(|error| error.to_string())
-    });
+    let task = backfill::handler_with(
+        state,
+        move |(pool, workflows): (PgPool, Client), order: Order, ctx: JobContext| async move {
+            let mut tx = pool.begin().await.map_err(|error| error.to_string())?;
+            let start = Start::new().id(format!("order-{}", order.id));
+            workflows.start_in(&mut tx, workflow, &order.id, start).await.map_err(|error| error.to_string())?;
+            ctx.complete_in(&mut tx).await.map_err(|error| error.to_string())?;
+            tx.commit().await.map_err(|error| error.to_string())
+        },
+    );
     let worker: Worker = jobs.worker().task(task).handle_signals(false).build().unwrap();
     let shutdown = worker.shutdown_handle();
     let client = engine.client().clone();
@@ -265,9 +296,8 @@ async fn a_job_starts_a_workflow_in_the_transaction_that_completes_it_beside_one
 async fn one_who_waits_hears_though_the_listener_was_killed() {
     let (pool, _) = database().await;
     let mut builder = engine_of(&pool).await;
-    let workflow = builder.register("receives", |ctx: Ctx, (): ()| async move {
-        ctx.recv::<u32>("t", Duration::from_secs(120)).await
-    });
+    let workflow = builder
+        .register("receives", |ctx: Ctx, (): ()| async move { ctx.recv::<u32>("t", Duration::from_secs(120)).await });
     let engine = builder.launch().await.unwrap();
     let handle = engine.start(workflow, &(), Start::new()).await.unwrap();
     let killed = async {
@@ -329,7 +359,8 @@ async fn a_row_of_an_older_library_runs() {
     let workflow = builder.register("double", |_: Ctx, number: i32| async move { Ok::<_, Failure>(number * 2) });
     let engine = builder.launch().await.unwrap();
     // Until version 108 the input stood in the row.
-    let row = "insert into dbos.workflow_status (workflow_uuid, status, name, queue_name, inputs, serialization, priority)
+    let row =
+        "insert into dbos.workflow_status (workflow_uuid, status, name, queue_name, inputs, serialization, priority)
         values ('old', 'ENQUEUED', 'double', 'q', '{\"positionalArgs\":[21]}', 'portable_json', 0)";
     sqlx::query(row).execute(&pool).await.unwrap();
     assert_eq!(soon("the workflow", engine.handle(workflow, "old").result()).await.unwrap(), 42);
@@ -342,10 +373,15 @@ async fn a_row_of_an_older_library_runs() {
 #[tokio::test]
 async fn one_connection_is_enough() {
     let (_, url) = database().await;
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(20)).connect(&url).await.unwrap();
+    let pool =
+        PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(20)).connect(&url).await.unwrap();
     let mut builder = engine_of(&pool).await.queue(Queue::new("q").concurrency(2));
     let child = builder.register("child", |ctx: Ctx, (): ()| async move {
-        ctx.tx("one", |mut tx: PgTx| async move { Ok(sqlx::query_scalar::<_, i32>("select 1").fetch_one(&mut *tx).await?) }).await
+        ctx.tx(
+            "one",
+            |mut tx: PgTx| async move { Ok(sqlx::query_scalar::<_, i32>("select 1").fetch_one(&mut *tx).await?) },
+        )
+        .await
     });
     let parent = builder.register("parent", move |ctx: Ctx, (): ()| async move {
         let children = (0..5).map(|_| ctx.child(child, &(), Start::new().queue("q")));
@@ -382,7 +418,8 @@ async fn a_clients_write_inside_a_transaction_is_refused() {
         .await
     });
     let engine = builder.launch().await.unwrap();
-    let (refused, id) = soon("the workflow", engine.start(workflow, &(), Start::new()).await.unwrap().result()).await.unwrap();
+    let (refused, id) =
+        soon("the workflow", engine.start(workflow, &(), Start::new()).await.unwrap().result()).await.unwrap();
     assert!(refused.contains("start_in") && refused.contains("\"t\""), "{refused}");
     assert_eq!(soon("the other", engine.handle(other, &id).result()).await.unwrap(), 5);
 }
@@ -444,7 +481,11 @@ async fn killed_connections_fail_no_workflow() {
     let killer = PgPoolOptions::new().max_connections(1).connect(&support::server_url()).await.unwrap();
     let name: String = sqlx::query_scalar("select current_database()").fetch_one(&pool).await.unwrap();
     for _ in 0..10 {
-        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1").bind(&name).execute(&killer).await.unwrap();
+        sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1")
+            .bind(&name)
+            .execute(&killer)
+            .await
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     assert_eq!(soon("the transaction", tx.result()).await.unwrap(), 1);
@@ -497,11 +538,11 @@ async fn a_fork_has_messages_of_older_clients() {
 async fn a_connection_of_another_kind_is_refused() {
     let (pool, _) = database().await;
     let mut builder = engine_of(&pool).await;
-    let workflow = builder.register("wrong", |ctx: Ctx, (): ()| async move {
-        ctx.tx("tx", |_: SqliteTx| async { Ok(()) }).await
-    });
+    let workflow =
+        builder.register("wrong", |ctx: Ctx, (): ()| async move { ctx.tx("tx", |_: SqliteTx| async { Ok(()) }).await });
     let engine = builder.launch().await.unwrap();
-    let failure = soon("the refusal", engine.start(workflow, &(), Start::new()).await.unwrap().result()).await.unwrap_err();
+    let failure =
+        soon("the refusal", engine.start(workflow, &(), Start::new()).await.unwrap().result()).await.unwrap_err();
     assert!(failure.to_string().contains("SQLite") && failure.to_string().contains("PostgreSQL"), "{failure}");
 }
 

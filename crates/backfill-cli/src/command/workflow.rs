@@ -32,7 +32,11 @@ pub async fn run(global: &Global, output: &Output, args: WorkflowArgs) -> Result
         WorkflowCommand::Start(args) => start(&client, output, args).await,
         WorkflowCommand::SendTo(args) => send(&client, output, args).await,
         WorkflowCommand::Cancel { ids, children } => {
-            let done = if children { client.cancel_with_children(ids.clone()).await? } else { client.cancel(ids.clone()).await? };
+            let done = if children {
+                client.cancel_with_children(ids.clone()).await?
+            } else {
+                client.cancel(ids.clone()).await?
+            };
             changed(output, "cancelled", &ids, &done)
         }
         WorkflowCommand::Resume { ids, queue } => {
@@ -46,7 +50,8 @@ pub async fn run(global: &Global, output: &Output, args: WorkflowArgs) -> Result
         }
         WorkflowCommand::Recover { executors, app_version } => {
             let done = client.recover(executors, app_version.as_deref()).await?;
-            output.either(&json!({ "recovered": done }), format!("put back {}", count_of(done.len() as u64, "workflow")))
+            output
+                .either(&json!({ "recovered": done }), format!("put back {}", count_of(done.len() as u64, "workflow")))
         }
         WorkflowCommand::Schedules { command } => schedules(&client, output, command).await,
         WorkflowCommand::Queues => queues(&client, output).await,
@@ -239,7 +244,8 @@ fn timeline(run: &Run, steps: &[StepRow], now: i64) -> Table {
         let (from, until) = (step.started_at.unwrap_or(begun), step.completed_at.unwrap_or(end));
         let first = place(from).min(BAR - 1);
         let length = (place(until).saturating_sub(first)).max(1);
-        let bar = format!("{}{}{}", "·".repeat(first), "━".repeat(length), "·".repeat(BAR.saturating_sub(first + length)));
+        let bar =
+            format!("{}{}{}", "·".repeat(first), "━".repeat(length), "·".repeat(BAR.saturating_sub(first + length)));
         let (result, style) = match (&step.error, &step.child) {
             (Some(error), _) => (message_of(error), Style::Bad),
             (None, Some(child)) => (format!("→ {}", visible(child)), Style::Plain),
@@ -271,8 +277,9 @@ async fn steps(client: &Client, output: &Output, id: &str) -> Result<(), Failure
 async fn start(client: &Client, output: &Output, args: StartArgs) -> Result<(), Failure> {
     let input: Value = match &args.input {
         None => Value::Null,
-        Some(text) => serde_json::from_str(text)
-            .map_err(|error| Failure::Usage(format!("the input is no JSON: {error}; a text stands in double quotes")))?,
+        Some(text) => serde_json::from_str(text).map_err(|error| {
+            Failure::Usage(format!("the input is no JSON: {error}; a text stands in double quotes"))
+        })?,
     };
     let mut options = Start::new();
     (options.id, options.queue, options.delay, options.priority) = (args.id, args.queue, args.delay, args.priority);
@@ -442,7 +449,12 @@ async fn versions(client: &Client, output: &Output, set_latest: Option<String>) 
         return output.line("no versions");
     }
     let now = moment(now(client).await);
-    let mut table = Table::new([("VERSION", Column::Text), ("APPLICATION", Column::Text), ("FIRST SEEN", Column::Fixed), ("", Column::Fixed)]);
+    let mut table = Table::new([
+        ("VERSION", Column::Text),
+        ("APPLICATION", Column::Text),
+        ("FIRST SEEN", Column::Fixed),
+        ("", Column::Fixed),
+    ]);
     let mut told: Vec<Option<String>> = Vec::new();
     for version in versions {
         let latest = !told.contains(&version.application);

@@ -25,7 +25,12 @@ pub struct Handle<O, E = Failure> {
 
 impl<O, E> Clone for Handle<O, E> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), id: Arc::clone(&self.id), outcome: self.outcome.clone(), types: PhantomData }
+        Self {
+            client: self.client.clone(),
+            id: Arc::clone(&self.id),
+            outcome: self.outcome.clone(),
+            types: PhantomData,
+        }
     }
 }
 

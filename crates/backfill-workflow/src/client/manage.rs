@@ -145,7 +145,13 @@ impl Client {
                 };
                 match meant {
                     Some(step) => step.number,
-                    None => return Err(Error::invalid("the step to fork from", &format!("{other:?}"), format!("is not recorded of the workflow {id:?}"))),
+                    None => {
+                        return Err(Error::invalid(
+                            "the step to fork from",
+                            &format!("{other:?}"),
+                            format!("is not recorded of the workflow {id:?}"),
+                        ));
+                    }
                 }
             }
         };
@@ -172,7 +178,11 @@ impl Client {
     ///
     /// # Errors
     /// When the storage fails.
-    pub async fn delete<S: Into<String>>(&self, ids: impl IntoIterator<Item = S>, children: bool) -> Result<Vec<String>> {
+    pub async fn delete<S: Into<String>>(
+        &self,
+        ids: impl IntoIterator<Item = S>,
+        children: bool,
+    ) -> Result<Vec<String>> {
         let mut ids: Vec<String> = ids.into_iter().map(Into::into).collect();
         if children {
             ids = self.with_descendants(ids).await?;

@@ -93,7 +93,11 @@ pub(crate) fn times(row: &ScheduleRow) -> Result<cron::Schedule> {
     let schedule = cron::Schedule::expression(&row.cron)
         .or_else(|error| {
             // DBOS's clients also have expressions of five fields, without seconds.
-            if row.cron.split_whitespace().count() == 5 { cron::Schedule::expression(&format!("0 {}", row.cron)) } else { Err(error) }
+            if row.cron.split_whitespace().count() == 5 {
+                cron::Schedule::expression(&format!("0 {}", row.cron))
+            } else {
+                Err(error)
+            }
         })
         .map_err(Error::from)?;
     match &row.time_zone {
@@ -192,7 +196,12 @@ impl Client {
     ///
     /// # Errors
     /// When there is no such schedule, the window has more than 10 000 moments, or the storage fails.
-    pub async fn backfill_schedule(&self, name: &str, from: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<Handle<Value>>> {
+    pub async fn backfill_schedule(
+        &self,
+        name: &str,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Handle<Value>>> {
         const MOST: usize = 10_000;
         let row = self.schedule(name).await?;
         let times = times(&row)?;

@@ -106,7 +106,9 @@ impl Client {
         let queues = self.known_queues().await?;
         let Some(known) = queues.iter().find(|known| known.name == *queue) else { return Ok(()) };
         match (known.partitioned, &row.partition) {
-            (true, None) => Err(Error::invalid("the queue", queue, "is partitioned; name a part with `Start::partition`")),
+            (true, None) => {
+                Err(Error::invalid("the queue", queue, "is partitioned; name a part with `Start::partition`"))
+            }
             (false, Some(part)) => {
                 Err(Error::invalid("the partition", part, format!("cannot be: the queue {queue:?} is not partitioned")))
             }

@@ -71,7 +71,10 @@ impl Ctx {
             };
             match created {
                 Created::New { .. } => {
-                    if new.start.is_none() && new.delay.is_none() && let Some(queue) = &new.queue {
+                    if new.start.is_none()
+                        && new.delay.is_none()
+                        && let Some(queue) = &new.queue
+                    {
                         execution.core.wake_queue(queue);
                     }
                     Ok(child(&new.id))

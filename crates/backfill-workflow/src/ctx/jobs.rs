@@ -28,7 +28,10 @@ impl Ctx {
                 return replay(row);
             }
             let Some(jobs) = &execution.core.jobs else {
-                let error = Error::Unsupported { storage: "this engine", what: "queue of jobs; give it one with `EngineBuilder::jobs`" };
+                let error = Error::Unsupported {
+                    storage: "this engine",
+                    what: "queue of jobs; give it one with `EngineBuilder::jobs`",
+                };
                 return Err(error.into());
             };
             let mut step = row(number, NAME, clock());

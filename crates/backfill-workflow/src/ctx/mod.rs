@@ -25,12 +25,12 @@ use serde::de::DeserializeOwned;
 
 pub use self::child::Child;
 pub use self::step::{Backoff, Step};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use self::tx::{Connection, Tx};
 #[cfg(feature = "postgres")]
 pub use self::tx::PgTx;
 #[cfg(feature = "sqlite")]
 pub use self::tx::SqliteTx;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use self::tx::{Connection, Tx};
 use crate::client::Client;
 use crate::codec;
 use crate::engine::run::{Execution, failure_of};

@@ -76,7 +76,8 @@ impl Ctx {
                     let from = i32::try_from(from).unwrap_or(i32::MAX);
                     let rows = store.stream(&workflow, Some(&key), from).await?;
                     let open = rows.iter().take_while(|row| !codec::is_closed(&row.value.text));
-                    let values = open.map(|row| codec::decode("a stream's value", &row.value.text, row.value.format.as_deref()));
+                    let values =
+                        open.map(|row| codec::decode("a stream's value", &row.value.text, row.value.format.as_deref()));
                     Ok(values.collect::<Result<Vec<T>>>()?)
                 })
             }),

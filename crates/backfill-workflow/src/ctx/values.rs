@@ -15,7 +15,9 @@ impl Ctx {
     /// The time, to the millisecond, as it was when this call ran first.
     pub fn now<'a>(&self) -> Step<'a, DateTime<Utc>> {
         let core = Arc::clone(&self.execution.core);
-        self.value("DBOS.now", move || DateTime::from_timestamp_millis(core.now()).unwrap_or_else(|| Utc::now().trunc_subsecs(3)))
+        self.value("DBOS.now", move || {
+            DateTime::from_timestamp_millis(core.now()).unwrap_or_else(|| Utc::now().trunc_subsecs(3))
+        })
     }
 
     /// A random UUID, which stays the same.

@@ -265,7 +265,8 @@ fn variable(name: &str) -> Option<String> {
 fn build_id() -> String {
     let metadata = std::env::current_exe().and_then(|path| path.metadata());
     let written = metadata.as_ref().ok().and_then(|data| data.modified().ok());
-    let seconds = written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_millis());
+    let seconds =
+        written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_millis());
     format!("{:x}-{seconds:x}", metadata.map_or(0, |data| data.len()))
 }
 

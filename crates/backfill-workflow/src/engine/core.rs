@@ -117,9 +117,7 @@ impl Core {
 
     /// The storage's time, as near as this process knows it.
     pub(crate) fn now(&self) -> Ms {
-        self.store
-            .clock()
-            .unwrap_or_else(|| Utc::now().timestamp_millis() + self.skew.load(Ordering::Relaxed))
+        self.store.clock().unwrap_or_else(|| Utc::now().timestamp_millis() + self.skew.load(Ordering::Relaxed))
     }
 
     /// Asks the storage what time it is.
@@ -258,7 +256,12 @@ impl Core {
         let Some(registered) = self.registry.get(run.name.as_str()) else { return };
         let max = registered.max_attempts.unwrap_or(self.settings.max_attempts);
         if max.is_some_and(|max| run.attempts > i64::from(max) + 1) {
-            tracing::error!(workflow = run.id, name = run.name, attempts = run.attempts, "begun too often without an end");
+            tracing::error!(
+                workflow = run.id,
+                name = run.name,
+                attempts = run.attempts,
+                "begun too often without an end"
+            );
             let finish = Finish {
                 run: run.id.clone(),
                 owner: run.owner.clone().unwrap_or_default(),

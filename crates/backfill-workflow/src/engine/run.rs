@@ -85,7 +85,13 @@ impl Execution {
     }
 
     /// An execution of a row that was stored a moment ago.
-    pub(crate) fn started(core: Arc<Core>, name: &'static str, new: &NewRun, owner: &str, deadline: Option<Ms>) -> Self {
+    pub(crate) fn started(
+        core: Arc<Core>,
+        name: &'static str,
+        new: &NewRun,
+        owner: &str,
+        deadline: Option<Ms>,
+    ) -> Self {
         let identity = Identity { user: new.user.clone(), role: new.role.clone(), roles: new.roles.clone() };
         Self {
             core,
@@ -137,12 +143,7 @@ impl Execution {
     }
 
     fn unexpected(&self, step: i32, recorded: &str, found: &str) -> Error {
-        Error::UnexpectedStep {
-            run: self.id.to_string(),
-            step,
-            recorded: recorded.to_owned(),
-            found: found.to_owned(),
-        }
+        Error::UnexpectedStep { run: self.id.to_string(), step, recorded: recorded.to_owned(), found: found.to_owned() }
     }
 
     fn cancelled(&self) -> Error {
@@ -232,7 +233,12 @@ impl Execution {
             Some(Ok(result)) => self.end(result).await,
             Some(Err(panic)) => {
                 let message = crate::panic_message(&*panic);
-                tracing::error!(workflow = &*self.id, name = self.name, message, "the workflow panicked; it will be begun again");
+                tracing::error!(
+                    workflow = &*self.id,
+                    name = self.name,
+                    message,
+                    "the workflow panicked; it will be begun again"
+                );
                 self.core.put_back(&self.id, &self.owner, self.attempts);
             }
         }

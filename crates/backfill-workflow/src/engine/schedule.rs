@@ -53,7 +53,9 @@ pub(super) async fn run(core: Arc<Core>) {
                     for row in schedules.iter().filter(|row| !row.paused && mine(&core, row)) {
                         match look(&core, row, &mut looked).await {
                             Ok(due) => next = [next, due].into_iter().flatten().min(),
-                            Err(error) => tracing::warn!(schedule = row.name, %error, "a schedule could not start what is due"),
+                            Err(error) => {
+                                tracing::warn!(schedule = row.name, %error, "a schedule could not start what is due")
+                            }
                         }
                     }
                     let now = now(&core);
@@ -89,11 +91,7 @@ fn now(core: &Core) -> DateTime<Utc> {
 }
 
 /// Starts what is due of one schedule. Answers when it is due next.
-async fn look(
-    core: &Core,
-    row: &ScheduleRow,
-    looked: &mut Looked,
-) -> Result<Option<DateTime<Utc>>> {
+async fn look(core: &Core, row: &ScheduleRow, looked: &mut Looked) -> Result<Option<DateTime<Utc>>> {
     let times = times(row)?;
     let now = now(core);
     let fired = row.last_fired_at.as_deref().and_then(|at| at.parse::<DateTime<Utc>>().ok());

@@ -156,7 +156,11 @@ fn only(answers: Vec<Created>) -> Result<Created> {
     answers.into_iter().next().ok_or_else(|| Error::decode("the database's answer", "it has no row"))
 }
 
-async fn insert(store: &PostgresStore, connection: &mut PgConnection, runs: &[NewRun]) -> Result<Vec<Created>, sqlx::Error> {
+async fn insert(
+    store: &PostgresStore,
+    connection: &mut PgConnection,
+    runs: &[NewRun],
+) -> Result<Vec<Created>, sqlx::Error> {
     let inputs: Vec<Input<'_>> = runs.iter().enumerate().map(Input::new).collect();
     let inputs = serde_json::to_string(&inputs).map_err(|error| sqlx::Error::Encode(error.into()))?;
     // A row that is there is touched only, and answered as it is; the creator's token tells a repeated call. Whoever waits for work is told at the

@@ -24,7 +24,8 @@ pub(super) async fn beat(store: &PostgresStore, executor: &str, lease: Ms, live:
         &runs as &[&str],
         &owners as &[&str],
     );
-    let rows = rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("write a heartbeat", error))?;
+    let rows =
+        rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("write a heartbeat", error))?;
     let lost = rows.into_iter().map(|row| {
         let status = row.status.as_deref().and_then(Status::parse);
         (Held { run: row.run, owner: row.owner }, status)

@@ -62,7 +62,8 @@ pub(super) fn changes(store: PostgresStore) -> BoxStream<'static, Change> {
 
 async fn listen(store: &PostgresStore) -> Result<PgListener, sqlx::Error> {
     let options = (*store.pool.connect_options()).clone();
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(10)).connect_with(options).await?;
+    let pool =
+        PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(10)).connect_with(options).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     listener.listen_all([MESSAGES, EVENTS, STREAMS, &*store.channel]).await?;

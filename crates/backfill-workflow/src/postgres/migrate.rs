@@ -68,9 +68,10 @@ async fn bring(store: &PostgresStore, connection: &mut PgConnection) -> Result<(
                     "the schema {:?} is at version {version} of DBOS's ledger; this library begins at {OLDEST}",
                     store.schema.name()
                 ),
-                remedy: "Launch a program with DBOS's own library of version 2.30 (Python), 4.26 (TypeScript) or newer \
+                remedy:
+                    "Launch a program with DBOS's own library of version 2.30 (Python), 4.26 (TypeScript) or newer \
                          once, or use another schema"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         None => {

@@ -88,7 +88,8 @@ impl PostgresStore {
     /// When the URL or the schema's name is wrong, or the server cannot be reached.
     pub async fn connect(url: &str, schema: &str) -> Result<Self> {
         let options = address(Some(url))?;
-        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
+        let pool =
+            PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).connect_lazy_with(options);
         let store = Self::new(pool, schema)?;
         let mut connection = store.pool.acquire().await.map_err(|error| failed("connect to PostgreSQL", error))?;
         connection.ping().await.map_err(|error| failed("connect to PostgreSQL", error))?;
@@ -135,7 +136,10 @@ fn failed(action: &'static str, error: sqlx::Error) -> Error {
 
 /// Whether a statement met others that it does not wait for.
 fn is_contended(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "55P03"))
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| matches!(&*code, "40001" | "40P01" | "55P03"))
 }
 
 #[async_trait]

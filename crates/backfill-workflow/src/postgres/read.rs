@@ -39,8 +39,12 @@ fn list(items: &[String]) -> Option<&[String]> {
 
 /// The workflows that are meant. Those who ask by ids, as waiters do, have a statement of their own, which no plan for everything can spoil.
 pub(super) async fn runs(store: &PostgresStore, filter: &Filter) -> Result<Vec<Run>> {
-    let only_ids =
-        Filter { ids: filter.ids.clone(), load_input: filter.load_input, load_output: filter.load_output, ..Filter::default() };
+    let only_ids = Filter {
+        ids: filter.ids.clone(),
+        load_input: filter.load_input,
+        load_output: filter.load_output,
+        ..Filter::default()
+    };
     if !filter.ids.is_empty() && *filter == only_ids {
         let rows = runs!(
             "where w.workflow_uuid = any($3) order by w.created_at, w.workflow_uuid",

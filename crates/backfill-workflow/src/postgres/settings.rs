@@ -94,7 +94,8 @@ pub(super) async fn delete_queue(store: &PostgresStore, name: &str) -> Result<bo
 
 pub(super) async fn schedules(store: &PostgresStore) -> Result<Vec<ScheduleRow>> {
     let rows = sqlx::query!("select * from dbos.workflow_schedules order by schedule_name");
-    let rows = rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("read the schedules", error))?;
+    let rows =
+        rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("read the schedules", error))?;
     let schedules = rows.into_iter().map(|row| ScheduleRow {
         id: row.schedule_id,
         name: row.schedule_name,
@@ -143,7 +144,8 @@ pub(super) async fn put_schedule(store: &PostgresStore, row: &ScheduleRow) -> Re
 pub(super) async fn change_schedule(store: &PostgresStore, name: &str, change: &ScheduleChange) -> Result<bool> {
     if matches!(change, ScheduleChange::Delete) {
         let gone = sqlx::query!("delete from dbos.workflow_schedules where schedule_name = $1", name);
-        let gone = gone.execute(store.schema.on(&store.pool)).await.map_err(|error| failed("delete a schedule", error))?;
+        let gone =
+            gone.execute(store.schema.on(&store.pool)).await.map_err(|error| failed("delete a schedule", error))?;
         return Ok(gone.rows_affected() > 0);
     }
     let (status, fired) = match change {

@@ -40,11 +40,7 @@ async fn tell(store: &PostgresStore, transition: &Transition, moved: &[Moved]) {
     if !queues.is_empty() {
         news.extend(PostgresStore::news('q', &queues));
     }
-    let told = sqlx::query!(
-        "select pg_notify($1, n) from unnest($2::text[]) as n",
-        &*store.channel,
-        &news,
-    );
+    let told = sqlx::query!("select pg_notify($1, n) from unnest($2::text[]) as n", &*store.channel, &news,);
     if let Err(error) = told.execute(&store.pool).await {
         tracing::debug!(%error, "others could not be told; they look by themselves");
     }

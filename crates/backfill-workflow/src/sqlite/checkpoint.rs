@@ -9,8 +9,7 @@ use super::{SqliteStore, create, failed, now};
 use crate::codec;
 use crate::error::Result;
 use crate::store::{
-    Change, Checkpoint, Checkpointed, Effect, Encoded, Existing, NewMessage, Status, StepRow,
-    StoreTransaction,
+    Change, Checkpoint, Checkpointed, Effect, Encoded, Existing, NewMessage, Status, StepRow, StoreTransaction,
 };
 
 const ACTION: &str = "record a step";
@@ -196,7 +195,11 @@ async fn with_effect(
 }
 
 /// Consumes the oldest message.
-async fn receive(connection: &mut SqliteConnection, one: &Checkpoint, topic: &str) -> Result<Checkpointed, sqlx::Error> {
+async fn receive(
+    connection: &mut SqliteConnection,
+    one: &Checkpoint,
+    topic: &str,
+) -> Result<Checkpointed, sqlx::Error> {
     let number = one.step.number;
     let message = sqlx::query!(
         r#"update notifications set consumed = true, consumed_by_function_id = ?3

@@ -37,8 +37,7 @@ async fn take(
     let mut limit = room(connection, claim, None, claim.concurrency, claim.rate, now).await?.min(claim.limit);
     if claim.partition.is_some() {
         let part = claim.partition;
-        limit =
-            limit.min(room(connection, claim, part, claim.partition_concurrency, claim.partition_rate, now).await?);
+        limit = limit.min(room(connection, claim, part, claim.partition_concurrency, claim.partition_rate, now).await?);
     }
     if limit <= 0 {
         return Ok(Vec::new());

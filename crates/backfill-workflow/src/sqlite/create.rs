@@ -61,7 +61,8 @@ pub(super) async fn create_one(connection: &mut SqliteConnection, run: &NewRun) 
                 holder.id,
             );
             moved.execute(&mut *connection).await?;
-            let given = sqlx::query!("update workflow_input set inputs = ? where workflow_uuid = ?", run.input, holder.id);
+            let given =
+                sqlx::query!("update workflow_input set inputs = ? where workflow_uuid = ?", run.input, holder.id);
             given.execute(connection).await?;
             return Ok(Created::Moved { id: holder.id });
         }

@@ -24,11 +24,14 @@ async fn remove(connection: &mut SqliteConnection, ids: String) -> Result<Vec<St
         ids,
     );
     let gone = gone.fetch_all(&mut *connection).await?;
-    let steps = sqlx::query!("delete from operation_outputs where workflow_uuid in (select value from json_each(?))", ids);
+    let steps =
+        sqlx::query!("delete from operation_outputs where workflow_uuid in (select value from json_each(?))", ids);
     steps.execute(&mut *connection).await?;
-    let inputs = sqlx::query!("delete from workflow_input where workflow_uuid in (select value from json_each(?))", ids);
+    let inputs =
+        sqlx::query!("delete from workflow_input where workflow_uuid in (select value from json_each(?))", ids);
     inputs.execute(&mut *connection).await?;
-    let outputs = sqlx::query!("delete from workflow_output where workflow_uuid in (select value from json_each(?))", ids);
+    let outputs =
+        sqlx::query!("delete from workflow_output where workflow_uuid in (select value from json_each(?))", ids);
     outputs.execute(connection).await?;
     Ok(gone)
 }

@@ -175,7 +175,12 @@ pub(super) async fn versions(store: &SqliteStore) -> Result<Vec<VersionRow>> {
 }
 
 /// A version that becomes the latest is newer than all others, even within one millisecond.
-pub(super) async fn put_version(store: &SqliteStore, name: &str, application: Option<&str>, latest: bool) -> Result<()> {
+pub(super) async fn put_version(
+    store: &SqliteStore,
+    name: &str,
+    application: Option<&str>,
+    latest: bool,
+) -> Result<()> {
     let (id, now) = (crate::id::fresh(), now());
     let put = sqlx::query!(
         "insert into application_versions (version_id, version_name, version_timestamp, created_at, application_name)

@@ -88,7 +88,8 @@ pub(super) async fn beat(store: &SqliteStore, executor: &str, lease: Ms, live: &
 
 /// Says that an executor has ended.
 pub(super) async fn retire(store: &SqliteStore, executor: &str) -> Result<()> {
-    let retired = sqlx::query!("update backfill_workflow_executors set lives_until = 0 where executor_id = ?", executor);
+    let retired =
+        sqlx::query!("update backfill_workflow_executors set lives_until = 0 where executor_id = ?", executor);
     retired.execute(&store.writer).await.map_err(|error| failed("end an executor", error))?;
     Ok(())
 }

@@ -15,7 +15,8 @@ use tokio::sync::{broadcast, watch};
 use super::{
     Beat, Change, Checkpoint, Checkpointed, Claim, Claimed, Count, Created, Effect, EventRow, Execution, Existing,
     Expired, Export, Filter, Finish, Fork, Held, INTERNAL_QUEUE, MessageRow, Moved, Ms, NewMessage, NewRun, QueueRow,
-    Rate, Run, ScheduleChange, ScheduleRow, Status, StepRow, Store, StoreTransaction, StreamRow, Transition, VersionRow,
+    Rate, Run, ScheduleChange, ScheduleRow, Status, StepRow, Store, StoreTransaction, StreamRow, Transition,
+    VersionRow,
 };
 use crate::codec;
 use crate::error::{Error, Result};
@@ -154,10 +155,8 @@ impl MemoryStore {
                 }
             }
             Some(Effect::Receive { topic }) => {
-                let oldest = entry
-                    .messages
-                    .iter_mut()
-                    .find(|row| !row.consumed && row.topic.as_deref() == Some(topic.as_str()));
+                let oldest =
+                    entry.messages.iter_mut().find(|row| !row.consumed && row.topic.as_deref() == Some(topic.as_str()));
                 let Some(row) = oldest else { return Checkpointed::NoMessage };
                 row.consumed = true;
                 row.consumed_by = Some(number);
@@ -222,9 +221,10 @@ impl MemoryStore {
             return Created::Exists(entry.existing());
         }
         if let (Some(queue), Some(key)) = (&new.queue, &new.deduplication) {
-            let holder = state.runs.values_mut().find(|entry| {
-                entry.run.queue.as_ref() == Some(queue) && entry.run.deduplication.as_ref() == Some(key)
-            });
+            let holder = state
+                .runs
+                .values_mut()
+                .find(|entry| entry.run.queue.as_ref() == Some(queue) && entry.run.deduplication.as_ref() == Some(key));
             if let Some(holder) = holder {
                 let run = &mut holder.run;
                 if let (Some(_), Some(delay), Status::Delayed) = (&new.debounce, new.delay, run.status)
@@ -246,14 +246,8 @@ impl MemoryStore {
         let queue = run.queue.clone().filter(|_| run.status == Status::Enqueued);
         state.counter += 1;
         let order = state.counter;
-        let entry = Entry {
-            run,
-            order,
-            steps: BTreeMap::new(),
-            messages: Vec::new(),
-            events: Vec::new(),
-            streams: Vec::new(),
-        };
+        let entry =
+            Entry { run, order, steps: BTreeMap::new(), messages: Vec::new(), events: Vec::new(), streams: Vec::new() };
         state.runs.insert(new.id.clone(), entry);
         if let Some(queue) = queue {
             self.tell(Change::Queue(queue));
@@ -287,7 +281,9 @@ fn new_row(new: &NewRun, now: Ms) -> Run {
         parent: new.parent.clone(),
         schedule: new.schedule.clone(),
         timeout: new.timeout,
-        deadline: new.deadline.or_else(|| new.timeout.filter(|_| status == Status::Pending).map(|timeout| now + timeout)),
+        deadline: new
+            .deadline
+            .or_else(|| new.timeout.filter(|_| status == Status::Pending).map(|timeout| now + timeout)),
         delay_until: new.delay.map(|delay| now + delay),
         created_at: now,
         updated_at: now,
@@ -308,7 +304,14 @@ fn new_row(new: &NewRun, now: Ms) -> Run {
 }
 
 /// How many more may start.
-fn room(state: &State, claim: &Claim<'_>, partition: Option<&str>, most: Option<i64>, rate: Option<Rate>, now: Ms) -> i64 {
+fn room(
+    state: &State,
+    claim: &Claim<'_>,
+    partition: Option<&str>,
+    most: Option<i64>,
+    rate: Option<Rate>,
+    now: Ms,
+) -> i64 {
     let of_queue = |run: &Run| {
         run.queue.as_deref() == Some(claim.queue)
             && partition.is_none_or(|partition| run.partition.as_deref() == Some(partition))
@@ -444,9 +447,10 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let mut answers = Vec::with_capacity(finishes.len());
         for finish in finishes {
-            let entry = state.runs.get_mut(&finish.run).filter(|entry| {
-                entry.run.status == Status::Pending && entry.run.owner.as_ref() == Some(&finish.owner)
-            });
+            let entry = state
+                .runs
+                .get_mut(&finish.run)
+                .filter(|entry| entry.run.status == Status::Pending && entry.run.owner.as_ref() == Some(&finish.owner));
             answers.push(entry.is_some());
             let Some(entry) = entry else { continue };
             let queue = entry.run.queue.clone();

@@ -30,15 +30,8 @@ pub enum Status {
 
 impl Status {
     /// All of them, in the order of a workflow's life.
-    pub const ALL: [Self; 7] = [
-        Self::Enqueued,
-        Self::Delayed,
-        Self::Pending,
-        Self::Success,
-        Self::Error,
-        Self::Cancelled,
-        Self::Exhausted,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Enqueued, Self::Delayed, Self::Pending, Self::Success, Self::Error, Self::Cancelled, Self::Exhausted];
 
     /// As it stands in the table.
     #[must_use]
@@ -746,12 +739,7 @@ impl Filter {
     /// These workflows, with all their values.
     #[must_use]
     pub fn of_ids<S: Into<String>>(ids: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            ids: ids.into_iter().map(Into::into).collect(),
-            load_input: true,
-            load_output: true,
-            ..Self::default()
-        }
+        Self { ids: ids.into_iter().map(Into::into).collect(), load_input: true, load_output: true, ..Self::default() }
     }
 
     /// Whether a row is meant.

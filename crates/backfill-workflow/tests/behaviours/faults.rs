@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use backfill_workflow::store::{Checkpoint, Checkpointed, Claim, Execution, Finish, INTERNAL_QUEUE, NewRun, StepRow, Transition};
+use backfill_workflow::store::{
+    Checkpoint, Checkpointed, Claim, Execution, Finish, INTERNAL_QUEUE, NewRun, StepRow, Transition,
+};
 use backfill_workflow::{Ctx, Error, Failure, Filter, Queue, Schedule, Start, Status, Tick, Workflow};
 
 use crate::place::{Counter, Place, within};
@@ -113,7 +115,10 @@ pub(crate) async fn an_execution_that_lost_its_workflow_is_told_so_whatever_it_w
     assert!(matches!(store.checkpoint(&[step(&new, 0)]).await.unwrap()[0], Checkpointed::Recorded(_)));
     // Both in one write.
     let both = store.checkpoint(&[step("old token", 1), step(&new, 1)]).await.unwrap();
-    assert!(matches!(&both[..], [Checkpointed::Refused(Some(_)) | Checkpointed::Recorded(_), Checkpointed::Written]), "{both:?}");
+    assert!(
+        matches!(&both[..], [Checkpointed::Refused(Some(_)) | Checkpointed::Recorded(_), Checkpointed::Written]),
+        "{both:?}"
+    );
     assert!(!matches!(both[0], Checkpointed::Written));
     let end = |owner: &str| Finish {
         run: "z".into(),
@@ -291,7 +296,8 @@ pub(crate) async fn arguments_of_other_languages_are_given_as_they_are(place: Pl
     let input = backfill_workflow::Args::new().positional(&1).positional(&2);
     let handle = engine.start(adds, &input, Start::new()).await.unwrap();
     assert_eq!(within(handle.result()).await.unwrap(), 3);
-    let stored: serde_json::Value = serde_json::from_str(handle.get().await.unwrap().input.as_deref().unwrap()).unwrap();
+    let stored: serde_json::Value =
+        serde_json::from_str(handle.get().await.unwrap().input.as_deref().unwrap()).unwrap();
     assert_eq!(stored, serde_json::json!({ "positionalArgs": [1, 2], "namedArgs": {} }));
     let closed = engine.client().clone();
     engine.shutdown(Duration::from_secs(5)).await;

@@ -110,9 +110,9 @@ pub(crate) async fn a_result_is_read_by_any_process(place: Place) {
     let handle = elsewhere.start(Workflow::<i64, i64>::named("doubles"), &21, Start::new()).await.unwrap();
     assert_eq!(within(handle.result()).await.unwrap(), 42);
     let handle = engine.start(workflow, &4, Start::new()).await.unwrap();
-    let results = futures::future::join_all((0..5).map(|_| async {
-        within(place.client().await.handle(workflow, handle.id()).result()).await.unwrap()
-    }));
+    let results = futures::future::join_all(
+        (0..5).map(|_| async { within(place.client().await.handle(workflow, handle.id()).result()).await.unwrap() }),
+    );
     assert_eq!(results.await, [8; 5]);
 }
 

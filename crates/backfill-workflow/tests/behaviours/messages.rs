@@ -46,7 +46,10 @@ pub(crate) async fn one_that_does_not_come_is_none_and_stays_it(place: Place) {
     let handle = engine.start(workflow, &(), Start::new()).await.unwrap();
     assert_eq!(within(handle.result()).await.unwrap(), None);
     let steps = engine.steps(handle.id()).await.unwrap();
-    assert_eq!(steps.iter().map(|step| (step.number, step.name.as_str())).collect::<Vec<_>>(), [(0, "DBOS.recv"), (1, "DBOS.sleep")]);
+    assert_eq!(
+        steps.iter().map(|step| (step.number, step.name.as_str())).collect::<Vec<_>>(),
+        [(0, "DBOS.recv"), (1, "DBOS.sleep")]
+    );
     engine.send(handle.id(), "late", &1, None).await.unwrap();
     let fork = engine.fork(workflow, handle.id(), ForkFrom::Step(9), Start::new()).await.unwrap();
     assert_eq!(within(fork.result()).await.unwrap(), None, "a message that came since is not received");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use backfill_workflow::{Ctx, EngineBuilder, Error, Failure, Filter, ForkFrom, Queue, Retention, Start, Status, Workflow};
+use backfill_workflow::{
+    Ctx, EngineBuilder, Error, Failure, Filter, ForkFrom, Queue, Retention, Start, Status, Workflow,
+};
 
 use crate::place::{Counter, Place, within};
 
@@ -142,7 +144,14 @@ pub(crate) async fn what_is_asked_for_is_listed(place: Place) {
         let mut filter = Filter::default();
         change(&mut filter);
         let runs = engine.list(&filter).await.unwrap();
-        let by_hand: Vec<String> = engine.list(&Filter::default()).await.unwrap().into_iter().filter(|run| filter.matches(run)).map(|run| run.id).collect();
+        let by_hand: Vec<String> = engine
+            .list(&Filter::default())
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|run| filter.matches(run))
+            .map(|run| run.id)
+            .collect();
         let mut ids: Vec<String> = runs.into_iter().map(|run| run.id).collect();
         if filter.limit.is_none() {
             let mut sorted = ids.clone();
@@ -189,12 +198,16 @@ pub(crate) async fn texts_are_stored_as_they_are(place: Place) {
         Ok::<_, Failure>(step)
     });
     let engine = builder.launch().await.unwrap();
-    let start = Start::new().id(evil).queue(evil).user(evil).role(evil).roles([evil]).deduplication(evil).attributes(evil);
+    let start =
+        Start::new().id(evil).queue(evil).user(evil).role(evil).roles([evil]).deduplication(evil).attributes(evil);
     let handle = engine.start(workflow, &evil.to_owned(), start).await.unwrap();
     assert_eq!(within(handle.result()).await.unwrap(), evil);
     engine.send(evil, evil, evil, Some(evil)).await.unwrap();
     let run = engine.get(evil).await.unwrap();
-    assert_eq!((run.queue.as_deref(), run.user.as_deref(), run.attributes), (Some(evil), Some(evil), Some(evil.into())));
+    assert_eq!(
+        (run.queue.as_deref(), run.user.as_deref(), run.attributes),
+        (Some(evil), Some(evil), Some(evil.into()))
+    );
     assert_eq!(engine.steps(evil).await.unwrap()[0].name, evil);
     assert_eq!(engine.get_event::<String>(evil, evil, Duration::ZERO).await.unwrap().as_deref(), Some(evil));
     assert_eq!(engine.stream_now::<String>(evil, evil, 0).await.unwrap(), [evil]);

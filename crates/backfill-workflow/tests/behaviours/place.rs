@@ -32,7 +32,8 @@ impl Place {
     #[cfg(feature = "server-tests")]
     pub(crate) async fn postgres() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let url = std::env::var("BACKFILL_TEST_DATABASE_URL").expect("BACKFILL_TEST_DATABASE_URL, as ./scripts/test sets it");
+        let url =
+            std::env::var("BACKFILL_TEST_DATABASE_URL").expect("BACKFILL_TEST_DATABASE_URL, as ./scripts/test sets it");
         let schema = format!("workflows_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let place = Self::Postgres(url, schema);
         place.store().await.migrate().await.unwrap();

@@ -73,7 +73,10 @@ pub(crate) async fn each_is_run_once_by_many_processes(place: Place) {
 
 pub(crate) async fn limits_are_never_exceeded(place: Place) {
     let (gate, client) = (Gate::new(), place.client().await);
-    client.set_queue(&Queue::new("q").concurrency(3).worker_concurrency(2).poll_interval(Duration::from_millis(50))).await.unwrap();
+    client
+        .set_queue(&Queue::new("q").concurrency(3).worker_concurrency(2).poll_interval(Duration::from_millis(50)))
+        .await
+        .unwrap();
     let mut engines = Vec::new();
     for _ in 0..2 {
         let mut builder = place.engine().await;
@@ -97,7 +100,8 @@ pub(crate) async fn limits_are_never_exceeded(place: Place) {
 
 pub(crate) async fn a_rate_holds(place: Place) {
     let period = Duration::from_millis(1200);
-    let mut builder = place.engine().await.queue(Queue::new("q").rate(4, period).poll_interval(Duration::from_millis(30)));
+    let mut builder =
+        place.engine().await.queue(Queue::new("q").rate(4, period).poll_interval(Duration::from_millis(30)));
     let (workflow, _) = order(&mut builder);
     let engine = builder.launch().await.unwrap();
     let mut handles = Vec::new();
@@ -193,7 +197,14 @@ pub(crate) async fn options_without_their_queue_are_refused(place: Place) {
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
     }
     assert!(engine.list(&Filter::default()).await.unwrap().is_empty(), "nothing was stored");
-    for queue in [Queue::new(""), Queue::new("q").concurrency(0), Queue::new("q").concurrency(1).worker_concurrency(2), Queue::new("q").partition_concurrency(1), Queue::new("_dbos_internal_queue"), Queue::new("q").rate(1, Duration::ZERO)] {
+    for queue in [
+        Queue::new(""),
+        Queue::new("q").concurrency(0),
+        Queue::new("q").concurrency(1).worker_concurrency(2),
+        Queue::new("q").partition_concurrency(1),
+        Queue::new("_dbos_internal_queue"),
+        Queue::new("q").rate(1, Duration::ZERO),
+    ] {
         assert!(matches!(engine.set_queue(&queue).await, Err(Error::Invalid { .. })), "{queue:?}");
     }
 }
@@ -233,7 +244,9 @@ pub(crate) async fn versions_have_their_own_work(place: Place) {
         engines.push(builder.launch().await.unwrap());
     }
     let workflow = Workflow::<(), String>::named("version");
-    let run = async |start: Start| within(client.start(workflow, &(), start.queue("q")).await.unwrap().result()).await.unwrap();
+    let run = async |start: Start| {
+        within(client.start(workflow, &(), start.queue("q")).await.unwrap().result()).await.unwrap()
+    };
     assert_eq!(run(Start::new().version("v1")).await, "v1");
     assert_eq!(run(Start::new().version("v2")).await, "v2");
     for _ in 0..4 {
@@ -330,7 +343,10 @@ pub(crate) async fn what_is_debounced_runs_once_with_the_latest_input(place: Pla
     let (workflow, order) = order(&mut builder);
     let client = place.client().await;
     let push = async |key: &str, number: u32, at_most: Option<Duration>| {
-        client.debounce(workflow, key, Duration::from_millis(400), at_most, &number, Start::new().queue("q")).await.unwrap()
+        client
+            .debounce(workflow, key, Duration::from_millis(400), at_most, &number, Start::new().queue("q"))
+            .await
+            .unwrap()
     };
     let first = push("a", 1, None).await;
     let other = push("b", 10, None).await;

@@ -65,7 +65,8 @@ pub(crate) async fn a_stalled_process_cannot_write(place: Place) {
     };
     // Its heart does not beat often enough for its own lease, as in a process that stands still.
     let crash = Crash::never(place.store().await);
-    let mut builder = Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").lease(Duration::from_millis(900));
+    let mut builder =
+        Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").lease(Duration::from_millis(900));
     let workflow = register(&mut builder);
     let stalls = builder.launch().await.unwrap();
     let mut builder = place.engine().await;
@@ -210,7 +211,8 @@ pub(crate) async fn executors_without_a_lease_are_left_alone(place: Place) {
 /// Everything that a workflow can do, with a count of the effects of its steps.
 fn everything(builder: &mut EngineBuilder, effects: &[Counter; 2]) -> Workflow<(), Vec<String>> {
     let effects = effects.clone();
-    let child = builder.register("child", |_: Ctx, name: String| async move { Ok::<_, Failure>(format!("child {name}")) });
+    let child =
+        builder.register("child", |_: Ctx, name: String| async move { Ok::<_, Failure>(format!("child {name}")) });
     builder.register("everything", move |ctx: Ctx, (): ()| {
         let effects = effects.clone();
         async move {
@@ -225,7 +227,13 @@ fn everything(builder: &mut EngineBuilder, effects: &[Counter; 2]) -> Workflow<(
             ctx.close_stream("stream").await?;
             let two = ctx.step("two", || async { Ok(effects[1].add().min(1)) }).await?;
             let late = ctx.recv::<String>("never", Duration::from_millis(5)).await?;
-            Ok::<_, Failure>(vec![one.to_string(), child, message.unwrap_or_default(), two.to_string(), format!("{late:?}")])
+            Ok::<_, Failure>(vec![
+                one.to_string(),
+                child,
+                message.unwrap_or_default(),
+                two.to_string(),
+                format!("{late:?}"),
+            ])
         }
     })
 }
@@ -239,7 +247,8 @@ pub(crate) async fn a_crash_at_each_write_ends_in_the_same_result(place: Place) 
             let effects = [Counter::new(), Counter::new()];
             let id = format!("w-{boundary}-{written}");
             let crash = Crash::at(place.store().await, boundary, written);
-            let mut builder = Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("crashes");
+            let mut builder =
+                Engine::builder().store(Arc::new(crash.clone())).migrate(false).version("v1").executor("crashes");
             let workflow = everything(&mut builder, &effects);
             let engine = builder.launch().await.unwrap();
             let ended = async {
@@ -268,7 +277,11 @@ pub(crate) async fn a_crash_at_each_write_ends_in_the_same_result(place: Place) 
                 // It was killed before it was stored.
                 engine.start(workflow, &(), Start::new().id(&id)).await.unwrap();
             }
-            assert_eq!(within(engine.handle(workflow, &id).result()).await.unwrap(), expected, "killed at {boundary} {written}");
+            assert_eq!(
+                within(engine.handle(workflow, &id).result()).await.unwrap(),
+                expected,
+                "killed at {boundary} {written}"
+            );
             for effect in &effects {
                 assert!((1..=2).contains(&effect.get()), "an effect happens once, or twice if its record was lost");
             }

@@ -64,7 +64,9 @@ pub(crate) async fn paused_ones_start_nothing(place: Place) {
     assert!(engine.resume_schedule("s").await.unwrap());
     begun.reaches(2).await;
     assert!(engine.delete_schedule("s").await.unwrap());
-    for known in [client.pause_schedule("s").await, client.resume_schedule("s").await, client.delete_schedule("s").await] {
+    for known in
+        [client.pause_schedule("s").await, client.resume_schedule("s").await, client.delete_schedule("s").await]
+    {
         assert!(!known.unwrap());
     }
     assert!(matches!(client.trigger_schedule("s").await, Err(Error::Invalid { .. })));

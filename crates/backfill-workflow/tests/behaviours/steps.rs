@@ -8,7 +8,11 @@ use futures::FutureExt;
 use crate::place::{Counter, Place, within};
 
 /// Begins a workflow again as after a crash: everything that it has recorded is replayed.
-async fn replayed<O: serde::de::DeserializeOwned>(client: &backfill_workflow::Client, id: &str, name: &'static str) -> Result<O, Failure> {
+async fn replayed<O: serde::de::DeserializeOwned>(
+    client: &backfill_workflow::Client,
+    id: &str,
+    name: &'static str,
+) -> Result<O, Failure> {
     let fork = client.fork(Workflow::<(), O>::named(name), id, ForkFrom::Step(1000), Start::new()).await.unwrap();
     within(fork.result()).await
 }
@@ -85,7 +89,8 @@ pub(crate) async fn retries_end_where_they_are_not_worth_it(place: Place) {
         let step = ctx.step("tries", || async {
             Err::<(), _>(Failure::new(if calls.add() == 2 { "Final" } else { "Passing" }, "no"))
         });
-        let step = step.retries(9).backoff(Backoff::constant(Duration::ZERO)).retry_if(|failure| failure.name() != "Final");
+        let step =
+            step.retries(9).backoff(Backoff::constant(Duration::ZERO)).retry_if(|failure| failure.name() != "Final");
         let _ = step.await;
         Ok::<_, Failure>(calls.get())
     });
@@ -125,7 +130,8 @@ pub(crate) async fn a_step_that_takes_too_long_has_failed(place: Place) {
 pub(crate) async fn a_renamed_step_is_refused_before_its_effect(place: Place) {
     let effects = Counter::new();
     let mut builder = place.engine().await;
-    let workflow = builder.register("changed", |ctx: Ctx, (): ()| async move { ctx.step("old", || async { Ok(()) }).await });
+    let workflow =
+        builder.register("changed", |ctx: Ctx, (): ()| async move { ctx.step("old", || async { Ok(()) }).await });
     let engine = builder.launch().await.unwrap();
     let handle = engine.start(workflow, &(), Start::new().id("w")).await.unwrap();
     within(handle.result()).await.unwrap();
@@ -206,7 +212,12 @@ pub(crate) async fn values_stay_the_same(place: Place) {
     let workflow = builder.register("steps", |ctx: Ctx, (): ()| async move {
         let (one, two) = (ctx.uuid().await?, ctx.uuid().await?);
         assert_ne!(one, two);
-        Ok::<_, Failure>((one.to_string(), two.to_string(), ctx.now().await?.to_rfc3339(), ctx.random().await?.to_string()))
+        Ok::<_, Failure>((
+            one.to_string(),
+            two.to_string(),
+            ctx.now().await?.to_rfc3339(),
+            ctx.random().await?.to_string(),
+        ))
     });
     let engine = builder.launch().await.unwrap();
     let handle = engine.start(workflow, &(), Start::new()).await.unwrap();
@@ -225,7 +236,10 @@ pub(crate) async fn a_step_inside_a_step_is_a_part_of_it(place: Place) {
                 let value = inner.step("inner", || async { Ok(20) }).await?;
                 let refused = inner.send("nobody", "", &1).await.unwrap_err();
                 assert_eq!(refused.name(), "InsideStep", "{refused}");
-                assert_eq!(inner.sleep(Duration::ZERO).await.unwrap_err().to_string().split(':').next(), Some("a sleep inside the step \"outer\""));
+                assert_eq!(
+                    inner.sleep(Duration::ZERO).await.unwrap_err().to_string().split(':').next(),
+                    Some("a sleep inside the step \"outer\"")
+                );
                 Ok(value + 1)
             })
             .await?;
@@ -257,7 +271,8 @@ pub(crate) async fn names_of_the_engine_are_refused(place: Place) {
 
 pub(crate) async fn a_step_is_recorded_as_others_read_it(place: Place) {
     let mut builder = place.engine().await;
-    let workflow = builder.register("steps", |ctx: Ctx, (): ()| async move { ctx.step("one", || async { Ok(vec![1, 2]) }).await });
+    let workflow =
+        builder.register("steps", |ctx: Ctx, (): ()| async move { ctx.step("one", || async { Ok(vec![1, 2]) }).await });
     let engine = builder.launch().await.unwrap();
     let handle = engine.start(workflow, &(), Start::new()).await.unwrap();
     within(handle.result()).await.unwrap();
@@ -311,4 +326,3 @@ pub(crate) async fn a_patch_is_taken_by_new_workflows_alone(place: Place) {
     assert_eq!(within(newest.result()).await.unwrap(), "new");
     assert_eq!(engine.steps(newest.id()).await.unwrap().len(), 2, "new ones have no mark");
 }
-

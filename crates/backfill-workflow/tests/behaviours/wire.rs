@@ -50,16 +50,14 @@ pub(crate) async fn the_stored_bytes_are_portable(place: Place) {
     let export = engine.export("w").await.unwrap();
     let input: serde_json::Value = serde_json::from_str(export.run.input.as_deref().unwrap()).unwrap();
     assert_eq!(input, serde_json::json!({ "positionalArgs": [[1, "ü"]], "namedArgs": {} }));
-    assert_eq!(
-        export.run.error.as_deref(),
-        Some(r#"{"name":"NoStock","message":"none left","code":7,"data":["x"]}"#)
-    );
+    assert_eq!(export.run.error.as_deref(), Some(r#"{"name":"NoStock","message":"none left","code":7,"data":["x"]}"#));
     assert_eq!(export.events[0].value.text, r#"{"a":null}"#);
     let stream: Vec<&str> = export.streams.iter().map(|row| row.value.text.as_str()).collect();
     assert_eq!(stream, ["[1.5]", "\"__DBOS_STREAM_CLOSED__\""]);
     let message = &export.messages[0];
     assert_eq!((message.topic.as_deref(), message.body.text.as_str()), (Some("__null__topic__"), "\"hi\""));
     assert_eq!(message.consumed_by, Some(3));
-    let formats = [&export.run.format, &export.events[0].value.format, &export.streams[1].value.format, &message.body.format];
+    let formats =
+        [&export.run.format, &export.events[0].value.format, &export.streams[1].value.format, &message.body.format];
     assert!(formats.iter().all(|format| format.as_deref() == Some("portable_json")));
 }

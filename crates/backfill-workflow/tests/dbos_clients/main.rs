@@ -51,7 +51,10 @@ struct Greeting {
 
 /// The worker that their clients talk to.
 async fn worker(pool: &PgPool) -> Engine {
-    let mut builder = Engine::builder().postgres(pool.clone()).version("v1").queue(Queue::new("orders").poll_interval(Duration::from_millis(100)));
+    let mut builder = Engine::builder()
+        .postgres(pool.clone())
+        .version("v1")
+        .queue(Queue::new("orders").poll_interval(Duration::from_millis(100)));
     builder.register("double", |_: Ctx, number: i64| async move { Ok::<_, Failure>(number * 2) });
     builder.register("add", |_: Ctx, (one, two): (i64, i64)| async move { Ok::<_, Failure>(one + two) });
     builder.register("nothing", |_: Ctx, (): ()| async { Ok::<_, Failure>(()) });

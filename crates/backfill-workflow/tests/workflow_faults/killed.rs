@@ -119,7 +119,10 @@ async fn sweep(fresh: impl AsyncFn() -> String, count: impl AsyncFn(&str) -> i64
             let happened = |name: &str| effects.lines().filter(|line| *line == name).count();
             let place = format!("killed at the write {write}, written: {written}");
             let twice = ["one", "two", "child"].into_iter().filter(|name| happened(name) == 2).count();
-            assert!(["one", "two", "child"].into_iter().all(|name| (1..=2).contains(&happened(name))), "{place}: {effects}");
+            assert!(
+                ["one", "two", "child"].into_iter().all(|name| (1..=2).contains(&happened(name))),
+                "{place}: {effects}"
+            );
             assert!(twice <= usize::from(!written), "{place}: only what was not recorded happens again: {effects}");
             assert_eq!(count(&url).await, 1, "{place}: what is in the transaction of its record happens once");
             let client = Client::of_store(store(&url).await);

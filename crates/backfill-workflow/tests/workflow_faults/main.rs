@@ -20,7 +20,8 @@ fn length() -> Duration {
 async fn chaos(cancels: bool) {
     let server = Server::start(&["max_connections=60"]).await;
     let url = server.url("postgres", "postgres");
-    let pool = PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(5)).connect(&url).await.unwrap();
+    let pool =
+        PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(5)).connect(&url).await.unwrap();
     let mut builder = Engine::builder()
         .postgres(pool)
         .version("v1")
@@ -66,7 +67,10 @@ async fn chaos(cancels: bool) {
         handles.push((engine.start(steps, &rounds, Start::new().id(format!("s{number}"))).await.unwrap(), rounds));
         handles.push((engine.start(steps, &20, queue.id(format!("q{number}"))).await.unwrap(), 20));
         let talk = engine.start(talks, &rounds, Start::new().id(format!("t{number}"))).await.unwrap();
-        handles.push((engine.start(sends, &(talk.id().to_owned(), rounds), Start::new().id(format!("m{number}"))).await.unwrap(), rounds));
+        handles.push((
+            engine.start(sends, &(talk.id().to_owned(), rounds), Start::new().id(format!("m{number}"))).await.unwrap(),
+            rounds,
+        ));
         handles.push((talk, rounds));
     }
     let canceller = Arc::clone(&engine);
