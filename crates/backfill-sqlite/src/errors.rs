@@ -20,6 +20,7 @@ fn code(error: &sqlx::Error) -> Option<i32> {
 }
 
 /// What kind of failure this is, of the driver of SQLite.
+#[must_use]
 pub fn kind(error: &sqlx::Error) -> FailureKind {
     match (code(error), error) {
         (Some(code), _) => kind_of(code),

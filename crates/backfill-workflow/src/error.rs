@@ -207,8 +207,8 @@ impl Error {
         Self::Invalid { what, value: short, problem: problem.into() }
     }
 
-    pub(crate) fn decode(what: impl Into<String>, problem: impl ToString) -> Self {
-        Self::Decode { what: what.into(), problem: problem.to_string() }
+    pub(crate) fn decode(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        Self::Decode { what: what.into(), problem: format!("{problem}") }
     }
 
     /// Whether the storage could not be asked.

@@ -52,12 +52,16 @@ impl<I, O, E> fmt::Debug for Workflow<I, O, E> {
 
 type Begin = dyn Fn(Ctx, Option<&str>, Option<&str>) -> Body + Send + Sync;
 
+/// How often a workflow may be begun again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attempts(pub(crate) Option<u32>);
+
 /// A workflow's function, without its types.
 pub(crate) struct Registered {
     pub(crate) name: &'static str,
     pub(crate) begin: Arc<Begin>,
-    /// How often it may be begun again. `None` is what the engine says; `Some(None)` is without end.
-    pub(crate) max_attempts: Option<Option<u32>>,
+    /// How often it may be begun again, if the engine does not say it.
+    pub(crate) max_attempts: Option<Attempts>,
 }
 
 impl Registered {

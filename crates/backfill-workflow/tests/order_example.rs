@@ -1,4 +1,5 @@
 //! The example does what its page and the README say of it.
+#![allow(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
 use std::process::{Command, Output};
 

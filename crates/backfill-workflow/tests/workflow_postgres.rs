@@ -1,4 +1,5 @@
 //! Workflows in PostgreSQL: what only a database has.
+#![allow(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
 #[path = "../../../tests/support/mod.rs"]
 mod support;
@@ -16,7 +17,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use support::{database, soon, unique};
 
-async fn engine_of(pool: &PgPool) -> EngineBuilder {
+fn engine_of(pool: &PgPool) -> EngineBuilder {
     Engine::builder().postgres(pool.clone()).version("v1").poll_interval(Duration::from_millis(200))
 }
 
@@ -40,7 +41,7 @@ async fn n_plain_steps_cost_n_plus_two_statements() {
     sqlx::raw_sql("create extension pg_stat_statements").execute(&pool).await.unwrap();
     // Nothing but the workflow is to be seen: no heartbeat, no sweep, no look at the queues.
     let quiet = Duration::from_secs(3600);
-    let mut builder = engine_of(&pool).await.lease(quiet).listen(Vec::<String>::new());
+    let mut builder = engine_of(&pool).lease(quiet).listen(Vec::<String>::new());
     let workflow = builder.register("steps", |ctx: Ctx, steps: i32| async move {
         for number in 0..steps {
             ctx.step("step", || async { Ok(number) }).await?;
@@ -93,7 +94,7 @@ async fn n_plain_steps_cost_n_plus_two_statements() {
 #[tokio::test]
 async fn a_transactions_rows_and_its_record_are_both_or_neither() {
     let (pool, _) = with_accounts().await;
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let workflow = builder.register("transfer", |ctx: Ctx, amount: i32| async move {
         ctx.tx("transfer", async |mut tx: PgTx| {
             sqlx::query("update accounts set balance = balance - $1 where name = 'ada'")
@@ -148,7 +149,7 @@ async fn a_transactions_rows_and_its_record_are_both_or_neither() {
 async fn a_transaction_that_met_others_is_tried_again() {
     let (pool, _) = with_accounts().await;
     let tries = Arc::new(AtomicUsize::new(0));
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let count = Arc::clone(&tries);
     let workflow = builder.register("adds", move |ctx: Ctx, (): ()| {
         let count = Arc::clone(&count);
@@ -180,7 +181,7 @@ async fn a_transaction_that_met_others_is_tried_again() {
 #[tokio::test]
 async fn a_start_in_a_transaction_is_there_when_that_commits() {
     let (pool, _) = with_accounts().await;
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let workflow = builder.register("echo", |_: Ctx, text: String| async move { Ok::<_, Failure>(text) });
     let engine = builder.launch().await.unwrap();
     for commit in [false, true] {
@@ -236,7 +237,7 @@ async fn a_job_is_added_in_the_write_that_records_it() {
             drop(engine);
             let expected = i64::from(written);
             assert_eq!(waiting(&pool).await, expected, "written {written}");
-            let mut builder = engine_of(&pool).await.executor("adds").jobs(jobs.clone());
+            let mut builder = engine_of(&pool).executor("adds").jobs(jobs.clone());
             register(&mut builder);
             let engine = builder.launch().await.unwrap();
             soon("the rest", engine.handle(workflow, &id).result()).await.unwrap();
@@ -261,7 +262,7 @@ struct Order {
 async fn a_job_starts_a_workflow_in_the_transaction_that_completes_it_beside_one_worker() {
     let (pool, _) = database().await;
     let jobs = BackfillClient::with_pool(pool.clone()).await.unwrap();
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let workflow = builder.register("order", |_: Ctx, id: u32| async move { Ok::<_, Failure>(id) });
     let engine = builder.launch().await.unwrap();
     let state = (pool.clone(), engine.client().clone());
@@ -295,7 +296,7 @@ async fn a_job_starts_a_workflow_in_the_transaction_that_completes_it_beside_one
 #[tokio::test]
 async fn one_who_waits_hears_though_the_listener_was_killed() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let workflow = builder
         .register("receives", |ctx: Ctx, (): ()| async move { ctx.recv::<u32>("t", Duration::from_secs(120)).await });
     let engine = builder.launch().await.unwrap();
@@ -322,7 +323,7 @@ async fn one_who_waits_hears_though_the_listener_was_killed() {
 #[tokio::test]
 async fn sql_alone_starts_and_sends() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await.queue(Queue::new("q").poll_interval(Duration::from_millis(50)));
+    let mut builder = engine_of(&pool).queue(Queue::new("q").poll_interval(Duration::from_millis(50)));
     let workflow = builder.register("echo", |ctx: Ctx, (a, b): (i32, i32)| async move {
         let message = ctx.recv::<String>("", Duration::from_secs(60)).await?;
         Ok::<_, Failure>((a + b, message))
@@ -355,7 +356,7 @@ async fn sql_alone_starts_and_sends() {
 #[tokio::test]
 async fn a_row_of_an_older_library_runs() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await.queue(Queue::new("q").poll_interval(Duration::from_millis(50)));
+    let mut builder = engine_of(&pool).queue(Queue::new("q").poll_interval(Duration::from_millis(50)));
     let workflow = builder.register("double", |_: Ctx, number: i32| async move { Ok::<_, Failure>(number * 2) });
     let engine = builder.launch().await.unwrap();
     // Until version 108 the input stood in the row.
@@ -375,7 +376,7 @@ async fn one_connection_is_enough() {
     let (_, url) = database().await;
     let pool =
         PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(20)).connect(&url).await.unwrap();
-    let mut builder = engine_of(&pool).await.queue(Queue::new("q").concurrency(2));
+    let mut builder = engine_of(&pool).queue(Queue::new("q").concurrency(2));
     let child = builder.register("child", |ctx: Ctx, (): ()| async move {
         ctx.tx(
             "one",
@@ -406,7 +407,7 @@ async fn one_connection_is_enough() {
 #[tokio::test]
 async fn a_clients_write_inside_a_transaction_is_refused() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let other = builder.register("other", |_: Ctx, (): ()| async { Ok::<_, Failure>(5) });
     let workflow = builder.register("tx", move |ctx: Ctx, (): ()| async move {
         let client = ctx.client();
@@ -427,14 +428,14 @@ async fn a_clients_write_inside_a_transaction_is_refused() {
 #[tokio::test]
 async fn a_common_limit_holds_for_workflows_of_several_names() {
     let (pool, url) = database().await;
-    let client = engine_of(&pool).await.launch().await.unwrap().client().store().clone();
+    let client = engine_of(&pool).launch().await.unwrap().client().store().clone();
     let client = Client::of_store(client);
     client.set_queue(&Queue::new("q").concurrency(1)).await.unwrap();
     let (running, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut engines = Vec::new();
     for name in ["a", "b", "c"] {
         let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
-        let mut builder = engine_of(&pool).await;
+        let mut builder = engine_of(&pool);
         let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
         builder.register(name, move |_: Ctx, (): ()| {
             let (running, peak) = (Arc::clone(&running), Arc::clone(&peak));
@@ -461,7 +462,7 @@ async fn a_common_limit_holds_for_workflows_of_several_names() {
 #[tokio::test]
 async fn killed_connections_fail_no_workflow() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let gets = builder.register("gets", |ctx: Ctx, (): ()| async move {
         ctx.get_event::<u32>("nobody", "k", Duration::from_secs(3)).await
     });
@@ -497,7 +498,7 @@ async fn killed_connections_fail_no_workflow() {
 #[tokio::test]
 async fn a_deduplication_id_that_a_snapshot_cannot_see_is_a_conflict() {
     let (pool, _) = database().await;
-    let engine = engine_of(&pool).await.launch().await.unwrap();
+    let engine = engine_of(&pool).launch().await.unwrap();
     let workflow = Workflow::<(), ()>::named("w");
     let start = || Start::new().queue("q").deduplication("k");
     let mut tx = pool.begin_with("begin isolation level repeatable read").await.unwrap();
@@ -523,7 +524,7 @@ async fn launches_at_once_on_an_older_schema_bring_it_up_to_date() {
 #[tokio::test]
 async fn a_fork_has_messages_of_older_clients() {
     let (pool, _) = database().await;
-    let engine = engine_of(&pool).await.launch().await.unwrap();
+    let engine = engine_of(&pool).launch().await.unwrap();
     let workflow = Workflow::<(), ()>::named("w");
     let client = Client::of_store(Arc::clone(engine.store()));
     client.start(workflow, &(), Start::new().id("source")).await.unwrap();
@@ -537,7 +538,7 @@ async fn a_fork_has_messages_of_older_clients() {
 #[tokio::test]
 async fn a_connection_of_another_kind_is_refused() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await;
+    let mut builder = engine_of(&pool);
     let workflow =
         builder.register("wrong", |ctx: Ctx, (): ()| async move { ctx.tx("tx", |_: SqliteTx| async { Ok(()) }).await });
     let engine = builder.launch().await.unwrap();
@@ -554,7 +555,7 @@ async fn schemas_have_any_name_and_do_not_meet() {
     }
     let mut engines = Vec::new();
     for schema in ["Weird\"Schema'; --", "dbos", "täbles"] {
-        let mut builder = engine_of(&pool).await.schema(schema);
+        let mut builder = engine_of(&pool).schema(schema);
         builder.register("where", move |ctx: Ctx, (): ()| async move {
             ctx.set_event("e", schema).await?;
             ctx.sleep(Duration::from_millis(1)).await?;
@@ -574,7 +575,7 @@ async fn schemas_have_any_name_and_do_not_meet() {
 #[tokio::test]
 async fn a_million_rows_make_no_claim_slow() {
     let (pool, _) = database().await;
-    let mut builder = engine_of(&pool).await.queue(Queue::new("q"));
+    let mut builder = engine_of(&pool).queue(Queue::new("q"));
     let workflow = builder.register("quick", |_: Ctx, (): ()| async { Ok::<_, Failure>(()) });
     let engine = builder.launch().await.unwrap();
     sqlx::raw_sql(

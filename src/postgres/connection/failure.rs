@@ -26,6 +26,7 @@ const CANCELED: &str = "57014";
 const COMPLETION_UNKNOWN: &str = "40003";
 
 /// What kind of failure this is, of the driver of PostgreSQL.
+#[must_use]
 pub fn kind(error: &sqlx::Error) -> FailureKind {
     let Some(code) = code(error) else {
         return match error {

@@ -83,12 +83,11 @@ impl Client {
         options: &Start,
     ) -> Result<Handle<O, E>> {
         self.check_partition(&row).await?;
-        let created = match &self.core {
-            Some(core) => core.writer.create(row.clone()).await?,
-            None => {
-                let created = self.store.create(std::slice::from_ref(&row)).await?.pop();
-                created.ok_or_else(|| Error::decode("the storage's answer", "it has no row"))?
-            }
+        let created = if let Some(core) = &self.core {
+            core.writer.create(row.clone()).await?
+        } else {
+            let created = self.store.create(std::slice::from_ref(&row)).await?.pop();
+            created.ok_or_else(|| Error::decode("the storage's answer", "it has no row"))?
         };
         match created {
             Created::New { .. } => {
@@ -136,14 +135,13 @@ impl Client {
         options: &Start,
     ) -> Result<Handle<O, E>> {
         match created {
-            Created::New { .. } => Ok(self.handle(workflow, &row.id)),
             Created::Exists(existing) if existing.name != row.name => {
                 Err(Error::OtherWorkflow { id: row.id.clone(), recorded: existing.name, found: row.name.clone() })
             }
             Created::Exists(existing) if existing.status == Status::Exhausted => {
                 Err(Error::Exhausted { id: row.id.clone() })
             }
-            Created::Exists(_) => Ok(self.handle(workflow, &row.id)),
+            Created::New { .. } | Created::Exists(_) => Ok(self.handle(workflow, &row.id)),
             Created::Moved { id } => Ok(self.handle(workflow, &id)),
             Created::Duplicate { holder } if options.on_duplicate == OnDuplicate::ReturnExisting => {
                 Ok(self.handle(workflow, &holder))

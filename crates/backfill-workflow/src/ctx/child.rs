@@ -30,6 +30,9 @@ impl Ctx {
     ///
     /// It begins at once in this process, or in the queue that the options name. It inherits who asked for this workflow, and this
     /// one's deadline unless it is detached.
+    ///
+    /// # Errors
+    /// When an option is wrong, the id or the deduplication id is taken, the workflow is cancelled, or inside a step.
     pub fn child<I, O, E>(
         &self,
         workflow: Workflow<I, O, E>,
@@ -61,13 +64,16 @@ impl Ctx {
             let new = child_row(&execution, number, name, input?, &options)?;
             let mut step = row(number, name, clock());
             step.child = Some(new.id.clone());
-            Client::of_core(&execution.core).check_partition(&new).await?;
+            match Client::of_core(&execution.core).check_partition(&new).await {
+                // A database that is away is no reason to fail; the checkpoint waits for it.
+                Err(error) if !error.is_transient() => return fail(&execution, number, name, error).await,
+                _ => {}
+            }
             let checkpoint = execution.checkpoint(step.clone(), Some(Effect::Child(Box::new(new.clone()))));
             let answer = execution.interruptible(execution.core.checkpoint_and_begin(checkpoint, new.clone())).await?;
-            let created = match execution.judge(step.clone(), answer).await? {
-                Checkpointed::Child(created) => created,
+            let Checkpointed::Child(created) = execution.judge(step.clone(), answer).await? else {
                 // An earlier write of this execution, whose answer was lost.
-                _ => return Ok(child(&new.id)),
+                return Ok(child(&new.id));
             };
             match created {
                 Created::New { .. } => {
@@ -145,6 +151,9 @@ where
     }
 
     /// Waits for its result, which is recorded as a step.
+    ///
+    /// # Errors
+    /// What the workflow has failed with, or that this one is cancelled; and inside a step.
     pub fn result(&self) -> impl Future<Output = Result<O, E>> + Send + use<O, E> {
         let ctx = Ctx::new(Arc::clone(&self.execution));
         let number = ctx.numbers("waiting for a workflow", 1);

@@ -18,6 +18,9 @@ const GET: &str = "DBOS.getEvent";
 
 impl Ctx {
     /// Sets the value of an event of this workflow, for everybody to read. The last one holds.
+    ///
+    /// # Errors
+    /// When the value cannot be serialized, the workflow is cancelled, or inside a step.
     pub fn set_event<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -43,6 +46,9 @@ impl Ctx {
     }
 
     /// The value of another workflow's event, once it is set, or `None` if it is not in this time. It takes two numbers.
+    ///
+    /// # Errors
+    /// When the value is no `T`, the workflow is cancelled, or inside a step.
     pub fn get_event<T: DeserializeOwned + Send>(
         &self,
         workflow: &str,

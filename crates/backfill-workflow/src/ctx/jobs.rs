@@ -17,6 +17,9 @@ impl Ctx {
     ///
     /// If that is in the same PostgreSQL database as the workflows, the job is added in the write that records the step: once. Elsewhere
     /// it is added before that, and again if the process dies in between; a job with a key of your choice is then still one job, as long as it waits.
+    ///
+    /// # Errors
+    /// When the engine has no queue of jobs, the job is refused, the workflow is cancelled, or inside a step.
     pub fn enqueue_job<J: Into<JobSpec>>(&self, job: J) -> impl Future<Output = Result<(), Failure>> + Send + use<J> {
         let number = self.numbers("adding a job", 1);
         let execution = Arc::clone(&self.execution);

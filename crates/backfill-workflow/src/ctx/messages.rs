@@ -22,6 +22,9 @@ impl Ctx {
     /// Sends a message to a workflow, once: it is stored in the write that records the step. Without a topic, give `""`.
     ///
     /// The answer's error is [`Error::NoWorkflow`] if the workflow does not exist; that is recorded, too.
+    ///
+    /// # Errors
+    /// When the workflow does not exist, the message cannot be serialized, this one is cancelled, or inside a step.
     pub fn send<T: Serialize + ?Sized>(
         &self,
         destination: &str,
@@ -45,13 +48,12 @@ impl Ctx {
             let mut step = row(number, SEND, clock());
             step.output = Some("null".to_owned());
             let missing = message.destination.clone();
-            match execution.write(step, Some(Effect::Send(message))).await? {
-                Checkpointed::NoDestination => fail(&execution, number, SEND, Error::NoWorkflow { id: missing }).await,
-                _ => {
-                    execution.core.hub.wake(&change);
-                    Ok(())
-                }
+            let answer = execution.write(step, Some(Effect::Send(message))).await?;
+            if answer == Checkpointed::NoDestination {
+                return fail(&execution, number, SEND, Error::NoWorkflow { id: missing }).await;
             }
+            execution.core.hub.wake(&change);
+            Ok(())
         }
     }
 
@@ -59,6 +61,9 @@ impl Ctx {
     ///
     /// A message is received once: it is consumed in the write that records the step. A restarted workflow waits for what is left of the
     /// time. It takes two numbers.
+    ///
+    /// # Errors
+    /// When the message is no `T`, another call receives from the topic, the workflow is cancelled, or inside a step.
     pub fn recv<T: DeserializeOwned + Send>(
         &self,
         topic: &str,

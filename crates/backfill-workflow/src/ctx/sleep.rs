@@ -12,6 +12,9 @@ const NAME: &str = "DBOS.sleep";
 
 impl Ctx {
     /// Sleeps for so long, counted from when this call ran first: a restarted workflow sleeps for what is left.
+    ///
+    /// # Errors
+    /// When the workflow is cancelled, or inside a step.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = Result<()>> + Send + use<> {
         let number = self.numbers("a sleep", 1);
         let execution = std::sync::Arc::clone(&self.execution);

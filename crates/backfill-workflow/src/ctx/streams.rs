@@ -48,15 +48,13 @@ impl Ctx {
             let mut step = row(number, name, clock());
             step.output = Some("null".to_owned());
             let change = Change::Stream(format!("{}::{key}", execution.id));
-            match execution.write(step, Some(Effect::Append { key: key.clone(), value: value? })).await? {
-                Checkpointed::StreamClosed => {
-                    fail(&execution, number, name, Error::StreamClosed { run: execution.id.to_string(), key }).await
-                }
-                _ => {
-                    execution.core.hub.wake(&change);
-                    Ok(())
-                }
+            let effect = Effect::Append { key: key.clone(), value: value? };
+            if execution.write(step, Some(effect)).await? == Checkpointed::StreamClosed {
+                let closed = Error::StreamClosed { run: execution.id.to_string(), key };
+                return fail(&execution, number, name, closed).await;
             }
+            execution.core.hub.wake(&change);
+            Ok(())
         }
     }
 

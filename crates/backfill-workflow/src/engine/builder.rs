@@ -18,7 +18,7 @@ use crate::open::Options;
 use crate::options::text;
 use crate::queue::Queue;
 use crate::store::Store;
-use crate::workflow::{Registered, Workflow};
+use crate::workflow::{Attempts, Registered, Workflow};
 
 /// How often a workflow is begun again, if nothing is said.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 100;
@@ -124,7 +124,7 @@ impl EngineBuilder {
     pub fn attempts_of<I, O, E>(&mut self, workflow: Workflow<I, O, E>, max: Option<u32>) {
         for registered in &mut self.registered {
             if registered.name == workflow.name() {
-                registered.max_attempts = Some(max);
+                registered.max_attempts = Some(Attempts(max));
             }
         }
     }

@@ -254,7 +254,7 @@ impl Core {
     pub(crate) async fn run_claimed(self: &Arc<Self>, claimed: Claimed) {
         let Claimed { run, steps } = claimed;
         let Some(registered) = self.registry.get(run.name.as_str()) else { return };
-        let max = registered.max_attempts.unwrap_or(self.settings.max_attempts);
+        let max = registered.max_attempts.map_or(self.settings.max_attempts, |attempts| attempts.0);
         if max.is_some_and(|max| run.attempts > i64::from(max) + 1) {
             tracing::error!(
                 workflow = run.id,

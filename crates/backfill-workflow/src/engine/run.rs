@@ -181,10 +181,6 @@ impl Execution {
     /// What the storage's answer to a checkpoint means.
     pub(crate) async fn judge(&self, step: StepRow, answer: Result<Checkpointed>) -> Result<Checkpointed> {
         match answer {
-            Err(Error::Closed) => {
-                self.control.lose();
-                Err(self.interruption().await)
-            }
             // A write of this execution whose answer was lost.
             Ok(Checkpointed::Recorded(row)) if row.is_same(&step) => Ok(Checkpointed::Written),
             Ok(Checkpointed::Recorded(row)) if row.name != step.name => {
@@ -194,7 +190,7 @@ impl Execution {
             Ok(Checkpointed::Recorded(row)) if step.output.is_none() && step.error.is_none() => {
                 Ok(Checkpointed::Recorded(row))
             }
-            Ok(Checkpointed::Recorded(_)) => {
+            Err(Error::Closed) | Ok(Checkpointed::Recorded(_)) => {
                 self.control.lose();
                 Err(self.interruption().await)
             }

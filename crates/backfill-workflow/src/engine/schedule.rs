@@ -54,7 +54,7 @@ pub(super) async fn run(core: Arc<Core>) {
                         match look(&core, row, &mut looked).await {
                             Ok(due) => next = [next, due].into_iter().flatten().min(),
                             Err(error) => {
-                                tracing::warn!(schedule = row.name, %error, "a schedule could not start what is due")
+                                tracing::warn!(schedule = row.name, %error, "a schedule could not start what is due");
                             }
                         }
                     }

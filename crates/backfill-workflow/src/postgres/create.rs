@@ -21,11 +21,11 @@ const TRIES: u32 = 20;
 /// A new row, as the statement reads it.
 #[derive(Serialize)]
 struct Input<'a> {
-    place: usize,
+    ordinal: usize,
     id: &'a str,
     status: &'static str,
     name: &'a str,
-    input: &'a str,
+    given: &'a str,
     creator: &'a str,
     executor: Option<&'a str>,
     owner: Option<&'a str>,
@@ -51,14 +51,14 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn new((place, run): (usize, &'a NewRun)) -> Self {
+    fn new((ordinal, run): (usize, &'a NewRun)) -> Self {
         let start = run.start.as_ref();
         Self {
-            place,
+            ordinal,
             id: &run.id,
             status: run.status().name(),
             name: &run.name,
-            input: &run.input,
+            given: &run.input,
             creator: &run.creator,
             executor: start.map(|start| start.executor.as_str()),
             owner: start.map(|start| start.owner.as_str()),
@@ -168,10 +168,10 @@ async fn insert(
     let rows = sqlx::query!(
         r#"with input as (
                select * from json_to_recordset($1::text::json) as i (
-                   id text, status text, name text, input text, creator text, executor text, owner text, queue text,
+                   id text, status text, name text, given text, creator text, executor text, owner text, queue text,
                    delay bigint, part text, priority int, deduplication text, version text, application text, parent text,
                    schedule text, timeout bigint, deadline bigint, debounced boolean, at_most bigint, user_name text,
-                   role text, roles text, class text, config text, attributes text, place bigint
+                   role text, roles text, class text, config text, attributes text, ordinal bigint
                )
            ), clock as (
                select (extract(epoch from clock_timestamp()) * 1000)::bigint as now
@@ -189,12 +189,12 @@ async fn insert(
                    coalesce(deadline, case when status = 'PENDING' then now + timeout end), now + delay, debounced,
                    now + at_most, user_name, role, roles, class, config, attributes::jsonb, now, now,
                    case when status = 'PENDING' then now end, case when status = 'PENDING' then 1 else 0 end, $2
-               from input, clock order by place
+               from input, clock order by ordinal
                on conflict (workflow_uuid) do update set updated_at = excluded.updated_at
                returning workflow_uuid, status, name, owner_xid, creator_xid, queue_name, workflow_deadline_epoch_ms
            ), given as (
                insert into dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)
-               select i.id, i.input, now from clock, input i join stored s on s.workflow_uuid = i.id and s.creator_xid = i.creator
+               select i.id, i.given, now from clock, input i join stored s on s.workflow_uuid = i.id and s.creator_xid = i.creator
                on conflict (workflow_uuid) do nothing
            ), told as (
                select count(pg_notify($3, 'q' || queue_name)) as told
@@ -203,7 +203,7 @@ async fn insert(
            select
                s.status as "status!", coalesce(s.name, '') as "name!", s.owner_xid,
                coalesce(s.creator_xid = i.creator, false) as "new!", s.workflow_deadline_epoch_ms as deadline
-           from told, input i join stored s on s.workflow_uuid = i.id order by i.place"#,
+           from told, input i join stored s on s.workflow_uuid = i.id order by i.ordinal"#,
         inputs,
         PORTABLE,
         &*store.channel,

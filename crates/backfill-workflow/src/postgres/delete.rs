@@ -69,6 +69,7 @@ pub(super) async fn import(store: &PostgresStore, exports: &[Export]) -> Result<
     Ok(known)
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a list of statements")]
 async fn import_one(store: &PostgresStore, export: &Export) -> Result<bool, sqlx::Error> {
     let run = &export.run;
     let mut tx = store.pool.begin().await?;

@@ -73,6 +73,7 @@ pub(super) async fn import(store: &SqliteStore, exports: &[Export]) -> Result<Ve
     Ok(known)
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a list of statements")]
 async fn import_one(connection: &mut SqliteConnection, export: &Export) -> Result<bool, sqlx::Error> {
     let run = &export.run;
     let status = run.status.name();

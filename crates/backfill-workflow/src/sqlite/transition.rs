@@ -182,6 +182,7 @@ async fn is_needed(store: &SqliteStore, transition: &Transition) -> Result<bool,
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a list of statements")]
 async fn change(connection: &mut SqliteConnection, transition: &Transition) -> Result<Vec<Moved>, sqlx::Error> {
     let now = now();
     match transition {

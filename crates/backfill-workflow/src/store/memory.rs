@@ -150,7 +150,8 @@ impl MemoryStore {
         match &checkpoint.effect {
             None => {}
             Some(Effect::Send(message)) => {
-                if !self.deliver(state, message) {
+                let sent = self.deliver(state, message);
+                if !sent {
                     return Checkpointed::NoDestination;
                 }
             }
@@ -354,13 +355,12 @@ impl Store for MemoryStore {
     }
 
     async fn sleep_until(&self, until: Ms, now: Ms) {
-        match &self.clock {
+        if let Some(clock) = &self.clock {
             // It ends when the clock does.
-            Some(clock) => drop(clock.subscribe().wait_for(|now| *now >= until).await),
-            None => {
-                let left = u64::try_from(until.saturating_sub(now)).unwrap_or(0);
-                tokio::time::sleep(std::time::Duration::from_millis(left)).await;
-            }
+            drop(clock.subscribe().wait_for(|now| *now >= until).await);
+        } else {
+            let left = u64::try_from(until.saturating_sub(now)).unwrap_or(0);
+            tokio::time::sleep(std::time::Duration::from_millis(left)).await;
         }
     }
 

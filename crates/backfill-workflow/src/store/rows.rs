@@ -682,6 +682,7 @@ pub struct Export {
 /// Which workflows are meant: `Filter { statuses: vec![Status::Error], ..Filter::default() }`. Fields that are empty mean all; lists mean any of
 /// their members.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub struct Filter {
     /// Their ids.
     pub ids: Vec<String>,

@@ -66,7 +66,7 @@ pub(crate) async fn what_is_beyond_its_time_is_cancelled(place: Place) {
         ctx.recv::<()>("topic", Duration::from_secs(3600)).await.map(drop)
     });
     let steps = builder.register("steps", |ctx: Ctx, (): ()| async move {
-        ctx.step("endless", || std::future::pending::<Result<(), Failure>>()).await
+        ctx.step("endless", std::future::pending::<Result<(), Failure>>).await
     });
     let engine = builder.launch().await.unwrap();
     for workflow in [sleeps, receives, steps] {

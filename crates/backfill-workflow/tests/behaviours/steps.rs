@@ -119,7 +119,7 @@ pub(crate) async fn a_panic_in_a_step_is_a_failure_that_is_retried(place: Place)
 pub(crate) async fn a_step_that_takes_too_long_has_failed(place: Place) {
     let mut builder = place.engine().await;
     let workflow = builder.register("steps", |ctx: Ctx, (): ()| async move {
-        let step = ctx.step("slow", || std::future::pending::<Result<(), Failure>>());
+        let step = ctx.step("slow", std::future::pending::<Result<(), Failure>>);
         Ok::<_, Failure>(step.timeout(Duration::from_millis(20)).await.unwrap_err().name().to_owned())
     });
     let engine = builder.launch().await.unwrap();

@@ -1,4 +1,5 @@
 //! Real processes that are killed at each of their writes, and a server that is killed again and again.
+#![allow(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
 mod killed;
 #[path = "../../../../tests/support/mod.rs"]
