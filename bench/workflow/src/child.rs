@@ -158,7 +158,7 @@ async fn throughput<C: Contestant>(told: &Told, contestant: &Arc<C>, flying: usi
 
 async fn queued_one<C: Contestant>(told: &Told, contestant: &C) -> Result<()> {
     // Those who look each second have time for a dozen.
-    let end = Instant::now() + Duration::from_secs_f64(told.seconds.max(8.0));
+    let end = Instant::now() + Duration::from_secs_f64(told.seconds.max(6.0));
     let mut times = Vec::new();
     while Instant::now() < end && times.len() < 500 {
         let heard = STARTED.heard();

@@ -1,10 +1,11 @@
-//! backfill, with its default settings.
+//! backfill.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use backfill_workflow::{Client, Ctx, Engine, EngineBuilder, Failure, Queue, Start, Workflow};
+use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 
 use crate::Result;
@@ -38,7 +39,14 @@ async fn sleeper(ctx: Ctx, n: u64) -> Result<u64, Failure> {
 
 impl Ours {
     pub async fn new(told: &Told) -> Result<Self> {
-        let mut builder = Engine::builder().url(&told.url).queue(Queue::new("queue"));
+        let mut builder = Engine::builder().queue(Queue::new("queue"));
+        builder = if told.is_best() {
+            // The driver's pool asks each connection whether it still answers before it gives it away, if nothing is said.
+            let pool = PgPoolOptions::new().max_connections(10).test_before_acquire(false);
+            builder.postgres(pool.connect(&told.url).await?)
+        } else {
+            builder.url(&told.url)
+        };
         let (ten, nothing) = (builder.register("ten", ten), builder.register("nothing", nothing));
         Ok(Self { engine: builder.launch().await?, client: Client::connect(&told.url).await?, ten, nothing })
     }
