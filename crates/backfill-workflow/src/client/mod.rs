@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::batch::Retention;
@@ -27,6 +28,7 @@ pub(crate) use self::schedules::{LATE, tick, tick_id, times};
 pub use self::schedules::{Schedule, Tick};
 use crate::engine::core::Core;
 use crate::engine::hub::Hub;
+use crate::engine::writer::Writer;
 use crate::error::Result;
 use crate::open::Options;
 use crate::store::{Change, Store};
@@ -42,6 +44,8 @@ pub struct Client {
     core: Option<Arc<Core>>,
     /// What hears news for a client without an engine, once somebody waits.
     listener: Arc<OnceLock<AbortOnDropHandle<()>>>,
+    /// What stores together the starts that meet, of a client without an engine.
+    writer: Arc<OnceLock<(Writer, AbortOnDropHandle<()>)>>,
     application: Option<String>,
     poll: Duration,
 }
@@ -59,7 +63,15 @@ impl Client {
     /// A client of workflows in a storage.
     #[must_use]
     pub fn of_store(store: Arc<dyn Store>) -> Self {
-        Self { store, hub: Arc::default(), core: None, listener: Arc::default(), application: None, poll: POLL }
+        Self {
+            store,
+            hub: Arc::default(),
+            core: None,
+            listener: Arc::default(),
+            writer: Arc::default(),
+            application: None,
+            poll: POLL,
+        }
     }
 
     pub(crate) fn of_core(core: &Arc<Core>) -> Self {
@@ -68,6 +80,7 @@ impl Client {
             hub: Arc::clone(&core.hub),
             core: Some(Arc::clone(core)),
             listener: Arc::default(),
+            writer: Arc::default(),
             application: core.settings.application.clone(),
             poll: core.settings.poll,
         }
@@ -84,6 +97,15 @@ impl Client {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// The writer of a client without an engine. What fails is told at once.
+    fn writer(&self) -> &Writer {
+        let (writer, _) = self.writer.get_or_init(|| {
+            let (writer, work) = Writer::new(Arc::clone(&self.store), CancellationToken::new(), false);
+            (writer, AbortOnDropHandle::new(tokio::spawn(work)))
+        });
+        writer
     }
 
     /// Hears news, if nobody does yet.

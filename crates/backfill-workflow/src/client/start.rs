@@ -86,8 +86,7 @@ impl Client {
         let created = if let Some(core) = &self.core {
             core.writer.create(row.clone()).await?
         } else {
-            let created = self.store.create(std::slice::from_ref(&row)).await?.pop();
-            created.ok_or_else(|| Error::decode("the storage's answer", "it has no row"))?
+            self.writer().create(row.clone()).await?
         };
         match created {
             Created::New { .. } => {

@@ -20,7 +20,7 @@ pub(crate) mod hub;
 mod keep;
 pub(crate) mod run;
 mod schedule;
-mod writer;
+pub(crate) mod writer;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -80,7 +80,7 @@ impl Engine {
         let hub: Arc<Hub> = Arc::default();
         // News are heard from before anything is looked at.
         let changes = store.changes();
-        let (writer, writing) = Writer::new(Arc::clone(&store), closed.clone());
+        let (writer, writing) = Writer::new(Arc::clone(&store), closed.clone(), true);
         let core = Arc::new(Core::new(store, hub, writer, settings, registry, jobs, closed));
         let client = Client::of_core(&core);
         core.set_clock().await?;

@@ -168,10 +168,14 @@ impl Execution {
     }
 
     /// Records a step, with what goes with it. Answers what the code is to know of it.
-    pub(crate) async fn write(&self, step: StepRow, effect: Option<Effect>) -> Result<Checkpointed> {
-        let checkpoint = self.checkpoint(step.clone(), effect);
-        let answer = self.interruptible(self.core.writer.checkpoint(checkpoint)).await?;
-        self.judge(step, answer).await
+    ///
+    /// In a box, because it is large, and short: a workflow that sleeps afterwards has no room in it for this.
+    pub(crate) fn write(&self, step: StepRow, effect: Option<Effect>) -> BoxFuture<'_, Result<Checkpointed>> {
+        Box::pin(async move {
+            let checkpoint = self.checkpoint(step.clone(), effect);
+            let answer = self.interruptible(self.core.writer.checkpoint(checkpoint)).await?;
+            self.judge(step, answer).await
+        })
     }
 
     pub(crate) fn checkpoint(&self, step: StepRow, effect: Option<Effect>) -> Checkpoint {
@@ -221,12 +225,12 @@ impl Execution {
         let ended = tokio::select! {
             biased;
             () = self.control.lost() => None,
-            ended = self.within_deadline(AssertUnwindSafe(body).catch_unwind()) => Some(ended),
+            ended = self.within_deadline(body) => Some(ended),
         };
         match ended {
             // The body was dropped: another process goes on with it, or will.
             None => tracing::debug!(workflow = &*self.id, "no longer this process's"),
-            Some(Ok(result)) => self.end(result).await,
+            Some(Ok(result)) => Box::pin(self.end(result)).await,
             Some(Err(panic)) => {
                 let message = crate::panic_message(&*panic);
                 tracing::error!(
@@ -243,16 +247,17 @@ impl Execution {
         self.core.hub.wake(&Change::Finished(self.id.to_string()));
     }
 
-    async fn within_deadline<T>(&self, body: impl Future<Output = T>) -> T {
+    async fn within_deadline(&self, body: Body) -> std::thread::Result<Result<String, Envelope>> {
+        let mut body = AssertUnwindSafe(body).catch_unwind();
         let Some(deadline) = self.deadline else { return body.await };
-        tokio::pin!(body);
+        // Few workflows have a deadline, and all have room for what stands here: so it is in boxes.
         tokio::select! {
             biased;
             ended = &mut body => return ended,
-            () = self.core.sleep_until(deadline) => {}
+            () = Box::pin(self.core.sleep_until(deadline)) => {}
         }
         // By this process's clock its time is up; the row says so before the code is told.
-        if self.core.cancel(&self.id, &self.owner).await {
+        if Box::pin(self.core.cancel(&self.id, &self.owner)).await {
             self.control.cancel();
         }
         body.await

@@ -39,10 +39,15 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// The writer, and what does its work until the token ends it. Callers that still wait then are told [`Error::Closed`].
-    pub(crate) fn new(store: Arc<dyn Store>, end: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
+    /// What passes is waited for if the writer is `patient`; otherwise callers are told.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        end: CancellationToken,
+        patient: bool,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (orders, queue) = mpsc::channel(CAPACITY);
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
-        let lanes = (0..LANES).map(move |_| lane(Arc::clone(&store), Arc::clone(&queue), end.clone()));
+        let lanes = (0..LANES).map(move |_| lane(Arc::clone(&store), Arc::clone(&queue), end.clone(), patient));
         let work = futures::future::join_all(lanes);
         (Self { orders }, async move {
             work.await;
@@ -69,7 +74,12 @@ impl Writer {
     }
 }
 
-async fn lane(store: Arc<dyn Store>, queue: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>, end: CancellationToken) {
+async fn lane(
+    store: Arc<dyn Store>,
+    queue: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>,
+    end: CancellationToken,
+    patient: bool,
+) {
     let mut orders = Vec::new();
     loop {
         // The lock is held while one lane waits for orders; the other has nothing to do then, either.
@@ -81,11 +91,11 @@ async fn lane(store: Arc<dyn Store>, queue: Arc<tokio::sync::Mutex<mpsc::Receive
             queue.lock().await.close();
             return;
         }
-        end.run_until_cancelled(write(&*store, std::mem::take(&mut orders))).await;
+        end.run_until_cancelled(write(&*store, std::mem::take(&mut orders), patient)).await;
     }
 }
 
-async fn write(store: &dyn Store, orders: Vec<Order>) {
+async fn write(store: &dyn Store, orders: Vec<Order>, patient: bool) {
     let (mut creates, mut finishes) = (Batch::default(), Batch::default());
     let (mut steps, mut effects) = (Batch::default(), Batch::default());
     for order in orders {
@@ -99,10 +109,10 @@ async fn write(store: &dyn Store, orders: Vec<Order>) {
         }
     }
     // Plain steps first, which are one statement; and steps before ends: one that lost a race may still be on its way when its workflow ends.
-    creates.write(store).await;
-    steps.write(store).await;
-    effects.write(store).await;
-    finishes.write(store).await;
+    creates.write(store, patient).await;
+    steps.write(store, patient).await;
+    effects.write(store, patient).await;
+    finishes.write(store, patient).await;
 }
 
 /// What is written in batches.
@@ -153,11 +163,11 @@ impl<I: Item> Batch<I> {
         self.answers.push(answer);
     }
 
-    async fn write(self, store: &dyn Store) {
+    async fn write(self, store: &dyn Store, patient: bool) {
         if self.items.is_empty() {
             return;
         }
-        match persist(store, &self.items).await {
+        match persist(store, &self.items, patient).await {
             Ok(results) => {
                 for (answer, result) in self.answers.into_iter().zip(results) {
                     // Whoever asked may have been dropped.
@@ -171,7 +181,7 @@ impl<I: Item> Batch<I> {
             }
             Err(_) => {
                 for (item, answer) in self.items.iter().zip(self.answers) {
-                    let result = persist(store, std::slice::from_ref(item)).await;
+                    let result = persist(store, std::slice::from_ref(item), patient).await;
                     let result = result.and_then(|mut results| {
                         results.pop().ok_or_else(|| Error::decode("the storage's answer", "it has no row"))
                     });
@@ -183,7 +193,7 @@ impl<I: Item> Batch<I> {
 }
 
 /// Tries until it is written or refused.
-async fn persist<I: Item>(store: &dyn Store, items: &[I]) -> Result<Vec<I::Answer>> {
+async fn persist<I: Item>(store: &dyn Store, items: &[I], patient: bool) -> Result<Vec<I::Answer>> {
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
@@ -191,7 +201,7 @@ async fn persist<I: Item>(store: &dyn Store, items: &[I]) -> Result<Vec<I::Answe
         match I::store(store, items).await {
             // A storage that answers, and fails again and again, may fail for one of them: the others are written by themselves.
             Err(error) if items.len() > 1 && tries >= TRIES && !error.is_away() => return Err(error),
-            Err(error) if error.is_transient() => {
+            Err(error) if patient && error.is_transient() => {
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "a write failed, and is tried again");
                 tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

@@ -16,7 +16,7 @@ const ACTION: &str = "record a step";
 
 /// Records steps: those that nothing goes with in one statement, each other one in a transaction of its own.
 pub(super) async fn checkpoint(store: &PostgresStore, checkpoints: &[Checkpoint]) -> Result<Vec<Checkpointed>> {
-    let mut connection = store.pool.acquire().await.map_err(|error| failed(ACTION, error))?;
+    let mut connection = store.kept.take(&store.pool).await.map_err(|error| failed(ACTION, error))?;
     let plain: Vec<&Checkpoint> = checkpoints.iter().filter(|one| one.effect.is_none()).collect();
     let mut written = record(store, &mut connection, &plain).await?.into_iter();
     let mut answers = Vec::with_capacity(checkpoints.len());
@@ -31,6 +31,7 @@ pub(super) async fn checkpoint(store: &PostgresStore, checkpoints: &[Checkpoint]
             }
         });
     }
+    store.kept.keep(&store.pool, connection);
     Ok(answers)
 }
 
@@ -69,7 +70,7 @@ async fn record(
     let started: Vec<Option<i64>> = steps().map(|step| step.started_at).collect();
     let completed: Vec<Option<i64>> = steps().map(|step| step.completed_at).collect();
     // The workflow's row is locked, shared, against whoever would cancel it or take it over meanwhile: the token is still its own
-    // when the step is stored. That, a cancellation and an earlier record are all seen by this one statement.
+    // when the step is stored. The status is written so that no index of all that runs is taken for the way to it. That, a cancellation and an earlier record are all seen by this one statement.
     let rows = sqlx::query_scalar!(
         r#"with step as (
                select * from unnest(
@@ -78,7 +79,7 @@ async fn record(
                ) with ordinality as s (run, owner, number, name, output, error, format, child, started_at, completed_at, place)
            ), mine as (
                select workflow_uuid, owner_xid, application_name from dbos.workflow_status
-               where workflow_uuid = any($1) and status = 'PENDING' and owner_xid = any($2)
+               where workflow_uuid = any($1) and coalesce(status, '') = 'PENDING' and owner_xid = any($2)
                for share
            ), written as (
                insert into dbos.operation_outputs (

@@ -47,7 +47,7 @@ struct ClaimedRow {
 macro_rules! take {
     ($store:ident, $connection:ident, $claim:ident, $limit:ident, $lock:tt) => {{
         // The latest version also takes what is for none; where none is registered, everybody is the latest. A history is read with its
-        // row: only what was begun before, or is a fork, has one.
+        // row: only what was begun before, or is a fork, has one. The order is the index's, which has those of one moment as they were stored.
         let rows = sqlx::query!(
             r#"with latest as (
                    select version_name from dbos.application_versions
@@ -61,7 +61,7 @@ macro_rules! take {
                           or application_version is null and coalesce((select version_name from latest) = $3, true))
                      and (application_name is null or application_name = $4)
                      and ($5::text is null or queue_partition_key = $5)
-                   order by priority, created_at, workflow_uuid
+                   order by priority, created_at
                    limit $6
                    for update "# + $lock + r#"
                ), claimed as (

@@ -90,8 +90,10 @@ pub(super) async fn create(store: &PostgresStore, runs: &[NewRun]) -> Result<Vec
     let mut ids = HashSet::with_capacity(runs.len());
     let alone = |run: &NewRun| run.deduplication.is_some();
     if runs.iter().all(|run| !alone(run) && ids.insert(run.id.as_str())) {
-        let mut connection = store.pool.acquire().await.map_err(|error| failed(ACTION, error))?;
-        return insert(store, &mut connection, runs).await.map_err(|error| failed(ACTION, error));
+        let mut connection = store.kept.take(&store.pool).await.map_err(|error| failed(ACTION, error))?;
+        let answers = insert(store, &mut connection, runs).await.map_err(|error| failed(ACTION, error))?;
+        store.kept.keep(&store.pool, connection);
+        return Ok(answers);
     }
     let mut answers = Vec::with_capacity(runs.len());
     for run in runs {

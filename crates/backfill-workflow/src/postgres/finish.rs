@@ -14,7 +14,7 @@ pub(super) async fn finish(store: &PostgresStore, finishes: &[Finish]) -> Result
     let statuses: Vec<&str> = finishes.iter().map(|one| one.status.name()).collect();
     let outputs: Vec<Option<&str>> = finishes.iter().map(|one| one.output.as_deref()).collect();
     let errors: Vec<Option<&str>> = finishes.iter().map(|one| one.error.as_deref()).collect();
-    // What was begun too often leaves its queue, and what is given back counts for no limit.
+    // The status is written so that no index of all that runs is taken for the way to these rows. What was begun too often leaves its queue, and what is given back counts for no limit.
     let rows = sqlx::query!(
         r#"with input as (
                select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
@@ -29,7 +29,7 @@ pub(super) async fn finish(store: &PostgresStore, finishes: &[Finish]) -> Result
                    started_at_epoch_ms =
                        case when i.status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' then null else w.started_at_epoch_ms end
                from input i, clock
-               where w.workflow_uuid = i.run and w.status = 'PENDING' and w.owner_xid = i.owner
+               where w.workflow_uuid = i.run and coalesce(w.status, '') = 'PENDING' and w.owner_xid = i.owner
                returning w.workflow_uuid, w.status, i.owner, i.output, i.error, now
            ), kept as (
                insert into dbos.workflow_output (workflow_uuid, output, error, retention_timestamp)
@@ -49,7 +49,10 @@ pub(super) async fn finish(store: &PostgresStore, finishes: &[Finish]) -> Result
         &*store.channel,
         &PostgresStore::news('f', &runs),
     );
-    let ended = rows.fetch_all(store.schema.on(&store.pool)).await.map_err(|error| failed("end a workflow", error))?;
+    let wrong = |error| failed("end a workflow", error);
+    let mut connection = store.kept.take(&store.pool).await.map_err(wrong)?;
+    let ended = rows.fetch_all(store.schema.on(&mut *connection)).await.map_err(wrong)?;
+    store.kept.keep(&store.pool, connection);
     let ended: HashSet<(String, String)> = ended.into_iter().map(|row| (row.run, row.owner)).collect();
     Ok(finishes.iter().map(|one| ended.contains(&(one.run.clone(), one.owner.clone()))).collect())
 }

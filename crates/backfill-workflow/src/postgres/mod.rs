@@ -9,6 +9,7 @@
 //! | `claim` | taking work |
 //! | `checkpoint` | recording steps, with what goes with them |
 //! | `finish` | ending workflows |
+//! | `kept` | connections that are kept for writing |
 //! | `lease` | executors that live, and those that do not |
 //! | `transition` | changing many rows at once |
 //! | `read` | looking |
@@ -22,6 +23,7 @@ mod claim;
 mod create;
 mod delete;
 mod finish;
+mod kept;
 mod lease;
 mod listen;
 mod migrate;
@@ -48,6 +50,7 @@ use crate::store::{
     Store, StoreTransaction, StreamRow, Transition, VersionRow,
 };
 
+use self::kept::Kept;
 pub use self::migrate::VERSION;
 
 /// The name that statements are written with.
@@ -64,6 +67,8 @@ pub struct PostgresStore {
     schema: Arc<Schema>,
     /// The channel of this library's own news.
     channel: Arc<str>,
+    /// Connections for what is written all the time.
+    kept: Arc<Kept>,
 }
 
 impl PostgresStore {
@@ -79,7 +84,7 @@ impl PostgresStore {
             end -= 1;
         }
         let channel = format!("backfill_workflow:{}", &schema.name()[..end]);
-        Ok(Self { pool, schema: Arc::new(schema), channel: channel.into() })
+        Ok(Self { pool, schema: Arc::new(schema), channel: channel.into(), kept: Arc::default() })
     }
 
     /// Workflows in this schema of the database that the URL means.

@@ -1,0 +1,39 @@
+//! Connections that are kept for writing.
+//!
+//! A pool asks each connection whether it lives before it lends it, and again when it gets it back. That is two round trips beside the one of a write. So a few
+//! connections of a large enough pool stay with those that write all the time. One that has failed goes back to the pool, which looks at it.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgPool, Postgres};
+
+/// How many are kept at most: as many as write at once.
+const MOST: usize = 3;
+/// A pool that is smaller lends what it has to everybody.
+const POOL: u32 = 6;
+
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<Vec<PoolConnection<Postgres>>>);
+
+impl Kept {
+    /// A connection that was kept, or one of the pool.
+    pub(super) async fn take(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match kept {
+            Some(connection) => Ok(connection),
+            None => pool.acquire().await,
+        }
+    }
+
+    /// Keeps a connection whose last statement was answered.
+    pub(super) fn keep(&self, pool: &PgPool, connection: PoolConnection<Postgres>) {
+        if pool.options().get_max_connections() < POOL || pool.is_closed() {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < MOST {
+            kept.push(connection);
+        }
+    }
+}
