@@ -152,6 +152,24 @@ fn the_core_names_no_driver() {
     assert!(dependencies.is_empty(), "{dependencies:?}");
 }
 
+/// Workflows: policy knows rows, and rows know no policy. Only what opens a URL names a storage.
+#[test]
+fn storages_of_workflows_know_no_policy() {
+    let room = |name: &str| {
+        let name = format!("crates/backfill-workflow/src/{name}");
+        [sources(&name), sources(&format!("{name}.rs"))].concat()
+    };
+    let storages = [room("store"), room("postgres"), room("sqlite")].concat();
+    assert!(storages.len() > 20, "{storages:?}");
+    none(&named(&storages, &["crate::engine", "crate::ctx", "crate::client", "crate::workflow", "crate::options"]));
+    let policy = [room("engine"), room("ctx"), room("client"), room("options"), room("queue"), room("workflow")].concat();
+    assert!(policy.len() > 25, "{policy:?}");
+    none(&named(&policy, &["crate::postgres", "crate::sqlite", "PostgresStore", "SqliteStore", "MemoryStore"]));
+    // The user's own transactions have the driver's connections.
+    let others: Vec<PathBuf> = policy.into_iter().filter(|file| !file.ends_with("ctx/tx.rs") && !file.ends_with("engine/builder.rs")).collect();
+    none(&named(&others, &["sqlx"]));
+}
+
 #[test]
 fn paths_are_read_from_lists_and_not_from_comments() {
     let text = "use crate::storage::{Line, postgres::{Pool, Other}};\n// crate::worker\nfn f() { crate::cron::g(\"crate::task\") }";

@@ -53,6 +53,7 @@
 //! | --- | --- |
 //! | `postgres` | workflows in a PostgreSQL database; on by default |
 //! | `sqlite` | workflows in an SQLite file; needs a C compiler |
+//! | `macros` | the attribute `#[workflow]`, and functions that are collected without a list |
 //! | `time-zones` | schedules in time zones other than UTC |
 
 pub mod client;
@@ -73,6 +74,8 @@ pub mod store;
 pub mod testing;
 mod workflow;
 
+#[cfg(feature = "macros")]
+pub use backfill_workflow_macros::workflow;
 pub use client::{Client, ForkFrom, Handle, Retention, Schedule, Tick};
 pub use codec::{Args, PORTABLE};
 #[cfg(feature = "postgres")]
@@ -88,6 +91,28 @@ pub use options::{OnDuplicate, Start};
 pub use queue::Queue;
 pub use store::{Filter, Run, Status};
 pub use workflow::Workflow;
+
+/// For what the attribute writes.
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+
+    pub use crate::engine::Collected;
+
+    /// What a workflow's function answers.
+    pub trait Answer {
+        /// When it goes well.
+        type Output;
+        /// When it does not.
+        type Error;
+    }
+
+    impl<O, E> Answer for Result<O, E> {
+        type Output = O;
+        type Error = E;
+    }
+}
 
 /// The programs of the pages compile.
 #[cfg(all(doctest, feature = "postgres", feature = "sqlite"))]

@@ -120,6 +120,21 @@ impl EngineBuilder {
         Workflow::named(name)
     }
 
+    /// Registers all functions of the program that have the attribute [`workflow`](macro@crate::workflow), with their schedules.
+    #[cfg(feature = "macros")]
+    #[must_use]
+    pub fn collected(mut self) -> Self {
+        for collected in inventory::iter::<Collected> {
+            (collected.register)(&mut self);
+        }
+        self
+    }
+
+    /// A schedule that is stored at the launch.
+    pub fn add_schedule(&mut self, schedule: Schedule) {
+        self.schedules.push(schedule);
+    }
+
     /// How often a workflow is begun again if its process dies, for this one alone. `None` is without end.
     pub fn attempts_of<I, O, E>(&mut self, workflow: Workflow<I, O, E>, max: Option<u32>) {
         for registered in &mut self.registered {
@@ -146,7 +161,7 @@ impl EngineBuilder {
     /// A schedule that is stored at the launch.
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
-        self.schedules.push(schedule);
+        self.add_schedule(schedule);
         self
     }
 
@@ -269,6 +284,25 @@ fn build_id() -> String {
         written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_millis());
     format!("{:x}-{seconds:x}", metadata.map_or(0, |data| data.len()))
 }
+
+/// A function that has the attribute.
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub struct Collected {
+    register: fn(&mut EngineBuilder),
+}
+
+#[cfg(feature = "macros")]
+impl Collected {
+    /// One that registers itself so.
+    #[must_use]
+    pub const fn new(register: fn(&mut EngineBuilder)) -> Self {
+        Self { register }
+    }
+}
+
+#[cfg(feature = "macros")]
+inventory::collect!(Collected);
 
 impl std::fmt::Debug for EngineBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

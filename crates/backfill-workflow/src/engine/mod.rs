@@ -33,6 +33,8 @@ use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "macros")]
+pub use self::builder::Collected;
 pub use self::builder::{DEFAULT_LEASE, DEFAULT_MAX_ATTEMPTS, EngineBuilder};
 use self::core::{Core, Settings};
 use self::hub::Hub;
