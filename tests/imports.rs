@@ -162,11 +162,15 @@ fn storages_of_workflows_know_no_policy() {
     let storages = [room("store"), room("postgres"), room("sqlite")].concat();
     assert!(storages.len() > 20, "{storages:?}");
     none(&named(&storages, &["crate::engine", "crate::ctx", "crate::client", "crate::workflow", "crate::options"]));
-    let policy = [room("engine"), room("ctx"), room("client"), room("options"), room("queue"), room("workflow")].concat();
+    let policy =
+        [room("engine"), room("ctx"), room("client"), room("options"), room("queue"), room("workflow")].concat();
     assert!(policy.len() > 25, "{policy:?}");
     none(&named(&policy, &["crate::postgres", "crate::sqlite", "PostgresStore", "SqliteStore", "MemoryStore"]));
     // The user's own transactions have the driver's connections.
-    let others: Vec<PathBuf> = policy.into_iter().filter(|file| !file.ends_with("ctx/tx.rs") && !file.ends_with("engine/builder.rs")).collect();
+    let others: Vec<PathBuf> = policy
+        .into_iter()
+        .filter(|file| !file.ends_with("ctx/tx.rs") && !file.ends_with("engine/builder.rs"))
+        .collect();
     none(&named(&others, &["sqlx"]));
 }
 

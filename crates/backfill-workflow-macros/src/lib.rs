@@ -45,7 +45,10 @@ fn expand(attributes: Tokens, item: Tokens) -> syn::Result<Tokens> {
     }
     let inputs: Vec<&FnArg> = signature.inputs.iter().collect();
     let [FnArg::Typed(_), FnArg::Typed(input)] = &inputs[..] else {
-        return Err(Error::new(signature.inputs.span(), "a workflow takes two things: a `Ctx`, and its input (`()` if it has none)"));
+        return Err(Error::new(
+            signature.inputs.span(),
+            "a workflow takes two things: a `Ctx`, and its input (`()` if it has none)",
+        ));
     };
     let input: &Type = &input.ty;
     let ReturnType::Type(_, answer) = &signature.output else {

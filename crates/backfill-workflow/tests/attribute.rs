@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use backfill_workflow::{Ctx, Engine, Failure, Start, Tick, Workflow, workflow};
+use backfill_workflow::{Ctx, Engine, Failure, Filter, Start, Tick, Workflow, workflow};
 
 #[workflow]
 async fn double(ctx: Ctx, number: i64) -> Result<i64, Failure> {
@@ -33,12 +33,9 @@ async fn functions_with_the_attribute_are_registered_without_a_list() {
     let handle = engine.start(elsewhere::GREET, &"Ada".to_owned(), Start::new()).await.unwrap();
     assert_eq!(handle.result().await.unwrap(), "Hello Ada");
     let _: Workflow<Tick, i64> = EACH_SECOND;
+    let ticks = Filter { names: vec!["each_second".to_owned()], ..Filter::default() };
     let fired = async {
-        loop {
-            let runs = engine.list(&backfill_workflow::Filter { names: vec!["each_second".into()], ..Default::default() });
-            if !runs.await.unwrap().is_empty() {
-                return;
-            }
+        while engine.list(&ticks).await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
     };
