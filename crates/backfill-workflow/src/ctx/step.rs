@@ -57,7 +57,8 @@ type RetryIf = dyn Fn(&Failure) -> bool + Send + Sync;
 
 /// A step: its code, and how often it is tried. It has its number from the call of [`Ctx::step`] on, and does its work when it is awaited.
 ///
-/// Dropped before its end, it leaves no record; a restarted workflow does it anew.
+/// Dropped before its end, it leaves no record, and a restarted workflow does it anew; but if it was being recorded at that moment, it may be
+/// recorded all the same.
 #[must_use = "a step does nothing until it is awaited"]
 pub struct Step<'a, T> {
     state: State<'a, T>,
