@@ -25,6 +25,7 @@ impl Client {
     /// # Errors
     /// When the storage fails. What was deleted until then stays deleted.
     pub async fn delete_old(&self, retention: Retention) -> Result<u64> {
+        crate::ctx::outside_transactions("deleting")?;
         let completed_before = match retention.older_than {
             Some(age) => Some(self.store.now().await?.saturating_sub(millis(age))),
             None => None,

@@ -114,6 +114,7 @@ impl Client {
     /// # Errors
     /// When the storage fails.
     pub async fn set_delay(&self, id: &str, delay: Duration) -> Result<bool> {
+        crate::ctx::outside_transactions("changing a delay")?;
         let until = self.store.now().await?.saturating_add(millis(delay));
         let moved = self.store.transition(&Transition::Delay { id: id.to_owned(), until }).await?;
         if let Some(core) = &self.core {

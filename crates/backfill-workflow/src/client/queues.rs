@@ -11,6 +11,7 @@ impl Client {
     /// # Errors
     /// When they make no sense together, or the storage fails.
     pub async fn set_queue(&self, queue: &Queue) -> Result<()> {
+        crate::ctx::outside_transactions("changing a queue")?;
         self.store.put_queue(queue.checked()?, queue.keeps_existing()).await?;
         if let Some(core) = &self.core {
             *core.queues() = None;
@@ -32,6 +33,7 @@ impl Client {
     /// # Errors
     /// When the storage fails.
     pub async fn delete_queue(&self, name: &str) -> Result<bool> {
+        crate::ctx::outside_transactions("changing a queue")?;
         self.store.delete_queue(name).await
     }
 

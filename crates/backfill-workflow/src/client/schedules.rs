@@ -129,6 +129,7 @@ impl Client {
     /// # Errors
     /// When the expression or the time zone is wrong, or the storage fails.
     pub async fn set_schedule(&self, schedule: &Schedule) -> Result<()> {
+        crate::ctx::outside_transactions("changing a schedule")?;
         let mut row = schedule.row.clone();
         text("the schedule's name", &row.name)?;
         times(&row)?;
@@ -173,6 +174,7 @@ impl Client {
     }
 
     async fn change_schedule(&self, name: &str, change: &ScheduleChange) -> Result<bool> {
+        crate::ctx::outside_transactions("changing a schedule")?;
         let known = self.store.change_schedule(name, change).await?;
         if let Some(core) = &self.core {
             core.schedules_changed();
@@ -228,6 +230,7 @@ impl Client {
     }
 
     async fn begin_tick(&self, row: &ScheduleRow, at: DateTime<Utc>, id: String) -> Result<Handle<Value>> {
+        crate::ctx::outside_transactions("starting what is scheduled")?;
         let mut new = tick(row, at, id)?;
         // It is for the latest version, as what a schedule starts by itself.
         new.version = self.latest_version().await?.map(|version| version.name);

@@ -63,7 +63,12 @@ impl Client {
         options: Start,
     ) -> Result<Handle<O, E>> {
         let row = self.row(workflow.name(), input, &options)?;
-        self.check_partition(&row).await?;
+        // Nothing is asked of the database beside the caller's transaction, which may hold the last connection.
+        if let Some(queues) =
+            self.core.as_ref().and_then(|core| core.queues().as_ref().map(|(_, known)| Arc::clone(known)))
+        {
+            fits(&queues, &row)?;
+        }
         match self.store.create_within(within.into(), &row).await? {
             Created::New { .. } => Ok(self.handle(workflow, &row.id)),
             created => self.known(workflow, &row, created, &options),
@@ -82,6 +87,7 @@ impl Client {
         row: NewRun,
         options: &Start,
     ) -> Result<Handle<O, E>> {
+        crate::ctx::outside_transactions("starting a workflow by a client, and not with `start_in`,")?;
         self.check_partition(&row).await?;
         let created = if let Some(core) = &self.core {
             core.writer.create(row.clone()).await?
@@ -101,17 +107,10 @@ impl Client {
     pub(crate) async fn check_partition(&self, row: &NewRun) -> Result<()> {
         let Some(queue) = row.queue.as_ref().filter(|queue| *queue != store::INTERNAL_QUEUE) else { return Ok(()) };
         // One that nobody has configured is not known to have parts.
-        let queues = self.known_queues().await?;
-        let Some(known) = queues.iter().find(|known| known.name == *queue) else { return Ok(()) };
-        match (known.partitioned, &row.partition) {
-            (true, None) => {
-                Err(Error::invalid("the queue", queue, "is partitioned; name a part with `Start::partition`"))
-            }
-            (false, Some(part)) => {
-                Err(Error::invalid("the partition", part, format!("cannot be: the queue {queue:?} is not partitioned")))
-            }
-            _ => Ok(()),
+        if queue.is_empty() {
+            return Ok(());
         }
+        fits(&self.known_queues().await?, row)
     }
 
     /// Tells this process's engine of new work.
@@ -151,6 +150,23 @@ impl Client {
                 holder,
             }),
         }
+    }
+}
+
+/// Whether a workflow names a part if its queue has parts, and none if it has none.
+fn fits(queues: &[store::QueueRow], row: &NewRun) -> Result<()> {
+    let known = queues.iter().find(|known| Some(&known.name) == row.queue.as_ref());
+    // One that nobody has configured is not known to have parts.
+    let Some(known) = known else { return Ok(()) };
+    match (known.partitioned, &row.partition) {
+        (true, None) => {
+            Err(Error::invalid("the queue", &known.name, "is partitioned; name a part with `Start::partition`"))
+        }
+        (false, Some(part)) => {
+            let problem = format!("cannot be: the queue {:?} is not partitioned", known.name);
+            Err(Error::invalid("the partition", part, problem))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -28,6 +28,7 @@ impl Client {
     /// # Errors
     /// When no such version was launched, or the storage fails.
     pub async fn set_latest_version(&self, name: &str) -> Result<()> {
+        crate::ctx::outside_transactions("changing versions")?;
         if !self.versions().await?.iter().any(|version| version.name == name) {
             return Err(Error::invalid("the version", name, "was never launched; `versions` lists those that were"));
         }

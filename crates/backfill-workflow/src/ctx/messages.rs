@@ -136,7 +136,7 @@ async fn receive<T: DeserializeOwned>(
             })
             .await?;
         // Who was told nothing looks less and less often.
-        poll = (poll * 2).min(core.settings.poll * 16);
+        poll = (poll * 2).min(core.settings.poll * 4);
     }
 }
 

@@ -232,7 +232,8 @@ where
     };
     let answer = transaction.commit(&execution.checkpoint(step.clone(), None)).await;
     match answer {
-        Err(error) if error.is_transient() => Ok(Attempt::Failed(error.into())),
+        // Also what the database refuses at the commit, as a deferred constraint does: it is the step's failure.
+        Err(error) => Ok(Attempt::Failed(error.into())),
         // An earlier commit of this step, whose answer was lost: it holds, and this one was rolled back.
         Ok(Checkpointed::Recorded(row)) if row.name == step.name => replay(&row).map(Attempt::Written),
         answer => execution.judge(step, answer).await.map(|_| Attempt::Written(value)).map_err(Failure::from),

@@ -196,7 +196,8 @@ impl EngineBuilder {
         self
     }
 
-    /// How often those look that wait for a message, an event or a result and were told nothing: every second if nothing is said.
+    /// How often those look that wait for a message, an event or a result and were told nothing: every second if nothing is said. Whoever waits for a
+    /// message for long looks a quarter as often.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval;

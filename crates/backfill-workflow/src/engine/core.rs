@@ -62,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) closed: CancellationToken,
     /// That whatever runs here is given up, also what begins from now on.
     abandoned: AtomicBool,
+    /// The tokens of what is put back after a pause.
+    returning: Mutex<HashSet<String>>,
     /// When a heartbeat was written last.
     pub(crate) last_beat: Mutex<Option<std::time::Instant>>,
     /// Whether this engine may take work.
@@ -104,6 +106,7 @@ impl Core {
             closing: CancellationToken::new(),
             closed,
             abandoned: AtomicBool::new(false),
+            returning: Mutex::default(),
             last_beat: Mutex::default(),
             paused: AtomicBool::new(false),
             skew: AtomicI64::new(0),
@@ -180,6 +183,13 @@ impl Core {
 
     pub(crate) fn runs_here(&self, id: &str) -> bool {
         lock(&self.live).contains_key(id)
+    }
+
+    /// The tokens of what runs here, and of what is put back after a pause.
+    pub(crate) fn owners(&self) -> Vec<String> {
+        let mut owners: Vec<String> = lock(&self.returning).iter().cloned().collect();
+        owners.extend(lock(&self.live).values().map(|one| one.owner.clone()));
+        owners
     }
 
     /// What this process believes to run.
@@ -285,7 +295,9 @@ impl Core {
         let held = Held { run: id.to_owned(), owner: owner.to_owned() };
         let exponent = u32::try_from(attempts.clamp(1, 7) - 1).unwrap_or(0);
         let pause = Duration::from_secs(1 << exponent);
+        lock(&self.returning).insert(owner.to_owned());
         self.tracker.spawn(async move {
+            let _returned = Returned { core: Arc::clone(&core), owner: held.owner.clone() };
             let closing = core.closing.clone();
             // If the engine closes, the lease's end gives it back.
             if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -365,7 +377,7 @@ impl Core {
             match &answer {
                 Checkpointed::Child(Created::New { deadline }) => core.begin(&new, *deadline, None),
                 // Perhaps an earlier write of this step, whose answer was lost. Then the row has the token of this call.
-                Checkpointed::Recorded(_) => core.begin_if_ours(&new).await?,
+                Checkpointed::Recorded(_) => core.begin_if_ours(&new).await,
                 _ => {}
             }
             Ok(answer)
@@ -373,13 +385,14 @@ impl Core {
         work.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn begin_if_ours(self: &Arc<Self>, new: &crate::store::NewRun) -> Result<()> {
-        let Some(run) = self.store.runs(&Filter::of_ids([&new.id])).await?.pop() else { return Ok(()) };
+    async fn begin_if_ours(self: &Arc<Self>, new: &crate::store::NewRun) {
+        let found = self.store.runs(&Filter::of_ids([&new.id])).await.map(|mut runs| runs.pop());
+        // What cannot be looked at now is found by the next look for what should run here.
+        let Ok(Some(run)) = found else { return };
         let token = new.start.as_ref().map(|start| &start.owner);
         if run.status == Status::Pending && run.owner.as_ref() == token && !self.runs_here(&run.id) {
             self.begin(new, run.deadline, None);
         }
-        Ok(())
     }
 
     /// Begins a workflow that was stored as this process's own a moment ago.
@@ -396,5 +409,17 @@ impl Core {
             execution = execution.with_outcome(outcome);
         }
         self.spawn(execution, registered, Some(new.input.clone()), Some(crate::codec::PORTABLE.to_owned()));
+    }
+}
+
+/// That an execution is put back after a pause. Until then nobody else does it.
+struct Returned {
+    core: Arc<Core>,
+    owner: String,
+}
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        lock(&self.core.returning).remove(&self.owner);
     }
 }

@@ -74,9 +74,9 @@ pub(super) async fn heartbeats(core: Arc<Core>) {
 
 /// Puts back what is this process's by its row, and does not run here: a claim whose answer was lost, say. The lease would keep it for ever.
 async fn reconcile(core: &Core) {
-    let owners = core.held().into_iter().map(|held| held.owner).collect();
-    let older = millis((core.settings.lease / 3).max(GRACE));
-    let transition = Transition::Reconcile { executor: core.settings.executor.clone(), owners, older };
+    // The moment first: whatever begins after the look at what runs here is younger.
+    let before = core.now() - millis((core.settings.lease / 3).max(GRACE));
+    let transition = Transition::Reconcile { executor: core.settings.executor.clone(), owners: core.owners(), before };
     match core.store.transition(&transition).await {
         Ok(moved) if !moved.is_empty() => {
             tracing::warn!(count = moved.len(), "workflows that should run here and did not are put back");
@@ -137,8 +137,9 @@ pub(super) async fn sweeps(core: Arc<Core>) {
         let beaten = *core.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
         let in_contact = contact.elapsed() >= lease / 2 && beaten.is_some_and(|beaten| beaten >= contact);
         let recover = in_contact && recovered.elapsed() >= lease / 6;
-        let swept = sweep(&core, recover).await;
+        // Before the sweep: one that stood still is a gap as well.
         last = (Instant::now(), SystemTime::now());
+        let swept = sweep(&core, recover).await;
         match swept {
             Ok(()) if recover => recovered = Instant::now(),
             Ok(()) => {}

@@ -177,8 +177,10 @@ impl Engine {
             tracing::info!(count = self.core.running(), "workflows are left to go on elsewhere");
         }
         self.core.abandon();
-        self.core.tracker.wait().await;
+        // What is being written now may still be; a storage that is away is not waited for.
+        let _ = tokio::time::timeout(LAST_WRITES, self.core.tracker.wait()).await;
         self.core.closed.cancel();
+        self.core.tracker.wait().await;
         while self.tasks.join_next().await.is_some() {}
         // Without it the lease ends by itself.
         let retired = tokio::time::timeout(Duration::from_secs(5), self.core.store.retire(self.executor())).await;
@@ -226,6 +228,9 @@ async fn signal() -> std::io::Result<()> {
 async fn signal() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
+
+/// How long what is being written at a shutdown is waited for.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// How long after news may have been missed whatever runs here is asked about: many such moments are one.
 const MISSED: Duration = Duration::from_millis(300);

@@ -174,7 +174,8 @@ impl<I: Item> Batch<I> {
                     let _ = answer.send(Ok(result));
                 }
             }
-            Err(error) if self.items.len() == 1 => {
+            // If the storage is away, each member would wait for as long to be told the same.
+            Err(error) if self.items.len() == 1 || (!patient && error.is_away()) => {
                 for answer in self.answers {
                     let _ = answer.send(Err(error.clone()));
                 }

@@ -28,8 +28,9 @@ pub(super) async fn claim(store: &PostgresStore, claim: &Claim<'_>) -> Result<Ve
         tries += 1;
         match limited(store, &mut connection, claim).await {
             Ok(Some(rows)) => return read(rows),
-            Ok(None) if tries >= TRIES => return Ok(Vec::new()),
-            Err(error) if !is_contended(&error) || tries >= TRIES => return Err(failed(ACTION, error)),
+            Err(error) if !is_contended(&error) => return Err(failed(ACTION, error)),
+            // Whoever it met takes what there is; the next look is soon.
+            Ok(None) | Err(_) if tries >= TRIES => return Ok(Vec::new()),
             Ok(None) | Err(_) => {
                 let most = 2_u64.pow(tries) * 5;
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=most))).await;

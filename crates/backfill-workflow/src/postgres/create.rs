@@ -204,7 +204,7 @@ async fn insert(
            )
            select
                s.status as "status!", coalesce(s.name, '') as "name!", s.owner_xid,
-               coalesce(s.creator_xid = i.creator, false) as "new!", s.workflow_deadline_epoch_ms as deadline
+               coalesce(s.creator_xid = i.creator and s.owner_xid is not distinct from i.owner, false) as "new!", s.workflow_deadline_epoch_ms as deadline
            from told, input i join stored s on s.workflow_uuid = i.id order by i.ordinal"#,
         inputs,
         PORTABLE,

@@ -40,6 +40,8 @@ pub(super) async fn retire(store: &PostgresStore, executor: &str) -> Result<()> 
         store.schema.name(),
         executor,
     );
+    // Whoever retires writes no more, and may close the pool.
+    store.kept.clear();
     retired.execute(&store.pool).await.map_err(|error| failed("end an executor", error))?;
     Ok(())
 }

@@ -13,7 +13,7 @@ pub(super) async fn transition(store: &PostgresStore, transition: &Transition) -
         Transition::Resume { ids, queue } => resume(store, ids, queue).await,
         Transition::CancelHeld { held } => cancel_held(store, held).await,
         Transition::RecoverLapsed { except, retired } => recover_lapsed(store, except, *retired).await,
-        Transition::Reconcile { executor, owners, older } => reconcile(store, executor, owners, *older).await,
+        Transition::Reconcile { executor, owners, before } => reconcile(store, executor, owners, *before).await,
         Transition::Recover { executors, version } => recover(store, executors, version.as_deref()).await,
         Transition::Return { held } => give_back(store, held).await,
         Transition::Release => release(store).await,
@@ -173,14 +173,14 @@ async fn reconcile(
     store: &PostgresStore,
     executor: &str,
     owners: &[String],
-    older: i64,
+    before: i64,
 ) -> Result<Vec<Moved>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Moved,
         r#"with meant as (
                select workflow_uuid, owner_xid from dbos.workflow_status
                where status = 'PENDING' and executor_id = $1 and owner_xid <> all($2)
-                 and updated_at < (extract(epoch from clock_timestamp()) * 1000)::bigint - $3
+                 and started_at_epoch_ms < $3
                order by workflow_uuid for update
            )
            update dbos.workflow_status w set
@@ -190,7 +190,7 @@ async fn reconcile(
            returning w.workflow_uuid as id, meant.owner_xid as owner, w.queue_name as queue"#,
         executor,
         owners,
-        older,
+        before,
         INTERNAL_QUEUE,
     );
     rows.fetch_all(store.schema.on(&store.pool)).await

@@ -33,7 +33,8 @@ pub(super) async fn create_one(connection: &mut SqliteConnection, run: &NewRun) 
         run.id,
     );
     if let Some(known) = known.fetch_optional(&mut *connection).await? {
-        if known.creator_xid.as_deref() == Some(&run.creator) {
+        let token = run.start.as_ref().map(|start| start.owner.as_str());
+        if known.creator_xid.as_deref() == Some(&run.creator) && known.owner_xid.as_deref() == token {
             return Ok(Created::New { deadline: known.deadline });
         }
         let status = Status::parse(&known.status).unwrap_or(Status::Pending);

@@ -64,12 +64,15 @@ async fn end(connection: &mut SqliteConnection, one: &Finish) -> Result<bool, sq
 pub(super) async fn beat(store: &SqliteStore, executor: &str, lease: Ms, live: &[Held]) -> Result<Beat> {
     let wrong = |error| failed("write a heartbeat", error);
     let mut tx = store.write("write a heartbeat").await?;
-    let until = now() + lease;
+    // One that was written a moment ago is as good: a write would make other processes look, and write theirs.
+    let (until, young) = (now() + lease, lease / 6);
     let beat = sqlx::query!(
         "insert into backfill_workflow_executors (executor_id, lives_until) values (?, ?)
-         on conflict (executor_id) do update set lives_until = excluded.lives_until",
+         on conflict (executor_id) do update set lives_until = excluded.lives_until
+         where lives_until < excluded.lives_until - ?3",
         executor,
         until,
+        young,
     );
     beat.execute(&mut *tx).await.map_err(wrong)?;
     tx.commit().await.map_err(wrong)?;
@@ -153,12 +156,12 @@ async fn is_needed(store: &SqliteStore, transition: &Transition) -> Result<bool,
             );
             due.fetch_one(&store.readers).await
         }
-        Transition::Reconcile { executor, owners, older } => {
-            let (before, owners) = (now - older, list(owners));
+        Transition::Reconcile { executor, owners, before } => {
+            let owners = list(owners);
             let lost = sqlx::query_scalar!(
                 r#"select exists (
                        select 1 from workflow_status
-                       where status = 'PENDING' and executor_id = ? and updated_at < ?
+                       where status = 'PENDING' and executor_id = ? and started_at_epoch_ms < ?
                          and owner_xid not in (select value from json_each(?))
                    ) as "lost!: bool""#,
                 executor,
@@ -223,14 +226,14 @@ async fn change(connection: &mut SqliteConnection, transition: &Transition) -> R
             }
             Ok(moved)
         }
-        Transition::Reconcile { executor, owners, older } => {
-            let (before, owners) = (now - older, list(owners));
+        Transition::Reconcile { executor, owners, before } => {
+            let owners = list(owners);
             let rows = sqlx::query_as!(
                 Moved,
                 r#"update workflow_status set
                        status = 'ENQUEUED', queue_name = coalesce(queue_name, ?4), owner_xid = null, started_at_epoch_ms = null,
                        updated_at = ?5
-                   where status = 'PENDING' and executor_id = ?1 and updated_at < ?2
+                   where status = 'PENDING' and executor_id = ?1 and started_at_epoch_ms < ?2
                      and owner_xid not in (select value from json_each(?3))
                    returning workflow_uuid as "id!", null as "owner: String", queue_name as queue"#,
                 executor,

@@ -215,7 +215,8 @@ impl MemoryStore {
     fn store(&self, state: &mut State, new: &NewRun) -> Created {
         let now = self.time();
         if let Some(entry) = state.runs.get_mut(&new.id) {
-            if entry.run.creator.as_deref() == Some(&new.creator) {
+            let token = new.start.as_ref().map(|start| &start.owner);
+            if entry.run.creator.as_deref() == Some(&new.creator) && entry.run.owner.as_ref() == token {
                 return Created::New { deadline: entry.run.deadline };
             }
             entry.run.updated_at = now;
@@ -542,11 +543,11 @@ impl Store for MemoryStore {
                 {
                     Some(recover(run))
                 }
-                Transition::Reconcile { executor, owners, older }
+                Transition::Reconcile { executor, owners, before }
                     if run.status == Status::Pending
                         && run.executor.as_ref() == Some(executor)
-                        && run.updated_at < now - older
-                        && run.owner.as_ref().is_none_or(|owner| !owners.contains(owner)) =>
+                        && run.started_at.is_some_and(|at| at < *before)
+                        && run.owner.as_ref().is_some_and(|owner| !owners.contains(owner)) =>
                 {
                     Some(recover(run))
                 }

@@ -491,8 +491,8 @@ pub enum Transition {
         executor: String,
         /// The tokens of what it runs.
         owners: Vec<String>,
-        /// What was begun longer ago.
-        older: Ms,
+        /// What was begun before this moment.
+        before: Ms,
     },
     /// To ENQUEUED, what these executors were running.
     Recover {
