@@ -105,9 +105,7 @@ impl Client {
 
     /// A partitioned queue's workflows name a part, and no others do.
     pub(crate) async fn check_partition(&self, row: &NewRun) -> Result<()> {
-        let Some(queue) = row.queue.as_ref().filter(|queue| *queue != store::INTERNAL_QUEUE) else { return Ok(()) };
-        // One that nobody has configured is not known to have parts.
-        if queue.is_empty() {
+        if row.queue.as_deref().is_none_or(|queue| queue == store::INTERNAL_QUEUE) {
             return Ok(());
         }
         fits(&self.known_queues().await?, row)
