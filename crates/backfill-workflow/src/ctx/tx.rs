@@ -113,7 +113,7 @@ impl Ctx {
     /// (SQLSTATE 40001, 40P01), or the connection is lost, it is tried again.
     ///
     /// Keep it short: an SQLite file has one writer, and all workflows wait for it; if that takes longer than the engine's lease, others take
-    /// over. A [`Client`]'s calls that write are refused inside, but for [`Client::start_in`].
+    /// over. A client's calls that write are refused inside, but for [`start_in`](crate::Client::start_in).
     ///
     /// # Errors
     /// What the closure fails with; or a transaction of another storage's driver.

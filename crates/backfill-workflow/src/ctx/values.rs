@@ -46,8 +46,14 @@ impl Ctx {
 
     /// Whether this workflow takes changed code: `true` if it comes here for the first time, `false` if it came by before the code was changed.
     ///
-    /// ```ignore
-    /// if ctx.patch("ask-twice").await? { … } else { … }
+    /// ```no_run
+    /// # use backfill_workflow::{Ctx, Failure};
+    /// # async fn order(ctx: Ctx) -> Result<(), Failure> {
+    /// if ctx.patch("ask-twice").await? {
+    ///     ctx.step("ask again", || async { Ok(()) }).await?;
+    /// }
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// # Errors

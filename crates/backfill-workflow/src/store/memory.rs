@@ -19,7 +19,7 @@ use super::{
     VersionRow,
 };
 use crate::codec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Workflows in memory. Clones are the same storage.
 #[derive(Clone)]
@@ -372,7 +372,7 @@ impl Store for MemoryStore {
 
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     async fn create_within(&self, _: Within<'_>, _: &NewRun) -> Result<Created> {
-        Err(Error::Unsupported { storage: "memory", what: "transactions" })
+        Err(crate::error::Error::Unsupported { storage: "memory", what: "transactions" })
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
