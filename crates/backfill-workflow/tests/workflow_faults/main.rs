@@ -99,7 +99,7 @@ async fn chaos(cancels: bool) {
         kills
     };
     let (cancelled, kills) = tokio::join!(cancelling, killing);
-    assert!(kills >= 3, "{kills}");
+    assert!(kills >= 2, "{kills}");
     for (handle, count) in &handles {
         let result = tokio::time::timeout(Duration::from_secs(120), handle.result()).await.expect("it ends");
         if cancelled.iter().any(|id| id == handle.id()) {
