@@ -96,15 +96,7 @@ impl Ctx {
                     Some(until) => until,
                     None => *deadline.insert(sleep::deadline(&execution, number + 1, timeout).await?),
                 };
-                execution
-                    .interruptible(async {
-                        tokio::select! {
-                            () = heard => {}
-                            () = tokio::time::sleep(core.settings.poll) => {}
-                            () = core.sleep_until(until) => {}
-                        }
-                    })
-                    .await?;
+                execution.wait(heard, core.settings.poll, until).await?;
             }
         }
     }

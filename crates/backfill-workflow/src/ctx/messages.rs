@@ -126,15 +126,7 @@ async fn receive<T: DeserializeOwned>(
             execution.write(step, None).await?;
             return Ok(None);
         }
-        execution
-            .interruptible(async {
-                tokio::select! {
-                    () = heard => {}
-                    () = tokio::time::sleep(poll.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
-                    () = core.sleep_until(until) => {}
-                }
-            })
-            .await?;
+        execution.wait(heard, poll, until).await?;
         // Who was told nothing looks less and less often.
         poll = (poll * 2).min(core.settings.poll * 4);
     }

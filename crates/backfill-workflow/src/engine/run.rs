@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -157,6 +158,18 @@ impl Execution {
             () = self.control.interrupted() => Err(self.interruption().await),
             answer = work => Ok(answer),
         }
+    }
+
+    /// Waits until something is heard, or for so long, or until this moment: whichever comes first. The caller looks again.
+    pub(crate) async fn wait(&self, heard: impl Future<Output = ()>, poll: Duration, until: Ms) -> Result<()> {
+        self.interruptible(async {
+            tokio::select! {
+                () = heard => {}
+                () = tokio::time::sleep(poll.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
+                () = self.core.sleep_until(until) => {}
+            }
+        })
+        .await
     }
 
     /// What an interrupted workflow is told.
