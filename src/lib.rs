@@ -36,6 +36,7 @@
 //! | [`storage`] | where jobs are kept, by a URL: PostgreSQL, a file (feature `sqlite`), Redis (feature `redis`), memory; the [`Storage`](storage::Storage) trait |
 //! | [`client`] | adding jobs, and managing them: [`BackfillClient`] |
 //! | [`worker`] | running jobs: [`Worker`] |
+//! | [`search`] | finding jobs: one grammar for programs, the binary and the page |
 //! | [`explain`] | why a job does not run |
 //! | [`moving`] | moving waiting jobs from one storage to another |
 //! | `messages` | a durable queue for programs: leases, events, both or neither (feature `messages`) |
@@ -74,7 +75,7 @@ pub mod worker;
 pub use backfill_core::job::__Serialize;
 #[doc(hidden)]
 pub use backfill_core::nearest;
-pub use backfill_core::{error, job};
+pub use backfill_core::{error, job, search};
 /// Derives [`TaskPayload`](trait@TaskPayload) for a payload's type.
 pub use backfill_macros::TaskPayload;
 /// The versions that this crate's interface speaks of, for programs that have no wish of their own.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
 use crate::job::JobId;
-use crate::storage::{AnyStorage, Consumer, Registration, WorkerId, WorkerInfo};
+use crate::storage::{AnyStorage, Consumer, Effort, Registration, WorkerId, WorkerInfo};
 
 /// Jobs that are on their way at once.
 const BATCH: u32 = 500;
@@ -110,7 +110,7 @@ impl Move {
     /// # Errors
     /// When the storage fails.
     pub async fn others(&self) -> Result<Vec<WorkerInfo>> {
-        let mut workers = self.from.require_inspect()?.workers().await?;
+        let mut workers = self.from.require_inspect()?.workers(Effort::Exact).await?;
         workers.retain(|worker| is_move(&worker.id) && worker.id != self.id);
         Ok(workers)
     }
@@ -132,7 +132,7 @@ impl Move {
     async fn run_alone(&self, run: &Run, progress: impl Fn(Progress) + Send + Sync) -> Result<Moved> {
         let from = self.from.require_inspect()?;
         // What an interrupted run has reserved counts as running.
-        let (before, workers) = (from.counts().await?, from.workers().await?);
+        let (before, workers) = (from.counts().await?, from.workers(Effort::Exact).await?);
         if workers.iter().any(|worker| worker.id == run.id.as_str()) {
             return Err(Error::SamePlace);
         }
@@ -214,7 +214,7 @@ impl Run {
         let begun = Instant::now();
         loop {
             consumer.register(&Registration::new(&id, &[]).dead_after(HEARTBEAT_INTERVAL * 3)).await?;
-            let workers = to.require_inspect()?.workers().await?;
+            let workers = to.require_inspect()?.workers(Effort::Exact).await?;
             let others: Vec<_> =
                 workers.iter().filter(|worker| worker.id.starts_with(&prefix) && worker.id != id.as_str()).collect();
             let is_dead = |worker: &&WorkerInfo| worker.last_seen_ago.is_some_and(|ago| ago > HEARTBEAT_INTERVAL * 3);

@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use backfill_core::error::{Error, FailureKind, Result};
 use backfill_core::job::{Job, JobId, NewJob, StoredJob};
+use backfill_core::search::{Found, Search};
 use backfill_core::storage::messages::Messages;
 use backfill_core::storage::{
     Admin, Capabilities, Choice, Chooser, ClaimRef, ClaimRequest, ClaimToken, Claimed, ClaimedJob, Consumer, Counts,
-    Doctor, Inspect, JobFilter, Migrated, Offers, Outcome, QueueInfo, Registered, Registration, Rescued, Schedules,
-    Settled, Settlement, Storage, TaskInfo, Transfer, Wakeup, Watch, WorkerId, WorkerInfo, WorkerStatus,
+    Doctor, Effort, Inspect, Migrated, Offers, Outcome, Precision, QueueInfo, QueueList, Registered, Registration,
+    Rescued, Schedules, Settled, Settlement, Storage, Tally, TaskInfo, Transfer, Wakeup, Watch, WorkerId, WorkerInfo,
+    WorkerStatus,
 };
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use futures::stream::BoxStream;
@@ -319,18 +321,19 @@ impl Inspect for ToyStorage {
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         Ok(self.read().jobs.get(&id).map(|job| job.0.clone()))
     }
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+    async fn search(&self, search: &Search) -> Result<Found> {
+        search.check()?;
         let state = self.read();
-        Ok(filter.page(state.jobs(), state.now))
+        Ok(search.among(state.jobs(), state.now))
     }
-    async fn counts(&self) -> Result<Counts> {
+    async fn tally(&self, _: Effort) -> Result<Tally> {
         let state = self.read();
-        Ok(Counts::of(state.jobs(), state.now))
+        Ok(Tally::of(&Counts::of(state.jobs(), state.now), Precision::Exact))
     }
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        Ok(self.read().queues())
+    async fn queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
+        Ok(list.among(self.read().queues()))
     }
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+    async fn tasks(&self, _: Effort) -> Result<Vec<TaskInfo>> {
         let state = self.read();
         Ok(state.tasks.iter().map(|task| TaskInfo::of(task, state.jobs(), state.now)).collect())
     }
@@ -340,7 +343,7 @@ impl Inspect for ToyStorage {
     async fn last_id(&self) -> Result<Option<JobId>> {
         Ok(Some(self.read().last_id.into()))
     }
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+    async fn workers(&self, _: Effort) -> Result<Vec<WorkerInfo>> {
         Ok(self.read().workers())
     }
     async fn serving(&self) -> Result<Vec<WorkerInfo>> {

@@ -36,10 +36,11 @@ use crate::job::limits::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::job::{Job, JobId, JobSpec, NewJob, Payload, RunAt};
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresStorage;
+use crate::search::{Found, Search};
 use crate::storage::memory::MemoryStorage;
 use crate::storage::{
-    AnyStorage, Cleaned, Cleanup, Counts, JobFilter, KnownCrontab, Migrated, QueueInfo, Reschedule, Storage, TaskInfo,
-    WorkerInfo,
+    AnyStorage, Cleaned, Cleanup, Counts, Effort, JobFilter, KnownCrontab, Migrated, QueueInfo, QueueList, Reschedule,
+    Storage, Tally, TaskInfo, WorkerInfo,
 };
 use crate::task::output_of;
 use crate::worker::{Worker, WorkerBuilder};
@@ -293,7 +294,40 @@ impl BackfillClient {
         self.storage().require_inspect()?.jobs(filter).await
     }
 
-    /// Counts jobs by state.
+    /// Looks for jobs by what they are: `state:dead task:send_* payload.order:17`. [`search`](crate::search) has the grammar.
+    ///
+    /// Each call answers a page. With a [`budget`](Search::budget) it also ends after that time, and says how far it looked.
+    ///
+    /// ```no_run
+    /// # async fn example(client: backfill::BackfillClient) -> backfill::Result<()> {
+    /// use backfill::search::Search;
+    ///
+    /// let mut search = Search::new("state:dead error:refused".parse()?).limit(50);
+    /// loop {
+    ///     let found = client.search(&search).await?;
+    ///     println!("{} jobs", found.jobs.len());
+    ///     let Some(next) = found.next else { break };
+    ///     search = search.after(Some(next));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidSearch`] for a place of another order, and when the storage fails.
+    pub async fn search(&self, search: &Search) -> Result<Found> {
+        self.storage().require_inspect()?.search(search).await
+    }
+
+    /// Counts jobs by state within about a fifth of a second, however many there are. Each number says how well it is known.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn tally(&self) -> Result<Tally> {
+        self.storage().require_inspect()?.tally(Effort::Bounded).await
+    }
+
+    /// Counts jobs by state, exactly. Reads all of them: [`tally`](Self::tally) is for who looks often.
     ///
     /// # Errors
     /// When the storage fails.
@@ -306,7 +340,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.storage().require_inspect()?.queues().await
+        self.storage().require_inspect()?.queues(&QueueList::all(Effort::Exact)).await
     }
 
     /// The known task names, sorted, and their jobs.
@@ -314,7 +348,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn tasks(&self) -> Result<Vec<TaskInfo>> {
-        self.storage().require_inspect()?.tasks().await
+        self.storage().require_inspect()?.tasks(Effort::Exact).await
     }
 
     /// The workers that send heartbeats or hold something. Node's hold, but send none.
@@ -322,7 +356,7 @@ impl BackfillClient {
     /// # Errors
     /// When the storage fails.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.storage().require_inspect()?.workers().await
+        self.storage().require_inspect()?.workers(Effort::Exact).await
     }
 
     /// The crontab entries that some worker has run, and when each was last due.

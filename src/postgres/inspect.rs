@@ -1,40 +1,35 @@
 //! What an administrator sees of queues, tasks and workers.
 //!
-//! Each is one pass over the jobs table: meant for people, not for a dashboard that asks every second.
+//! With [`Effort::Exact`] each is one pass over the jobs table. With [`Effort::Bounded`] that is so only while the table is small.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use super::PostgresStorage;
 use super::connection::errors;
 use super::connection::rights::Need;
 use super::connection::row::{Text, Timestamp};
+use super::tally::{Numbers, number, said_to_run};
+use super::{ListIndex, PostgresStorage};
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo, WorkerStatus};
+use crate::search::{Found, Pattern, Search};
+use crate::storage::{
+    Counts, Effort, Inspect, Precision, QueueInfo, QueueList, Tally, TaskInfo, WorkerInfo, WorkerStatus,
+};
 use async_trait::async_trait;
 
-/// Counts as the statements here select them.
-#[derive(Clone, Copy)]
-struct Numbers {
-    ready: i64,
-    scheduled: i64,
-    running: i64,
-    retrying: i64,
-    dead: i64,
-}
+/// Of a queue at most so many jobs are counted by its index.
+const OF_QUEUE: i64 = 1_000;
+/// Of so many queues at a time.
+const MOST_QUEUES: u32 = 200;
 
-impl From<Numbers> for Counts {
-    fn from(numbers: Numbers) -> Self {
-        let number = |count| u64::try_from(count).unwrap_or_default();
-        let Numbers { ready, scheduled, running, retrying, dead } = numbers;
-        let mut counts = Self::default();
-        counts.ready = number(ready);
-        counts.scheduled = number(scheduled);
-        counts.running = number(running);
-        counts.retrying = number(retrying);
-        counts.dead = number(dead);
-        counts
-    }
+/// How the jobs of queues are counted.
+#[derive(Clone, Copy)]
+enum CountOfQueues {
+    Scan,
+    ByIndex,
+    /// Not at all.
+    None,
 }
 
 /// Names from a JSON array. (One that is none is told by nobody.)
@@ -51,20 +46,20 @@ impl Inspect for PostgresStorage {
         self.database.explained(Need::Read, self.read_job(id).await).await
     }
 
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        self.database.explained(Need::Read, self.list_jobs(filter).await).await
+    async fn search(&self, search: &Search) -> Result<Found> {
+        self.database.explained(Need::Read, self.search_jobs(search).await).await
     }
 
-    async fn counts(&self) -> Result<Counts> {
-        self.database.explained(Need::Read, self.count_jobs().await).await
+    async fn tally(&self, effort: Effort) -> Result<Tally> {
+        self.database.explained(Need::Read, self.tally_jobs(effort).await).await
     }
 
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        self.database.explained(Need::Read, self.list_queues().await).await
+    async fn queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
+        self.database.explained(Need::Read, self.list_queues(list).await).await
     }
 
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
-        self.database.explained(Need::Read, self.list_tasks().await).await
+    async fn tasks(&self, effort: Effort) -> Result<Vec<TaskInfo>> {
+        self.database.explained(Need::Read, self.tasks_with(effort).await).await
     }
 
     async fn task_names(&self) -> Result<Vec<String>> {
@@ -75,8 +70,8 @@ impl Inspect for PostgresStorage {
         self.database.explained(Need::Read, self.read_last_id().await).await.map(Some)
     }
 
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.database.explained(Need::Read, self.list_workers().await).await
+    async fn workers(&self, effort: Effort) -> Result<Vec<WorkerInfo>> {
+        self.database.explained(Need::Read, self.workers_with(effort).await).await
     }
 
     async fn serving(&self) -> Result<Vec<WorkerInfo>> {
@@ -109,7 +104,110 @@ order by 1"#
         .map_err(|e| self.database.error("look for schemas", e))
     }
 
-    pub(super) async fn list_queues(&self) -> Result<Vec<QueueInfo>> {
+    async fn tasks_with(&self, effort: Effort) -> Result<Vec<TaskInfo>> {
+        let size = self.size().await?;
+        if effort == Effort::Exact || size.is_small() {
+            self.list_tasks().await
+        } else {
+            self.estimate_tasks(size).await
+        }
+    }
+
+    async fn workers_with(&self, effort: Effort) -> Result<Vec<WorkerInfo>> {
+        if effort == Effort::Exact
+            || self.size().await?.is_small()
+            || self.indexes().await?.contains(&ListIndex::Running)
+        {
+            return self.list_workers().await;
+        }
+        // What workers say of themselves; and the queues that are held, also by Node's.
+        let serving = self.list_serving().await?.into_iter().map(|mut worker| {
+            worker.jobs = said_to_run(&worker).unwrap_or_default();
+            worker.precision = Precision::Estimated;
+            worker
+        });
+        Ok(WorkerInfo::holding(serving, [], &self.held_queues().await?))
+    }
+
+    /// The ids and names of all tasks, by name.
+    pub(super) async fn task_ids(&self) -> Result<Vec<(i32, String)>> {
+        let tasks = sqlx::query!(
+            r#"
+select task.id, task.identifier as "identifier: Text"
+from graphile_worker._private_tasks task
+-- As in `jobs!`.
+where (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
+order by task.identifier
+"#
+        )
+        .fetch_all(self.database.schema.on(&self.database.db()))
+        .await
+        .map_err(|e| self.database.error("read task names", e))?;
+        Ok(tasks.into_iter().map(|task| (task.id, task.identifier.text)).collect())
+    }
+
+    async fn list_queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
+        let counts = self.count_of_queues(list).await?;
+        let name = list.name.as_ref().map(Pattern::to_like);
+        // A page of names first: only their jobs are counted.
+        let rows = sqlx::query!(
+            r#"
+select
+  queue.id,
+  queue.queue_name as "queue_name: Text",
+  queue.locked_at as "locked_at: Timestamp",
+  queue.locked_by as "locked_by: Text"
+from graphile_worker._private_job_queues queue
+where ($1::text is null or queue.queue_name like $1)
+  and ($2::text is null or queue.queue_name > $2)
+  -- As in `jobs!`.
+  and (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
+order by queue.queue_name
+limit $3
+"#,
+            name,
+            list.after,
+            list.limit.map_or(i64::MAX, i64::from),
+        )
+        .fetch_all(self.database.schema.on(&self.database.db()))
+        .await
+        .map_err(|e| self.database.error("list queues", e))?;
+        let ids: Vec<i32> = rows.iter().map(|row| row.id).collect();
+        let mut counted = match counts {
+            CountOfQueues::Scan => self.scan_queues(&ids).await?,
+            CountOfQueues::ByIndex => self.count_queues(&ids).await?,
+            CountOfQueues::None => HashMap::new(),
+        };
+        let queues = rows.into_iter().map(|row| {
+            let (jobs, precision) = counted.remove(&row.id).unwrap_or_default();
+            let mut queue = QueueInfo::new(row.queue_name.text, jobs);
+            queue.precision = if matches!(counts, CountOfQueues::None) { Precision::Unknown } else { precision };
+            queue.locked_at = row.locked_at.map(|time| time.0);
+            queue.locked_by = row.locked_by.map(|worker| worker.text);
+            queue
+        });
+        Ok(queues.collect())
+    }
+
+    /// How the jobs of queues can be counted in time.
+    async fn count_of_queues(&self, list: &QueueList) -> Result<CountOfQueues> {
+        Ok(if list.effort == Effort::Exact || self.size().await?.is_small() {
+            CountOfQueues::Scan
+        } else if self.indexes().await?.contains(&ListIndex::Queue)
+            && list.limit.is_some_and(|limit| limit <= MOST_QUEUES)
+        {
+            CountOfQueues::ByIndex
+        } else {
+            CountOfQueues::None
+        })
+    }
+
+    /// The jobs of these queues, by a pass over all jobs.
+    async fn scan_queues(&self, ids: &[i32]) -> Result<HashMap<i32, (Counts, Precision)>> {
         let rows = sqlx::query!(
             r#"
 with job as (
@@ -123,31 +221,24 @@ with job as (
       else 'ready'
     end as state
   from graphile_worker._private_jobs job
-  where job.job_queue_id is not null
+  where job.job_queue_id = any ($1)
 )
 select
-  queue.queue_name as "queue_name!: Text",
-  queue.locked_at as "locked_at: Timestamp",
-  queue.locked_by as "locked_by?: Text",
+  job.job_queue_id as "id!",
   count(*) filter (where job.state = 'ready') as "ready!",
   count(*) filter (where job.state = 'scheduled') as "scheduled!",
   count(*) filter (where job.state = 'running') as "running!",
   count(*) filter (where job.state = 'retrying') as "retrying!",
   count(*) filter (where job.state = 'dead') as "dead!"
-from graphile_worker._private_job_queues queue
-left join job on job.job_queue_id = queue.id
--- As in `jobs!`.
-where (
-    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
-  ) is distinct from ''
-group by queue.id
-order by queue.queue_name
-"#
+from job
+group by job.job_queue_id
+"#,
+            ids,
         )
         .fetch_all(self.database.schema.on(&self.database.db()))
         .await
-        .map_err(|e| self.database.error("list queues", e))?;
-        let queues = rows.into_iter().map(|row| {
+        .map_err(|e| self.database.error("count the jobs of queues", e))?;
+        let counts = rows.into_iter().map(|row| {
             let numbers = Numbers {
                 ready: row.ready,
                 scheduled: row.scheduled,
@@ -155,7 +246,80 @@ order by queue.queue_name
                 retrying: row.retrying,
                 dead: row.dead,
             };
-            let mut queue = QueueInfo::new(row.queue_name.text, numbers.into());
+            (row.id, (numbers.into(), Precision::Exact))
+        });
+        Ok(counts.collect())
+    }
+
+    /// The jobs of these queues, of each at most so many, by an index that somebody has asked for.
+    async fn count_queues(&self, ids: &[i32]) -> Result<HashMap<i32, (Counts, Precision)>> {
+        let rows = sqlx::query!(
+            r#"
+select
+  wanted.id as "id!",
+  count(*) as "rows!",
+  count(*) filter (where job.state = 'ready') as "ready!",
+  count(*) filter (where job.state = 'scheduled') as "scheduled!",
+  count(*) filter (where job.state = 'running') as "running!",
+  count(*) filter (where job.state = 'retrying') as "retrying!",
+  count(*) filter (where job.state = 'dead') as "dead!"
+from unnest($1::integer[]) as wanted (id)
+cross join lateral (
+  select
+    case
+      when job.locked_at is not null then 'running'
+      when job.attempts >= job.max_attempts then 'dead'
+      when job.attempts > 0 and job.last_error is not null then 'retrying'
+      when job.run_at > now() then 'scheduled'
+      else 'ready'
+    end as state
+  from graphile_worker._private_jobs job
+  where job.job_queue_id = wanted.id
+  limit $2
+) as job
+group by wanted.id
+"#,
+            ids,
+            OF_QUEUE,
+        )
+        .fetch_all(self.database.schema.on(&self.database.db()))
+        .await
+        .map_err(|e| self.database.error("count the jobs of queues", e))?;
+        let counts = rows.into_iter().map(|row| {
+            let numbers = Numbers {
+                ready: row.ready,
+                scheduled: row.scheduled,
+                running: row.running,
+                retrying: row.retrying,
+                dead: row.dead,
+            };
+            let precision = if row.rows < OF_QUEUE { Precision::Exact } else { Precision::AtLeast };
+            (row.id, (numbers.into(), precision))
+        });
+        Ok(counts.collect())
+    }
+
+    /// The queues that a worker holds, without their jobs.
+    async fn held_queues(&self) -> Result<Vec<QueueInfo>> {
+        let rows = sqlx::query!(
+            r#"
+select
+  queue.queue_name as "queue_name: Text",
+  queue.locked_at as "locked_at: Timestamp",
+  queue.locked_by as "locked_by: Text"
+from graphile_worker._private_job_queues queue
+where queue.locked_by is not null
+  -- As in `jobs!`.
+  and (
+    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
+  ) is distinct from ''
+"#
+        )
+        .fetch_all(self.database.schema.on(&self.database.db()))
+        .await
+        .map_err(|e| self.database.error("list queues", e))?;
+        let queues = rows.into_iter().map(|row| {
+            let mut queue = QueueInfo::new(row.queue_name.text, Counts::default());
             queue.locked_at = row.locked_at.map(|time| time.0);
             queue.locked_by = row.locked_by.map(|worker| worker.text);
             queue
@@ -222,7 +386,7 @@ order by task.identifier
 with held as (
   select job.locked_by as id, 1 as job, 0 as queue, job.locked_at
   from graphile_worker._private_jobs job
-  where job.locked_by is not null
+  where job.locked_at is not null and job.locked_by is not null
   union all
   select queue.locked_by, 0, 1, queue.locked_at
   from graphile_worker._private_job_queues queue
@@ -270,8 +434,8 @@ order by 1
                 row.last_seen_ago_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             worker.tasks = row.serves.as_ref().and_then(sorted);
             worker.status = row.status.and_then(|status| WorkerStatus::from_text(&status.text));
-            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.jobs = number(row.jobs);
+            worker.queues = number(row.queues);
             worker.oldest_lock = row.oldest_lock.map(|time| time.0);
             worker
         });
@@ -334,7 +498,7 @@ select held.id as "id!: Text", sum(held.job) as "jobs!", sum(held.queue) as "que
 from (
   select job.locked_by as id, 1 as job, 0 as queue, job.locked_at
   from graphile_worker._private_jobs job
-  where job.locked_by is not null
+  where job.locked_at is not null and job.locked_by is not null
   union all
   select queue.locked_by, 0, 1, queue.locked_at
   from graphile_worker._private_job_queues queue
@@ -353,8 +517,8 @@ order by 1
         .map_err(|e| self.database.error("list workers", e))?;
         let workers = rows.into_iter().map(|row| {
             let mut worker = WorkerInfo::new(row.id.text);
-            worker.jobs = u64::try_from(row.jobs).unwrap_or_default();
-            worker.queues = u64::try_from(row.queues).unwrap_or_default();
+            worker.jobs = number(row.jobs);
+            worker.queues = number(row.queues);
             worker.oldest_lock = row.oldest_lock.map(|time| time.0);
             worker
         });

@@ -28,6 +28,9 @@
 //! | `transfer` | moving jobs from and to other storages |
 //! | `messages` | lines, leases, units, documents and events |
 //! | `jobs` | reading jobs |
+//! | `search` | finding jobs among any number of rows |
+//! | `indexes` | indexes for those who look |
+//! | `tally` | how many jobs there are, exactly or within a bound |
 //! | `inspect` | what an administrator sees of queues, tasks and workers |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
 
@@ -44,6 +47,7 @@ mod doctor;
 mod forget;
 mod handoff;
 mod heartbeat;
+mod indexes;
 mod inspect;
 mod jobs;
 mod listen;
@@ -52,8 +56,10 @@ mod messages;
 mod migrate;
 mod reach;
 mod rescue;
+mod search;
 mod settle;
 mod state;
+mod tally;
 mod transfer;
 
 use std::sync::Arc;
@@ -68,6 +74,7 @@ pub use connection::address::address;
 pub(crate) use connection::connections::ConnectionHealth;
 pub use connection::failure::kind as failure_kind;
 pub use connection::schema::{Schema, Scoped};
+pub use indexes::ListIndex;
 pub use migrate::{FIRST_WITH_PRIVATE_TABLES, REVISION};
 
 use crate::error::Result;
@@ -201,21 +208,7 @@ impl PostgresStorage {
     }
 
     async fn read_task_names(&self) -> Result<Vec<String>> {
-        sqlx::query_scalar!(
-            r#"
-select identifier as "identifier!: row::Text"
-from graphile_worker._private_tasks
--- As in `jobs!`.
-where (
-    select set_config('client_encoding', 'SQL_ASCII', true) where current_setting('server_encoding') = 'SQL_ASCII'
-  ) is distinct from ''
-order by identifier
-"#
-        )
-        .fetch_all(self.database.schema.on(&self.database.db()))
-        .await
-        .map(|names| names.into_iter().map(|name| name.text).collect())
-        .map_err(|e| self.database.error("read task names", e))
+        Ok(self.task_ids().await?.into_iter().map(|(_, name)| name).collect())
     }
 
     /// Stores jobs, all or none.

@@ -5,7 +5,9 @@ mod messages;
 mod worker;
 mod workflow;
 
-pub use jobs::{AddArgs, DiscardArgs, IdsArgs, JobArgs, JobsArgs, RemoveArgs, RescheduleArgs, SpecArgs, State};
+pub use jobs::{
+    AddArgs, DiscardArgs, IdsArgs, JobArgs, JobsArgs, ListOrder, RemoveArgs, RescheduleArgs, SpecArgs, State,
+};
 pub use messages::{
     AckArgs, ControlArgs, ControlCommand, EventsArgs, HeartbeatArgs, MessagesArgs, MessagesCommand, NackArgs,
     RenewArgs, SendArgs, TakeArgs,
@@ -18,6 +20,7 @@ pub use workflow::{
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backfill::postgres::ListIndex;
 use clap::{ArgGroup, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -127,11 +130,11 @@ pub enum Command {
     /// Release what dead workers hold
     Unlock(UnlockArgs),
     /// List serial queues
-    Queues,
+    Queues(QueuesArgs),
     /// List task names
-    Tasks,
+    Tasks(CountArgs),
     /// List workers
-    Workers,
+    Workers(CountArgs),
     /// List the crontab entries that workers have run
     Crontabs,
     /// Count jobs by state and task
@@ -148,7 +151,7 @@ pub enum Command {
     /// Look at durable workflows, and steer them
     Workflow(Box<WorkflowArgs>),
     /// Check the database, the schema and the connection for problems
-    Doctor,
+    Doctor(CountArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual page of the program or of a command, or write all of them
@@ -158,6 +161,10 @@ pub enum Command {
 
 #[derive(clap::Args, Debug)]
 pub struct MigrateArgs {
+    /// Also indexes for those who look, in PostgreSQL, built while others work. Without a list: dead,retrying, which are there by default unless
+    /// the table was large. Each of the others costs every job something, which is printed: running,task,queue
+    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "dead,retrying", value_delimiter = ',')]
+    pub indexes: Vec<ListIndex>,
     /// Also what messages need: lines, leases, documents and events (`backfill messages` does this by itself)
     #[arg(long)]
     pub messages: bool,
@@ -174,8 +181,34 @@ pub struct UnlockArgs {
     pub workers: Vec<String>,
 }
 
+/// How well jobs are counted.
+#[derive(clap::Args, Debug, Clone, Copy)]
+pub struct CountArgs {
+    /// Count every job, however long it takes. Otherwise, where there are more than about 200 000, numbers are estimated (≈), or counted up to
+    /// a cap (+)
+    #[arg(long)]
+    pub exact: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct QueuesArgs {
+    /// Only queues whose name is like this; * stands for any text
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Go on behind this name: the last one of the page before
+    #[arg(long, value_name = "NAME")]
+    pub after: Option<String>,
+    /// How many, at the most [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub limit: Option<u32>,
+    #[command(flatten)]
+    pub count: CountArgs,
+}
+
 #[derive(clap::Args, Debug)]
 pub struct StatsArgs {
+    #[command(flatten)]
+    pub count: CountArgs,
     /// Look again and again, every so many seconds [default: 2]
     ///
     /// On a terminal it is drawn in place, with what has changed since the last look, until q or Ctrl-C ends it. Elsewhere each look is a block

@@ -101,6 +101,7 @@ impl From<backfill::Error> for Failure {
             Error::MessageExists { .. } => Self::Exists(message),
             Error::InvalidJob { .. }
             | Error::InvalidMessage { .. }
+            | Error::InvalidSearch { .. }
             | Error::PayloadTooLarge { .. }
             | Error::InvalidSchemaName { .. }
             | Error::InvalidWorker(_)

@@ -3,6 +3,7 @@
 //! On a terminal no line is longer than it is wide: columns in which nothing stands are left out, and then the longest of those that may be
 //! cut are, with an ellipsis. Elsewhere nothing is cut. What others have named shows its control characters, and obeys none.
 
+use backfill::storage::{Number, Precision};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::output::one_line;
@@ -25,9 +26,19 @@ impl Cell {
         Self { text: one_line(text.as_ref()), style }
     }
 
-    /// A number that is worth a look unless it is none.
-    pub fn count(count: u64, style: Style) -> Self {
-        Self::new(count.to_string(), if count == 0 { Style::Dim } else { style })
+    /// A number that is worth a look unless it is none, with a mark unless it is exact.
+    pub fn number(number: Number, style: Style) -> Self {
+        Self::new(number_text(number), if number == Number::exact(0) { Style::Dim } else { style })
+    }
+}
+
+/// A number with how well it is known: `7`, `10000+`, `≈7000000`, `?`.
+pub fn number_text(number: Number) -> String {
+    match number.precision {
+        Precision::Exact => number.value.to_string(),
+        Precision::AtLeast => format!("{}+", number.value),
+        Precision::Estimated => format!("≈{}", number.value),
+        _ => "?".to_owned(),
     }
 }
 

@@ -60,7 +60,7 @@ async fn with_no_database_named_jobs_are_in_the_users_own_file() {
     assert_eq!(alone.run(&["--json", "stats"]).await.json()["jobs"]["ready"], 0);
     let checked = alone.run(&["doctor"]).await.ok();
     assert!(checked.contains("fine     integrity: the file is whole"), "{checked}");
-    assert!(alone.run(&["migrate"]).await.ok().contains("jobs.db is at version 7 already"));
+    assert!(alone.run(&["migrate"]).await.ok().contains("jobs.db is at version 8 already"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`job`] | the words everybody shares: [`Job`](job::Job), [`JobSpec`](job::JobSpec), keys, priorities, queues, limits |
 //! | [`storage`] | the seam: the [`Storage`](storage::Storage) trait, the types of its verbs, the contract, and jobs in memory |
+//! | [`search`] | searching jobs: one grammar for all who look |
 //! | [`error`] | the one [`Error`] type |
 
 pub mod error;
@@ -14,6 +15,7 @@ pub mod job;
 mod json;
 #[doc(hidden)]
 pub mod nearest;
+pub mod search;
 pub mod storage;
 
 pub use error::{CrontabProblem, Error, Result};

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use backfill_core::storage::messages::LEASE;
-use backfill_core::storage::{Check, CheckStatus, Doctor, Storage, Watch};
+use backfill_core::storage::{Check, CheckStatus, Doctor, Effort, Storage, Watch};
 use backfill_core::{Error, Result};
 use chrono::{TimeDelta, Utc};
 
@@ -24,7 +24,7 @@ const LONG_DEAD: std::time::Duration = std::time::Duration::from_mins(10);
 
 #[async_trait]
 impl Doctor for RedisStorage {
-    async fn diagnose(&self) -> Vec<Check> {
+    async fn diagnose(&self, _: Effort) -> Vec<Check> {
         let info = match self.info().await {
             Ok(info) => info,
             Err(error) => return vec![unreachable(&error)],

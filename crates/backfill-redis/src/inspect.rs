@@ -1,13 +1,16 @@
 //! What an administrator sees. Long lists are read in pages, so no script keeps others waiting; they are no snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use backfill_core::Result;
 use backfill_core::job::{Job, JobId, JobState, Payload};
-use backfill_core::storage::{Counts, Inspect, JobFilter, QueueInfo, Storage, TaskInfo, WorkerInfo};
+use backfill_core::search::{Found, Order, Page, Place, Search};
+use backfill_core::storage::{
+    Counts, Effort, Inspect, Number, Precision, QueueInfo, QueueList, Storage, Tally, TaskInfo, WorkerInfo,
+};
 use chrono::{DateTime, Utc};
-use std::collections::HashMap;
 
 use crate::RedisStorage;
 use crate::codec::{self, NONE};
@@ -25,57 +28,29 @@ impl Inspect for RedisStorage {
         Ok(self.whole_jobs(&[id]).await?.pop())
     }
 
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        let now = self.now().await?;
-        let mut found: Vec<Job> = Vec::new();
-        let mut bytes = 0_u64;
-        let mut rest = filter.clone().without_payloads();
-        rest.max_bytes = None;
-        while found.len() < filter.limit as usize {
-            let page = self.page(rest.after, PAGE).await?;
-            let Some(last) = page.last().map(|(job, _)| job.id) else { break };
-            rest.after = Some(last);
-            let sizes: HashMap<JobId, u32> = page.iter().map(|(job, bytes)| (job.id, *bytes)).collect();
-            let jobs: Vec<Job> = page.into_iter().map(|(job, _)| job).collect();
-            let mut matching = JobFilter { after: None, limit: filter.limit, ..rest.clone() }.page(&jobs, now);
-            matching.truncate(filter.limit as usize - found.len());
-            if !filter.payloads {
-                found.extend(matching);
-                continue;
-            }
-            let mut wanted = Vec::new();
-            let mut is_full = false;
-            for job in matching {
-                bytes = bytes.saturating_add(u64::from(sizes[&job.id]));
-                is_full = bytes > filter.max_bytes.unwrap_or(u64::MAX) && !(found.is_empty() && wanted.is_empty());
-                if is_full {
-                    break;
-                }
-                wanted.push(job);
-            }
-            let ids: Vec<JobId> = wanted.iter().map(|job| job.id).collect();
-            let payloads = self.payloads(&ids).await?;
-            // One that is gone by now is not there.
-            found.extend(wanted.into_iter().zip(payloads).filter_map(|(mut job, payload)| {
-                job.payload = payload?;
-                Some(job)
-            }));
-            if is_full {
-                break;
-            }
-        }
-        Ok(found)
+    async fn search(&self, search: &Search) -> Result<Found> {
+        self.search_jobs(search).await
     }
 
-    async fn counts(&self) -> Result<Counts> {
+    async fn tally(&self, effort: Effort) -> Result<Tally> {
         let now = self.now().await?;
+        let size = self.cardinality(Key::Ids).await?;
         let mut counts = Counts::default();
-        self.each(|job| counts.add(job.state(now), 1)).await?;
-        Ok(counts)
+        if effort == Effort::Exact || size <= FEW {
+            self.each(|job| counts.add(job.state(now), 1)).await?;
+            return Ok(Tally::of(&counts, Precision::Exact));
+        }
+        let sample = self.sample().await?;
+        sample.iter().for_each(|job| counts.add(job.state(now), 1));
+        let mut tally = scaled(&counts, size);
+        tally.dead = Number::exact(self.cardinality(Key::Dead).await?);
+        tally.running = Number::exact(self.cardinality(Key::Held).await?);
+        Ok(tally)
     }
 
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+    async fn queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
         let now = self.now().await?;
+        let is_counted = list.effort == Effort::Exact || self.cardinality(Key::Ids).await? <= FEW;
         let mut command = redis::cmd("HGETALL");
         command.arg(self.link.keys().get(Key::Queues));
         let known: HashMap<String, Vec<u8>> = self.link.read("read the queues", &command).await?;
@@ -88,6 +63,12 @@ impl Inspect for RedisStorage {
             }
             queues.insert(name, queue);
         }
+        if !is_counted {
+            return Ok(list.among(queues.into_values().map(|mut queue| {
+                queue.precision = Precision::Unknown;
+                queue
+            })));
+        }
         self.each(|job| {
             if let Some(name) = &job.queue {
                 let queue =
@@ -96,11 +77,15 @@ impl Inspect for RedisStorage {
             }
         })
         .await?;
-        Ok(queues.into_values().collect())
+        Ok(list.among(queues.into_values()))
     }
 
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+    async fn tasks(&self, effort: Effort) -> Result<Vec<TaskInfo>> {
         let now = self.now().await?;
+        let size = self.cardinality(Key::Ids).await?;
+        if effort == Effort::Bounded && size > FEW {
+            return self.estimate_tasks(size, now).await;
+        }
         let named =
             self.task_names().await?.into_iter().map(|name| (name.clone(), TaskInfo::new(name, Counts::default())));
         let mut tasks: BTreeMap<String, TaskInfo> = named.collect();
@@ -132,7 +117,7 @@ impl Inspect for RedisStorage {
         Ok(Some(JobId::from_number(last.unwrap_or_default())))
     }
 
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+    async fn workers(&self, _: Effort) -> Result<Vec<WorkerInfo>> {
         let serving = self.serving().await?;
         let jobs = self.jobs_of(Key::Held, "read what is held").await?;
         let queues: Vec<QueueInfo> = self.held_queues().await?;
@@ -146,14 +131,180 @@ impl Inspect for RedisStorage {
     }
 }
 
+/// So many jobs are counted while a person waits.
+const FEW: u64 = 20_000;
+/// So many are a sample.
+const SAMPLE: usize = 2_000;
+
+/// The numbers of a sample, as they are for so many jobs.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate is rounded anyway, and never negative"
+)]
+fn scaled(sample: &Counts, of: u64) -> Tally {
+    let scale = of as f64 / (sample.total().max(1)) as f64;
+    let estimated = |count: u64| Number::estimated((count as f64 * scale).round() as u64);
+    let mut tally = Tally::default();
+    (tally.ready, tally.scheduled) = (estimated(sample.ready), estimated(sample.scheduled));
+    (tally.running, tally.retrying) = (estimated(sample.running), estimated(sample.retrying));
+    tally.dead = estimated(sample.dead);
+    tally
+}
+
 impl RedisStorage {
+    /// How many members a set has.
+    async fn cardinality(&self, key: Key) -> Result<u64> {
+        let mut command = redis::cmd("ZCARD");
+        command.arg(self.link.keys().get(key));
+        self.link.read(ACTION, &command).await
+    }
+
+    /// Some jobs at random, without their payloads.
+    async fn sample(&self) -> Result<Vec<Job>> {
+        let mut command = redis::cmd("ZRANDMEMBER");
+        command.arg(self.link.keys().get(Key::Ids)).arg(SAMPLE);
+        let ids: Vec<Vec<u8>> = self.link.read(ACTION, &command).await?;
+        let ids: Vec<JobId> = ids.iter().filter_map(|id| codec::job_id(id)).collect();
+        let kept = read_kept(ACTION, &self.link, &ids).await?;
+        let jobs = ids.iter().zip(kept).filter_map(|(id, kept)| codec::job(&codec::id(*id), &kept?, Payload::empty()));
+        Ok(jobs.collect())
+    }
+
+    async fn estimate_tasks(&self, size: u64, now: DateTime<Utc>) -> Result<Vec<TaskInfo>> {
+        let sample = self.sample().await?;
+        let of_each = size / (sample.len() as u64).max(1);
+        let names = self.task_names().await?;
+        let tasks = names.into_iter().map(|name| {
+            let counts = Counts::of(sample.iter().filter(|job| job.task == name), now);
+            let mut task = TaskInfo::new(name, scaled(&counts, counts.total() * of_each).counts());
+            task.precision = Precision::Estimated;
+            task
+        });
+        Ok(tasks.collect())
+    }
+
+    async fn search_jobs(&self, search: &Search) -> Result<Found> {
+        search.check()?;
+        let started = Instant::now();
+        let now = self.now().await?;
+        let of = Some(Number::exact(self.cardinality(Key::Ids).await?));
+        if search.order == Order::Claim {
+            // The lists by which workers claim are one for each task and queue, so the order of all is made here, of all.
+            let mut all = Vec::new();
+            self.each(|job| all.push(job.clone())).await?;
+            let wanted: Vec<Job> = all.into_iter().filter(|job| search.reaches(job)).collect();
+            return self.found_among(search, wanted, now).await;
+        }
+        if let Some(ids) = self.narrow(search).await? {
+            let kept = read_kept(ACTION, &self.link, &ids).await?;
+            let there =
+                ids.iter().zip(kept).filter_map(|(id, kept)| codec::job(&codec::id(*id), &kept?, Payload::empty()));
+            return self.found_among(search, there.collect(), now).await;
+        }
+        let mut page = Page::new(search);
+        let (mut looked_at, mut up_to) = (0, search.after);
+        while !page.is_full() {
+            if looked_at > 0 && search.budget.is_some_and(|budget| started.elapsed() >= budget) {
+                return Ok(page.end(looked_at, of, up_to));
+            }
+            let after = if let Some(Place::Id(id)) = up_to { Some(id) } else { None };
+            let jobs = self.page_in(after, PAGE, search.order == Order::Newest).await?;
+            let Some((last, _)) = jobs.last() else { break };
+            up_to = Some(Place::Id(last.id));
+            looked_at += jobs.len() as u64;
+            self.fill(&mut page, search, jobs, now).await?;
+        }
+        Ok(page.end(looked_at, of, None))
+    }
+
+    /// The ids that a search is about, where a set or a name gives them.
+    async fn narrow(&self, search: &Search) -> Result<Option<Vec<JobId>>> {
+        if let Some(key) = search.query.key() {
+            let id = read_fields(ACTION, &self.link, Key::Keyed, &[key.as_bytes()]).await?.pop().flatten();
+            return Ok(Some(id.as_deref().and_then(codec::job_id).into_iter().collect()));
+        }
+        let mut ids = match search.query.states()[..] {
+            [JobState::Dead] => self.ids_of(Key::Dead, ACTION).await?,
+            [JobState::Running] => self.ids_of(Key::Held, ACTION).await?,
+            _ => return Ok(None),
+        };
+        ids.sort_unstable();
+        Ok(Some(ids))
+    }
+
+    /// The page of these jobs, which come without their payloads.
+    async fn found_among(&self, search: &Search, jobs: Vec<Job>, now: DateTime<Utc>) -> Result<Found> {
+        let mut jobs: Vec<Job> = jobs.into_iter().filter(|job| search.reaches(job)).collect();
+        match search.order {
+            Order::Newest => jobs.sort_by_key(|job| std::cmp::Reverse(job.id)),
+            Order::Claim => jobs.sort_by_key(|job| (job.priority, job.run_at, job.id)),
+            _ => jobs.sort_by_key(|job| job.id),
+        }
+        let mut page = Page::new(search);
+        let mut looked_at = 0;
+        for chunk in jobs.chunks(PAGE) {
+            if page.is_full() {
+                break;
+            }
+            looked_at += chunk.len() as u64;
+            self.fill(&mut page, search, chunk.iter().map(|job| (job.clone(), 0)).collect(), now).await?;
+        }
+        Ok(page.end(looked_at, Some(Number::exact(jobs.len() as u64)), None))
+    }
+
+    /// Adds those that are wanted, in this order, with their payloads where these are needed.
+    async fn fill(
+        &self,
+        page: &mut Page<'_>,
+        search: &Search,
+        jobs: Vec<(Job, u32)>,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        /// So many payloads are read at once.
+        const PAYLOADS: usize = 64;
+        let reads = search.query.reads_payloads();
+        // Terms about the payload can only be judged with it; without one they say nothing yet.
+        let wanted: Vec<Job> =
+            jobs.into_iter().map(|(job, _)| job).filter(|job| reads || search.query.matches(job, now)).collect();
+        for chunk in wanted.chunks(PAYLOADS) {
+            if page.is_full() {
+                break;
+            }
+            let payloads = if reads || search.payloads {
+                let ids: Vec<JobId> = chunk.iter().map(|job| job.id).collect();
+                self.payloads(&ids).await?
+            } else {
+                chunk.iter().map(|_| Some(Payload::empty())).collect()
+            };
+            for (job, payload) in chunk.iter().zip(payloads) {
+                // One that is gone by now is not there.
+                let Some(payload) = payload else { continue };
+                let mut job = job.clone();
+                job.payload = payload;
+                if !reads || search.query.matches(&job, now) {
+                    page.add(job);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Jobs behind this id, by id, without their payloads; and how many bytes those have.
     pub(crate) async fn page(&self, after: Option<JobId>, limit: usize) -> Result<Vec<(Job, u32)>> {
+        self.page_in(after, limit, false).await
+    }
+
+    /// The same in either direction.
+    async fn page_in(&self, after: Option<JobId>, limit: usize, is_descending: bool) -> Result<Vec<(Job, u32)>> {
         let mut after = after;
         loop {
-            let from = after.map_or_else(|| b"-".to_vec(), |id| [b"(".as_slice(), &codec::id(id)].concat());
-            let mut command = redis::cmd("ZRANGEBYLEX");
-            command.arg(self.link.keys().get(Key::Ids)).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit);
+            let (name, first, last) =
+                if is_descending { ("ZREVRANGEBYLEX", "+", "-") } else { ("ZRANGEBYLEX", "-", "+") };
+            let from = after.map_or_else(|| first.into(), |id| [b"(".as_slice(), &codec::id(id)].concat());
+            let mut command = redis::cmd(name);
+            command.arg(self.link.keys().get(Key::Ids)).arg(from).arg(last).arg("LIMIT").arg(0).arg(limit);
             let ids: Vec<Vec<u8>> = self.link.read(ACTION, &command).await?;
             let ids =
                 ids.iter().map(|id| codec::job_id(id)).collect::<Option<Vec<JobId>>>().ok_or_else(|| odd(ACTION))?;

@@ -85,7 +85,7 @@ pub const VERSION: i32 = 1;
 
 /// What an ACL user needs, on keys and channels `{backfill:NAME}:*`: everything else may be forbidden. `role` and `cluster` are asked for only behind sentinels
 /// and in a cluster; `config|get` only by the doctor, which says so if it may not.
-pub const COMMANDS: [&str; 40] = [
+pub const COMMANDS: [&str; 43] = [
     "asking",
     "cluster|keyslot",
     "cluster|slots",
@@ -120,11 +120,14 @@ pub const COMMANDS: [&str; 40] = [
     "xrevrange",
     "xtrim",
     "zadd",
+    "zcard",
     "zlexcount",
+    "zrandmember",
     "zrange",
     "zrangebylex",
     "zrem",
     "zremrangebylex",
+    "zrevrangebylex",
     "zscore",
 ];
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use backfill_core::error::{Error, Unready};
-use backfill_core::storage::{Check, CheckStatus, Doctor};
+use backfill_core::storage::{Check, CheckStatus, Doctor, Effort};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::SqliteStorage;
@@ -17,7 +17,7 @@ const MUCH: i64 = 100 * 1024 * 1024;
 
 #[async_trait]
 impl Doctor for SqliteStorage {
-    async fn diagnose(&self) -> Vec<Check> {
+    async fn diagnose(&self, _: Effort) -> Vec<Check> {
         let path = self.file.path().display();
         if let Err(error) = migrate::check(&self.file, self.messages).await {
             let remedy = match &error {

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
-
 use backfill_core::job::{Job, JobId, JobState};
-use backfill_core::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo, WorkerStatus};
+use backfill_core::search::{Found, Search};
+use backfill_core::storage::{
+    Counts, Effort, Inspect, Number, Precision, QueueInfo, QueueList, Tally, TaskInfo, WorkerInfo, WorkerStatus,
+};
 use backfill_core::{Error, Result};
 
 use crate::SqliteStorage;
 use crate::errors::failed;
 use crate::file::time;
 use crate::row::{Text, jobs};
+use crate::search::few;
 
 /// Counts as the statements here select them.
 #[derive(Clone, Copy)]
@@ -49,45 +51,14 @@ impl Inspect for SqliteStorage {
         Ok(row.map(Job::from))
     }
 
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        let (state, limit) = (filter.state.map(name_in_view), i64::from(filter.limit));
-        let after = filter.after.map_or(i64::MIN, JobId::number);
-        let mut connection = self.file.read("list jobs").await?;
-        let mut rows = jobs!(
-            payload: "case when ?7 then payload else '{}' end",
-            "select",
-            r#"
-from backfill_job_states
-where (?1 is null or task = ?1)
-  and (?2 is null or queue = ?2)
-  and (?3 is null or key = ?3)
-  and id > ?4
-  and (?5 is null or state = ?5)
-order by id
-limit ?6
-"#,
-            filter.task,
-            filter.queue,
-            filter.key,
-            after,
-            state,
-            limit,
-            filter.payloads
-        )
-        .fetch(&mut *connection);
-        let (mut jobs, mut bytes) = (Vec::new(), 0);
-        // One by one, until they are enough.
-        while let Some(row) = rows.try_next().await.map_err(failed("list jobs"))? {
-            bytes += if filter.payloads { row.payload.text.len() as u64 } else { 0 };
-            if !jobs.is_empty() && filter.max_bytes.is_some_and(|most| bytes > most) {
-                break;
-            }
-            jobs.push(Job::from(row));
-        }
-        Ok(jobs)
+    async fn search(&self, search: &Search) -> Result<Found> {
+        self.search_jobs(search).await
     }
 
-    async fn counts(&self) -> Result<Counts> {
+    async fn tally(&self, effort: Effort) -> Result<Tally> {
+        if self.is_too_large(effort).await? {
+            return self.count_within_a_cap().await;
+        }
         let rows = sqlx::query!(
             r#"select state as "state!: String", count(*) as "count!: i64" from backfill_job_states group by state"#
         )
@@ -100,10 +71,13 @@ limit ?6
             let state = state.ok_or_else(|| Error::Internal(format!("job state {}", row.state)))?;
             counts.add(state, u64::try_from(row.count).unwrap_or_default());
         }
-        Ok(counts)
+        Ok(Tally::of(&counts, Precision::Exact))
     }
 
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
+    async fn queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
+        if self.is_too_large(list.effort).await? {
+            return self.queues_without_counts(list).await;
+        }
         let rows = sqlx::query!(
             r#"
 with state as (
@@ -142,10 +116,18 @@ order by queue.name
             queue.locked_by = row.locked_by.map(|worker| worker.text);
             queue
         });
-        Ok(queues.collect())
+        Ok(list.among(queues))
     }
 
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+    async fn tasks(&self, effort: Effort) -> Result<Vec<TaskInfo>> {
+        if self.is_too_large(effort).await? {
+            let unknown = |name| {
+                let mut task = TaskInfo::new(name, Counts::default());
+                task.precision = Precision::Unknown;
+                task
+            };
+            return Ok(self.task_names().await?.into_iter().map(unknown).collect());
+        }
         let rows = sqlx::query!(
             r#"
 with state as (
@@ -203,7 +185,7 @@ order by task.name
         .map_err(failed("read the last id"))
     }
 
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+    async fn workers(&self, _: Effort) -> Result<Vec<WorkerInfo>> {
         let now = self.file.now();
         let rows = sqlx::query!(
             r#"
@@ -258,7 +240,7 @@ order by 1
     }
 
     async fn serving(&self) -> Result<Vec<WorkerInfo>> {
-        Ok(self.workers().await?.into_iter().filter(|worker| worker.seen_at.is_some()).collect())
+        Ok(self.workers(Effort::Exact).await?.into_iter().filter(|worker| worker.seen_at.is_some()).collect())
     }
 }
 
@@ -273,5 +255,140 @@ impl SqliteStorage {
         .await
         .map(|ids| ids.into_iter().map(JobId::from_number).collect())
         .map_err(failed("look for jobs"))
+    }
+}
+
+/// Up to here are counted the jobs of a state that an index gives.
+const CAP: i64 = 100_000;
+/// The same of those that are ready or scheduled, whose rows have to be read.
+const LINE_CAP: i64 = 10_000;
+
+impl SqliteStorage {
+    /// Whether there are more jobs than can be counted with this effort.
+    async fn is_too_large(&self, effort: Effort) -> Result<bool> {
+        if effort == Effort::Exact {
+            return Ok(false);
+        }
+        let few = few(&mut *self.file.read("count jobs").await?).await.map_err(failed("count jobs"))?;
+        Ok(few.is_none())
+    }
+
+    /// Jobs by state, of each at most so many: what there is of a state is a part of an index.
+    async fn count_within_a_cap(&self) -> Result<Tally> {
+        let now = self.file.now();
+        let row = sqlx::query!(
+            r#"
+select
+  (
+    select count(*) from (
+      select 1 from backfill_jobs indexed by backfill_jobs_dead
+      where locked_at is null and attempts >= max_attempts limit ?1
+    )
+  ) as "dead!: i64",
+  (
+    select count(*) from (
+      select 1 from backfill_jobs indexed by backfill_jobs_retrying
+      where locked_at is null and attempts > 0 and attempts < max_attempts and last_error is not null limit ?1
+    )
+  ) as "retrying!: i64",
+  (
+    select count(*) from (
+      select 1 from backfill_jobs indexed by backfill_jobs_held where locked_by is not null limit ?1
+    )
+  ) as "running!: i64"
+"#,
+            CAP
+        )
+        .fetch_one(&mut *self.file.read("count jobs").await?)
+        .await
+        .map_err(failed("count jobs"))?;
+        let capped = |count: i64, cap: i64| {
+            Number::capped(u64::try_from(count).unwrap_or_default(), u64::try_from(cap).unwrap_or_default())
+        };
+        let mut tally = Tally::default();
+        (tally.dead, tally.retrying) = (capped(row.dead, CAP), capped(row.retrying, CAP));
+        tally.running = capped(row.running, CAP);
+        let (mut ready, mut scheduled) = (0, 0);
+        let mut priority = None;
+        while let Some(next) = self.priority_behind(priority).await? {
+            // A priority is a part of the index, and in it each of the two states is one.
+            let row = sqlx::query!(
+                r#"
+select
+  (
+    select count(*) from (
+      select 1 from backfill_jobs indexed by backfill_jobs_line
+      where locked_at is null and attempts < max_attempts and priority = ?1 and run_at <= ?2
+        and not (attempts > 0 and last_error is not null)
+      limit ?3
+    )
+  ) as "ready!: i64",
+  (
+    select count(*) from (
+      select 1 from backfill_jobs indexed by backfill_jobs_line
+      where locked_at is null and attempts < max_attempts and priority = ?1 and run_at > ?2
+        and not (attempts > 0 and last_error is not null)
+      limit ?3
+    )
+  ) as "scheduled!: i64"
+"#,
+                next,
+                now,
+                LINE_CAP
+            )
+            .fetch_one(&mut *self.file.read("count jobs").await?)
+            .await
+            .map_err(failed("count jobs"))?;
+            (ready, scheduled) = (ready + row.ready, scheduled + row.scheduled);
+            if ready >= LINE_CAP && scheduled >= LINE_CAP {
+                break;
+            }
+            priority = Some(next);
+        }
+        (tally.ready, tally.scheduled) = (capped(ready, LINE_CAP), capped(scheduled, LINE_CAP));
+        Ok(tally)
+    }
+
+    /// The next priority that a job has which can be claimed.
+    async fn priority_behind(&self, priority: Option<i64>) -> Result<Option<i64>> {
+        let behind = priority.unwrap_or(i64::MIN);
+        sqlx::query_scalar!(
+            r#"
+select priority as "priority!: i64" from backfill_jobs indexed by backfill_jobs_line
+where locked_at is null and attempts < max_attempts and priority > ?1
+order by priority limit 1
+"#,
+            behind
+        )
+        .fetch_optional(&mut *self.file.read("count jobs").await?)
+        .await
+        .map_err(failed("count jobs"))
+    }
+
+    async fn queues_without_counts(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
+        let (after, limit) = (list.after.clone(), list.limit.map_or(i64::MAX, i64::from));
+        // A pattern is compared here, so no limit may cut off what comes behind.
+        let limit = if list.name.is_none() { limit } else { i64::MAX };
+        let rows = sqlx::query!(
+            r#"
+select name as "name!: Text", locked_at as "locked_at?: i64", locked_by as "locked_by?: Text"
+from backfill_queues
+where ?1 is null or name > ?1
+order by name
+limit ?2
+"#,
+            after,
+            limit
+        )
+        .fetch_all(&mut *self.file.read("list queues").await?)
+        .await
+        .map_err(failed("list queues"))?;
+        Ok(list.among(rows.into_iter().map(|row| {
+            let mut queue = QueueInfo::new(row.name.text, Counts::default());
+            queue.precision = Precision::Unknown;
+            queue.locked_at = row.locked_at.map(time);
+            queue.locked_by = row.locked_by.map(|worker| worker.text);
+            queue
+        })))
     }
 }

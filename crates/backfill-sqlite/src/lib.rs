@@ -23,6 +23,7 @@
 //! | `cron` | the gate through which crontabs add their jobs |
 //! | `manage` | the administrative verbs |
 //! | `transfer` | moving jobs from and to other storages |
+//! | `search` | finding jobs |
 //! | `inspect` | what an administrator sees |
 //! | `doctor` | looking for what is wrong |
 //! | `messages` | lines, leases, units, documents and events |
@@ -43,6 +44,7 @@ mod messages;
 mod migrate;
 mod place;
 mod row;
+mod search;
 mod settle;
 mod transfer;
 mod wakeups;

@@ -10,7 +10,7 @@ use crate::errors::failed;
 use crate::file::File;
 
 /// The scripts, in order; a file's version is the number of those it has seen. None is ever changed.
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 8] = [
     include_str!("../sql/001_jobs.sql"),
     include_str!("../sql/002_dead_after.sql"),
     include_str!("../sql/003_queues.sql"),
@@ -18,6 +18,7 @@ const SCRIPTS: [&str; 7] = [
     include_str!("../sql/005_status.sql"),
     include_str!("../sql/006_freed.sql"),
     include_str!("../sql/007_in_place.sql"),
+    include_str!("../sql/008_lists.sql"),
 ];
 
 /// The same of what messages need, in files that want them. They have a ledger of their own.

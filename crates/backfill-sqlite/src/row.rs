@@ -95,7 +95,7 @@ fn flags_text(flags: &[String]) -> Option<String> {
 /// A statement that answers jobs: what stands before the list of columns, and what after it; before both, if it is not the column,
 /// what is read as the payload. A macro, because the checked ones take literals only.
 macro_rules! jobs {
-    (payload: $payload:literal, $before:literal, $after:literal $(, $argument:expr)* $(,)?) => {
+    (payload: $payload:literal, $before:literal, $after:literal $(+ $more:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             $crate::row::JobRow,
             $before
@@ -107,7 +107,7 @@ macro_rules! jobs {
   created_at as "created_at!: i64", updated_at as "updated_at!: i64", key as "key?: crate::row::Text", revision as "revision!: i64",
   flags as "flags?: crate::row::Text", locked_at as "locked_at?: i64", locked_by as "locked_by?: crate::row::Text"
 "#
-            + $after
+            + $after $(+ $more)*
             $(, $argument)*
         )
     };

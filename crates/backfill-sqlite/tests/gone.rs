@@ -55,7 +55,7 @@ impl Scene {
             assert!(matches!(error, Error::StorageGone { .. }) && !error.is_transient(), "{error}");
             assert!(error.to_string().contains(why), "{error}");
         }
-        let found = self.jobs.diagnose().await;
+        let found = self.jobs.diagnose(backfill_core::storage::Effort::Exact).await;
         assert!(
             found
                 .iter()

@@ -112,7 +112,7 @@ impl MaybeText {
 }
 
 /// The earliest time that PostgreSQL has, within a day: what is read can be sent back.
-const EARLIEST: DateTime<Utc> = match chrono::NaiveDate::from_ymd_opt(-4712, 1, 2) {
+pub(in crate::postgres) const EARLIEST: DateTime<Utc> = match chrono::NaiveDate::from_ymd_opt(-4712, 1, 2) {
     Some(date) => date.and_time(chrono::NaiveTime::MIN).and_utc(),
     None => DateTime::<Utc>::MIN_UTC,
 };
@@ -192,7 +192,7 @@ macro_rules! jobs {
     ($with:literal, $from:literal $(, $argument:expr)* $(,)?) => {
         $crate::postgres::connection::row::jobs!(payload: "job.payload::text", $with, $from $(, $argument)*)
     };
-    (payload: $payload:literal, $with:literal, $from:literal $(, $argument:expr)* $(,)?) => {
+    (payload: $payload:literal, $with:literal, $from:literal $(+ $more:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             $crate::postgres::connection::row::JobRow,
             $with
@@ -221,7 +221,7 @@ select
   job.locked_at as "locked_at?: crate::postgres::connection::row::Timestamp",
   job.locked_by as "locked_by?: crate::postgres::connection::row::Text"
 "#
-            + $from
+            + $from $(+ $more)*
             $(, $argument)*
         )
     };

@@ -1,6 +1,6 @@
 //! What is held and will not be released, and what is dated ahead.
 
-use super::{Findings, Seen};
+use super::{Findings, Seen, UNREAD};
 use crate::postgres::PostgresStorage;
 use crate::postgres::connection::row::Text;
 use crate::storage::reserved_at;
@@ -12,10 +12,14 @@ const STRAY_SECONDS: f64 = 60.0;
 
 impl PostgresStorage {
     /// What only time will free, or not even that. `own` as above.
-    pub(super) async fn times(&self, own: bool) -> Findings {
+    pub(super) async fn times(&self, own: bool, reads_jobs: bool) -> Findings {
         let fail = |e| self.database.error("look at times", e);
         let schema = self.database.schema.quoted();
-        let mut seen = Seen::fine("no crontab, lock or worker is dated ahead");
+        let mut seen = Seen::fine(if reads_jobs {
+            "no crontab, lock or worker is dated ahead".to_owned()
+        } else {
+            format!("no crontab, lock of a queue, or worker is dated ahead; of jobs' locks: {UNREAD}")
+        });
         let ahead = sqlx::query!(
             r#"
 select known.identifier as "identifier!: Text", extract(epoch from known.last_execution - clock_timestamp())::float8 as "seconds!"
@@ -49,7 +53,7 @@ order by 1
             r#"
 select lock.locked_by as "worker!: Text", count(*) as "locks!"
 from (
-  select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null
+  select job.locked_by, job.locked_at from graphile_worker._private_jobs job where job.locked_at is not null and $3
   union all
   select queue.locked_by, queue.locked_at from graphile_worker._private_job_queues queue where queue.locked_at is not null
 ) as lock
@@ -65,6 +69,7 @@ order by 1
 "#,
             AHEAD_SECONDS,
             reserved_at(),
+            reads_jobs,
         )
         .fetch_all(self.database.schema.on(&self.database.db()))
         .await

@@ -9,7 +9,7 @@ macro_rules! script {
 }
 
 /// Our own objects: number, name, script. Numbers are never reused.
-pub(super) const OWN: [(i32, &str, &str); 9] = [
+pub(super) const OWN: [(i32, &str, &str); 10] = [
     (1, "pools", script!("own/001_pools.sql")),
     (2, "imports", script!("own/002_imports.sql")),
     (3, "handover", script!("own/003_handover.sql")),
@@ -19,6 +19,7 @@ pub(super) const OWN: [(i32, &str, &str); 9] = [
     (7, "serves", script!("own/007_serves.sql")),
     (8, "status", script!("own/008_status.sql")),
     (9, "in_place", script!("own/009_in_place.sql")),
+    (10, "lists", script!("own/010_lists.sql")),
 ];
 
 /// What messages need, in schemas that want them, with a ledger of their own: number, name, script.

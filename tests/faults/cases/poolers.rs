@@ -109,7 +109,7 @@ async fn through(ground: &Ground, mode: &str, prepared: bool) -> Outcome {
             "select count(*) from graphile_worker._private_known_crontabs where last_execution is not null",
         )
         .await;
-    let told = client.storage().doctor().expect("doctor").diagnose().await;
+    let told = client.storage().doctor().expect("doctor").diagnose(backfill::storage::Effort::Exact).await;
     let not_listening = told.iter().any(|checked| {
         checked.what == "notifications"
             && matches!(&checked.status, CheckStatus::Found { remedy, .. } if remedy.contains("pooler"))

@@ -241,7 +241,7 @@ pub async fn a_standby_is_gone_and_holds_vacuum_back(ground: &Ground) -> Outcome
     standby.stop(Stop::Fast).await;
     scene.until_answered("its end", "select count(*) from pg_replication_slots where not active").await;
     let held_back = async |scene: &Scene| {
-        let checked = scene.client.storage().doctor().expect("doctor").diagnose().await;
+        let checked = scene.client.storage().doctor().expect("doctor").diagnose(backfill::storage::Effort::Exact).await;
         checked.into_iter().find_map(|check| match check.status {
             CheckStatus::Found { problem, remedy } if check.what == "vacuum" => Some(format!("{problem}; {remedy}")),
             _ => None,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backfill::search::Place;
 use backfill::{JobId, JobKeyMode};
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, ValueEnum};
@@ -85,8 +86,32 @@ pub enum State {
     Dead,
 }
 
+/// In which order jobs are listed.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListOrder {
+    /// By id, smallest first
+    Oldest,
+    /// By id, greatest first
+    Newest,
+    /// As workers take them: those that have attempts left and that no worker holds
+    Claim,
+}
+
 #[derive(clap::Args, Debug)]
+#[command(after_help = "\
+A search is a list of terms that all hold; a - before one turns it round:
+
+  state:dead,retrying    task:send_*    queue:\"account 7\"    key:order-*    worker:pool_*    error:refused    flag:slow
+  id:100..200    priority:<0    attempts:>=3    created:>2h (more than two hours ago)    due:<10m    created:>2026-11-30
+  payload.customer.id:4242    payload.total:>100    payload.note:*    4242 (an id)    send_mail (a task or a key)
+
+  backfill jobs --where 'state:dead task:send_* payload.customer.id:4242'
+
+Where there are millions of jobs, only so many are looked at as a moment allows, and it says how far it came.")]
 pub struct JobsArgs {
+    /// Only jobs that this search finds (see below)
+    #[arg(long = "where", value_name = "SEARCH")]
+    pub search: Option<String>,
     /// Only jobs in this state
     #[arg(long, value_enum)]
     pub state: Option<State>,
@@ -99,9 +124,15 @@ pub struct JobsArgs {
     /// Only the job with this key
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// Only jobs with a greater id: the last one of the page before
-    #[arg(long, value_name = "ID")]
-    pub after: Option<JobId>,
+    /// In which order
+    #[arg(long, value_enum, default_value_t = ListOrder::Oldest)]
+    pub order: ListOrder,
+    /// Go on behind this place: the id of the last job of the page before, or what that said
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
+    pub after: Option<Place>,
+    /// Look at all jobs, however long it takes (with --json, that is so anyway)
+    #[arg(long)]
+    pub to_the_end: bool,
     /// How many, at the most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: u32,

@@ -1,12 +1,13 @@
 //! `backfill doctor`.
 
 use backfill::cron::zone_data;
-use backfill::storage::{Check, CheckStatus, Storage};
+use backfill::storage::{Check, CheckStatus, Effort, Precision, Storage};
 use chrono::TimeDelta;
 
 use backfill::moving::is_move;
 
-use crate::args::Global;
+use super::inspect::effort;
+use crate::args::{CountArgs, Global};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::output::{Output, count_of, visible, wrapped};
@@ -16,14 +17,14 @@ use crate::serving::{Serving, waiting};
 /// Where the words begin, after what came out.
 const INDENT: usize = 9;
 
-pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
+pub async fn run(global: &Global, output: &Output, args: CountArgs) -> Result<(), Failure> {
     let storage = database::storage(global).await?;
     let doctor = storage.doctor().ok_or_else(|| failed(format!("{} has no doctor", storage.name())))?;
-    let mut checked = doctor.diagnose().await;
+    let mut checked = doctor.diagnose(effort(args)).await;
     // A database that cannot be reached, or has nothing in it, has said so.
     if checked.len() > 1 {
-        checked.push(moves(&*storage).await);
-        checked.push(Check::new("tasks", tasks(&*storage).await));
+        checked.push(moves(&*storage, effort(args)).await);
+        checked.push(Check::new("tasks", tasks(&*storage, effort(args)).await));
         checked.push(Check::new("time zones", CheckStatus::Fine { detail: zone_data().to_string() }));
     }
     let found = checked.iter().filter(|check| matches!(check.status, CheckStatus::Found { .. })).count();
@@ -50,12 +51,12 @@ pub async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
 }
 
 /// Jobs that no live worker runs.
-async fn tasks(storage: &dyn Storage) -> CheckStatus {
+async fn tasks(storage: &dyn Storage, effort: Effort) -> CheckStatus {
     /// Ready for so long without a worker is not the moment between two.
     const OVERDUE: TimeDelta = TimeDelta::minutes(10);
     let looked = async {
         let inspect = storage.require_inspect()?;
-        Ok::<_, backfill::Error>((inspect.workers().await?, inspect.tasks().await?, storage.now().await?))
+        Ok::<_, backfill::Error>((inspect.workers(effort).await?, inspect.tasks(effort).await?, storage.now().await?))
     };
     let (workers, tasks, now) = match looked.await {
         Ok(looked) => looked,
@@ -95,11 +96,18 @@ async fn tasks(storage: &dyn Storage) -> CheckStatus {
 }
 
 /// Jobs that `backfill move` has reserved.
-async fn moves(storage: &dyn Storage) -> Check {
-    let workers = async { storage.require_inspect()?.workers().await };
-    let status = match workers.await {
+async fn moves(storage: &dyn Storage, effort: Effort) -> Check {
+    let looked = async {
+        let inspect = storage.require_inspect()?;
+        Ok::<_, backfill::Error>((inspect.workers(effort).await?, inspect.tally(effort).await?))
+    };
+    let status = match looked.await {
         Err(error) => CheckStatus::Skipped { why: error.to_string() },
-        Ok(workers) => {
+        // What holds jobs and sends no heartbeats is found by reading them all.
+        Ok((_, tally)) if tally.running.precision != Precision::Exact => CheckStatus::Skipped {
+            why: "there are so many jobs that they are not read; `backfill doctor --exact` reads them".to_owned(),
+        },
+        Ok((workers, _)) => {
             let held: Vec<String> = workers
                 .iter()
                 .filter(|worker| is_move(&worker.id))

@@ -1,18 +1,19 @@
 //! `backfill queues`, `tasks`, `workers` and `crontabs`.
 
-use backfill::{Counts, JobState};
+use backfill::JobState;
+use backfill::search::Pattern;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::args::Global;
+use crate::args::{CountArgs, Global, QueuesArgs};
 use crate::database;
 use crate::failure::Failure;
 use crate::output::{Output, rfc3339, seconds, wrapped};
 use crate::screen::{Screen, Style};
 use crate::serving::Serving;
-use crate::table::{Cell, Column, Table};
+use crate::table::{Cell, Column, Table, number_text};
 use crate::value::{length, relative};
-use backfill::storage::WorkerStatus;
+use backfill::storage::{Effort, Number, QueueList, Tally, WorkerStatus};
 
 /// The columns of [`counts_row`].
 pub const COUNTS: [(&str, Column); 5] = [
@@ -23,16 +24,13 @@ pub const COUNTS: [(&str, Column); 5] = [
     ("DEAD", Column::Number),
 ];
 
-pub fn counts_row(counts: &Counts) -> [Cell; 5] {
-    use JobState::{Dead, Ready, Retrying, Running, Scheduled};
-    [
-        (Ready, counts.ready),
-        (Scheduled, counts.scheduled),
-        (Running, counts.running),
-        (Retrying, counts.retrying),
-        (Dead, counts.dead),
-    ]
-    .map(|(state, count)| Cell::count(count, style_of(state)))
+pub fn counts_row(tally: &Tally) -> [Cell; 5] {
+    JobState::ALL.map(|state| Cell::number(tally.get(state), style_of(state)))
+}
+
+/// How much may be done to count.
+pub fn effort(args: CountArgs) -> Effort {
+    if args.exact { Effort::Exact } else { Effort::Bounded }
 }
 
 /// How a state looks.
@@ -46,9 +44,11 @@ pub fn style_of(state: JobState) -> Style {
     }
 }
 
-pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
+pub async fn queues(global: &Global, output: &Output, args: QueuesArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let queues = client.queues().await?;
+    let mut list = QueueList::all(effort(args.count)).name(args.name.map(Pattern::of)).after(args.after);
+    list.limit = args.limit;
+    let queues = client.storage().require_inspect()?.queues(&list).await?;
     if output.is_json() {
         return output.json(&queues);
     }
@@ -62,7 +62,7 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
     let mut table = Table::new(columns);
     for queue in queues {
         let mut row = vec![queue.name.into()];
-        row.extend(counts_row(&queue.jobs));
+        row.extend(counts_row(&Tally::of(&queue.jobs, queue.precision)));
         row.push(queue.locked_at.map(|time| relative(time, now)).unwrap_or_default().into());
         row.push(queue.locked_by.unwrap_or_default().into());
         table.row(row);
@@ -70,9 +70,9 @@ pub async fn queues(global: &Global, output: &Output) -> Result<(), Failure> {
     output.line(table.text(&output.screen()))
 }
 
-pub async fn tasks(global: &Global, output: &Output) -> Result<(), Failure> {
+pub async fn tasks(global: &Global, output: &Output, args: CountArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let tasks = client.tasks().await?;
+    let tasks = client.storage().require_inspect()?.tasks(effort(args)).await?;
     let serving = Serving::if_visible(&**client.storage()).await;
     if output.is_json() {
         let told = tasks.iter().map(|task| {
@@ -100,7 +100,9 @@ pub fn after_a_gap(screen: &Screen, problems: Vec<String>) -> impl Iterator<Item
 
 /// A task for machines. How many live workers of backfill's run it is null where one does not tell.
 pub fn task_json(task: &backfill::TaskInfo, serving: &Serving) -> Value {
-    json!({ "name": task.name, "jobs": task.jobs, "workers": serving.workers_of(&task.name) })
+    json!({
+        "name": task.name, "jobs": task.jobs, "precision": task.precision, "workers": serving.workers_of(&task.name)
+    })
 }
 
 pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTime<Utc>) -> Table {
@@ -110,7 +112,7 @@ pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTim
     let mut table = Table::new(columns);
     for task in tasks {
         let mut row = vec![task.name.as_str().into()];
-        row.extend(counts_row(&task.jobs));
+        row.extend(counts_row(&Tally::of(&task.jobs, task.precision)));
         row.push(serving.workers_of(&task.name).map_or_else(|| "?".to_owned(), |workers| workers.to_string()).into());
         row.push(task.oldest_ready.map(|time| relative(time, now)).unwrap_or_default().into());
         table.row(row);
@@ -118,9 +120,10 @@ pub fn tasks_table(tasks: &[backfill::TaskInfo], serving: &Serving, now: DateTim
     table
 }
 
-pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
+pub async fn workers(global: &Global, output: &Output, args: CountArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let workers = client.workers().await?;
+    let inspect = client.storage().require_inspect()?;
+    let workers = inspect.workers(effort(args)).await?;
     if output.is_json() {
         return output.json(&workers);
     }
@@ -151,7 +154,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
             worker.id.into(),
             worker.started_at.map(|time| relative(time, now)).unwrap_or_default().into(),
             seen.into(),
-            worker.jobs.to_string().into(),
+            number_text(Number::new(worker.jobs, worker.precision)).into(),
             worker.queues.to_string().into(),
             worker.oldest_lock.map(|time| relative(time, now)).unwrap_or_default().into(),
             worker.status.as_ref().map(doing).unwrap_or_default().into(),
@@ -161,7 +164,7 @@ pub async fn workers(global: &Global, output: &Output) -> Result<(), Failure> {
     let screen = output.screen();
     let mut told = vec![table.text(&screen)];
     if serving.workers > 0 {
-        told.extend(after_a_gap(&screen, serving.problems(&client.tasks().await?)));
+        told.extend(after_a_gap(&screen, serving.problems(&inspect.tasks(effort(args)).await?)));
     }
     output.line(told.join("\n"))
 }

@@ -1,94 +1,135 @@
 //! `backfill jobs` and `backfill job`.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
+use backfill::search::{Found, Order, Pattern, Query, Search, Test};
+use backfill::storage::{Effort, QueueList};
 use backfill::{BackfillClient, Job, JobFilter, JobState};
 use chrono::{DateTime, Utc};
 
 use super::inspect::style_of;
-use crate::args::{Global, JobArgs, JobsArgs, State};
+use crate::args::{Global, JobArgs, JobsArgs, ListOrder, State};
 use crate::database;
 use crate::failure::{Failure, failed};
 use crate::nearest::{nearest, unknown};
 use crate::output::{Output, seconds, visible};
-use crate::table::{Cell, Column, Table};
+use crate::table::{Cell, Column, Table, number_text};
 use crate::value::relative;
 use backfill::explain::Reason;
 
+/// So long a person waits for a list.
+const PATIENCE: Duration = Duration::from_millis(150);
+
 pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<(), Failure> {
+    let search = search_of(&args)?;
     let client = database::client(global).await?;
     check_names(&client, &args).await?;
-    // One more than asked for tells whether there are more.
-    let mut filter = JobFilter::new().limit(args.limit.saturating_add(1)).without_payloads();
-    filter.state = args.state.map(|state| match state {
-        State::Ready => JobState::Ready,
-        State::Scheduled => JobState::Scheduled,
-        State::Running => JobState::Running,
-        State::Retrying => JobState::Retrying,
-        State::Dead => JobState::Dead,
-    });
-    filter.task = args.task;
-    filter.queue = args.queue;
-    filter.key = args.key;
-    filter.after = args.after;
-    let mut jobs = client.jobs(&filter).await?;
-    let more = jobs.len() > args.limit as usize;
-    jobs.truncate(args.limit as usize);
     let now = database::now(&client).await;
-    let tell_of_more = || {
-        if let Some(last) = jobs.last().filter(|_| more) {
-            let _ = writeln!(io::stderr(), "note: there are more; go on with --after {}", last.id);
-        }
-    };
     if output.is_json() {
-        filter.limit = args.limit;
-        print_whole(&client, output, filter, now).await?;
-        tell_of_more();
-        return Ok(());
+        return print_whole(&client, output, search, now).await;
     }
-    if jobs.is_empty() {
+    let search = search.without_payloads();
+    let found = client.search(&if args.to_the_end { search } else { search.budget(PATIENCE) }).await?;
+    if found.jobs.is_empty() && found.next.is_none() {
         // Its job may be done, and so gone; or the key was mistyped.
-        if let Some(key) = &filter.key
+        if let Some(key) = &args.key
             && let Some(other) = similar_key(&client, key).await?
         {
             let _ = writeln!(io::stderr(), "note: no job has the key {key:?}; did you mean {other:?}?");
         }
         return output.line("no jobs");
     }
-    output.line(jobs_table(&jobs, now).text(&output.screen()))?;
-    tell_of_more();
+    if !found.jobs.is_empty() {
+        output.line(jobs_table(&found.jobs, now).text(&output.screen()))?;
+    }
+    tell_of_more(&found, args.limit);
     Ok(())
+}
+
+/// How to go on, if there is more to look at.
+fn tell_of_more(found: &Found, limit: u32) {
+    let Some(next) = &found.next else { return };
+    let told = if found.jobs.len() >= limit as usize {
+        format!("note: there may be more; go on with --after {next}")
+    } else {
+        let of = found.of.map(|of| format!(" of {}", number_text(of))).unwrap_or_default();
+        format!(
+            "note: looked at {}{of} jobs and found {}; go on with --after {next}, or look at all with --to-the-end",
+            found.looked_at,
+            found.jobs.len()
+        )
+    };
+    // If it cannot be said, the list is there all the same.
+    let _ = writeln!(io::stderr(), "{told}");
+}
+
+/// What is asked for by all the options together.
+fn search_of(args: &JobsArgs) -> Result<Search, Failure> {
+    let mut query: Query = args.search.as_deref().unwrap_or_default().parse()?;
+    let exact = |name: &String| Pattern::Exact(name.clone());
+    if let Some(state) = args.state {
+        query = query.and(Test::State(vec![match state {
+            State::Ready => JobState::Ready,
+            State::Scheduled => JobState::Scheduled,
+            State::Running => JobState::Running,
+            State::Retrying => JobState::Retrying,
+            State::Dead => JobState::Dead,
+        }]));
+    }
+    if let Some(task) = &args.task {
+        query = query.and(Test::Task(vec![exact(task)]));
+    }
+    if let Some(queue) = &args.queue {
+        query = query.and(Test::Queue(exact(queue)));
+    }
+    if let Some(key) = &args.key {
+        query = query.and(Test::Key(exact(key)));
+    }
+    let order = match args.order {
+        ListOrder::Oldest => Order::Oldest,
+        ListOrder::Newest => Order::Newest,
+        ListOrder::Claim => Order::Claim,
+    };
+    let search = Search::new(query).order(order).after(args.after).limit(args.limit);
+    search.check()?;
+    Ok(search)
 }
 
 /// Prints jobs with their payloads, and holds no more of them at once than so many bytes.
 async fn print_whole(
     client: &BackfillClient,
     output: &Output,
-    mut filter: JobFilter,
+    mut search: Search,
     now: DateTime<Utc>,
 ) -> Result<(), Failure> {
     const PAGE_BYTES: u64 = 8 * 1024 * 1024;
     const PAGE_JOBS: u64 = 1_000;
     let mut list = output.json_list()?;
-    let mut left = filter.limit;
+    let mut left = search.limit;
     // What is asked for and not read is sent all the same, so where jobs are large, fewer are asked for.
     let mut page = 16;
-    filter.payloads = true;
-    filter.max_bytes = Some(PAGE_BYTES);
+    search.max_bytes = Some(PAGE_BYTES);
     while left > 0 {
-        filter.limit = left.min(page);
-        let jobs = client.jobs(&filter).await?;
-        let Some(last) = jobs.last() else { break };
-        filter.after = Some(last.id);
-        let count = jobs.len() as u64;
-        let bytes: usize = jobs.iter().map(|job| job.payload.as_str().len()).sum();
-        page = u32::try_from((PAGE_BYTES * count / (bytes as u64 + 1)).clamp(1, PAGE_JOBS)).unwrap_or(1);
+        search.limit = left.min(page);
+        let found = client.search(&search).await?;
+        let count = found.jobs.len() as u64;
+        let bytes: usize = found.jobs.iter().map(|job| job.payload.as_str().len()).sum();
+        page = u32::try_from((PAGE_BYTES * count.max(1) / (bytes as u64 + 1)).clamp(1, PAGE_JOBS)).unwrap_or(1);
         left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
-        for job in jobs {
+        for job in &found.jobs {
             list.item(&job.with_state_at(now))?;
         }
+        search.after = found.next;
+        if search.after.is_none() {
+            break;
+        }
     }
-    list.end()
+    list.end()?;
+    if let Some(next) = search.after {
+        let _ = writeln!(io::stderr(), "note: there may be more; go on with --after {next}");
+    }
+    Ok(())
 }
 
 /// The key of a job that is most like this one, if any is.
@@ -103,14 +144,17 @@ pub async fn similar_key(client: &BackfillClient, key: &str) -> Result<Option<St
 /// Nobody has to wonder whether a name was mistyped or has no jobs.
 async fn check_names(client: &BackfillClient, args: &JobsArgs) -> Result<(), Failure> {
     if let Some(task) = &args.task {
-        let known = client.tasks().await?;
-        if !known.iter().any(|known| known.name == *task) {
-            return Err(failed(unknown("task", task, known.iter().map(|known| known.name.as_str()))));
+        let known = client.storage().require_inspect()?.task_names().await?;
+        if !known.contains(task) {
+            return Err(failed(unknown("task", task, known.iter().map(String::as_str))));
         }
     }
     if let Some(queue) = &args.queue {
-        let known = client.queues().await?;
-        if !known.iter().any(|known| known.name == *queue) {
+        // There may be a hundred thousand: the others are only read to say which one was meant.
+        let inspect = client.storage().require_inspect()?;
+        let of_name = QueueList::all(Effort::Bounded).name(Some(Pattern::Exact(queue.clone()))).limit(1);
+        if inspect.queues(&of_name).await?.is_empty() {
+            let known = inspect.queues(&QueueList::all(Effort::Bounded)).await?;
             return Err(failed(unknown("queue", queue, known.iter().map(|known| known.name.as_str()))));
         }
     }

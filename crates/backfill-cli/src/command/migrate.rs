@@ -25,6 +25,20 @@ pub async fn run(global: &Global, output: &Output, args: &MigrateArgs) -> Result
     let own_missing = matches!(before, Err(Error::NotReady { reason: Unready::OwnObjectsMissing, .. }));
     let messages_missing = matches!(before, Err(Error::NotReady { reason: Unready::MessagesMissing, .. }));
     let migrated = storage.migrate().await?;
+    let mut built = Vec::new();
+    for index in &args.indexes {
+        let postgres = storage.postgres().ok_or_else(|| {
+            Failure::Usage(format!("{} needs no indexes beside its own; leave out --indexes", storage.name()))
+        })?;
+        let is_new = postgres.build_index(*index).await?;
+        let cost = index.bytes_of_wal();
+        let name = index.name();
+        if !output.is_json() {
+            let told = if is_new { "built the index" } else { "there is already the index" };
+            output.line(format!("{told} {name}: {cost} bytes more of write-ahead log for each job, of about 1000"))?;
+        }
+        built.push(json!({ "index": name, "built": is_new, "bytes_of_wal": cost }));
+    }
     let ((what, version), from, to) = (database::described(&storage), migrated.from, migrated.to);
     let text = match from {
         None => format!("created {what} at {version} {to}{elsewhere}"),
@@ -34,5 +48,5 @@ pub async fn run(global: &Global, output: &Output, args: &MigrateArgs) -> Result
         Some(_) => format!("{what} is at {version} {to} already"),
     };
     let schema = database::schema_of(&storage);
-    output.either(&json!({ "storage": storage.name(), "schema": schema, "from": from, "to": to, "own_objects_added": own_missing, "messages_added": messages_missing }), text)
+    output.either(&json!({ "storage": storage.name(), "schema": schema, "from": from, "to": to, "own_objects_added": own_missing, "messages_added": messages_missing, "indexes": built }), text)
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use backfill::{BackfillClient, Counts, Error, JobId, TaskInfo, WorkerInfo};
+use backfill::storage::{Effort, Precision, Tally};
+use backfill::{BackfillClient, Counts, Error, JobId, JobState, TaskInfo, WorkerInfo};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::inspect::{COUNTS, counts_row, task_json, tasks_table};
+use super::inspect::{COUNTS, counts_row, effort, task_json, tasks_table};
 use super::watch;
 use crate::args::{Global, StatsArgs};
 use crate::database;
@@ -23,10 +24,11 @@ pub async fn run(global: &Global, output: &Output, args: StatsArgs) -> Result<()
         return Err(Failure::Usage("--watch needs at least 100ms".to_owned()));
     }
     let client = database::client(global).await?;
+    let effort = effort(args.count);
     if let Some(every) = args.watch {
-        return watch::run(&client, output, every).await;
+        return watch::run(&client, output, every, effort).await;
     }
-    let look = Look::take(&client).await?;
+    let look = Look::take(&client, effort).await?;
     if output.is_json() { look.json(output) } else { output.line(look.text(&output.screen())) }
 }
 
@@ -39,8 +41,8 @@ pub struct Look {
     tasks: Vec<TaskInfo>,
     pub workers: Vec<WorkerInfo>,
     pub serving: Serving,
-    /// What the tasks add up to.
-    pub counts: Counts,
+    /// All of them by state.
+    pub counts: Tally,
     last_id: Option<JobId>,
 }
 
@@ -49,19 +51,22 @@ async fn last_id(client: &BackfillClient) -> Option<JobId> {
 }
 
 impl Look {
-    pub async fn take(client: &BackfillClient) -> Result<Self, Error> {
+    pub async fn take(client: &BackfillClient, effort: Effort) -> Result<Self, Error> {
         // Whoever may not see it does without.
         let last_id = last_id(client).await;
-        let tasks = client.tasks().await?;
-        let workers = client.workers().await?;
-        let mut counts = Counts::default();
-        for task in &tasks {
-            counts.ready += task.jobs.ready;
-            counts.scheduled += task.jobs.scheduled;
-            counts.running += task.jobs.running;
-            counts.retrying += task.jobs.retrying;
-            counts.dead += task.jobs.dead;
-        }
+        let inspect = client.storage().require_inspect()?;
+        let tasks = inspect.tasks(effort).await?;
+        let workers = inspect.workers(effort).await?;
+        let counts = if tasks.iter().all(|task| task.precision == Precision::Exact) {
+            // What the tasks add up to: they were counted at one time.
+            let mut counts = Counts::default();
+            for task in &tasks {
+                JobState::ALL.into_iter().for_each(|state| counts.add(state, task.jobs.get(state)));
+            }
+            Tally::of(&counts, Precision::Exact)
+        } else {
+            inspect.tally(effort).await?
+        };
         let at = database::now(client).await;
         let serving = Serving::of_workers(&workers);
         Ok(Self { at, taken: Instant::now(), tasks, workers, serving, counts, last_id })
@@ -71,7 +76,8 @@ impl Look {
         let tasks: Vec<Value> = self.tasks.iter().map(|task| task_json(task, &self.serving)).collect();
         output.json(&json!({
             "at": rfc3339(self.at),
-            "jobs": self.counts,
+            "jobs": self.counts.counts(),
+            "precision": self.counts.precisions(),
             "tasks": tasks,
             "workers": self.workers.len(),
         }))
@@ -93,7 +99,7 @@ impl Look {
     pub fn problems(&self, used: &[TaskInfo]) -> Vec<String> {
         let mut problems = self.serving.problems(used);
         let waiting: u64 = used.iter().map(|task| waiting(&task.jobs)).sum();
-        if self.serving.workers == 0 && waiting > 0 && self.counts.running == 0 {
+        if self.serving.workers == 0 && waiting > 0 && self.counts.running.value == 0 {
             let wait = if waiting == 1 { "waits" } else { "wait" };
             problems.push(format!(
                 "{} {wait} for a worker: no live worker of backfill's is registered",
@@ -143,7 +149,7 @@ impl Look {
         table.row(now);
         if let Some(last) = last {
             let mut changes = vec![Cell::new("change", Style::Dim)];
-            changes.extend(changes_of(&last.counts, &self.counts));
+            changes.extend(changes_of(&last.counts.counts(), &self.counts.counts()));
             table.row(changes);
         }
         table
@@ -153,7 +159,12 @@ impl Look {
     pub fn rates_since(&self, last: &Self) -> Option<String> {
         let seconds = self.taken.duration_since(last.taken).as_secs_f64();
         let added = u64::try_from(self.last_id?.number() - last.last_id?.number()).ok().filter(|_| seconds > 0.0)?;
-        let done = (added + last.counts.total()).saturating_sub(self.counts.total());
+        // Two estimates differ by chance.
+        let total = |tally: &Tally| Some(tally.total()).filter(|total| total.precision == Precision::Exact);
+        let Some((before, now)) = total(&last.counts).zip(total(&self.counts)) else {
+            return Some(format!("{} added", rate(added, seconds)));
+        };
+        let done = (added + before.value).saturating_sub(now.value);
         Some(format!("{} added, {} done", rate(added, seconds), rate(done, seconds)))
     }
 }
@@ -194,7 +205,7 @@ mod tests {
             tasks,
             workers: Vec::new(),
             serving,
-            counts: jobs,
+            counts: Tally::of(&jobs, Precision::Exact),
             last_id: last_id.map(JobId::from),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use backfill::storage::Effort;
 use backfill::{BackfillClient, Error};
 
 use super::inspect::tasks_table;
@@ -19,23 +20,23 @@ const LATE: Duration = Duration::from_secs(3);
 const REDRAW: Duration = Duration::from_secs(1);
 
 /// Looks again and again, until somebody ends it.
-pub async fn run(client: &BackfillClient, output: &Output, every: Duration) -> Result<(), Failure> {
+pub async fn run(client: &BackfillClient, output: &Output, every: Duration, effort: Effort) -> Result<(), Failure> {
     if !output.is_json() && output.screen().can_move() {
-        on_screen(client, output, every).await
+        on_screen(client, output, every, effort).await
     } else {
-        on_lines(client, output, every).await
+        on_lines(client, output, every, effort).await
     }
 }
 
 /// One document or block after the other.
-async fn on_lines(client: &BackfillClient, output: &Output, every: Duration) -> Result<(), Failure> {
+async fn on_lines(client: &BackfillClient, output: &Output, every: Duration, effort: Effort) -> Result<(), Failure> {
     let mut events = Events::new(false)?;
     let mut ticks = tokio::time::interval(every);
     let mut last: Option<Look> = None;
     loop {
         let look = async {
             ticks.tick().await;
-            Look::take(client).await
+            Look::take(client, effort).await
         };
         let look = tokio::select! {
             look = look => look?,
@@ -52,11 +53,17 @@ async fn on_lines(client: &BackfillClient, output: &Output, every: Duration) -> 
 }
 
 /// In place, on a terminal. What was seen last stays there in the end.
-async fn on_screen(client: &BackfillClient, output: &Output, every: Duration) -> Result<(), Failure> {
-    let mut watched =
-        Watched { place: client.storage().name(), every, looks: Vec::new(), trouble: None, asked: Instant::now() };
+async fn on_screen(client: &BackfillClient, output: &Output, every: Duration, effort: Effort) -> Result<(), Failure> {
+    let mut watched = Watched {
+        place: client.storage().name(),
+        every,
+        effort,
+        looks: Vec::new(),
+        trouble: None,
+        asked: Instant::now(),
+    };
     // The first failure is told as by any command.
-    watched.looks.push(Look::take(client).await?);
+    watched.looks.push(Look::take(client, effort).await?);
     let mut events = Events::new(true)?;
     let screen = FullScreen::enter()?;
     let ended = watched.show(client, output, &screen, &mut events).await;
@@ -70,6 +77,7 @@ async fn on_screen(client: &BackfillClient, output: &Output, every: Duration) ->
 struct Watched {
     place: String,
     every: Duration,
+    effort: Effort,
     /// The last one or two.
     looks: Vec<Look>,
     /// Why the last look failed.
@@ -89,10 +97,10 @@ impl Watched {
         loop {
             screen.draw(&self.lines(&output.screen()))?;
             self.asked = Instant::now();
-            let every = self.every;
+            let (every, effort) = (self.every, self.effort);
             let mut next = Box::pin(async move {
                 tokio::time::sleep(every).await;
-                Look::take(client).await
+                Look::take(client, effort).await
             });
             let look = loop {
                 tokio::select! {
@@ -238,9 +246,13 @@ mod tests {
             client.add(backfill::JobSpec::new(task, n)).await.expect("add");
         }
         let mut watched = Watched {
+            effort: Effort::Exact,
             place: "memory".to_owned(),
             every: Duration::from_secs(2),
-            looks: vec![Look::take(&client).await.expect("look"), Look::take(&client).await.expect("look")],
+            looks: vec![
+                Look::take(&client, Effort::Exact).await.expect("look"),
+                Look::take(&client, Effort::Exact).await.expect("look"),
+            ],
             trouble: None,
             asked: Instant::now(),
         };

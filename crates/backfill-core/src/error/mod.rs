@@ -124,6 +124,15 @@ pub enum Error {
         of: usize,
     },
 
+    /// A search that cannot be understood, or is longer than it may be. Nothing was looked at.
+    #[error("the search {term:?} {problem}")]
+    InvalidSearch {
+        /// The term of it, shortened when long.
+        term: String,
+        /// What is wrong with it, and how it is written.
+        problem: String,
+    },
+
     /// A schema name that PostgreSQL cannot have.
     #[error("the schema name {name:?} {problem}")]
     InvalidSchemaName {
@@ -326,9 +335,13 @@ impl Error {
     /// Something about a message cannot be.
     #[must_use]
     pub fn invalid_message(what: &'static str, value: &str, problem: &str) -> Self {
-        let shown: String = value.chars().take(60).collect();
-        let value = if shown.len() < value.len() { format!("{shown}…") } else { shown };
-        Self::InvalidMessage { what, value, problem: problem.to_owned() }
+        Self::InvalidMessage { what, value: crate::job::limits::shorten(value), problem: problem.to_owned() }
+    }
+
+    /// A search that cannot be understood.
+    #[must_use]
+    pub fn invalid_search(term: &str, problem: &str) -> Self {
+        Self::InvalidSearch { term: crate::job::limits::shorten(term), problem: problem.to_owned() }
     }
 
     /// A storage is not ready, and what to do about it is what the reason suggests.

@@ -146,7 +146,7 @@ fn check_no_nul(what: &'static str, value: &str) -> Result<()> {
 }
 
 /// The value as an error shows it: whole when short, its start when long.
-fn shorten(value: &str) -> String {
+pub(crate) fn shorten(value: &str) -> String {
     const SHOWN: usize = 60;
     if value.chars().count() <= SHOWN {
         return value.to_owned();

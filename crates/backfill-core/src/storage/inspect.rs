@@ -6,9 +6,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Counts, WorkerStatus};
+use super::{Counts, Effort, Precision, WorkerStatus};
 use crate::job::{Job, JobState};
 use crate::json;
+use crate::search::Pattern;
 
 /// A serial queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,6 +24,58 @@ pub struct QueueInfo {
     pub locked_by: Option<String>,
     /// Its jobs by state.
     pub jobs: Counts,
+    /// How well those numbers are known.
+    pub precision: Precision,
+}
+
+/// Which serial queues to list, by name.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+#[must_use]
+pub struct QueueList {
+    /// Those whose name is like this. Default: all.
+    pub name: Option<Pattern>,
+    /// Those behind this name: the last one of the page before.
+    pub after: Option<String>,
+    /// How many, at most. Default: any number.
+    pub limit: Option<u32>,
+    /// How much may be done to count their jobs.
+    pub effort: Effort,
+}
+
+impl QueueList {
+    /// All of them.
+    pub fn all(effort: Effort) -> Self {
+        Self { effort, ..Self::default() }
+    }
+
+    /// Only those whose name is like this.
+    pub fn name(mut self, name: Option<Pattern>) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Only those behind this name.
+    pub fn after(mut self, name: Option<String>) -> Self {
+        self.after = name;
+        self
+    }
+
+    /// So many at most.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Those of these queues that are wanted; they come by name.
+    #[must_use]
+    pub fn among(&self, queues: impl IntoIterator<Item = QueueInfo>) -> Vec<QueueInfo> {
+        let is_wanted = |queue: &QueueInfo| {
+            self.name.as_ref().is_none_or(|name| name.matches(&queue.name))
+                && self.after.as_ref().is_none_or(|after| queue.name > *after)
+        };
+        queues.into_iter().filter(is_wanted).take(self.limit.map_or(usize::MAX, |limit| limit as usize)).collect()
+    }
 }
 
 impl QueueInfo {
@@ -41,7 +94,7 @@ impl QueueInfo {
     /// A free queue.
     #[must_use]
     pub fn new(name: String, jobs: Counts) -> Self {
-        Self { name, locked_at: None, locked_by: None, jobs }
+        Self { name, locked_at: None, locked_by: None, jobs, precision: Precision::Exact }
     }
 }
 
@@ -53,7 +106,9 @@ pub struct TaskInfo {
     pub name: String,
     /// Its jobs by state.
     pub jobs: Counts,
-    /// The `run_at` of the ready job that waits longest.
+    /// How well those numbers are known.
+    pub precision: Precision,
+    /// The `run_at` of the ready job that waits longest. `None` also where it would take too long to find.
     #[serde(serialize_with = "json::optional_time")]
     pub oldest_ready: Option<DateTime<Utc>>,
 }
@@ -70,7 +125,7 @@ impl TaskInfo {
     /// A task with these jobs, none of them ready.
     #[must_use]
     pub fn new(name: String, jobs: Counts) -> Self {
-        Self { name, jobs, oldest_ready: None }
+        Self { name, jobs, precision: Precision::Exact, oldest_ready: None }
     }
 }
 
@@ -95,6 +150,8 @@ pub struct WorkerInfo {
     pub status: Option<WorkerStatus>,
     /// How many jobs it holds.
     pub jobs: u64,
+    /// How well that is known: where reading all jobs would take too long, it is what the worker says itself.
+    pub precision: Precision,
     /// How many serial queues it holds.
     pub queues: u64,
     /// Since when it holds the job or queue that it has held longest.
@@ -133,6 +190,7 @@ impl WorkerInfo {
             tasks: None,
             status: None,
             jobs: 0,
+            precision: Precision::Exact,
             queues: 0,
             oldest_lock: None,
         }

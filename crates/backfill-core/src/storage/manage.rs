@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, FailureKind, Result};
 use crate::job::limits::{check_delay, check_time};
-use crate::job::{Job, JobId, JobState, Payload, Priority};
+use crate::job::{Job, JobId, JobState, Priority};
 
 /// The moment of the lock of jobs that are being moved to another storage: so late that no sweep takes it for old.
 #[must_use]
@@ -243,22 +243,6 @@ impl JobFilter {
         Self::default()
     }
 
-    /// Those of these jobs that are wanted, for storages that look at jobs one by one. They come by id.
-    pub fn page<'a>(&self, jobs: impl IntoIterator<Item = &'a Job>, now: DateTime<Utc>) -> Vec<Job> {
-        let is_wanted = |job: &&Job| {
-            self.state.is_none_or(|state| job.state(now) == state)
-                && self.task.as_ref().is_none_or(|task| job.task == *task)
-                && self.queue.as_ref().is_none_or(|queue| job.queue.as_ref() == Some(queue))
-                && self.key.as_ref().is_none_or(|key| job.key.as_ref() == Some(key))
-                && self.after.is_none_or(|id| job.id > id)
-        };
-        let wanted = jobs.into_iter().filter(is_wanted).take(self.limit as usize);
-        if !self.payloads {
-            return wanted.map(|job| Job { payload: Payload::empty(), ..job.clone() }).collect();
-        }
-        within(self.max_bytes.unwrap_or(u64::MAX), wanted, |job| job.payload.as_str().len()).cloned().collect()
-    }
-
     /// Only jobs in this state.
     pub fn state(mut self, state: JobState) -> Self {
         self.state = Some(state);
@@ -344,6 +328,18 @@ impl Counts {
     #[must_use]
     pub fn alive(&self) -> u64 {
         self.total() - self.dead
+    }
+
+    /// How many are in this state.
+    #[must_use]
+    pub fn get(&self, state: JobState) -> u64 {
+        match state {
+            JobState::Ready => self.ready,
+            JobState::Scheduled => self.scheduled,
+            JobState::Running => self.running,
+            JobState::Retrying => self.retrying,
+            JobState::Dead => self.dead,
+        }
     }
 
     /// Counts `count` more jobs in this state.

@@ -43,6 +43,7 @@ pub mod messages;
 mod outcome;
 mod settle;
 mod status;
+mod tally;
 mod traits;
 mod wakeup;
 
@@ -54,12 +55,13 @@ pub use cron::{DueJob, KnownCrontab};
 pub use cursor::{Cursor, Position, Reached, Start, Walk};
 pub use handoff::{Handoff, Offer};
 pub use heartbeat::{Registered, Registration, Rescued, Watch};
-pub use inspect::{QueueInfo, TaskInfo, WorkerInfo};
+pub use inspect::{QueueInfo, QueueList, TaskInfo, WorkerInfo};
 pub use left_out::LeftOut;
 pub use manage::{Cleaned, Cleanup, Counts, JobFilter, Migrated, Reschedule, check_whole, reserved_at};
 pub use outcome::{Change, INTERRUPTED, MAX_ERROR_BYTES, Outcome, clean_error};
 pub use settle::{ClaimRef, Settled, Settlement, Then};
 pub use status::WorkerStatus;
+pub use tally::{Effort, Number, Precision, Tally};
 pub use traits::{Admin, Consumer, Doctor, Inspect, Offers, Schedules, Storage, Transfer};
 pub use wakeup::Wakeup;
 

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 
 use super::messages::Messages;
 use super::{
-    Capabilities, Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, JobFilter, KnownCrontab, Migrated,
-    Offer, QueueInfo, Registration, Reschedule, Rescued, Settled, Settlement, TaskInfo, Wakeup, Watch, WorkerId,
-    WorkerInfo, WorkerStatus,
+    Capabilities, Check, ClaimRequest, Claimed, Cleaned, Cleanup, Counts, DueJob, Effort, JobFilter, KnownCrontab,
+    Migrated, Offer, QueueInfo, QueueList, Registration, Reschedule, Rescued, Settled, Settlement, Tally, TaskInfo,
+    Wakeup, Watch, WorkerId, WorkerInfo, WorkerStatus,
 };
 use crate::error::{Error, Result};
 use crate::job::{Job, JobId, NewJob};
+use crate::search::{Found, Search};
 
 /// A place where jobs are kept: what everybody needs of it, and the way to the rest.
 ///
@@ -224,17 +225,18 @@ pub trait Inspect: Send + Sync {
     /// Reads one job.
     async fn job(&self, id: JobId) -> Result<Option<Job>>;
 
-    /// Reads jobs, by id, oldest first. With [`max_bytes`](JobFilter::max_bytes) it may end before the limit.
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>>;
+    /// Looks for jobs. Without a budget it looks until the page is full, or all jobs were looked at; with one, it ends soon after
+    /// that time and says where to go on. Fails by [`Search::check`].
+    async fn search(&self, search: &Search) -> Result<Found>;
 
     /// Counts jobs by state.
-    async fn counts(&self) -> Result<Counts>;
+    async fn tally(&self, effort: Effort) -> Result<Tally>;
 
     /// The serial queues, by name, and what is in them.
-    async fn queues(&self) -> Result<Vec<QueueInfo>>;
+    async fn queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>>;
 
     /// The known task names, sorted, and their jobs.
-    async fn tasks(&self) -> Result<Vec<TaskInfo>>;
+    async fn tasks(&self, effort: Effort) -> Result<Vec<TaskInfo>>;
 
     /// The known task names, sorted. Reads no jobs.
     async fn task_names(&self) -> Result<Vec<String>>;
@@ -243,11 +245,30 @@ pub trait Inspect: Send + Sync {
     /// are added, also of those that are done already. (An add that only changes a waiting job may use an id up.)
     async fn last_id(&self) -> Result<Option<JobId>>;
 
-    /// The workers that send heartbeats or hold something, by id.
-    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
+    /// The workers that send heartbeats or hold something, by id. Where reading all jobs would take too long for the effort, those that
+    /// hold something and send no heartbeats may be missing.
+    async fn workers(&self, effort: Effort) -> Result<Vec<WorkerInfo>>;
 
     /// The registered workers and the tasks that they run, by id. What they hold may be left out, so that no jobs are read.
     async fn serving(&self) -> Result<Vec<WorkerInfo>>;
+
+    // The rest follows from these, and no storage has to say it.
+
+    /// Reads jobs, by id, oldest first. With [`max_bytes`](JobFilter::max_bytes) it may end before the limit.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
+        self.search(&filter.into()).await.map(|found| found.jobs)
+    }
+
+    /// Counts jobs by state, exactly.
+    ///
+    /// # Errors
+    /// As [`tally`](Self::tally).
+    async fn counts(&self) -> Result<Counts> {
+        self.tally(Effort::Exact).await.map(|tally| tally.counts())
+    }
 }
 
 /// Moving jobs that wait from one storage to another, each once. It also needs [`Admin::unlock`], which releases what a transfer has
@@ -280,6 +301,7 @@ pub trait Transfer: Send + Sync {
 /// Looking for what is wrong.
 #[async_trait]
 pub trait Doctor: Send + Sync {
-    /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated.
-    async fn diagnose(&self) -> Vec<Check>;
+    /// Looks for what is wrong with the storage, and changes nothing. It need not be there, or migrated. What would take too long for the
+    /// effort is skipped, and told.
+    async fn diagnose(&self, effort: Effort) -> Vec<Check>;
 }

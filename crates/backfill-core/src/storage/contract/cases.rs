@@ -67,6 +67,12 @@ macro_rules! storage_contract_tests {
             counts_add_up_while_jobs_change
             lists_are_read_without_payloads_or_so_many_bytes_of_them
         ]);
+        $crate::storage_contract_tests!(@module searching $fresh [
+            a_search_finds_what_its_terms_say
+            a_search_with_a_budget_goes_on_where_it_stopped
+            a_search_refuses_a_place_of_another_order
+            few_jobs_are_counted_exactly_within_any_bound
+        ]);
         $crate::storage_contract_tests!(@module heartbeat $fresh [
             workers_without_heartbeats_are_rescued
             workers_with_heartbeats_or_deregistered_are_left_alone

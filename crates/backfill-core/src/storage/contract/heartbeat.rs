@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::{Subject, TASK, add, add_one, admin, claim, inspect, must_read, register, spec};
-use crate::storage::{Registration, Reschedule, Rescued, Watch, WorkerId, WorkerInfo, WorkerStatus};
+use crate::storage::{Effort, Registration, Reschedule, Rescued, Watch, WorkerId, WorkerInfo, WorkerStatus};
 
 /// No heartbeat is older than no time at all, unless time has passed since it was sent.
 pub(super) async fn let_time_pass() {
@@ -145,9 +145,10 @@ pub async fn workers_tell_which_tasks_they_run(storage: Subject) {
         assert!(worker.seen_at.is_some());
         worker.tasks
     };
-    for workers in
-        [inspect(&storage).serving().await.expect("serving"), inspect(&storage).workers().await.expect("workers")]
-    {
+    for workers in [
+        inspect(&storage).serving().await.expect("serving"),
+        inspect(&storage).workers(Effort::Exact).await.expect("workers"),
+    ] {
         assert_eq!(told(workers.clone(), &worker), Some(names(&["a", "b"])));
         assert_eq!(told(workers, &other), Some(Vec::new()));
     }
@@ -182,7 +183,7 @@ pub async fn what_a_worker_says_of_itself_is_kept(storage: Subject) {
         assert_eq!(told().await, [Some(status.clone())]);
         assert!(storage.heartbeat(&worker).await.expect("heartbeat"));
     }
-    assert_eq!(inspect(&storage).workers().await.expect("workers")[0].status, Some(status.clone()));
+    assert_eq!(inspect(&storage).workers(Effort::Exact).await.expect("workers")[0].status, Some(status.clone()));
     storage.report(&WorkerId::random(), &status).await.expect("of nobody");
     assert_eq!(inspect(&storage).serving().await.expect("serving").len(), 1);
 }

@@ -10,7 +10,7 @@ use super::{
     transfer,
 };
 use crate::job::{JobId, JobSpec, JobState, Priority};
-use crate::storage::{Cleaned, Cleanup, JobFilter, Outcome, Registration, Reschedule, WorkerId};
+use crate::storage::{Cleaned, Cleanup, Effort, JobFilter, Outcome, QueueList, Registration, Reschedule, WorkerId};
 
 /// Removing by key.
 pub async fn remove_deletes_waiting_jobs_and_takes_the_key_of_running_ones(storage: Subject) {
@@ -105,7 +105,7 @@ pub async fn a_worker_that_is_unlocked_while_it_claims_holds_nothing(storage: Su
             ended.expect("no panic");
         }
         assert!(!storage.heartbeat(&worker).await.expect("heartbeat"));
-        let workers = inspect(&storage).workers().await.expect("workers");
+        let workers = inspect(&storage).workers(Effort::Exact).await.expect("workers");
         assert!(!workers.iter().any(|held| held.id == worker.as_str()), "{workers:?}");
         assert_eq!(inspect(&storage).counts().await.expect("counts").running, 0);
     }
@@ -189,7 +189,7 @@ pub async fn counts_add_up_while_jobs_change(storage: Subject) {
     let mut counted = 0;
     while !changing.is_finished() || counted == 0 {
         assert_eq!(inspect(&storage).counts().await.expect("counts").total(), 60);
-        let by_task = inspect(&storage).tasks().await.expect("tasks");
+        let by_task = inspect(&storage).tasks(Effort::Exact).await.expect("tasks");
         assert_eq!(by_task.iter().map(|task| task.jobs.total()).sum::<u64>(), 60);
         counted += 1;
         tokio::task::yield_now().await;
@@ -219,18 +219,18 @@ pub async fn queues_tasks_and_workers_are_told(storage: Subject) {
     let held = claim_one(&storage, &worker).await;
     assert_eq!(held.id, ready[0].id);
 
-    let queues = inspect(&storage).queues().await.expect("queues");
+    let queues = inspect(&storage).queues(&QueueList::all(Effort::Exact)).await.expect("queues");
     assert_eq!(queues.len(), 1);
     assert_eq!((queues[0].name.as_str(), queues[0].jobs.running, queues[0].jobs.ready), ("b", 1, 1));
     assert_eq!(queues[0].locked_by.as_deref(), Some(worker.as_str()));
     assert_eq!(queues[0].locked_at, held.locked_at);
 
-    let tasks = inspect(&storage).tasks().await.expect("tasks");
+    let tasks = inspect(&storage).tasks(Effort::Exact).await.expect("tasks");
     assert_eq!(tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), [TASK, "other"]);
     assert_eq!((tasks[0].jobs.running, tasks[0].jobs.ready, tasks[0].jobs.total()), (1, 1, 2));
     assert_eq!(tasks[1].oldest_ready, Some(ready[2].run_at));
 
-    let workers = inspect(&storage).workers().await.expect("workers");
+    let workers = inspect(&storage).workers(Effort::Exact).await.expect("workers");
     let told = |id: &WorkerId| workers.iter().find(|worker| worker.id == id.as_str()).expect("it is told").clone();
     let (busy, idle) = (told(&worker), told(&idle));
     assert_eq!((busy.jobs, busy.queues, busy.oldest_lock), (1, 1, held.locked_at));

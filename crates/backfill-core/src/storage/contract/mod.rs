@@ -36,6 +36,7 @@ pub mod messages;
 pub mod moving;
 pub mod processes;
 pub mod queues;
+pub mod searching;
 pub mod settling;
 
 use std::sync::Arc;

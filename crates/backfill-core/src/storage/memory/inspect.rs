@@ -6,7 +6,8 @@ use super::MemoryStorage;
 use super::state::State;
 use crate::error::Result;
 use crate::job::{Job, JobId};
-use crate::storage::{Counts, Inspect, JobFilter, QueueInfo, TaskInfo, WorkerInfo};
+use crate::search::{Found, Search};
+use crate::storage::{Counts, Effort, Inspect, Precision, QueueInfo, QueueList, Tally, TaskInfo, WorkerInfo};
 
 #[async_trait]
 impl Inspect for MemoryStorage {
@@ -14,19 +15,20 @@ impl Inspect for MemoryStorage {
         Ok(self.state().job(id))
     }
 
-    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<Job>> {
-        Ok(self.state().list(filter))
+    async fn search(&self, search: &Search) -> Result<Found> {
+        search.check()?;
+        Ok(self.state().search(search))
     }
 
-    async fn counts(&self) -> Result<Counts> {
-        Ok(self.state().counts())
+    async fn tally(&self, _: Effort) -> Result<Tally> {
+        Ok(Tally::of(&self.state().counts(), Precision::Exact))
     }
 
-    async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        Ok(self.state().queues())
+    async fn queues(&self, list: &QueueList) -> Result<Vec<QueueInfo>> {
+        Ok(list.among(self.state().queues()))
     }
 
-    async fn tasks(&self) -> Result<Vec<TaskInfo>> {
+    async fn tasks(&self, _: Effort) -> Result<Vec<TaskInfo>> {
         Ok(self.state().tasks())
     }
 
@@ -38,7 +40,7 @@ impl Inspect for MemoryStorage {
         Ok(Some(self.state().last_id()))
     }
 
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+    async fn workers(&self, _: Effort) -> Result<Vec<WorkerInfo>> {
         Ok(self.state().workers())
     }
 
@@ -52,9 +54,9 @@ impl State {
         self.jobs.get(&id).cloned()
     }
 
-    pub(super) fn list(&mut self, filter: &JobFilter) -> Vec<Job> {
+    pub(super) fn search(&mut self, search: &Search) -> Found {
         let now = self.now();
-        filter.page(self.jobs.values(), now)
+        search.among(self.jobs.values(), now)
     }
 
     pub(super) fn counts(&mut self) -> Counts {

@@ -25,7 +25,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::messages::{Changes, Messages};
 use super::{
-    Admin, Capabilities, Check, CheckStatus, Consumer, Doctor, Inspect, Migrated, Schedules, Storage, Transfer,
+    Admin, Capabilities, Check, CheckStatus, Consumer, Doctor, Effort, Inspect, Migrated, Schedules, Storage, Transfer,
 };
 use crate::error::Result;
 use crate::job::{Job, NewJob};
@@ -134,7 +134,7 @@ impl Storage for MemoryStorage {
 
 #[async_trait]
 impl Doctor for MemoryStorage {
-    async fn diagnose(&self) -> Vec<Check> {
+    async fn diagnose(&self, _: Effort) -> Vec<Check> {
         let status = CheckStatus::Fine { detail: "nothing survives this process".to_owned() };
         vec![Check::new("memory", status)]
     }
