@@ -41,6 +41,7 @@
 //! | [`moving`] | moving waiting jobs from one storage to another |
 //! | `messages` | a durable queue for programs: leases, events, both or neither (feature `messages`) |
 //! | [`cron`] | crontab text, schedules, and the scheduler that adds what is due |
+//! | `testing` | the test kit: what was added, tasks alone, time, faults (feature `testing`) |
 //! | [`error`] | the one [`Error`] type |
 //!
 //! # Features
@@ -51,6 +52,7 @@
 //! | `sqlite` | jobs in an SQLite file (`sqlite://jobs.db`); needs a C compiler |
 //! | `redis` | jobs in Redis or Valkey (`redis://localhost`) |
 //! | `messages` | a durable queue for programs, with leases and events: `backfill::messages` |
+//! | `testing` | the test kit, for the tests of programs: `backfill::testing` |
 //! | `time-zones` | schedules in time zones other than UTC |
 //! | `tls-rustls` | TLS to PostgreSQL and Redis by rustls; on by default |
 //! | `contract` | the cases that every storage must pass, for authors of storages |
@@ -69,6 +71,8 @@ pub mod moving;
 pub mod postgres;
 pub mod storage;
 pub mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod worker;
 
 #[doc(hidden)]

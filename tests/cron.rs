@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backfill::cron::{CronEvent, Dialect, Schedule};
-use backfill::storage::Storage;
+use backfill::testing::{Faults, FaultyStorage};
 use backfill::{BackfillClient, Clock, CronEntry, Crontab, Event, EventStream, JobContext, JobFilter, Worker, task_fn};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::PgPool;
-use support::faulty::{Faults, Faulty};
 use support::running::Running;
 use support::{ask, client, soon, sql, until};
 
@@ -166,14 +165,14 @@ async fn what_was_missed_while_no_worker_ran_is_caught_up_within_fill_but_never_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_due_while_the_storage_was_away_is_caught_up_within_fill_when_it_is_back() {
     let (inner, _, _) = client().await;
-    let faults = Faults::new(0, 0, Duration::ZERO);
-    let faulty: Arc<dyn Storage> = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
-    let client = BackfillClient::with_storage(faulty);
+    let faults = Arc::new(Faults::default());
+    let faulty = FaultyStorage::new(inner.storage().clone(), Arc::clone(&faults));
+    let client = BackfillClient::with_storage(Arc::new(faulty));
     let dial = Dial::at(START);
     let (worker, mut events) =
         scheduler(&client, &dial, crontab("* * * * * filled ?fill=1h\n* * * * * little ?fill=3m\n* * * * * plain"));
     started(&mut events).await;
-    faults.away.store(true, Ordering::SeqCst);
+    faults.away();
     dial.turn(TimeDelta::minutes(1));
     cron_event(&mut events, "it notices", |event| matches!(event, CronEvent::Unavailable { .. })).await;
     dial.turn(TimeDelta::minutes(9));
@@ -183,7 +182,7 @@ async fn what_was_due_while_the_storage_was_away_is_caught_up_within_fill_when_i
         |event| matches!(event, CronEvent::Missed { identifier, .. } if identifier == "plain"),
     )
     .await;
-    faults.away.store(false, Ordering::SeqCst);
+    faults.back();
     has(&client, "plain", 1).await;
     has(&client, "filled", 10).await;
     dial.turn(TimeDelta::minutes(1));

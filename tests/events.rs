@@ -4,13 +4,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use backfill::testing::{Faults, FaultyStorage};
 use backfill::worker::Event;
 use backfill::{BackfillClient, Crontab, Error, JobContext, JobSpec, Worker, task_fn};
 use chrono::{TimeDelta, Utc};
-use support::faulty::{Faults, Faulty};
 use support::running::Running;
 use support::{client, soon, sql};
 
@@ -37,8 +36,9 @@ async fn upkeep_crontab_and_troubles_are_told() {
     sql(&pool, &schema, "insert into S.backfill_pools (id, seen_at) values ('pool-dead', now() - interval '1 minute')")
         .await;
     // Every second settlement's answer is lost.
-    let faults = Faults::new(0, 2, Duration::ZERO);
-    let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
+    let faults = Arc::new(Faults::default());
+    faults.lose_settles(2);
+    let faulty = Arc::new(FaultyStorage::new(inner.storage().clone(), Arc::clone(&faults)));
     let worker = Worker::builder(BackfillClient::with_storage(faulty))
         .task(task_fn("t", |_: serde::de::IgnoredAny, _: JobContext| async {}))
         .crontab("* * * * * t ?fill=10m".parse::<Crontab>().expect("a crontab"))
@@ -63,11 +63,11 @@ async fn upkeep_crontab_and_troubles_are_told() {
     see(&["Started", "CronStarting", "CronStarted", "CronBackfilling", "CronAdded", "Swept", "Rescued"]).await;
     inner.add_many((0..5).map(|n| JobSpec::new("t", n))).await.expect("add");
     see(&["WriteFailed", "Written"]).await;
-    faults.no_sweeps.store(true, Ordering::SeqCst);
-    faults.signs_unheard.store(true, Ordering::SeqCst);
+    faults.fail_sweeps(true);
+    faults.lose_heartbeats(true);
     see(&["SweepFailed", "HeartbeatFailed"]).await;
-    faults.no_sweeps.store(false, Ordering::SeqCst);
-    faults.signs_unheard.store(false, Ordering::SeqCst);
+    faults.fail_sweeps(false);
+    faults.lose_heartbeats(false);
     // As Node's would; whoever listens looks at the ledger when it begins to, and is told of this.
     sql(&pool, &schema, "insert into S.migrations (id, breaking) values (21, true)").await;
     sql(&pool, &schema, "select pg_notify('worker:migrate', '{\"migrationNumber\":21,\"breaking\":true}')").await;

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use backfill::storage::Storage;
 use backfill::storage::memory::MemoryStorage;
+use backfill::testing::{Faults, FaultyStorage};
 use backfill::{Answer, BackfillClient, JobContext, JobId, JobSpec, Summary, TaskError, TaskResult, Worker, task_fn};
-use support::faulty::{Faults, Faulty};
 use support::{postgres, soon, until};
 
 /// How often each job was started.
 type Starts = Arc<Mutex<HashMap<JobId, u32>>>;
 
-async fn run_all(storage: Arc<dyn Storage>, faults: Arc<Faults>, jobs: u32) -> (Starts, Summary) {
+async fn run_all(storage: Arc<dyn Storage>, faults: Faults, jobs: u32) -> (Starts, Summary) {
     let quiet = BackfillClient::with_storage(Arc::clone(&storage));
-    let client = BackfillClient::with_storage(Arc::new(Faulty { inner: storage, faults }));
+    let client = BackfillClient::with_storage(Arc::new(FaultyStorage::new(storage, Arc::new(faults))));
     let starts = Starts::default();
     let specs = (0..jobs).map(|n| {
         let spec = JobSpec::new("t", n);
@@ -73,7 +73,9 @@ fn assert_started_as_often_as_answered(starts: &Starts, jobs: u32) {
 async fn a_claim_whose_answer_is_lost_starts_its_jobs_once_all_the_same() {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     for storage in [memory, postgres().await as Arc<dyn Storage>] {
-        let (starts, _) = run_all(storage, Faults::new(3, 0, Duration::ZERO), 60).await;
+        let faults = Faults::default();
+        faults.lose_claims(3);
+        let (starts, _) = run_all(storage, faults, 60).await;
         assert_started_as_often_as_answered(&starts, 60);
     }
 }
@@ -82,7 +84,9 @@ async fn a_claim_whose_answer_is_lost_starts_its_jobs_once_all_the_same() {
 async fn a_result_whose_answer_is_lost_is_written_once_and_not_called_lost() {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     for storage in [memory, postgres().await as Arc<dyn Storage>] {
-        let (starts, summary) = run_all(storage, Faults::new(0, 2, Duration::ZERO), 60).await;
+        let faults = Faults::default();
+        faults.lose_settles(2);
+        let (starts, summary) = run_all(storage, faults, 60).await;
         assert_started_as_often_as_answered(&starts, 60);
         assert_eq!((summary.completed, summary.failed, summary.snoozed, summary.stale), (60, 12, 12, 0));
     }
@@ -92,7 +96,10 @@ async fn a_result_whose_answer_is_lost_is_written_once_and_not_called_lost() {
 async fn late_news_of_a_result_does_not_make_a_worker_forget_the_jobs_next_claim() {
     let memory: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     for storage in [memory, postgres().await as Arc<dyn Storage>] {
-        let (starts, _) = run_all(storage, Faults::new(2, 0, Duration::from_millis(30)), 60).await;
+        let faults = Faults::default();
+        faults.lose_claims(2);
+        faults.delay_settles(Duration::from_millis(30));
+        let (starts, _) = run_all(storage, faults, 60).await;
         assert_started_as_often_as_answered(&starts, 60);
     }
 }
@@ -100,14 +107,12 @@ async fn late_news_of_a_result_does_not_make_a_worker_forget_the_jobs_next_claim
 #[tokio::test]
 async fn who_does_not_know_whether_a_keyed_job_was_stored_adds_it_again_and_has_one() {
     let inner: Arc<dyn Storage> = postgres().await;
-    let faults = Faults::new(0, 0, Duration::ZERO);
-    let client =
-        BackfillClient::with_storage(Arc::new(Faulty { inner: Arc::clone(&inner), faults: Arc::clone(&faults) }));
-    faults.lose_adds.store(true, std::sync::atomic::Ordering::SeqCst);
+    let faults = Arc::new(Faults::default());
+    let client = BackfillClient::with_storage(Arc::new(FaultyStorage::new(Arc::clone(&inner), Arc::clone(&faults))));
+    faults.lose_answers(1);
     let spec = || JobSpec::new("t", 1).key("order-18");
     let error = client.add(spec()).await.expect_err("the answer is lost");
     assert!(error.is_transient() && !error.is_refusal(), "nobody can tell: {error}");
-    faults.lose_adds.store(false, std::sync::atomic::Ordering::SeqCst);
     let job = client.add(spec()).await.expect("again");
     assert_eq!(job.revision, 1, "it had been stored");
     assert_eq!(inner.require_inspect().expect("inspect").counts().await.expect("counts").total(), 1);

@@ -42,6 +42,14 @@ impl Within<'_> {
 
 /// Adds jobs there.
 pub(super) async fn add_within(client: &BackfillClient, within: Within<'_>, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
+    #[cfg(feature = "testing")]
+    if let Some(faults) = client.storage.faults() {
+        return faults.add(store_within(client, within, jobs)).await;
+    }
+    store_within(client, within, jobs).await
+}
+
+async fn store_within(client: &BackfillClient, within: Within<'_>, jobs: Vec<NewJob>) -> Result<Vec<Job>> {
     match within.0 {
         #[cfg(feature = "postgres")]
         Connection::Postgres(connection) => postgres::add_in_schema(client, connection, &jobs).await,
@@ -51,6 +59,23 @@ pub(super) async fn add_within(client: &BackfillClient, within: Within<'_>, jobs
 }
 
 impl BackfillClient {
+    /// Reads all jobs there, as the caller's transaction sees them.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn jobs_within(&self, within: Within<'_>) -> Result<Vec<Job>> {
+        match within.0 {
+            #[cfg(feature = "postgres")]
+            Connection::Postgres(connection) => {
+                let storage = self.storage.postgres().ok_or_else(|| self.unsupported("a connection to PostgreSQL"))?;
+                storage.jobs_within(connection).await
+            }
+            #[cfg(feature = "sqlite")]
+            Connection::Sqlite(connection) => {
+                let file = self.storage.sqlite().ok_or_else(|| self.unsupported("a connection to an SQLite file"))?;
+                file.jobs_within(connection).await
+            }
+        }
+    }
+
     /// Writes a worker's result there. Answers whether its claim stood.
     pub(crate) async fn settle_within(
         &self,

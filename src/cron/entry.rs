@@ -127,7 +127,7 @@ impl CronEntry {
     }
 
     /// The job that is due at this moment. Its payload says so under `_cron`, which takes the place of a key of that name.
-    pub(super) fn job_at(&self, moment: DateTime<Utc>, backfilled: bool, max_payload_bytes: usize) -> Result<NewJob> {
+    pub(crate) fn job_at(&self, moment: DateTime<Utc>, backfilled: bool, max_payload_bytes: usize) -> Result<NewJob> {
         // The values stay as they are written: to read a number is to round it.
         let mut payload: BTreeMap<String, Box<RawValue>> =
             self.payload.decode().map_err(|_| self.refused("is no JSON object"))?;

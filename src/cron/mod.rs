@@ -82,6 +82,8 @@ mod zone_data;
 pub use crontab::Crontab;
 pub use entry::CronEntry;
 pub use events::CronEvent;
+#[cfg(feature = "testing")]
+pub(crate) use options::time_phrase;
 pub use problem::CrontabProblem;
 pub use schedule::Schedule;
 pub(crate) use scheduler::Scheduler;

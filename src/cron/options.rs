@@ -135,7 +135,7 @@ fn job_key(value: &str) -> Result<String, String> {
 }
 
 /// `4w3d2h1m30s`, or any of its parts in any order: they are added up.
-fn time_phrase(text: &str) -> Result<Duration, String> {
+pub(crate) fn time_phrase(text: &str) -> Result<Duration, String> {
     let wrong = || "is no time phrase: it looks like 1d12h, with s, m, h, d and w".to_owned();
     let mut total = Duration::ZERO;
     let mut rest = text;

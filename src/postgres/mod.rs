@@ -33,6 +33,7 @@
 //! | `tally` | how many jobs there are, exactly or within a bound |
 //! | `inspect` | what an administrator sees of queues, tasks and workers |
 //! | `doctor` | a check-up: what is wrong, and what to do about it |
+//! | `testing` | what the test kit needs (feature `testing`) |
 
 mod add;
 mod add_guarded;
@@ -60,6 +61,8 @@ mod search;
 mod settle;
 mod state;
 mod tally;
+#[cfg(feature = "testing")]
+mod testing;
 mod transfer;
 
 use std::sync::Arc;

@@ -127,10 +127,14 @@ where
     }
 }
 
+/// How the error of an attempt begins whose payload the task cannot read.
+pub(crate) const NOT_DECODED: &str = "the payload could not be decoded: ";
+
 fn decode<P: DeserializeOwned>(ctx: &JobContext) -> Result<P, TaskError> {
-    ctx.job().payload.decode().map_err(|error| {
-        TaskError::new(format!("the payload could not be decoded: {}", without_values(&error.to_string())))
-    })
+    ctx.job()
+        .payload
+        .decode()
+        .map_err(|error| TaskError::new(format!("{NOT_DECODED}{}", without_values(&error.to_string()))))
 }
 
 /// The decoder's message without the value that it quotes: payloads may hold personal data, and errors are stored and

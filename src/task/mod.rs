@@ -39,6 +39,8 @@ pub(crate) use batch::settle_items;
 pub use context::JobContext;
 pub(crate) use context::{FollowUps, output_of};
 pub use function::{IntoHandler, IntoHandlerWith, handler, handler_with};
+#[cfg(feature = "testing")]
+pub(crate) use handler::NOT_DECODED;
 pub use handler::{Handler, task_fn};
 pub(crate) use middleware::Chain;
 pub use middleware::{Middleware, Next, middleware_fn};

@@ -21,7 +21,7 @@ use crate::task::{Answer, Chain, Handler, JobContext, RetryPolicy, Sequel, TaskE
 /// What is dropped sees its context cancelled first.
 ///
 /// There is one of these futures for each job, so it is kept small: what few jobs need is in a box.
-pub(super) async fn execute(
+pub(crate) async fn execute(
     chain: &Chain,
     handler: &Arc<Handler>,
     job: &Job,

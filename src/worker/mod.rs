@@ -44,6 +44,9 @@ use tokio::sync::watch;
 pub use builder::WorkerBuilder;
 pub use engine::Hold;
 pub use events::{Event, EventStream};
+/// For the test kit, which runs a task without claiming a job.
+#[cfg(feature = "testing")]
+pub(crate) use execute::execute;
 pub use handle::WorkerHandle;
 pub use maintenance::Timing;
 pub use prefetch::Prefetch;
@@ -55,6 +58,8 @@ use crate::client::BackfillClient;
 use crate::cron::CronEntry;
 use crate::error::Result;
 use crate::task::Chain;
+#[cfg(feature = "testing")]
+use crate::task::Handler;
 use builder::Options;
 use engine::{Engine, Mode};
 use events::Events;
@@ -135,6 +140,18 @@ impl Worker {
     #[must_use]
     pub fn tasks(&self) -> Vec<String> {
         self.work.borrow().names.to_vec()
+    }
+
+    /// The task of this name, as it is run.
+    #[cfg(feature = "testing")]
+    pub(crate) fn handler(&self, task: &str) -> Option<Arc<Handler>> {
+        self.work.borrow().handlers.get(task).cloned()
+    }
+
+    /// What wraps every task.
+    #[cfg(feature = "testing")]
+    pub(crate) fn middleware(&self) -> &Chain {
+        &self.middleware
     }
 
     /// Runs jobs until the worker is shut down, by its handle or (unless switched off) by SIGINT, SIGTERM or SIGHUP.

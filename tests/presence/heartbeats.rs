@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backfill::storage::Watch;
+use backfill::testing::{Faults, FaultyStorage};
 use backfill::worker::Event;
 use backfill::{BackfillClient, JobContext, JobSpec, Summary, Worker, task_fn};
 use tokio::sync::Semaphore;
 
-use crate::support::faulty::{Faults, Faulty};
 use crate::support::running::{Running, empty};
 use crate::support::{self, ask, client, soon, until};
 
 #[tokio::test]
 async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_are() {
     let (inner, ..) = client().await;
-    let faults = Faults::new(0, 0, Duration::ZERO);
-    let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
+    let faults = Arc::new(Faults::default());
+    let faulty = Arc::new(FaultyStorage::new(inner.storage().clone(), Arc::clone(&faults)));
     let task = task_fn("t", |_: u32, _: JobContext| async {});
     let builder = Worker::builder(BackfillClient::with_storage(faulty))
         .task(task)
@@ -28,7 +28,7 @@ async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_ar
     let running = Running::start(builder);
     inner.add(JobSpec::new("t", 1)).await.expect("add");
     empty(&inner).await;
-    faults.signs_unheard.store(true, Ordering::SeqCst);
+    faults.lose_heartbeats(true);
     let claims = || faults.claims();
     // It stops to ask when its lease is over: no claim for as long as it would have polled thirty times.
     let mut quiet = (claims(), std::time::Instant::now());
@@ -41,7 +41,7 @@ async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_ar
     })
     .await;
     inner.add_many((0..50).map(|n| JobSpec::new("t", n))).await.expect("add");
-    faults.signs_unheard.store(false, Ordering::SeqCst);
+    faults.lose_heartbeats(false);
     empty(&inner).await;
     let summary = running.end().await;
     assert_eq!((summary.completed, summary.released), (51, 0), "nothing was claimed to be released");
@@ -51,9 +51,9 @@ async fn a_worker_whose_heartbeats_are_not_answered_claims_nothing_until_they_ar
 /// what became of it and how many claims it made since.
 async fn run_without_heartbeats(answered_again: bool) -> (backfill::Result<Summary>, usize, BackfillClient) {
     let (inner, ..) = client().await;
-    let faults = Faults::new(0, 0, Duration::ZERO);
-    faults.signs_unheard.store(true, Ordering::SeqCst);
-    let faulty = Arc::new(Faulty { inner: inner.storage().clone(), faults: Arc::clone(&faults) });
+    let faults = Arc::new(Faults::default());
+    faults.lose_heartbeats(true);
+    let faulty = Arc::new(FaultyStorage::new(inner.storage().clone(), Arc::clone(&faults)));
     inner.add_many((0..30).map(|n| JobSpec::new("t", n))).await.expect("add");
     let (over, before) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let task = {
@@ -86,7 +86,7 @@ async fn run_without_heartbeats(answered_again: bool) -> (backfill::Result<Summa
             let event = soon("its heartbeats fail again", events.next()).await.expect("it runs");
             more += usize::from(matches!(event, Event::HeartbeatFailed { .. }));
         }
-        faults.signs_unheard.store(false, Ordering::SeqCst);
+        faults.lose_heartbeats(false);
     }
     let ended = soon("the run ends", run).await.expect("no panic");
     (ended, faults.claims() - before.load(Ordering::SeqCst), inner)

@@ -1,7 +1,6 @@
 //! What the tests share: a schema of one's own in the test server, and waiting for things to happen.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
-pub mod faulty;
 pub mod node;
 pub mod running;
 pub mod server;

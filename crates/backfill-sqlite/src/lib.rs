@@ -28,6 +28,7 @@
 //! | `doctor` | looking for what is wrong |
 //! | `messages` | lines, leases, units, documents and events |
 //! | `wakeups` | noticing what this process and others add |
+//! | `testing` | what the test kit needs (feature `testing`) |
 //! | `row` | reading rows |
 //! | `errors` | what the driver said |
 
@@ -46,6 +47,8 @@ mod place;
 mod row;
 mod search;
 mod settle;
+#[cfg(feature = "testing")]
+mod testing;
 mod transfer;
 mod wakeups;
 mod writer;

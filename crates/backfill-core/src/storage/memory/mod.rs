@@ -14,6 +14,8 @@ mod messages;
 mod schedules;
 mod settle;
 mod state;
+#[cfg(feature = "testing")]
+mod time;
 mod transfer;
 mod workers;
 

@@ -1,65 +1,26 @@
-//! A storage that loses or delays answers. What it is asked for happens: only the news of it goes wrong, as with a
-//! connection that dies after the commit.
+//! A storage that makes the faults that a test asks for. A call whose answer is lost has happened: as with a connection that dies after the
+//! commit, only the news of it goes wrong.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use backfill::error::FailureKind;
-use backfill::storage::messages::Messages;
-use backfill::storage::{
-    Admin, Capabilities, ClaimRequest, Claimed, Consumer, Doctor, DueJob, Inspect, KnownCrontab, Migrated, NewJob,
-    Offers, Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId,
-    WorkerStatus,
-};
-use backfill::{Error, Job, JobId, Result};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 
-#[derive(Debug)]
-pub struct Faults {
-    /// Every how many-th claim's answer is lost; 0 for none.
-    pub lose_claims: usize,
-    /// Every how many-th settlement's answer is lost; 0 for none.
-    pub lose_settles: usize,
-    /// How late the answers of settlements are.
-    pub late_settles: Duration,
-    /// Whether the crontab finds nobody at home.
-    pub away: AtomicBool,
-    /// Whether sweeps fail.
-    pub no_sweeps: AtomicBool,
-    /// Whether the answers of adds are lost.
-    pub lose_adds: AtomicBool,
-    /// Whether heartbeats arrive, and their answers do not.
-    pub signs_unheard: AtomicBool,
-    calls: (AtomicUsize, AtomicUsize),
-}
+use super::Faults;
+use crate::error::Result;
+use crate::job::{Job, JobId, NewJob};
+use crate::storage::messages::Messages;
+use crate::storage::{
+    Admin, Capabilities, ClaimRequest, Claimed, Consumer, Doctor, DueJob, Inspect, KnownCrontab, Migrated, Offers,
+    Registration, Rescued, Schedules, Settled, Settlement, Storage, Transfer, Wakeup, Watch, WorkerId, WorkerStatus,
+};
 
-impl Faults {
-    pub fn new(lose_claims: usize, lose_settles: usize, late_settles: Duration) -> Arc<Self> {
-        Arc::new(Self {
-            lose_claims,
-            lose_settles,
-            late_settles,
-            away: AtomicBool::new(false),
-            no_sweeps: AtomicBool::new(false),
-            lose_adds: AtomicBool::new(false),
-            signs_unheard: AtomicBool::new(false),
-            calls: Default::default(),
-        })
-    }
-
-    /// How many claims were made.
-    pub fn claims(&self) -> usize {
-        self.calls.0.load(Ordering::SeqCst)
-    }
-}
-
-#[derive(Debug)]
-pub struct Faulty {
-    pub inner: Arc<dyn Storage>,
-    pub faults: Arc<Faults>,
+/// A storage in front of another one, with [`Faults`].
+#[derive(Clone, Debug)]
+pub struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    faults: Arc<Faults>,
 }
 
 /// The same for one worker.
@@ -69,15 +30,15 @@ struct FaultyConsumer {
     faults: Arc<Faults>,
 }
 
-fn lost(every: usize, calls: &AtomicUsize) -> Result<()> {
-    let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
-    if every > 0 && call.is_multiple_of(every) {
-        return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
+impl FaultyStorage {
+    /// This storage, with these faults.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Storage>, faults: Arc<Faults>) -> Self {
+        Self { inner, faults }
     }
-    Ok(())
 }
 
-/// What both are: the storage within, but for adding and the crontab.
+/// The part that both have.
 macro_rules! faulty_storage {
     ($of:ty) => {
         #[async_trait]
@@ -89,26 +50,25 @@ macro_rules! faulty_storage {
                 self.inner.capabilities()
             }
             async fn migrate(&self) -> Result<Migrated> {
+                self.faults.reach().await?;
                 self.inner.migrate().await
             }
             async fn version(&self) -> Result<i32> {
+                self.faults.reach().await?;
                 self.inner.version().await
             }
             async fn now(&self) -> Result<DateTime<Utc>> {
+                self.faults.reach().await?;
                 self.inner.now().await
             }
             async fn add(&self, jobs: &[NewJob]) -> Result<Vec<Job>> {
-                let added = self.inner.add(jobs).await?;
-                if self.faults.lose_adds.load(Ordering::SeqCst) {
-                    return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
-                }
-                Ok(added)
+                self.faults.add(self.inner.add(jobs)).await
             }
             fn consumer(&self) -> Arc<dyn Consumer> {
                 Arc::new(FaultyConsumer { inner: self.inner.consumer(), faults: Arc::clone(&self.faults) })
             }
             fn schedules(&self) -> Option<&dyn Schedules> {
-                Some(self)
+                self.inner.schedules().map(|_| self as &dyn Schedules)
             }
             fn admin(&self) -> Option<&dyn Admin> {
                 self.inner.admin()
@@ -130,22 +90,22 @@ macro_rules! faulty_storage {
         #[async_trait]
         impl Schedules for $of {
             async fn known_crontabs(&self) -> Result<Vec<KnownCrontab>> {
+                self.faults.reach().await?;
                 self.inner.require_schedules()?.known_crontabs().await
             }
             async fn register_crontabs(&self, identifiers: &[String], since: DateTime<Utc>) -> Result<()> {
+                self.faults.reach().await?;
                 self.inner.require_schedules()?.register_crontabs(identifiers, since).await
             }
             async fn add_due(&self, moment: DateTime<Utc>, due: &[DueJob]) -> Result<Vec<Option<Job>>> {
-                if self.faults.away.load(Ordering::SeqCst) {
-                    return Err(Error::storage("ask the storage", FailureKind::Unknown, "the storage is away"));
-                }
+                self.faults.reach().await?;
                 self.inner.require_schedules()?.add_due(moment, due).await
             }
         }
     };
 }
 
-faulty_storage!(Faulty);
+faulty_storage!(FaultyStorage);
 faulty_storage!(FaultyConsumer);
 
 #[async_trait]
@@ -154,48 +114,54 @@ impl Consumer for FaultyConsumer {
         self.inner.reconnect()
     }
     async fn register(&self, registration: &Registration<'_>) -> Result<bool> {
+        self.faults.reach().await?;
         self.inner.register(registration).await
     }
     async fn serve(&self, worker: &WorkerId, tasks: &[String]) -> Result<bool> {
+        self.faults.reach().await?;
         self.inner.serve(worker, tasks).await
     }
     async fn heartbeat(&self, worker: &WorkerId) -> Result<bool> {
+        self.faults.reach().await?;
         let shown = self.inner.heartbeat(worker).await?;
-        if self.faults.signs_unheard.load(Ordering::SeqCst) {
-            return Err(Error::storage("ask the storage", FailureKind::Unknown, "the answer was lost"));
-        }
+        self.faults.heard()?;
         Ok(shown)
     }
     async fn report(&self, worker: &WorkerId, status: &WorkerStatus) -> Result<()> {
+        self.faults.reach().await?;
         self.inner.report(worker, status).await
     }
     async fn deregister(&self, worker: &WorkerId) -> Result<()> {
+        self.faults.reach().await?;
         self.inner.deregister(worker).await
     }
     async fn claim(&self, request: &ClaimRequest<'_>) -> Result<Claimed> {
+        self.faults.reach().await?;
         let claimed = self.inner.claim(request).await?;
-        lost(self.faults.lose_claims, &self.faults.calls.0)?;
+        self.faults.claimed()?;
         Ok(claimed)
     }
     async fn settle(&self, worker: &WorkerId, settled: &[Settlement]) -> Result<Settled> {
+        self.faults.reach().await?;
         let applied = self.inner.settle(worker, settled).await?;
-        tokio::time::sleep(self.faults.late_settles).await;
-        lost(self.faults.lose_settles, &self.faults.calls.1)?;
+        self.faults.settled().await?;
         Ok(applied)
     }
     async fn existing(&self, ids: &[JobId]) -> Result<Vec<JobId>> {
+        self.faults.reach().await?;
         self.inner.existing(ids).await
     }
     async fn release_untracked(&self, worker: &WorkerId, holds: &[JobId]) -> Result<u64> {
+        self.faults.reach().await?;
         self.inner.release_untracked(worker, holds).await
     }
     async fn release_stale(&self) -> Result<u64> {
-        if self.faults.no_sweeps.load(Ordering::SeqCst) {
-            return Err(Error::storage("ask the storage", FailureKind::Unknown, "not now"));
-        }
+        self.faults.reach().await?;
+        self.faults.sweep()?;
         self.inner.release_stale().await
     }
     async fn rescue(&self, watch: &Watch) -> Result<Vec<Rescued>> {
+        self.faults.reach().await?;
         self.inner.rescue(watch).await
     }
     fn wakeups(&self, offers: Offers) -> BoxStream<'static, Wakeup> {
