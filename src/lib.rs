@@ -77,9 +77,9 @@ pub mod worker;
 
 #[doc(hidden)]
 pub use backfill_core::job::__Serialize;
-#[doc(hidden)]
-pub use backfill_core::nearest;
 pub use backfill_core::{error, job, search};
+#[doc(hidden)]
+pub use backfill_core::{nearest, text};
 /// Derives [`TaskPayload`](trait@TaskPayload) for a payload's type.
 pub use backfill_macros::TaskPayload;
 /// The versions that this crate's interface speaks of, for programs that have no wish of their own.

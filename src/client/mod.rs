@@ -20,6 +20,7 @@ mod within {
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "postgres")]
 use sqlx::PgPool;
@@ -249,6 +250,25 @@ impl BackfillClient {
     pub async fn reschedule(&self, ids: &[JobId], change: &Reschedule) -> Result<Vec<Job>> {
         change.check()?;
         self.storage().require_admin()?.reschedule(ids, change).await
+    }
+
+    /// Lets jobs run as soon as a worker is free; answers the changed ones. Dead ones get all their attempts anew. Running jobs are left alone.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub async fn run_now(&self, ids: &[JobId]) -> Result<Vec<Job>> {
+        let mut dead = Vec::new();
+        for id in ids {
+            // Attempts are given anew only to jobs that have none left.
+            dead.extend(self.job(*id).await?.filter(|job| job.attempts >= job.max_attempts).map(|job| job.id));
+        }
+        let alive: Vec<JobId> = ids.iter().copied().filter(|id| !dead.contains(id)).collect();
+        let now = Reschedule::new().run_in(Duration::ZERO);
+        let mut changed = if alive.is_empty() { Vec::new() } else { self.reschedule(&alive, &now).await? };
+        if !dead.is_empty() {
+            changed.extend(self.reschedule(&dead, &now.attempts(0)).await?);
+        }
+        Ok(changed)
     }
 
     /// Releases everything that these workers hold, at once; answers how many jobs. Only for workers that are

@@ -42,7 +42,7 @@ async fn our_own_objects_are_marked_secured_and_in_a_ledger_of_their_own() {
     assert_eq!(ask(&pool, &schema, &keys).await, "0");
     assert_eq!(
         ask(&pool, &schema, "select id || name from S.backfill_migrations").await,
-        "1pools;2imports;3handover;4dead_after;5add_jobs;6claim;7serves;8status;9in_place"
+        "1pools;2imports;3handover;4dead_after;5add_jobs;6claim;7serves;8status;9in_place;10lists"
     );
 }
 

@@ -150,6 +150,9 @@ pub enum Command {
     Messages(Box<MessagesArgs>),
     /// Look at durable workflows, and steer them
     Workflow(Box<WorkflowArgs>),
+    /// Open the admin page on this machine
+    #[cfg(feature = "ui")]
+    Ui(UiArgs),
     /// Check the database, the schema and the connection for problems
     Doctor(CountArgs),
     /// Print completions for a shell
@@ -188,6 +191,26 @@ pub struct CountArgs {
     /// a cap (+)
     #[arg(long)]
     pub exact: bool,
+}
+
+#[cfg(feature = "ui")]
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+The page is for this machine alone: whoever can reach the address may do everything, so no other address is taken, and requests under other \
+names are refused. To show it to others, mount it in your own program, which knows who they are: the crate backfill-admin.")]
+pub struct UiArgs {
+    /// Where to listen: an address of this machine alone, and a port; 0 is any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: std::net::SocketAddr,
+    /// Change nothing
+    #[arg(long)]
+    pub read_only: bool,
+    /// What the queue is called on the page [default: its database]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The colour of the band over each page, such as #b00020: against taking one queue for another
+    #[arg(long, value_name = "COLOUR")]
+    pub colour: Option<String>,
 }
 
 #[derive(clap::Args, Debug)]

@@ -103,6 +103,8 @@ fn run(args: Args) -> Result<(), Failure> {
             Command::Move(args) => command::transfer::run(&global, &output, &args).await,
             Command::Messages(args) => command::messages::run(&global, &output, *args).await,
             Command::Workflow(args) => command::workflow::run(&global, &output, *args).await,
+            #[cfg(feature = "ui")]
+            Command::Ui(args) => command::ui::run(&global, &output, args).await,
             Command::Doctor(args) => command::doctor::run(&global, &output, args).await,
             Command::Completions(args) => command::completions::run(&output, &args),
             Command::Man(args) => command::man::run(&output, &args),

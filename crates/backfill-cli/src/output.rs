@@ -90,20 +90,6 @@ pub fn one_line(text: &str) -> String {
     text.trim_end().lines().map(visible).collect::<Vec<_>>().join("\\n")
 }
 
-/// The text with control characters shown rather than obeyed, and what turns the direction of writing: whoever adds jobs must not move an
-/// administrator's cursor.
-pub fn visible(text: &str) -> String {
-    let obeyed = |char: char| {
-        char.is_control() && char != '\n'
-            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut shown = String::with_capacity(text.len());
-    for char in text.chars() {
-        if obeyed(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
-    }
-    shown
-}
-
 /// The text with line breaks between words where a terminal would break it anywhere, and this many blanks after each. Its first line begins
 /// after as many columns.
 pub fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
@@ -128,6 +114,8 @@ pub fn wrapped(text: &str, width: Option<usize>, indent: usize) -> String {
     }
     lines.join(&format!("\n{gap}"))
 }
+
+pub use backfill::text::visible;
 
 pub fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)

@@ -6,6 +6,7 @@ use backfill::RetryPolicy;
 use chrono::{DateTime, Utc};
 
 use crate::nearest::did_you_mean;
+pub use backfill::text::{length, relative};
 
 /// A duration with units: `2s`, `100ms`, `1h 30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -134,22 +135,6 @@ fn retry(text: &str) -> Result<Retry, String> {
     }
 }
 
-/// How long ago a time was, or how long it is until then: `3m ago`, `in 2h`.
-pub fn relative(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let seconds = (now - time).num_seconds();
-    match seconds {
-        0 => "now".to_owned(),
-        1.. => format!("{} ago", length(Duration::from_secs(seconds.unsigned_abs()))),
-        _ => format!("in {}", length(Duration::from_secs(seconds.unsigned_abs()))),
-    }
-}
-
-/// A duration by its two largest units.
-pub fn length(duration: Duration) -> String {
-    let text = humantime::format_duration(duration).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,13 +164,5 @@ mod tests {
         }
         assert!(retry("exponetial:1s:2:1h").unwrap_err().ends_with("; did you mean \"exponential\"?"));
         assert!(retry("fixed").unwrap_err().ends_with("1h"), "the name is right");
-    }
-
-    #[test]
-    fn times_are_told_as_people_do() {
-        let now = Utc::now();
-        assert_eq!(relative(now, now), "now");
-        assert_eq!(relative(now - chrono::TimeDelta::seconds(90), now), "1m 30s ago");
-        assert_eq!(relative(now + chrono::TimeDelta::seconds(7260), now), "in 2h 1m");
     }
 }

@@ -17,5 +17,7 @@ mod json;
 pub mod nearest;
 pub mod search;
 pub mod storage;
+#[doc(hidden)]
+pub mod text;
 
 pub use error::{CrontabProblem, Error, Result};

@@ -17,6 +17,7 @@ use crate::output::{Output, seconds, visible};
 use crate::table::{Cell, Column, Table, number_text};
 use crate::value::relative;
 use backfill::explain::Reason;
+use backfill::text::laid_out;
 
 /// So long a person waits for a list.
 const PATIENCE: Duration = Duration::from_millis(150);
@@ -239,69 +240,4 @@ fn describe(job: &Job, why: &[Reason], now: DateTime<Utc>) -> String {
 
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
-}
-
-/// JSON text with line breaks and indentation, everything else as it is.
-fn laid_out(json: &str) -> String {
-    let mut out = String::with_capacity(json.len() * 2);
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut chars = json.chars().peekable();
-    let new_line = |out: &mut String, depth: usize| {
-        out.push('\n');
-        out.extend(std::iter::repeat_n("  ", depth.min(100)));
-    };
-    while let Some(char) = chars.next() {
-        if in_string {
-            out.push(char);
-            match char {
-                '\\' => out.extend(chars.next()),
-                '"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match char {
-            '"' => {
-                in_string = true;
-                out.push(char);
-            }
-            '{' | '[' => {
-                out.push(char);
-                while chars.next_if(|next| next.is_whitespace()).is_some() {}
-                if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
-                    out.push(end);
-                } else {
-                    depth += 1;
-                    new_line(&mut out, depth);
-                }
-            }
-            '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                new_line(&mut out, depth);
-                out.push(char);
-            }
-            ',' => {
-                out.push(char);
-                new_line(&mut out, depth);
-            }
-            ':' => out.push_str(": "),
-            char if char.is_whitespace() => {}
-            char => out.push(char),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn payloads_are_laid_out_without_changing_a_value() {
-        let json = r#"{"b":[1.0,12345678901234567890],"a":"x{,}\"y","e":{},"f":[ ]}"#;
-        let expected = "{\n  \"b\": [\n    1.0,\n    12345678901234567890\n  ],\n  \"a\": \"x{,}\\\"y\",\n  \"e\": {},\n  \"f\": []\n}";
-        assert_eq!(laid_out(json), expected);
-        assert_eq!(laid_out("3"), "3");
-    }
 }

@@ -1,7 +1,5 @@
 //! The commands that change jobs.
 
-use std::time::Duration;
-
 use backfill::{BackfillClient, Error, Job, JobId, Payload, Reschedule};
 use serde_json::json;
 
@@ -50,15 +48,7 @@ pub async fn reschedule(global: &Global, output: &Output, args: &RescheduleArgs)
 
 pub async fn run_now(global: &Global, output: &Output, args: &IdsArgs) -> Result<(), Failure> {
     let client = database::client(global).await?;
-    let mut dead = Vec::new();
-    for id in &args.ids {
-        // Attempts are given anew only to jobs that have none left.
-        dead.extend(client.job(*id).await?.filter(|job| job.attempts >= job.max_attempts).map(|job| job.id));
-    }
-    let alive: Vec<JobId> = args.ids.iter().copied().filter(|id| !dead.contains(id)).collect();
-    let (now, anew) = (Reschedule::new().run_in(Duration::ZERO), Reschedule::new().run_in(Duration::ZERO).attempts(0));
-    let mut changed = in_chunks(output, &alive, |ids| client.reschedule(ids, &now)).await?;
-    changed.extend(in_chunks(output, &dead, |ids| client.reschedule(ids, &anew)).await?);
+    let changed = in_chunks(output, &args.ids, |ids| client.run_now(ids)).await?;
     tell(&client, output, "rescheduled", &args.ids, &changed).await
 }
 

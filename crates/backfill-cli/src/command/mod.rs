@@ -15,6 +15,8 @@ pub mod migrate;
 pub mod spec;
 pub mod stats;
 pub mod transfer;
+#[cfg(feature = "ui")]
+pub mod ui;
 pub mod watch;
 pub mod worker;
 pub mod workflow;

@@ -150,6 +150,12 @@ impl Query {
     }
 }
 
+impl FromIterator<Term> for Query {
+    fn from_iter<I: IntoIterator<Item = Term>>(terms: I) -> Self {
+        Self { terms: terms.into_iter().collect() }
+    }
+}
+
 impl FromStr for Query {
     type Err = Error;
 
