@@ -77,7 +77,7 @@
     mark();
     all[at - 1]?.scrollIntoView({ block: 'nearest' });
   };
-  const places = { o: '', j: 'jobs', q: 'queues', t: 'tasks', w: 'workers', c: 'crontabs', d: 'doctor' };
+  const places = { o: 'overview', j: 'jobs', q: 'queues', t: 'tasks', w: 'workers', c: 'crontabs', d: 'doctor' };
   let going = false;
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || isField(event.target)) return;

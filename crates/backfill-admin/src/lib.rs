@@ -9,7 +9,7 @@
 //! let admin = Admin::new(client)
 //!     .name("shop, production")
 //!     .principal(|parts| Some(Principal::new(session(parts)?, Permissions::operator())));
-//! let app: axum::Router = axum::Router::new().nest("/ops/queue", admin.router());
+//! let app: axum::Router = axum::Router::new().nest_service("/ops/queue", admin.router());
 //! # Ok(())
 //! # }
 //! ```
@@ -159,7 +159,8 @@ impl<W> Admin<W> {
 }
 
 impl Admin<KnowsWhoAsks> {
-    /// The router: at the root of a program, or under any prefix by [`Router::nest`]. All its links are relative, so it needs not be told.
+    /// The router: at the root of a program, or under any prefix by [`Router::nest_service`]
+    /// (or by [`Router::nest`], which does not answer the prefix with a slash at its end). All its links are relative, so it need not be told.
     pub fn router(self) -> Router {
         let shared = Arc::new(Shared {
             looks: Looks::new(self.settings.client.clone()),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{OriginalUri, State};
+use axum::extract::OriginalUri;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -26,7 +26,8 @@ use crate::{Shared, assets, show};
 
 pub(crate) fn router() -> Router<Arc<Shared>> {
     Router::new()
-        .route("/", get(overview::page))
+        .route("/", get(root))
+        .route("/overview", get(overview::page))
         .route("/jobs", get(jobs::page))
         .route("/jobs/act", post(actions::on_ticked))
         .route("/jobs/{id}", get(job::page))
@@ -164,10 +165,16 @@ fn html<T: Template>(page: &T) -> Response {
     }
 }
 
-/// Behind every other route. The root of a router that is nested may be asked for without the slash at its end, from where relative links
+/// Behind every other route.
+pub(crate) async fn nothing_here(OriginalUri(asked): OriginalUri) -> Response {
+    plain(&Problem::missing(format!("there is no page {:?} here", visible(asked.path()))))
+}
+
+/// The root leads to the first page. It is none itself: where a router is nested, its root has no slash at its end, and every relative link
 /// would lead elsewhere.
-pub(crate) async fn nothing_here(State(_): State<Arc<Shared>>, OriginalUri(uri): OriginalUri) -> Response {
-    plain(&Problem::missing(format!("there is no page {:?} here", uri.path())))
+async fn root(OriginalUri(asked): OriginalUri) -> Response {
+    let last = asked.path().rsplit('/').next().unwrap_or_default();
+    to(&if last.is_empty() { "overview".to_owned() } else { format!("{last}/overview") })
 }
 
 /// To another page: the address is relative to the one that was asked for.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::response::Response;
+use axum::extract::State;
 use backfill::storage::{Number, Precision};
 use backfill::text::{relative, visible};
 
 use super::jobs::Row;
-use super::{Frame, Page, StateCount, html, query_of, serving, state_counts, to};
+use super::{Frame, Page, StateCount, html, query_of, serving, state_counts};
 use crate::gate::Caller;
 use crate::looks::{self, JobsQuery};
 use crate::principal::Permission;
@@ -36,16 +35,7 @@ struct TaskLine {
     oldest: String,
 }
 
-pub(super) async fn page(State(shared): State<Arc<Shared>>, caller: Caller, OriginalUri(uri): OriginalUri) -> Page {
-    // From an address without the slash at its end, relative links would lead elsewhere.
-    if !uri.path().ends_with('/') {
-        let last = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
-        return Ok(to(&format!("{last}/")));
-    }
-    overview(&shared, &caller).await
-}
-
-async fn overview(shared: &Shared, caller: &Caller) -> Result<Response, super::Whole> {
+pub(super) async fn page(State(shared): State<Arc<Shared>>, caller: Caller) -> Page {
     caller.need(Permission::View)?;
     let now = shared.looks.now().await?;
     let looks = &shared.looks;
@@ -77,10 +67,10 @@ async fn overview(shared: &Shared, caller: &Caller) -> Result<Response, super::W
         }
     };
     let dead = JobsQuery { q: "state:dead".to_owned(), limit: Some(5), ..JobsQuery::default() };
-    let dead = looks::jobs(shared, caller, &dead, false).await?;
+    let dead = looks::jobs(&shared, &caller, &dead, false).await?;
     let running = workers.iter().map(|worker| worker.jobs).sum();
     let page = Overview {
-        frame: Frame::of(shared, caller, "overview", "./", now),
+        frame: Frame::of(&shared, &caller, "overview", "./", now),
         states: state_counts(&tally),
         workers: match workers.len() {
             0 => "no worker is known".to_owned(),
