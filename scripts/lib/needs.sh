@@ -33,6 +33,7 @@ may_install() {
 # The Debian packages that bring a need.
 packages_of() {
   case $1 in
+    browser) echo "chromium npm" ;;
     cc) echo "gcc libc6-dev" ;;
     dbos) echo "python3-venv npm" ;;
     faketime) echo libfaketime ;;

@@ -170,7 +170,7 @@ pub async fn dump(url: &str, schema: &str) -> Option<String> {
             body = !line.starts_with('$');
         } else if line.starts_with("    AS $") {
             (body, own) = (true, false);
-        } else if own || line.contains(".backfill_") {
+        } else if own || line.contains(".backfill_") || line.starts_with("CREATE INDEX backfill_") {
             own = own || line.starts_with("CREATE FUNCTION");
         } else if !noise {
             kept.push_str(line);
