@@ -107,6 +107,8 @@ struct Workers {
     frame: Frame,
     rows: Vec<WorkerRow>,
     said: Option<String>,
+    /// Whether workers may be missing, since not all jobs are read.
+    partly: bool,
     unlock: Button,
 }
 
@@ -135,12 +137,13 @@ pub(super) async fn workers(
 ) -> Page {
     caller.need(Permission::View)?;
     let now = shared.looks.now().await?;
-    let workers = shared.looks.workers().await?;
+    let (workers, tally) = tokio::try_join!(shared.looks.workers(), shared.looks.tally())?;
     let rows = workers.iter().map(|worker| worker_row(worker, now)).collect();
     let page = Workers {
         frame: Frame::of(&shared, &caller, "workers", "./", now),
         rows,
         said: told.released.map(|released| format!("{} jobs were released.", show::grouped(released))),
+        partly: tally.running.precision != Precision::Exact,
         unlock: Button::of(&shared, &caller, "unlock", "Release what it holds", Permission::Unlock),
     };
     Ok(html(&page))

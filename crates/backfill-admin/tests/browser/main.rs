@@ -29,7 +29,10 @@ async fn queue() -> BackfillClient {
         consumer.settle(&worker, &[settled]).await.expect("settle");
     }
     let hostile = "<script>window.hurt = true</script>\"'><svg onload=\"window.hurt = true\">";
-    client.add(JobSpec::new(hostile, json!({ hostile: hostile })).serial_queue(hostile).key(hostile)).await.expect("add");
+    client
+        .add(JobSpec::new(hostile, json!({ hostile: hostile })).serial_queue(hostile).key(hostile))
+        .await
+        .expect("add");
     client.add_many((0..70).map(|n| JobSpec::new("send_mail", json!({ "order": n })).priority(1))).await.expect("add");
     client.add(JobSpec::new("later", json!({})).run_in(Duration::from_secs(3600))).await.expect("add");
     client
@@ -37,7 +40,8 @@ async fn queue() -> BackfillClient {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_keeps_its_promises_in_a_browser() {
-    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run ./scripts/test browser"));
+    let variable =
+        |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run ./scripts/test browser"));
     let client = queue().await;
     let admin = Admin::new(client.clone()).name("shop, production").colour("#b00020");
     let router = Router::new().nest_service("/ops/queue", admin.open_to_everybody_who_gets_here().router());

@@ -1,5 +1,7 @@
 //! `backfill queues`, `tasks`, `workers` and `crontabs`.
 
+use std::io::{self, Write};
+
 use backfill::JobState;
 use backfill::search::Pattern;
 use chrono::{DateTime, Utc};
@@ -13,7 +15,7 @@ use crate::screen::{Screen, Style};
 use crate::serving::Serving;
 use crate::table::{Cell, Column, Table, number_text};
 use crate::value::{length, relative};
-use backfill::storage::{Effort, Number, QueueList, Tally, WorkerStatus};
+use backfill::storage::{Effort, Number, Precision, QueueList, Tally, WorkerStatus};
 
 /// The columns of [`counts_row`].
 pub const COUNTS: [(&str, Column); 5] = [
@@ -126,6 +128,17 @@ pub async fn workers(global: &Global, output: &Output, args: CountArgs) -> Resul
     let workers = inspect.workers(effort(args)).await?;
     if output.is_json() {
         return output.json(&workers);
+    }
+    if !args.exact
+        && (workers.is_empty() || workers.iter().any(|worker| worker.precision != Precision::Exact))
+        && inspect.tally(Effort::Bounded).await?.running.precision != Precision::Exact
+    {
+        // If it cannot be said, the list is there all the same.
+        let _ = writeln!(
+            io::stderr(),
+            "note: so many jobs are not read for who holds them, so workers of Node's are missing here; --exact reads them, and an index \
+             makes it quick (`backfill migrate --indexes running`)"
+        );
     }
     if workers.is_empty() {
         return output.line("no workers");

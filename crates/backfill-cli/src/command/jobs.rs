@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use backfill::search::{Found, Order, Pattern, Query, Search, Test};
+use backfill::search::{Found, Order, Pattern, Place, Query, Search, Test};
 use backfill::storage::{Effort, QueueList};
 use backfill::{BackfillClient, Job, JobFilter, JobState};
 use chrono::{DateTime, Utc};
@@ -31,7 +31,8 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
         return print_whole(&client, output, search, now).await;
     }
     let search = search.without_payloads();
-    let found = client.search(&if args.to_the_end { search } else { search.budget(PATIENCE) }).await?;
+    let search = if args.to_the_end { search } else { search.budget(PATIENCE) };
+    let found = client.search(&search).await?;
     if found.jobs.is_empty() && found.next.is_none() {
         // Its job may be done, and so gone; or the key was mistyped.
         if let Some(key) = &args.key
@@ -44,25 +45,36 @@ pub async fn list(global: &Global, output: &Output, args: JobsArgs) -> Result<()
     if !found.jobs.is_empty() {
         output.line(jobs_table(&found.jobs, now).text(&output.screen()))?;
     }
-    tell_of_more(&found, args.limit);
+    match found.next {
+        Some(next) if found.jobs.len() >= args.limit as usize => tell_of_more(&client, search, next).await?,
+        Some(next) => tell_how_far(&found, next),
+        None => {}
+    }
     Ok(())
 }
 
-/// How to go on, if there is more to look at.
-fn tell_of_more(found: &Found, limit: u32) {
-    let Some(next) = &found.next else { return };
-    let told = if found.jobs.len() >= limit as usize {
-        format!("note: there may be more; go on with --after {next}")
-    } else {
-        let of = found.of.map(|of| format!(" of {}", number_text(of))).unwrap_or_default();
-        format!(
-            "note: looked at {}{of} jobs and found {}; go on with --after {next}, or look at all with --to-the-end",
-            found.looked_at,
-            found.jobs.len()
-        )
+/// How to go on behind a full page, if anything is there.
+async fn tell_of_more(client: &BackfillClient, search: Search, next: Place) -> Result<(), Failure> {
+    let more = client.search(&search.without_payloads().limit(1).after(Some(next)).budget(PATIENCE)).await?;
+    let are = match (more.jobs.is_empty(), more.next) {
+        (false, _) => "are",
+        (true, Some(_)) => "may be",
+        (true, None) => return Ok(()),
     };
     // If it cannot be said, the list is there all the same.
-    let _ = writeln!(io::stderr(), "{told}");
+    let _ = writeln!(io::stderr(), "note: there {are} more; go on with --after {next}");
+    Ok(())
+}
+
+/// How far was looked for a page that is not full.
+fn tell_how_far(found: &Found, next: Place) {
+    let of = found.of.map(|of| format!(" of {}", number_text(of))).unwrap_or_default();
+    let _ = writeln!(
+        io::stderr(),
+        "note: looked at {}{of} jobs and found {}; go on with --after {next}, or look at all with --to-the-end",
+        found.looked_at,
+        found.jobs.len()
+    );
 }
 
 /// What is asked for by all the options together.
@@ -127,10 +139,10 @@ async fn print_whole(
         }
     }
     list.end()?;
-    if let Some(next) = search.after {
-        let _ = writeln!(io::stderr(), "note: there may be more; go on with --after {next}");
+    match search.after {
+        Some(next) if left == 0 => tell_of_more(client, search, next).await,
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The key of a job that is most like this one, if any is.

@@ -7,4 +7,5 @@ mod files;
 mod jobs;
 mod looking;
 mod refusals;
+mod searching;
 mod without_database;

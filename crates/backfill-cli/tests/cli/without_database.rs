@@ -54,7 +54,7 @@ async fn help_and_completions_are_there_for_everything() {
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let commands: Vec<String> =
         commands.map(|line| line.split_whitespace().next().expect("a name").to_owned()).collect();
-    assert_eq!(commands.len(), 24, "{commands:?}");
+    assert_eq!(commands.len(), 25, "{commands:?}");
     for command in commands.iter().filter(|command| *command != "help") {
         let told = run(vec![command.clone(), "--help".to_owned()]).await;
         assert!(told.contains("Usage: backfill"), "{told}");
