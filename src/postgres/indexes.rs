@@ -55,15 +55,15 @@ impl ListIndex {
         }
     }
 
-    /// What it costs, in bytes of write-ahead log for a job that is added, claimed and completed, without full pages: of about 1 000 without
-    /// it. As measured on PostgreSQL 15 with 60 000 jobs (`./scripts/bench indexes` measures it again).
+    /// What it costs, in bytes of write-ahead log for a job that is added, claimed and completed, without full pages: of about 800 without it.
+    /// As measured on PostgreSQL 15 with 60 000 jobs; `./scripts/bench admin` measures it again.
     #[must_use]
     pub fn bytes_of_wal(self) -> u32 {
         match self {
             Self::Dead | Self::Retrying => 0,
             Self::Running => 67,
-            Self::Task => 163,
-            Self::Queue => 163,
+            Self::Task => 165,
+            Self::Queue => 176,
         }
     }
 

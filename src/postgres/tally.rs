@@ -176,7 +176,9 @@ group by job.task_id
             let mut counts = Counts::default();
             if let Some(sample) = sampled.get(&id) {
                 let sample = Tally::of(sample, Precision::Estimated);
-                JobState::ALL.into_iter().for_each(|state| counts.add(state, scaled(sample.get(state).value, scale)));
+                for state in JobState::ALL {
+                    counts.add(state, scaled(sample.get(state).value, scale));
+                }
             }
             let mut task = TaskInfo::new(name, counts);
             task.precision = Precision::Estimated;

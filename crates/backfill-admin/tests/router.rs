@@ -316,7 +316,7 @@ async fn hostile_text_is_text() {
     dead(&client, hostile).await;
     let router = Admin::new(client).name(hostile).open_to_everybody_who_gets_here().router();
     let mut paths: Vec<String> = READ.iter().map(|path| filled(path, &job)).collect();
-    let q: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let q = form_urlencoded::byte_serialize(hostile.as_bytes()).collect::<String>().replace('+', "%20");
     paths.extend([
         format!("/jobs?q=%22{q}"),
         format!("/jobs?q={q}&order={q}&after={q}"),

@@ -41,7 +41,9 @@ impl Inspect for RedisStorage {
             return Ok(Tally::of(&counts, Precision::Exact));
         }
         let sample = self.sample().await?;
-        sample.iter().for_each(|job| counts.add(job.state(now), 1));
+        for job in &sample {
+            counts.add(job.state(now), 1);
+        }
         let mut tally = scaled(&counts, size);
         tally.dead = Number::exact(self.cardinality(Key::Dead).await?);
         tally.running = Number::exact(self.cardinality(Key::Held).await?);

@@ -103,7 +103,7 @@ impl PostgresStorage {
 
     /// The priorities that are wanted and that jobs have, from this one on. A step for each, not for each job.
     async fn priorities(&self, filter: &Filter<'_>, from: Option<i16>) -> Result<Vec<i16>> {
-        let limit = |bound: Option<i64>, other: i16| bound.map_or(other, |bound| clamp(bound));
+        let limit = |bound: Option<i64>, other: i16| bound.map_or(other, clamp);
         let least = limit(filter.priority.least, i16::MIN).max(from.unwrap_or(i16::MIN));
         let most = limit(filter.priority.most, i16::MAX);
         sqlx::query_scalar!(

@@ -188,8 +188,8 @@ fn to(place: &str) -> Response {
 /// What goes into an address behind a `?`.
 fn query_of(pairs: &[(&str, &str)]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    pairs.iter().filter(|(_, value)| !value.is_empty()).for_each(|(name, value)| {
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
         query.append_pair(name, value);
-    });
+    }
     query.finish()
 }

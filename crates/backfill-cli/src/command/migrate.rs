@@ -35,7 +35,7 @@ pub async fn run(global: &Global, output: &Output, args: &MigrateArgs) -> Result
         let name = index.name();
         if !output.is_json() {
             let told = if is_new { "built the index" } else { "there is already the index" };
-            output.line(format!("{told} {name}: {cost} bytes more of write-ahead log for each job, of about 1000"))?;
+            output.line(format!("{told} {name}: {cost} bytes more of write-ahead log for each job, of about 800"))?;
         }
         built.push(json!({ "index": name, "built": is_new, "bytes_of_wal": cost }));
     }

@@ -61,7 +61,9 @@ impl Look {
             // What the tasks add up to: they were counted at one time.
             let mut counts = Counts::default();
             for task in &tasks {
-                JobState::ALL.into_iter().for_each(|state| counts.add(state, task.jobs.get(state)));
+                for state in JobState::ALL {
+                    counts.add(state, task.jobs.get(state));
+                }
             }
             Tally::of(&counts, Precision::Exact)
         } else {

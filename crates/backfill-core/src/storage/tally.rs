@@ -132,7 +132,9 @@ impl Tally {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        JobState::ALL.into_iter().for_each(|state| counts.add(state, self.get(state).value));
+        for state in JobState::ALL {
+            counts.add(state, self.get(state).value);
+        }
         counts
     }
 
