@@ -14,6 +14,11 @@ pub(crate) fn number(number: Number) -> String {
     }
 }
 
+/// A number of jobs.
+pub(crate) fn jobs(count: u64) -> String {
+    format!("{} {}", grouped(count), if count == 1 { "job" } else { "jobs" })
+}
+
 pub(crate) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() * 2);

@@ -268,7 +268,7 @@ async fn off_a_terminal_stats_are_blocks_with_changes_or_documents() {
         if json {
             let first: serde_json::Value = serde_json::from_str(seen.lines().next().expect("a line")).expect("JSON");
             let names: Vec<_> = first.as_object().expect("an object").keys().cloned().collect();
-            assert_eq!(names, ["at", "jobs", "tasks", "workers"]);
+            assert_eq!(names, ["at", "jobs", "precision", "tasks", "workers"]);
         } else {
             assert!(seen.contains("0 workers hold 0 jobs; 0/s added, 0/s done\n"), "{seen}");
         }

@@ -29,6 +29,7 @@ struct TaskLine {
     name: String,
     query: String,
     ready: String,
+    scheduled: String,
     running: String,
     retrying: String,
     dead: String,
@@ -44,9 +45,10 @@ pub(super) async fn page(State(shared): State<Arc<Shared>>, caller: Caller) -> P
     for task in &tasks {
         let waiting = task.jobs.ready + task.jobs.retrying + task.jobs.scheduled;
         if waiting > 0 && !workers.is_empty() && serving(&workers, &task.name) == Some(0) {
+            let (jobs, wait) = if waiting == 1 { ("job", "waits") } else { ("jobs", "wait") };
             let waiting = show::number(Number::new(waiting, task.precision));
             problems.push(format!(
-                "{waiting} jobs of {} wait, and no live worker of backfill's runs it",
+                "{waiting} {jobs} of {} {wait}, and no live worker of backfill's runs it",
                 visible(&task.name)
             ));
         }
@@ -60,6 +62,7 @@ pub(super) async fn page(State(shared): State<Arc<Shared>>, caller: Caller) -> P
             name: visible(&task.name),
             query: query_of(&[("q", &of_task(&task.name))]),
             ready: number(task.jobs.ready),
+            scheduled: number(task.jobs.scheduled),
             running: number(task.jobs.running),
             retrying: number(task.jobs.retrying),
             dead: number(task.jobs.dead),
@@ -74,8 +77,8 @@ pub(super) async fn page(State(shared): State<Arc<Shared>>, caller: Caller) -> P
         states: state_counts(&tally),
         workers: match workers.len() {
             0 => "no worker is known".to_owned(),
-            1 => format!("1 worker holds {} jobs", show::grouped(running)),
-            count => format!("{count} workers hold {} jobs", show::grouped(running)),
+            1 => format!("1 worker holds {}", show::jobs(running)),
+            count => format!("{count} workers hold {}", show::jobs(running)),
         },
         problems,
         tasks: tasks.iter().take(10).map(line).collect(),
