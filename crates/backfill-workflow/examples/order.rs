@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use backfill_workflow::{Backoff, Ctx, Engine, Failure, Filter, Handle, Start, Status};
+use backfill_workflow::{Backoff, Client, Ctx, Engine, Failure, Filter, Handle, Start, Status};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,17 +70,19 @@ async fn main() -> Result<(), Failure> {
         format!("sqlite://{}", file.display())
     });
 
+    // Asked before the engine is launched, which goes on with them at once.
+    let open = Filter {
+        names: vec!["order".to_owned()],
+        statuses: vec![Status::Pending, Status::Enqueued],
+        ..Filter::default()
+    };
+    let interrupted = Client::connect(&url).await?.list(&open).await?;
+
     // Under its name it finds at once what it had left.
     let mut builder = Engine::builder().url(url).executor("order-example").version("1");
     let order = builder.register("order", order);
     let engine = builder.launch().await?;
 
-    let open = Filter {
-        names: vec![order.name().to_owned()],
-        statuses: vec![Status::Pending, Status::Enqueued],
-        ..Filter::default()
-    };
-    let interrupted = engine.list(&open).await?;
     if interrupted.is_empty() {
         let book = Order { article: "a book".to_owned(), cents: 4990 };
         let handle = engine.start(order, &book, Start::new()).await?;
