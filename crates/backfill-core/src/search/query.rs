@@ -15,7 +15,7 @@ pub const MAX_BYTES: usize = 2_048;
 /// How many terms a query may have.
 pub const MAX_TERMS: usize = 20;
 
-/// Which jobs are wanted: those for which each term holds. The [module](self) has the grammar. An empty one wants all.
+/// Which jobs are wanted: those for which each term holds. The [module](crate::search) has the grammar. An empty one wants all.
 ///
 /// ```
 /// # use backfill_core::search::Query;
