@@ -178,7 +178,8 @@ limit $3
         .map_err(|e| self.database.error("list queues", e))?;
         let ids: Vec<i32> = rows.iter().map(|row| row.id).collect();
         let mut counted = match counts {
-            CountOfQueues::Scan => self.scan_queues(&ids).await?,
+            // Of all queues there may be too many to be named.
+            CountOfQueues::Scan => self.scan_queues((list.limit.is_some()).then_some(&ids[..])).await?,
             CountOfQueues::ByIndex => self.count_queues(&ids).await?,
             CountOfQueues::None => HashMap::new(),
         };
@@ -206,8 +207,8 @@ limit $3
         })
     }
 
-    /// The jobs of these queues, by a pass over all jobs.
-    async fn scan_queues(&self, ids: &[i32]) -> Result<HashMap<i32, (Counts, Precision)>> {
+    /// The jobs of these queues, or of all, by a pass over all jobs.
+    async fn scan_queues(&self, ids: Option<&[i32]>) -> Result<HashMap<i32, (Counts, Precision)>> {
         let rows = sqlx::query!(
             r#"
 with job as (
@@ -221,7 +222,7 @@ with job as (
       else 'ready'
     end as state
   from graphile_worker._private_jobs job
-  where job.job_queue_id = any ($1)
+  where job.job_queue_id is not null and ($1::integer[] is null or job.job_queue_id = any ($1))
 )
 select
   job.job_queue_id as "id!",

@@ -45,8 +45,8 @@ fn number(name: &str, default: u64) -> u64 {
 /// 200 tasks, 10 000 queues, three priorities, a fifth scheduled, a twentieth dead, a twentieth retrying, 300 held.
 async fn fill(pool: &PgPool, jobs: u64) {
     for text in [
-        "insert into graphile_worker._private_tasks (identifier) select 'task_' || n from generate_series(1, 200) n".to_owned(),
-        "insert into graphile_worker._private_job_queues (queue_name) select 'queue ' || n from generate_series(1, 10000) n".to_owned(),
+        "insert into graphile_worker._private_tasks (identifier) select 'task_' || n from generate_series(1, 200) n on conflict do nothing".to_owned(),
+        "insert into graphile_worker._private_job_queues (queue_name) select 'queue ' || n from generate_series(1, 10000) n on conflict do nothing".to_owned(),
         format!(
             "insert into graphile_worker._private_jobs (task_id, job_queue_id, payload, priority, run_at, attempts, last_error)
              select (select min(id) from graphile_worker._private_tasks) + n % 200,

@@ -117,7 +117,7 @@ impl SqliteStorage {
             }
             // Without a budget, everything is one window, and what is not wanted is left out before it is read.
             let (filters, window) = if search.budget.is_some() { (false, WINDOW) } else { (true, i64::MAX) };
-            let (mut came, mut last) = (0, None);
+            let (mut came, mut last, mut is_cut) = (0, None, false);
             let mut rows = rows(&mut connection, &wanted, filters, window);
             while let Some(row) = rows.try_next().await.map_err(failed(ACTION))? {
                 let job = Job::from(row);
@@ -127,13 +127,16 @@ impl SqliteStorage {
                 if search.query.matches(&job, time(now)) {
                     page.add(job);
                 }
-                if page.is_full() {
+                // Rows may be large.
+                is_cut =
+                    page.is_full() || search.budget.is_some_and(|budget| came % 64 == 0 && started.elapsed() >= budget);
+                if is_cut {
                     break;
                 }
             }
             drop(rows);
             match last {
-                Some(place) if came == window || page.is_full() => {
+                Some(place) if is_cut || came == window => {
                     wanted.go_on(place);
                     up_to = Some(place);
                 }

@@ -18,6 +18,9 @@ use crate::search::{Page, Place, Search};
 /// Where a job stands among those of its priority.
 type Standing = (DateTime<Utc>, i64);
 
+/// Behind every job of its priority.
+const LAST: Standing = (DateTime::<Utc>::MAX_UTC, i64::MAX);
+
 /// The jobs of a priority behind one standing, up to another.
 #[derive(Clone, Copy, Debug)]
 struct Between {
@@ -41,13 +44,12 @@ impl PostgresStorage {
         };
         let (first, last) = times(filter);
         let mut walked = Walked { looked_at: 0, up_to: search.after };
-        let mut is_first = true;
         for priority in self.priorities(filter, after.map(|(priority, _)| priority)).await? {
             let behind = after.filter(|(of, _)| *of == priority).map_or(first, |(_, standing)| standing.max(first));
             let mut left = Between { priority, behind, up_to: last };
             loop {
-                let Some(window) = pace.window(is_first) else { return Ok(walked) };
-                is_first = false;
+                // A priority without such jobs is no progress yet.
+                let Some(window) = pace.window(walked.looked_at == 0) else { return Ok(walked) };
                 let mut work = self.database.work().await?;
                 let (count, end) = if pace.is_bounded() {
                     window_of(self, &mut work, left, window).await.map_err(fail)?
@@ -91,10 +93,14 @@ impl PostgresStorage {
                 }
                 self.database.done(work).await?;
                 walked.looked_at += u64::try_from(count).unwrap_or_default();
-                let Some(end) = end.filter(|_| !is_last) else { break };
+                // Behind the last job of a priority, the next one begins.
+                let end = end.filter(|_| !is_last).unwrap_or(LAST);
+                walked.up_to =
+                    Some(Place::Claim { priority: Priority(priority), run_at: end.0, id: JobId::from_number(end.1) });
+                if is_last {
+                    break;
+                }
                 left.behind = end;
-                let priority = Priority(priority);
-                walked.up_to = Some(Place::Claim { priority, run_at: end.0, id: JobId::from_number(end.1) });
             }
         }
         walked.up_to = None;
@@ -157,7 +163,7 @@ fn times(filter: &Filter<'_>) -> (Standing, Standing) {
         Some(JobState::Scheduled) => first = Some(first.map_or(filter.now, |first| first.max(filter.now))),
         _ => {}
     }
-    ((first.unwrap_or(EARLIEST), i64::MIN), (last.unwrap_or(DateTime::<Utc>::MAX_UTC), i64::MAX))
+    ((first.unwrap_or(EARLIEST), i64::MIN), (last.unwrap_or(LAST.0), i64::MAX))
 }
 
 /// How many rows the next window has, and where the last one stands.

@@ -133,7 +133,8 @@ pub async fn a_search_finds_what_its_terms_say(storage: Subject) {
 
 /// Who has little time is told how far the storage has looked, goes on from there, and misses nothing.
 pub async fn a_search_with_a_budget_goes_on_where_it_stopped(storage: Subject) {
-    add(&storage, (0..700).map(|n| JobSpec::new("bulk", serde_json::json!({ "n": n % 350 }))).collect()).await;
+    let spec = |n: i16| JobSpec::new("bulk", serde_json::json!({ "n": n % 350 })).priority(n % 3);
+    add(&storage, (0..700).map(spec).collect()).await;
     for order in Order::ALL {
         let query: Query = "payload.n:7".parse().expect("a query");
         let mut search = Search::new(query).order(order).limit(5).budget(Duration::ZERO).without_payloads();
