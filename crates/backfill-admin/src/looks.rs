@@ -3,8 +3,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use backfill::search::{Found, Order, Place, Query, Search};
-use backfill::storage::{Effort, QueueInfo, QueueList, Tally, TaskInfo, WorkerInfo};
+use backfill::storage::{Check, Effort, QueueInfo, QueueList, Tally, TaskInfo, WorkerInfo};
 use backfill::{BackfillClient, Job, JobId, Payload};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -21,6 +22,8 @@ const BUDGET: Duration = Duration::from_millis(120);
 const MOST: u32 = 500;
 /// So long counts are shown again to whoever comes meanwhile: however many look, the storage is asked once.
 const KEPT: Duration = Duration::from_secs(2);
+/// The same of what the doctor found, who makes a whole schema to compare with.
+const KEPT_FINDINGS: Duration = Duration::from_secs(30);
 /// A payload that is larger is shown when it is asked for.
 pub(crate) const LARGE: usize = 64 * 1024;
 
@@ -30,10 +33,10 @@ struct Kept<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T: Clone> Kept<T> {
     /// Those who ask meanwhile wait for the one who looks: the lock is held for that.
-    async fn get(&self, look: impl Future<Output = backfill::Result<T>>) -> backfill::Result<T> {
+    async fn get(&self, age: Duration, look: impl Future<Output = backfill::Result<T>>) -> backfill::Result<T> {
         let mut kept = self.0.lock().await;
         if let Some((at, value)) = &*kept
-            && at.elapsed() < KEPT
+            && at.elapsed() < age
         {
             return Ok(value.clone());
         }
@@ -54,11 +57,18 @@ pub(crate) struct Looks {
     tally: Kept<Tally>,
     tasks: Kept<Vec<TaskInfo>>,
     workers: Kept<Vec<WorkerInfo>>,
+    findings: Kept<Vec<Check>>,
 }
 
 impl Looks {
     pub fn new(client: BackfillClient) -> Self {
-        Self { client, tally: Kept(Mutex::default()), tasks: Kept(Mutex::default()), workers: Kept(Mutex::default()) }
+        Self {
+            client,
+            tally: Kept(Mutex::default()),
+            tasks: Kept(Mutex::default()),
+            workers: Kept(Mutex::default()),
+            findings: Kept(Mutex::default()),
+        }
     }
 
     /// By the storage's clock.
@@ -67,19 +77,28 @@ impl Looks {
     }
 
     pub async fn tally(&self) -> backfill::Result<Tally> {
-        self.tally.get(self.client.tally()).await
+        self.tally.get(KEPT, self.client.tally()).await
     }
 
     pub async fn tasks(&self) -> backfill::Result<Vec<TaskInfo>> {
-        self.tasks.get(async { self.client.storage().require_inspect()?.tasks(Effort::Bounded).await }).await
+        self.tasks.get(KEPT, async { self.client.storage().require_inspect()?.tasks(Effort::Bounded).await }).await
     }
 
     pub async fn workers(&self) -> backfill::Result<Vec<WorkerInfo>> {
-        self.workers.get(async { self.client.storage().require_inspect()?.workers(Effort::Bounded).await }).await
+        self.workers.get(KEPT, async { self.client.storage().require_inspect()?.workers(Effort::Bounded).await }).await
     }
 
     pub async fn queues(&self, list: &QueueList) -> backfill::Result<Vec<QueueInfo>> {
         self.client.storage().require_inspect()?.queues(list).await
+    }
+
+    /// What the doctor found, half a minute ago at most.
+    pub async fn findings(&self) -> Answer<Vec<Check>> {
+        let storage = self.client.storage();
+        let doctor = storage
+            .doctor()
+            .ok_or_else(|| Problem::new(StatusCode::NOT_IMPLEMENTED, format!("{} has no doctor", storage.name())))?;
+        Ok(self.findings.get(KEPT_FINDINGS, async { Ok(doctor.diagnose(Effort::Bounded).await) }).await?)
     }
 
     /// Whoever changed something sees it.
@@ -144,7 +163,7 @@ pub(crate) async fn jobs(shared: &Shared, caller: &Caller, asked: &JobsQuery, pa
         caller.need(Permission::Payload)?;
     }
     if let Some(why) = shared.settings.redaction.refuses(&query) {
-        return Err(Problem::new(axum::http::StatusCode::FORBIDDEN, why));
+        return Err(Problem::new(StatusCode::FORBIDDEN, why));
     }
     let limit = asked.limit.unwrap_or(50);
     if !(1..=MOST).contains(&limit) {

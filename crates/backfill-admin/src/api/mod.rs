@@ -254,9 +254,5 @@ async fn crontabs(State(shared): App, caller: Caller) -> Answer<Json<Value>> {
 
 async fn doctor(State(shared): App, caller: Caller) -> Answer<Json<Value>> {
     caller.need(Permission::View)?;
-    let storage = shared.client().storage();
-    let doctor = storage
-        .doctor()
-        .ok_or_else(|| Problem::new(StatusCode::NOT_IMPLEMENTED, format!("{} has no doctor", storage.name())))?;
-    Ok(Json(json!({ "checks": doctor.diagnose(Effort::Bounded).await })))
+    Ok(Json(json!({ "checks": shared.looks.findings().await? })))
 }

@@ -6,7 +6,7 @@ use askama::Template;
 use axum::extract::{Query as Asked, State};
 use backfill::explain::is_live;
 use backfill::search::{Pattern, Query, Test};
-use backfill::storage::{CheckStatus, Counts, Effort, Number, Precision, Tally};
+use backfill::storage::{CheckStatus, Counts, Number, Precision, Tally};
 use backfill::text::{length, relative, visible};
 use backfill::{JobState, WorkerInfo};
 use chrono::{DateTime, Utc};
@@ -17,7 +17,6 @@ use super::{Button, Frame, Page, html, query_of, serving};
 use crate::api::{QueuesQuery, Said};
 use crate::gate::Caller;
 use crate::principal::Permission;
-use crate::problem::Problem;
 use crate::{Shared, show};
 
 /// A name, and how many jobs it has in each state.
@@ -218,11 +217,7 @@ struct Finding {
 pub(super) async fn doctor(State(shared): State<Arc<Shared>>, caller: Caller) -> Page {
     caller.need(Permission::View)?;
     let now = shared.looks.now().await?;
-    let storage = shared.client().storage();
-    let doctor = storage.doctor().ok_or_else(|| {
-        Problem::new(axum::http::StatusCode::NOT_IMPLEMENTED, format!("{} has no doctor", storage.name()))
-    })?;
-    let checks = doctor.diagnose(Effort::Bounded).await;
+    let checks = shared.looks.findings().await?;
     let rows: Vec<Finding> = checks
         .into_iter()
         .map(|check| {
