@@ -13,7 +13,9 @@ pub(super) const FEW: u64 = 200_000;
 /// Where the server has never counted the rows, so many pages are taken for few rows.
 const FEW_PAGES: i64 = 10_000;
 /// Up to here are counted the jobs of a state that an index gives.
-const CAP: i64 = 250_000;
+const CAP: i64 = 100_000;
+/// The same of those that wait for another attempt, whose rows have to be read.
+const RETRYING_CAP: i64 = 20_000;
 /// Up to here are counted the jobs that are ready, or scheduled, of each priority: their rows have to be read.
 const AVAILABLE_CAP: i64 = 2_000;
 /// So many pages of the table are a sample.
@@ -352,11 +354,11 @@ from (
   limit $1
 ) as retrying
 "#,
-            CAP
+            RETRYING_CAP
         )
         .fetch_one(self.database.schema.on(&self.database.db()))
         .await
-        .map(|row| Counted { jobs: number(row.count), is_whole: row.rows < CAP })
+        .map(|row| Counted { jobs: number(row.count), is_whole: row.rows < RETRYING_CAP })
         .map_err(|e| self.database.error("count jobs that wait for another attempt", e))
     }
 

@@ -55,8 +55,8 @@ impl Look {
         // Whoever may not see it does without.
         let last_id = last_id(client).await;
         let inspect = client.storage().require_inspect()?;
-        let tasks = inspect.tasks(effort).await?;
-        let workers = inspect.workers(effort).await?;
+        let (tasks, workers, tally) =
+            tokio::try_join!(inspect.tasks(effort), inspect.workers(effort), inspect.tally(effort))?;
         let counts = if tasks.iter().all(|task| task.precision == Precision::Exact) {
             // What the tasks add up to: they were counted at one time.
             let mut counts = Counts::default();
@@ -67,7 +67,7 @@ impl Look {
             }
             Tally::of(&counts, Precision::Exact)
         } else {
-            inspect.tally(effort).await?
+            tally
         };
         let at = database::now(client).await;
         let serving = Serving::of_workers(&workers);
